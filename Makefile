@@ -1,0 +1,52 @@
+# Everything a target needs is set up by it: a fresh clone needs Python 3.11 or newer, make, and nothing else.
+PYTHON ?= python3
+BIN := .venv/bin
+.DEFAULT_GOAL := help
+
+.PHONY: help demo test lint type format bench docs-check clean real
+
+help:  ## Show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
+
+# The versions in constraints.txt were tested together; on Linux with a package index of CPU builds they stay small.
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+.venv/installed-dev: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: .venv/installed  ## Simulate, train, cluster, explain, plot: two minutes, into ./ecgscale-demo
+	$(BIN)/ecgscale demo ecgscale-demo
+
+test: .venv/installed-dev  ## Lint, types and all tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+lint: .venv/installed-dev  ## Style, without changing anything
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: .venv/installed-dev  ## Style, applied
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+type: .venv/installed-dev  ## Static types
+	$(BIN)/mypy
+
+bench: .venv/installed-dev  ## All benchmarks side by side; writes docs/benchmarks.md and benchmarks/results/
+	$(BIN)/python -m benchmarks
+
+docs: .venv/installed-dev  ## Run every command that the documentation prints
+	$(BIN)/python -m pytest tests/e2e/test_documentation.py
+
+real: .venv/installed-dev  ## The main job on the real recordings that ECGSCALE_TEST_DATA names (half an hour)
+	$(BIN)/python -m benchmarks.real_recordings
+
+clean:  ## Remove the environment and what demo and tests left
+	rm -rf .venv ecgscale-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,246 @@
+"""What is in an archive: one pass over metadata, one over signals, both in bounded memory."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ecgscale.archive.batch import RawBatch
+from ecgscale.archive.reader import Archive, Shard
+from ecgscale.archive.schema import is_list
+from ecgscale.archive.validate import check_batch, describe
+from ecgscale.errors import ShardError
+from ecgscale.progress import SILENT, Progress, Stage
+
+EXAMPLES = 3
+_TOP_VALUES = 8
+_MANY_WORDS = 10_000
+_DESCRIBED = ("acquired_at", "site", "device", "age", "sex", "fold", "fiducials")
+
+
+@dataclass
+class _Column:
+    """One column seen shard by shard: how often set, which words, and the range of numbers."""
+
+    kind: pa.DataType
+    present: int = 0
+    words: Counter[str] = field(default_factory=Counter)
+    numbers: list[np.ndarray] = field(default_factory=list)
+    is_text: bool = False
+
+    def add(self, column: pa.ChunkedArray) -> None:
+        if is_list(column.type):
+            self.present += pc.sum(pc.greater(pc.list_value_length(column), 0)).as_py() or 0
+            column = pc.list_flatten(column)
+        else:
+            self.present += len(column) - column.null_count
+        if pa.types.is_struct(column.type):
+            # A code counts without its likelihood, an annotated wave without its place.
+            names = [child.name for child in column.type]
+            column = pc.struct_field(column, "wave" if "wave" in names else names[0])
+        kind = column.type
+        if pa.types.is_floating(kind) or pa.types.is_temporal(kind):
+            self.numbers.append(pc.drop_null(column).to_numpy())
+        elif not self.is_text:
+            counted = pc.value_counts(pc.drop_null(column)).to_pylist()
+            self.words.update({str(one["values"]): one["counts"] for one in counted})
+            if len(self.words) > _MANY_WORDS:
+                # Identifiers or free text: counting on would hold them all, and printing them would help nobody.
+                self.is_text = True
+                self.words.clear()
+
+    def facts(self) -> dict[str, Any]:
+        """JSON-able: type, how many records have a value, and either value counts or quartiles."""
+        facts: dict[str, Any] = {"type": str(self.kind), "present": self.present}
+        if self.words:
+            facts["distinct"] = len(self.words)
+            facts["values"] = dict(_top(self.words))
+        values = np.concatenate(self.numbers) if self.numbers else np.zeros(0)
+        if len(values) and values.dtype.kind == "M":
+            facts["range"] = [str(moment)[:19].replace("T", " ") for moment in (values.min(), values.max())]
+        elif len(values):
+            facts["quartiles"] = [float(q) for q in np.quantile(values, [0, 0.25, 0.5, 0.75, 1])]
+        return facts
+
+
+@dataclass
+class _Signals:
+    """What a pass over the signals counts."""
+
+    lengths: Counter[tuple[int, float]] = field(default_factory=Counter)
+    valid: Counter[int] = field(default_factory=Counter)
+    status: Counter[str] = field(default_factory=Counter)
+    flags: Counter[str] = field(default_factory=Counter)
+    examples: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    peaks_mv: list[np.ndarray] = field(default_factory=list)
+
+    def merge(self, other: _Signals) -> None:
+        """Take in the counts of another shard."""
+        for mine, theirs in ((self.status, other.status), (self.flags, other.flags)):
+            mine.update(theirs)
+        self.lengths.update(other.lengths)
+        self.valid.update(other.valid)
+        for reason, places in other.examples.items():
+            self.examples[reason] = (self.examples[reason] + places)[:EXAMPLES]
+        self.peaks_mv += other.peaks_mv
+
+    def add(self, raw: RawBatch, seen: set[str]) -> None:
+        status, flags = check_batch(raw, seen)
+        self.lengths.update(zip(raw.n_samples.tolist(), raw.sampling_rate.tolist(), strict=True))
+        self.valid.update((raw.valid_stop - raw.valid_start).tolist())
+        self.status.update(status)
+        for i, (state, marks) in enumerate(zip(status, flags, strict=True)):
+            if state != "ok" and len(self.examples[state]) < EXAMPLES:
+                self.examples[state].append(describe(raw, i, state))
+            for mark in marks:
+                self.flags[mark] += 1
+                if len(self.examples[mark]) < EXAMPLES:
+                    self.examples[mark].append(f"{raw.shard}, row {raw.first_row + i}, record {raw.record_ids[i]!r}")
+        self.peaks_mv.append(_peaks_mv(raw, status))
+
+
+def inspect_archive(archive: Archive, quick: bool = False, progress: Progress = SILENT) -> dict[str, Any]:
+    """Facts about an archive as a JSON-able dict; no patient id is among them.
+
+    `quick` leaves the signals alone: then there are no lengths, amplitudes, or checks of records. A shard that cannot
+    be read is named under `unreadable` with the reason, and the rest goes on.
+    """
+    unreadable: dict[str, str] = {}
+    signals = _Signals()
+    counts: dict[str, Counter[str]] = {name: Counter() for name in ("leads", "sampling_rate", "units_per_mv")}
+    labels = archive.label_columns()
+    columns = {
+        name: _Column(archive.schema().field(name).type)
+        for name in archive.schema().names
+        if name in _DESCRIBED or name in labels
+    }
+    identities = []
+    with progress.stage("inspect", _records(archive), "records") as stage:
+        for shard in archive.shards:
+            try:
+                rows = archive.shard_metadata(shard, [*_identity(archive), *counts, *columns])
+                if not quick:
+                    signals.merge(_shard_signals(archive, shard, stage))
+            except ShardError as error:
+                unreadable[shard.key] = str(error)
+                continue
+            stage.note(shard.key)
+            identities.append(rows.select([*_identity(archive), "shard", "row"]))
+            for name, counter in counts.items():
+                counter.update(_counted(rows.column(name)))
+            for name, column in columns.items():
+                column.add(rows.column(name))
+    people = pa.concat_tables(identities) if identities else None
+    return {
+        "archive": str(archive.path),
+        "archive_id": archive.archive_id,
+        "source": archive.info.get("source", {}),
+        "records": people.num_rows if people else 0,
+        "shards": len(archive.shards),
+        "bytes": sum(shard.size for shard in archive.shards),
+        "signal": _sample_type(archive),
+        **_people(people),
+        **{name: dict(_top(counter)) for name, counter in counts.items()},
+        "columns": {name: column.facts() for name, column in columns.items() if name != "fiducials"},
+        "labels": labels,
+        "fiducials": _fiducials(columns.get("fiducials")),
+        **({} if quick else _signal_facts(signals)),
+        "duplicates": _duplicates(people),
+        "unreadable": unreadable,
+    }
+
+
+def _sample_type(archive: Archive) -> str:
+    return "int16" if archive.schema().field("signal").type.value_type == pa.int16() else "float32"
+
+
+def _records(archive: Archive) -> int | None:
+    total = archive.info.get("records")
+    return total if isinstance(total, int) else None
+
+
+def _identity(archive: Archive) -> list[str]:
+    return [name for name in ("record_id", "patient_id") if name in archive.schema().names]
+
+
+def _shard_signals(archive: Archive, shard: Shard, stage: Stage) -> _Signals:
+    signals = _Signals()
+    seen: set[str] = set()
+    for raw in archive.batches(shard, columns=()):
+        signals.add(raw, seen)
+        stage.advance(len(raw))
+    return signals
+
+
+def _counted(column: pa.ChunkedArray) -> dict[str, int]:
+    """How often each value stands in a column; a list of leads counts as one value."""
+    if is_list(column.type):
+        return dict(Counter(" ".join(value or ()) for value in column.to_pylist()))
+    counted = pc.value_counts(column).to_pylist()
+    return {"none" if one["values"] is None else f"{one['values']:g}": one["counts"] for one in counted}
+
+
+def _top(counter: Counter[str]) -> Iterable[tuple[str, int]]:
+    """The commonest values, ties by name, so that two runs print the same."""
+    return sorted(counter.items(), key=lambda item: (-item[1], item[0]))[:_TOP_VALUES]
+
+
+def _people(people: pa.Table | None) -> dict[str, Any]:
+    if people is None or "patient_id" not in people.column_names:
+        return {"patients": None, "without_patient": people.num_rows if people else 0}
+    patients = people.column("patient_id")
+    return {"patients": pc.count_distinct(patients).as_py() or None, "without_patient": patients.null_count}
+
+
+def _duplicates(people: pa.Table | None) -> dict[str, Any]:
+    """Record ids that stand in more than one shard: how many, and where the first ones are."""
+    if people is None:
+        return {"across_shards": 0, "examples": []}
+    grouped = people.group_by("record_id").aggregate([("shard", "count_distinct")])
+    doubled = grouped.filter(pc.greater(grouped.column("shard_count_distinct"), 1)).column("record_id").drop_null()
+    examples = []
+    for record_id in doubled.slice(0, EXAMPLES).to_pylist():
+        places = people.filter(pc.equal(people.column("record_id"), record_id)).slice(0, EXAMPLES).to_pylist()
+        examples.append(f"record {record_id!r}: " + " and ".join(f"{p['shard']}, row {p['row']}" for p in places))
+    return {"across_shards": len(doubled), "examples": examples}
+
+
+def _fiducials(column: _Column | None) -> dict[str, Any]:
+    """How many records have annotated waves, and how many of each."""
+    return {"records": column.present, "waves": dict(_top(column.words))} if column else {"records": 0, "waves": {}}
+
+
+def _peaks_mv(raw: RawBatch, status: list[str]) -> np.ndarray:
+    """Largest absolute value of each usable record, in the millivolts that units_per_mv implies."""
+    usable = np.flatnonzero([state == "ok" for state in status])
+    if len(usable) == len(raw):
+        starts = raw.offsets[:-1]
+        high, low = (reduce.reduceat(raw.values, starts).astype(np.float64) for reduce in (np.maximum, np.minimum))
+        peaks = np.maximum(high, -low)
+    else:
+        peaks = np.array([np.abs(raw.signal(i).astype(np.float64)).max() for i in usable])
+    return np.asarray(peaks / raw.units_per_mv[usable])
+
+
+def _signal_facts(signals: _Signals) -> dict[str, Any]:
+    peaks = np.concatenate(signals.peaks_mv) if signals.peaks_mv else np.zeros(0)
+    common = sorted(signals.lengths.items(), key=lambda item: (-item[1], item[0]))
+    return {
+        "lengths": [
+            {"samples": samples, "seconds": samples / rate if rate > 0 else None, "records": records}
+            for (samples, rate), records in common[:_TOP_VALUES]
+        ],
+        "distinct_lengths": len(common),
+        "valid_samples": {str(samples): records for samples, records in signals.valid.most_common(_TOP_VALUES)},
+        "distinct_valid": len(signals.valid),
+        "peak_mv": {f"{q}%": float(np.percentile(peaks, q)) for q in (1, 50, 99)} if len(peaks) else None,
+        "status": dict(signals.status),
+        "flags": dict(signals.flags.most_common()),
+        "examples": dict(signals.examples),
+    }

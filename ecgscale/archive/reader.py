@@ -1,0 +1,165 @@
+"""Reading an archive: listing, footers, and batches of records streamed row group by row group.
+
+Nothing here holds more than one row group and one batch, so memory does not grow with the archive. Samples are never
+touched by Python: a batch's signals are one flat array that shares memory with what Parquet decoded.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from ecgscale.archive.batch import BATCH_COLUMNS, RawBatch, raw_batch
+from ecgscale.archive.schema import CORE_COLUMNS, NOT_CARRIED, SCHEMA_VERSION, check_extra_names
+from ecgscale.archive.shard import Shard, ShardFooter, open_parquet, read_footer, record_tables, stat_shard
+from ecgscale.errors import ArchiveError, ShardError, did_you_mean
+
+BATCH_RECORDS = 32
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A finished archive. `Archive.open` lists it; everything else reads shards on demand."""
+
+    path: Path
+    info: dict[str, Any]
+    shards: tuple[Shard, ...]
+
+    @classmethod
+    def open(cls, path: str | Path) -> Archive:
+        """The archive in a folder; `ArchiveError` if there is none, it is unfinished, empty, or of another schema."""
+        folder = Path(path)
+        if not folder.is_dir():
+            raise ArchiveError(f"{folder}: no such folder; an archive is a folder that `ecgscale ingest` wrote")
+        info = _archive_json(folder)
+        shards = tuple(stat_shard(file) for file in sorted(folder.glob("part-*.parquet")))
+        if not shards:
+            raise ArchiveError(f"{folder} has an _archive.json but no part-*.parquet; ingest it again")
+        return cls(folder, info, shards)
+
+    @property
+    def archive_id(self) -> str:
+        """The identity minted when the archive was made."""
+        return str(self.info["archive_id"])
+
+    def shard(self, key: str) -> Shard:
+        """The shard of that file name; `ArchiveError` naming the nearest one otherwise."""
+        for shard in self.shards:
+            if shard.key == key:
+                return shard
+        raise ArchiveError(f"{self.path} has no shard {key!r}.{did_you_mean(key, [s.key for s in self.shards])}")
+
+    def footer(self, shard: Shard) -> ShardFooter:
+        """Rows, schema and content digest, without reading the data (see `shard.read_footer`)."""
+        return read_footer(shard)
+
+    def schema(self) -> pa.Schema:
+        """The schema of the first shard that can be read; `ArchiveError` if none can."""
+        return self._schema
+
+    @cached_property
+    def _schema(self) -> pa.Schema:
+        reasons = []
+        for shard in self.shards:
+            try:
+                return self.footer(shard).schema
+            except ShardError as error:
+                reasons.append(str(error))
+        raise ArchiveError(f"{self.path}: none of {len(self.shards)} shards can be read; first: {reasons[0]}")
+
+    def carried_fields(self) -> list[pa.Field]:
+        """Columns that go on to the explanations as they are; `ArchiveError` if one has a reserved name."""
+        schema = self.schema()
+        check_extra_names([name for name in schema.names if name not in CORE_COLUMNS])
+        return [field for field in schema if field.name not in NOT_CARRIED]
+
+    def label_columns(self) -> list[str]:
+        """The source's own columns: labels and metadata."""
+        return [name for name in self.schema().names if name not in CORE_COLUMNS]
+
+    def batches(
+        self, shard: Shard, columns: Sequence[str] | None = None, batch_records: int = BATCH_RECORDS
+    ) -> Iterator[RawBatch]:
+        """The shard's records in order, `batch_records` at a time; only the last batch may be shorter.
+
+        `columns` are read beside those a batch always has (None: all). Raises `ArchiveError` for an unknown column
+        and `ShardError` when the file breaks off while it is read.
+        """
+        with open_parquet(shard) as file:
+            names = file.schema_arrow.names
+            if columns is not None:
+                # Absent from the archive: the caller's mistake. Absent from this shard alone: the shard's.
+                self._check_columns([name for name in columns if name not in names], self.schema().names, shard)
+                self._check_columns(columns, names, shard, ShardError)
+                wanted = {*columns, *BATCH_COLUMNS}
+                names = [name for name in names if name in wanted]
+            first_row = 0
+            for table in record_tables(file, shard, names, batch_records):
+                yield raw_batch(shard.key, first_row, table)
+                first_row += table.num_rows
+
+    def metadata(self, columns: Sequence[str], unreadable: list[ShardError] | None = None) -> pa.Table:
+        """These columns of all shards, without signals, and where each row stands: `shard` (string), `row` (int32).
+
+        Raises `ArchiveError` for a column that is not there. A shard that cannot be read raises `ShardError`, or is
+        left out and told in `unreadable` where such a list is given.
+        """
+        self._check_columns(columns, self.schema().names, self.shards[0])
+        tables = []
+        for shard in self.shards:
+            try:
+                tables.append(self.shard_metadata(shard, columns))
+            except ShardError as error:
+                if unreadable is None:
+                    raise
+                unreadable.append(error)
+        if not tables:
+            raise ArchiveError(f"{self.path}: none of {len(self.shards)} shards can be read")
+        return pa.concat_tables(tables)
+
+    def shard_metadata(self, shard: Shard, columns: Sequence[str]) -> pa.Table:
+        """What `metadata` gives, of one shard; `ShardError` if it cannot be read or lacks a column."""
+        with open_parquet(shard) as file:
+            self._check_columns(columns, file.schema_arrow.names, shard, ShardError)
+            try:
+                table = file.read(columns=list(columns), use_threads=False).select(list(columns))
+                table = table.cast(pa.schema([self.schema().field(name) for name in columns]))
+            except (pa.ArrowException, OSError) as error:
+                raise ShardError(f"{shard.path} breaks off while it is read: {error}") from error
+        return table.append_column("shard", pa.repeat(shard.key, table.num_rows)).append_column(
+            "row", pa.array(range(table.num_rows), pa.int32())
+        )
+
+    def _check_columns(
+        self, columns: Sequence[str], names: Sequence[str], shard: Shard, kind: type[Exception] = ArchiveError
+    ) -> None:
+        for column in columns:
+            if column not in names:
+                raise kind(
+                    f"{self.path} ({shard.key}) has no column {column!r}.{did_you_mean(column, names)} "
+                    f"There are: {', '.join(names)}"
+                )
+
+
+def _archive_json(folder: Path) -> dict[str, Any]:
+    file = folder / "_archive.json"
+    if not file.is_file():
+        raise ArchiveError(
+            f"{folder} has no _archive.json: either no archive, or an ingest that did not finish. "
+            "Write one with `ecgscale ingest` or `ecgscale simulate`"
+        )
+    try:
+        info: dict[str, Any] = json.loads(file.read_bytes())
+        version = info["schema_version"]
+        _ = info["archive_id"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ArchiveError(f"{file} is damaged ({error!r}); it needs archive_id and schema_version") from error
+    if version != SCHEMA_VERSION:
+        raise ArchiveError(f"{folder} has archive schema {version!r}, this version reads schema {SCHEMA_VERSION}")
+    return info

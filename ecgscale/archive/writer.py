@@ -1,0 +1,222 @@
+"""Writing an archive: whole shards, built in memory, visible only when the archive is complete.
+
+Shards are first called `_writing-…`, which no reader takes for a shard. Leaving the writer cleanly renames them to
+`part-00000.parquet` … and then writes `_archive.json`; leaving it through an exception removes them. So a folder with
+`_archive.json` holds a finished archive, and an archive that is being overwritten stays readable until its
+replacement is there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import pyarrow as pa
+
+from ecgscale.archive.schema import SCHEMA_VERSION, SignalType, archive_schema
+from ecgscale.archive.shard_file import ROW_GROUP_RECORDS, ShardInMemory, put_whole
+from ecgscale.errors import ArchiveError
+from ecgscale.progress import SILENT, Progress
+
+SHARD_BYTES = 128 * 2**20
+
+
+class ArchiveWriter:
+    """A context manager that takes records and leaves a finished archive.
+
+    `source` goes into `_archive.json` as it is at the end, so facts found while writing may be added to
+    `writer.source`. `extra` are the source's own columns. A shard is closed after `shard_records` records, or when it
+    reaches `shard_bytes`. Raises `ArchiveError` if `path` is something else than a new or empty folder, or, with
+    `overwrite`, an archive.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        source: dict[str, Any],
+        signal: SignalType = "int16",
+        extra: Sequence[pa.Field] = (),
+        *,
+        shard_records: int | None = None,
+        shard_bytes: int = SHARD_BYTES,
+        archive_id: str | None = None,
+        overwrite: bool = False,
+        progress: Progress = SILENT,
+    ) -> None:
+        if shard_records is not None and shard_records < 1:
+            raise ArchiveError(f"records per shard must be at least 1, not {shard_records}")
+        self.path = Path(path)
+        self.source = dict(source)
+        self.schema = archive_schema(signal, extra)
+        self.signal: SignalType = signal
+        self.archive_id = archive_id or uuid4().hex
+        self.records = 0
+        self.shards = 0
+        self._shard_records = shard_records
+        self._shard_bytes = shard_bytes
+        self._overwrite = overwrite
+        self._progress = progress
+        self._token = uuid4().hex[:12]
+        self._rows: list[dict[str, Any]] = []
+        self._pending: list[pa.Table] = []
+        self._pending_rows = 0
+        self._shard: ShardInMemory | None = None
+        check_target(self.path, overwrite)
+
+    def __enter__(self) -> ArchiveWriter:
+        self.path.mkdir(parents=True, exist_ok=True)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self._finish()
+        except BaseException:
+            self._abandon()
+            raise
+        if kind is not None:
+            self._abandon()
+
+    def append(self, rows: Mapping[str, Any]) -> None:
+        """Add one record: column name to value; columns left out are null.
+
+        `signal` is a (n_leads, n_samples) array of the archive's dtype; masked samples of a `MaskedArray` become
+        null. Without `valid_start` and `valid_stop` the whole signal is valid. Raises `ArchiveError` for an unknown
+        column or a signal of another dtype or rank.
+        """
+        unknown = [name for name in rows if name not in self.schema.names]
+        if unknown:
+            raise ArchiveError(f"column {unknown[0]!r} is not in this archive; it has {', '.join(self.schema.names)}")
+        signal = np.asanyarray(rows["signal"])
+        if signal.dtype != self.signal or signal.ndim != 2:
+            raise ArchiveError(
+                f"record {rows.get('record_id')!r}: signal is {signal.dtype} of shape {signal.shape}, expected "
+                f"{self.signal} of shape (leads, samples)"
+            )
+        # A copy, so that the caller may use its buffer again before the row group is written.
+        row = {"valid_start": 0, "valid_stop": signal.shape[1], **rows, "signal": signal.copy().reshape(-1)}
+        self._rows.append(row)
+        if len(self._rows) == ROW_GROUP_RECORDS:
+            self._rows_to_table()
+            self._write_full_groups()
+
+    def append_table(self, table: pa.Table) -> None:
+        """Add many records at once; the schema must equal that of `archive_schema`."""
+        if not table.schema.equals(self.schema):
+            raise ArchiveError(
+                f"the table's schema is not the archive's; found\n{table.schema}\nexpected\n{self.schema}"
+            )
+        self._rows_to_table()
+        self._pending.append(table)
+        self._pending_rows += table.num_rows
+        self._write_full_groups()
+
+    def _rows_to_table(self) -> None:
+        if not self._rows:
+            return
+        rows, self._rows = self._rows, []
+        signals = [row["signal"] for row in rows]
+        offsets = np.cumsum([0, *map(len, signals)])
+        if offsets[-1] >= 2**31:
+            raise ArchiveError(
+                f"{len(rows)} records hold {offsets[-1]} samples, more than a row group can: use shorter ones"
+            )
+        missing = any(isinstance(signal, np.ma.MaskedArray) for signal in signals)
+        samples = np.ma.concatenate(signals) if missing else np.concatenate(signals)
+        values = pa.array(np.ma.getdata(samples), mask=np.ma.getmaskarray(samples) if missing else None)
+        columns = [
+            pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), values)
+            if field.name == "signal"
+            else pa.array([row.get(field.name) for row in rows], field.type)
+            for field in self.schema
+        ]
+        self._pending.append(pa.Table.from_arrays(columns, schema=self.schema))
+        self._pending_rows += len(rows)
+
+    def _write_full_groups(self, everything: bool = False) -> None:
+        """Write as many whole row groups as are pending; the rest too if `everything`."""
+        while self._pending_rows and (everything or self._pending_rows >= self._group_size()):
+            pending = pa.concat_tables(self._pending)
+            size = min(self._group_size(), pending.num_rows)
+            if self._shard is None:
+                self._shard = ShardInMemory(self.schema)
+            self._shard.write(pending.slice(0, size))
+            rest = pending.slice(size)
+            self._pending, self._pending_rows = [rest], rest.num_rows
+            if self._shard.rows == self._shard_records or self._shard.bytes >= self._shard_bytes:
+                self._close_shard()
+
+    def _group_size(self) -> int:
+        room = ROW_GROUP_RECORDS
+        if self._shard_records is not None:
+            room = self._shard_records - (self._shard.rows if self._shard else 0)
+        return min(ROW_GROUP_RECORDS, room)
+
+    def _close_shard(self) -> None:
+        assert self._shard is not None
+        put_whole(self._writing(self.shards), self._shard.close())
+        self.records += self._shard.rows
+        self.shards += 1
+        self._shard = None
+
+    def _writing(self, number: int) -> Path:
+        return self.path / f"_writing-{self._token}-{number:05d}.parquet"
+
+    def _finish(self) -> None:
+        self._rows_to_table()
+        self._write_full_groups(everything=True)
+        if self._shard is not None:
+            self._close_shard()
+        if not self.records:
+            raise ArchiveError(f"{self.path}: no records came from the source, so there is no archive to write")
+        check_target(self.path, self._overwrite)
+        (self.path / "_archive.json").unlink(missing_ok=True)
+        for old in self.path.glob("part-*.parquet"):
+            old.unlink()
+        for number in range(self.shards):
+            os.rename(self._writing(number), self.path / f"part-{number:05d}.parquet")
+        for left_over in self.path.glob("_writing-*"):
+            left_over.unlink()
+        info = {
+            "archive_id": self.archive_id,
+            "schema_version": SCHEMA_VERSION,
+            "source": self.source,
+            "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "records": self.records,
+            "shards": self.shards,
+            "signal": self.signal,
+        }
+        put_whole(self.path / "_archive.json", json.dumps(info, indent=2, ensure_ascii=False).encode() + b"\n")
+
+    def _abandon(self) -> None:
+        for number in range(self.shards + 1):
+            self._writing(number).unlink(missing_ok=True)
+        kept = " The archive that was there before is untouched." if (self.path / "_archive.json").exists() else ""
+        self._progress.say(f"no archive was written to {self.path}.{kept}")
+
+
+def check_target(path: Path, overwrite: bool = False) -> None:
+    """Raise `ArchiveError` unless an archive may be written to `path`; ask before a long ingest, not after."""
+    if path.exists() and not path.is_dir():
+        raise ArchiveError(f"{path} is a file; an archive is a folder")
+    if not path.exists():
+        return
+    names = [entry.name for entry in path.iterdir()]
+    foreign = sorted(name for name in names if not name.startswith("_") and not _is_shard_name(name))
+    if foreign:
+        raise ArchiveError(f"{path} holds {foreign[0]!r}, which is no part of an archive; give a new or empty folder")
+    if not overwrite and any(name == "_archive.json" or _is_shard_name(name) for name in names):
+        raise ArchiveError(f"{path} already holds an archive; give another folder, or --overwrite to replace it")
+
+
+def _is_shard_name(name: str) -> bool:
+    return name.startswith("part-") and name.endswith(".parquet")

@@ -1,0 +1,50 @@
+"""What every command shares: exit codes, errors without tracebacks, progress, and `--json`."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from ecgscale.errors import EcgscaleError, ExitCode
+from ecgscale.progress import Progress
+from ecgscale.runtime.progress import make_progress
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Make the last line a JSON object for scripts.")
+
+
+def command(function: Callable[..., dict[str, Any] | None]) -> Callable[..., None]:
+    """Wrap the body of a command.
+
+    The body gets `progress` as its first argument and returns the facts that `--json` prints (or None). A key
+    `exit_code` among them is taken out and becomes the exit code. Put this decorator nearest to the function,
+    below click's options; it adds `--json` itself.
+    """
+
+    @json_option
+    @functools.wraps(function)
+    def wrapped(*args: Any, as_json: bool, **options: Any) -> None:
+        progress: Progress = make_progress()
+        try:
+            facts = dict(function(progress, *args, **options) or {})
+            code = int(facts.pop("exit_code", ExitCode.DONE))
+        except EcgscaleError as error:
+            if os.environ.get("ECGSCALE_DEBUG"):
+                raise
+            click.echo(f"error: {error}", err=True)
+            facts, code = {"error": str(error)}, int(error.exit_code)
+        except KeyboardInterrupt:
+            click.echo("stopped; type the same command again to go on from here", err=True)
+            facts, code = {"error": "stopped"}, int(ExitCode.STOPPED)
+        if as_json:
+            click.echo(json.dumps({**facts, "exit_code": code} if code else facts, default=str))
+        sys.stdout.flush()
+        if code:
+            sys.exit(code)
+
+    return wrapped

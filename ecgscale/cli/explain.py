@@ -1,0 +1,107 @@
+"""`ecgscale explain`: every record of an archive to facts, as Parquet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ecgscale.cli.command import command
+from ecgscale.progress import Progress
+
+if TYPE_CHECKING:
+    from ecgscale.passes.explain import ExplainResult
+
+
+@click.command()
+@click.argument("archive", type=click.Path(path_type=Path))
+@click.option("--model", required=True, type=click.Path(path_type=Path), help="Cluster model, as ROOT/models/ID.")
+@click.option("--out", "root", required=True, type=click.Path(path_type=Path), help="ROOT to write explanations below.")
+@click.option(
+    "--entropy",
+    type=click.Choice(["none", "timestep"]),
+    default="none",
+    show_default=True,
+    help="Write the entropy of every timestep too; its means over segments and records always are.",
+)
+@click.option(
+    "--batch",
+    type=click.IntRange(min=1),
+    default=32,
+    show_default=True,
+    help="Records in a forward pass; part of the dataset's identity.",
+)
+@click.option(
+    "--include-padding/--exclude-padding",
+    default=None,
+    help="Explain zero padding too, as the published method does; by default as the model was fitted.",
+)
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@command
+def explain(
+    progress: Progress,
+    archive: Path,
+    model: Path,
+    root: Path,
+    entropy: Any,
+    batch: int,
+    include_padding: bool | None,
+    device: str,
+) -> dict[str, Any]:
+    """Say for every record of ARCHIVE when the network is in which cluster, and how surely.
+
+    Writes one Parquet file for each shard of the archive and publishes them together. Stopped or failed in the
+    middle, type the same command again: what is committed is not computed again, and unchanged shards are not
+    even read. A shard that cannot be read is set aside (exit code 3); the rest goes on.
+
+    \b
+    Example:
+      ecgscale explain archive --model out/models/ptbxl-k20-1a2b3c --out out
+    Then, in Python:
+      import duckdb, ecgscale
+      ds = ecgscale.open_explanations("out")
+      duckdb.sql("SELECT status, count(*) FROM ds GROUP BY status").show()
+    """
+    from ecgscale.archive.reader import Archive
+    from ecgscale.passes.explain import explain_archive
+
+    result = explain_archive(
+        Archive.open(archive),
+        model,
+        root,
+        entropy=entropy,
+        batch=batch,
+        include_padding=include_padding,
+        device=device,
+        progress=progress,
+    )
+    click.echo(_summary(result, root))
+    return {**result.to_dict(), "exit_code": int(result.exit_code)}
+
+
+def _summary(result: ExplainResult, root: Path) -> str:
+    quarantined = sum(result.quarantined.values())
+    done = [("computed", result.computed), ("unchanged", result.unchanged), ("re-stamped", result.restamped)]
+    done += [("retired", result.retired), ("set aside", len(result.set_aside))]
+    lines = [
+        f"{result.records:,} records in {result.shards:,} shards, {result.records - quarantined:,} explained and "
+        f"{quarantined:,} quarantined, in {result.seconds:.1f} s",
+        "  shards: " + ", ".join(f"{count:,} {name}" for name, count in done if count),
+    ]
+    if result.quarantined:
+        reasons = ", ".join(f"{count:,} {status}" for status, count in result.quarantined.items())
+        lines.append(f"  quarantined: {reasons}")
+    lines += [f"  set aside {aside.key}: {aside.reason}" for aside in result.set_aside]
+    published = "published as" if result.published else "nothing new; still"
+    lines += [
+        f"  {published} manifest {result.manifest} of {result.path}",
+        "",
+        "Next, in Python: which clusters are the records in, and where is the network least sure?",
+        "  import duckdb, ecgscale",
+        f"  ds = ecgscale.open_explanations({str(root)!r})",
+        "  duckdb.sql(\"SELECT record_id, mean_entropy, proportions FROM ds WHERE status = 'ok' "
+        'ORDER BY mean_entropy DESC LIMIT 10").show()',
+        f"Or look at one: ecgscale plot {root} RECORD_ID -o ecg.png",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,128 @@
+"""`ecgscale inspect`: what an archive holds, and what is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ecgscale.cli.command import command
+from ecgscale.errors import ExitCode
+from ecgscale.progress import Progress
+
+
+@click.command()
+@click.argument("archive", type=click.Path(path_type=Path))
+@click.option("--quick", is_flag=True, help="Read metadata only: no lengths, amplitudes, or checks of the signals.")
+@command
+def inspect(progress: Progress, archive: Path, quick: bool) -> dict[str, Any]:
+    """Say what is in ARCHIVE: records, patients, leads, rates, lengths, label columns, problems.
+
+    Every record is checked as `explain` will check it; problems are counted by status, the first of each named by
+    shard, row and record_id. Patient ids are counted and never printed.
+
+    \b
+    Example:
+      ecgscale inspect ptbxl.archive
+      ecgscale inspect ptbxl.archive --quick --json | tail -1 | jq .columns
+
+    Exit codes: 0 also with problem records in it, 3 if a shard could not be read (the others were).
+    """
+    from ecgscale.archive.inspect import inspect_archive
+    from ecgscale.archive.reader import Archive
+
+    facts = inspect_archive(Archive.open(archive), quick, progress)
+    for line in _lines(facts):
+        click.echo(line)
+    return {**facts, "exit_code": ExitCode.SHARDS_SET_ASIDE} if facts["unreadable"] else facts
+
+
+def _lines(facts: dict[str, Any]) -> Iterator[str]:
+    source = facts["source"]
+    yield f"{facts['archive']}  archive {facts['archive_id']}, from {source.get('kind', 'an unnamed source')}"
+    patients = "unknown patients" if facts["patients"] is None else f"{facts['patients']:,} patients"
+    unknown = facts["without_patient"]
+    yield (
+        f"records        {facts['records']:,} of {patients}"
+        + (f" ({unknown:,} without a patient_id)" if unknown and facts["patients"] else "")
+        + f" in {facts['shards']} shard{'s' * (facts['shards'] != 1)}, {facts['bytes'] / 2**20:,.1f} MiB"
+    )
+    yield f"leads          {_counts(facts['leads'])}"
+    yield f"sampling_rate  {_counts(facts['sampling_rate'])} Hz"
+    yield f"signal         {facts['signal']}, units_per_mv {_counts(facts['units_per_mv'])}"
+    if "lengths" in facts:
+        yield from _length_lines(facts)
+    fiducials = facts["fiducials"]
+    waves = f" ({_counts(fiducials['waves'])})" if fiducials["waves"] else ""
+    yield f"fiducials      in {fiducials['records']:,} records{waves}"
+    yield ""
+    width = max(map(len, facts["columns"]), default=0)
+    for name, column in facts["columns"].items():
+        yield f"{name:<{width}}  {_column(column, facts['records'])}{'' if name in facts['labels'] else '  [core]'}"
+    yield ""
+    yield from _problem_lines(facts)
+
+
+def _counts(values: dict[str, int]) -> str:
+    """ "500" alone, or "400 (120), 500 (3)" when there are several."""
+    if len(values) == 1:
+        return next(iter(values))
+    return ", ".join(f"{value} ({count:,})" for value, count in values.items())
+
+
+def _length_lines(facts: dict[str, Any]) -> Iterator[str]:
+    lengths = facts["lengths"]
+    told = ", ".join(
+        f"{one['samples']}" + (f" = {one['seconds']:g} s" if one["seconds"] else "") + f" ({one['records']:,})"
+        for one in lengths
+    )
+    more = facts["distinct_lengths"] - len(lengths)
+    yield f"samples        {told}" + (f" and {more} more lengths" if more > 0 else "")
+    valid = facts["valid_samples"]
+    rest = facts["distinct_valid"] - len(valid)
+    yield f"not padding    {_counts(valid)} samples" + (f" and {rest} more lengths" if rest > 0 else "")
+    if facts["peak_mv"]:
+        peaks = ", ".join(f"{name} {value:.3g}" for name, value in facts["peak_mv"].items())
+        yield f"peak           {peaks} mV over records, as units_per_mv says"
+
+
+def _column(column: dict[str, Any], records: int) -> str:
+    text = f"{column['type']}, set in {column['present']:,} of {records:,}"
+    if "values" in column:
+        more = column["distinct"] - len(column["values"])
+        values = ", ".join(f"{value} {count:,}" for value, count in column["values"].items())
+        text += f": {values}" + (f" and {more:,} more" if more > 0 else "")
+    elif "range" in column:
+        text += f": {column['range'][0]} to {column['range'][1]}"
+    elif "quartiles" in column:
+        text += f": {', '.join(f'{q:g}' for q in column['quartiles'])} (minimum, quartiles, maximum)"
+    return text
+
+
+def _problem_lines(facts: dict[str, Any]) -> Iterator[str]:
+    from ecgscale.archive.validate import STATUS_MEANING
+
+    for shard, reason in facts["unreadable"].items():
+        yield f"unreadable shard {shard}: {reason}"
+    duplicates = facts["duplicates"]
+    if duplicates["across_shards"]:
+        yield f"{duplicates['across_shards']:,} record ids stand in several shards; publishing will refuse them"
+        yield from (f"    {example}" for example in duplicates["examples"])
+    if "status" not in facts:
+        yield "records not checked (--quick)"
+        return
+    bad = {status: count for status, count in facts["status"].items() if status != "ok"}
+    yield f"usable         {facts['status'].get('ok', 0):,} of {facts['records']:,} records"
+    for status, count in bad.items():
+        yield f"  {status}: {count:,} ({STATUS_MEANING[status]}); kept, with this status and no facts"
+        yield from (f"    {example}" for example in facts["examples"].get(status, []))
+    for flag, count in facts["flags"].items():
+        yield f"  {flag}: {count:,} (usable)"
+        yield from (f"    {example}" for example in facts["examples"].get(flag, []))
+    yield from (f"note: {note}" for note in facts["source"].get("notes", []))
+    told = facts["source"].get("first_problems", [])
+    if told:
+        yield f"told at ingest: {facts['source'].get('problems', len(told)):,}"
+        yield from (f"    {problem}" for problem in told[:3])

@@ -1,0 +1,16 @@
+"""Activations to centroids: the definition, the exact algebra that avoids computing it, K-means on top.
+
+    features    what a timestep's feature vector is; the dense oracle
+    packed      activations as the kernels read them
+    kernels     the factored algebra on CPUs, compiled
+    tensors     the same algebra in tensor form, for GPUs
+    sums        what a pass over timesteps returns: integers, added in any order
+    init        k-means++ on a sample
+    kmeans      mini-batch and Lloyd, one loop, any backend
+    cache       low-resolution activations between epochs
+    model       the cluster model on disk
+    assign      labels, entropy and proportions under a frozen model
+
+Shape suffixes: B record, C channel, L low-resolution step, T timestep, K cluster.
+Nothing here has seen an ECG.
+"""

@@ -1,0 +1,146 @@
+"""Low-resolution activations of many records between K-means epochs: a backend of the fit in one process.
+
+Rows are packed records (ecgscale.clusters.packed). As many as the budget allows lie in memory, the rest in a
+memory-mapped scratch file that the system may drop and read again. With float16, values are rounded before their first
+use, so where they lie never changes a result.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ecgscale.clusters.accumulate import accumulate
+from ecgscale.clusters.features import BlockLayout
+from ecgscale.clusters.init import features_at, sampled_records, sampled_steps
+from ecgscale.clusters.packed import Packed, gram_terms, pack, row_length
+from ecgscale.clusters.sums import PartialSums
+from ecgscale.errors import EcgscaleError
+
+AT_ONCE = 256
+"""Records that float16 rows are widened for, and a mapped file is read in, at a time."""
+
+
+def bytes_per_record(layout: BlockLayout, dtype: Literal["float32", "float16"] = "float32") -> int:
+    """Memory or disk that one cached record takes: activations, Gram terms and the valid span."""
+    return row_length(layout) * np.dtype(dtype).itemsize + 2 * layout.n_low * 8 + 8
+
+
+class ActivationCache:
+    """Packed activations of `n_records` records, filled once by record number, then read by a fit.
+
+    `budget` bytes stay in memory (None: everything); the rest goes to a scratch file in `scratch`, deleted on close.
+    Use as a context manager. A record that is never put has an empty span and takes no part.
+    """
+
+    def __init__(
+        self,
+        layout: BlockLayout,
+        n_records: int,
+        budget: int | None = None,
+        scratch: Path | None = None,
+        dtype: Literal["float32", "float16"] = "float32",
+    ) -> None:
+        self._layout, self._n_records, self.dtype = layout, n_records, np.dtype(dtype)
+        each = bytes_per_record(layout, dtype)
+        resident = n_records if budget is None else min(n_records, max(budget // each, 0))
+        self.n_resident, self.n_spilled = resident, n_records - resident
+        self._values: list[NDArray[np.floating]] = [np.empty((resident, row_length(layout)), self.dtype)]
+        self._directory: tempfile.TemporaryDirectory[str] | None = None
+        if self.n_spilled:
+            self._directory = tempfile.TemporaryDirectory(prefix="ecgscale-activations-", dir=scratch)
+            path = Path(self._directory.name) / "values"
+            self._values.append(np.memmap(path, self.dtype, mode="w+", shape=(self.n_spilled, row_length(layout))))
+        self._gram = np.zeros((n_records, 2, layout.n_low), np.float64)
+        self._start, self._stop = np.zeros(n_records, np.int32), np.zeros(n_records, np.int32)
+
+    def __enter__(self) -> ActivationCache:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the memory back and delete the scratch file."""
+        self._values = []
+        if self._directory is not None:
+            self._directory.cleanup()
+            self._directory = None
+
+    @property
+    def layout(self) -> BlockLayout:
+        """Shapes of the tapped blocks."""
+        return self._layout
+
+    @property
+    def n_records(self) -> int:
+        """Records, put or not."""
+        return self._n_records
+
+    def put(
+        self,
+        records: NDArray[np.int64],
+        blocks_BCL: Sequence[torch.Tensor | NDArray[np.float32]],
+        valid_start: NDArray[np.int32],
+        valid_stop: NDArray[np.int32],
+    ) -> None:
+        """Keep the activations (B, C_b, L_b) of these record numbers; EcgscaleError when some are not finite."""
+        packed = pack(blocks_BCL, self._layout, valid_start, valid_stop)
+        with np.errstate(over="ignore"):
+            narrow = packed.values.astype(self.dtype)
+        gram = packed.gram if self.dtype == np.float32 else gram_terms(narrow.astype(np.float32), self._layout)
+        if not np.isfinite(gram).all():
+            raise EcgscaleError(
+                f"activations are not finite{'' if self.dtype == np.float32 else ' in float16; use float32'}"
+            )
+        resident = records < self.n_resident
+        self._values[0][records[resident]] = narrow[resident]
+        if self.n_spilled:
+            self._values[1][records[~resident] - self.n_resident] = narrow[~resident]
+        self._gram[records], self._start[records], self._stop[records] = gram, valid_start, valid_stop
+
+    def rows(self, record: int) -> NDArray[np.float32]:
+        """One packed record in float32."""
+        part, at = (0, record) if record < self.n_resident else (1, record - self.n_resident)
+        return np.asarray(self._values[part][at], np.float32)
+
+    def assign_to(
+        self, centroid_sets: Sequence[NDArray[np.float32]], records: NDArray[np.int64] | None = None
+    ) -> list[PartialSums]:
+        """Sums over the valid timesteps of `records` (all by default) for each set of centroids."""
+        chosen = np.arange(self._n_records) if records is None else np.asarray(records, np.int64)
+        total = [PartialSums.zero(len(c), self._layout) for c in centroid_sets]
+        for part, first in enumerate((0, self.n_resident)[: len(self._values)]):
+            values = self._values[part]
+            here = chosen[(chosen >= first) & (chosen < first + len(values))] - first
+            direct = part == 0 and self.dtype == np.float32
+            size = max(len(here), 1) if direct else AT_ONCE
+            for at in range(0, len(here), size):
+                some = here[at : at + size]
+                # Rows in memory are read in place; others are copied (and widened) a few at a time.
+                where = slice(first, first + len(values)) if direct else some + first
+                packed = Packed(
+                    values if direct else np.asarray(values[some], np.float32),
+                    self._gram[where],
+                    self._start[where],
+                    self._stop[where],
+                )
+                sums = accumulate(packed, self._layout, centroid_sets, some if direct else None)
+                total = [a + b for a, b in zip(total, sums, strict=True)]
+        return total
+
+    def sample(self, n: int, seed: int) -> NDArray[np.float32]:
+        """About `n` feature vectors, the same for any budget and any backend."""
+        usable = np.flatnonzero(self._stop > self._start)
+        chosen, per_record = sampled_records(n, len(usable), seed)
+        drawn = [np.empty((0, self._layout.n_channels), np.float32)]
+        for r in usable[chosen].tolist():
+            steps = sampled_steps(r, per_record, self._start[r], self._stop[r], seed)
+            drawn.append(features_at(self.rows(r), self._layout, steps))
+        return np.concatenate(drawn)

@@ -1,0 +1,69 @@
+"""k-means++ on a seeded sample of timesteps, and the rule by which backends draw that sample.
+
+Neighbouring timesteps are near-duplicates, so the sample takes few from each record. Which ones depends on the seed and
+on the record's number alone, never on how records are spread over workers.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.cluster import kmeans_plusplus
+from threadpoolctl import threadpool_limits
+
+from ecgscale.clusters.features import BlockLayout, half_pixel
+from ecgscale.clusters.packed import block_slices
+from ecgscale.errors import UsageError
+
+
+def sampled_records(n: int, n_records: int, seed: int) -> tuple[NDArray[np.int64], int]:
+    """Which records a sample of `n` timesteps is drawn from (sorted), and how many from each."""
+    if n >= n_records:
+        return np.arange(n_records), -(-n // max(n_records, 1))
+    return np.sort(np.random.default_rng([seed, 1]).permutation(n_records)[:n]), 1
+
+
+def sampled_steps(record: int, per_record: int, start: int, stop: int, seed: int) -> NDArray[np.int64]:
+    """Timesteps drawn from one record's valid span: at most `per_record`, sorted, none twice."""
+    rng = np.random.default_rng([seed, 2, record])
+    return np.sort(start + rng.permutation(max(stop - start, 0))[:per_record])
+
+
+def features_at(values: NDArray[np.float32], layout: BlockLayout, steps: NDArray[np.int64]) -> NDArray[np.float32]:
+    """f(t) at some timesteps of one packed record, (len(steps), C) float32."""
+    features = []
+    for (where, _), length, channels, scale in zip(
+        block_slices(layout), layout.lengths, layout.channels, layout.scales, strict=True
+    ):
+        left, right, fraction = half_pixel(length, layout.n_steps)
+        block_LC = values[where].reshape(length, -1)[:, :channels].astype(np.float64)
+        weight = fraction[steps][:, None]
+        z = (1 - weight) * block_LC[left[steps]] + weight * block_LC[right[steps]]
+        norm = np.sqrt((z * z).sum(1, keepdims=True))
+        features.append(np.divide(scale * z, norm, out=np.zeros_like(z), where=norm > 0))
+    return np.concatenate(features, 1).astype(np.float32)
+
+
+def plus_plus(sample: NDArray[np.float32], n_clusters: int, n_init: int, seed: int) -> NDArray[np.float32]:
+    """The best of `n_init` k-means++ draws (Arthur and Vassilvitskii 2007) on the sample, (K, C).
+
+    On one thread, so that the same sample gives the same bits anywhere. Raises UsageError when the sample has fewer
+    distinct timesteps than clusters.
+    """
+    distinct = len(np.unique(sample, axis=0)) if len(sample) < 50 * n_clusters else n_clusters
+    if distinct < n_clusters:
+        raise UsageError(
+            f"{n_clusters} clusters were asked for, but the sample of {len(sample)} timesteps has only {distinct}"
+            " distinct ones; give more records, or fewer --clusters"
+        )
+    best, best_inertia = sample[:n_clusters], np.inf
+    square = (sample.astype(np.float64) ** 2).sum(1)
+    with threadpool_limits(1):
+        for attempt in range(n_init):
+            state = np.random.RandomState(np.random.MT19937([seed, 3, n_clusters, attempt]))
+            centres, _ = kmeans_plusplus(sample, n_clusters, random_state=state)
+            half = (centres.astype(np.float64) ** 2).sum(1) / 2
+            inertia = float((square - 2 * (sample @ centres.T - half).max(1)).sum())
+            if inertia < best_inertia:
+                best, best_inertia = centres, inertia
+    return np.ascontiguousarray(best, np.float32)

@@ -1,0 +1,155 @@
+"""The same algebra in plain tensor form, on any torch device: the GPU path, and a second oracle for the kernels.
+
+Projection, interpolation of the projections, and its transpose are matrix products and gathers; dense features never
+exist. (B, D, K) values do, for the records of one batch: use small batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ecgscale.clusters.features import BlockLayout, half_pixel
+from ecgscale.clusters.kernels import CANCELLED
+from ecgscale.clusters.sums import PartialSums, sum_scale
+
+
+@dataclass(frozen=True)
+class _Block:
+    """One block of a batch: activations, its two neighbours of every timestep, weights over ‖z‖."""
+
+    values_BLC: torch.Tensor
+    left_T: torch.Tensor
+    right_T: torch.Tensor
+    before_BT: torch.Tensor
+    after_BT: torch.Tensor
+    square_norm_BT: torch.Tensor
+
+
+def _prepare(block_BCL: torch.Tensor, length: int, n_steps: int, scale: float) -> _Block:
+    left, right, fraction = half_pixel(length, n_steps)
+    device = block_BCL.device
+    left_T = torch.from_numpy(left.astype(np.int64)).to(device)
+    right_T = torch.from_numpy(right.astype(np.int64)).to(device)
+    after = torch.from_numpy(fraction).to(device)
+    before = 1 - after
+    wide = block_BCL.double()
+    q_BL = (wide * wide).sum(1)
+    x_BL = torch.cat([(wide[:, :, :-1] * wide[:, :, 1:]).sum(1), q_BL[:, -1:]], 1)
+    own, other = before**2 * q_BL[:, left_T], after**2 * q_BL[:, right_T]
+    n2_BT = own + other + 2 * before * after * x_BL[:, left_T]
+    alive = n2_BT > CANCELLED * (own + other) + 1e-36
+    inverse = torch.where(alive, scale / n2_BT.clamp_min(1e-36).sqrt(), 0.0)
+    dtype = block_BCL.dtype
+    return _Block(
+        block_BCL.transpose(1, 2),
+        left_T,
+        right_T,
+        (before * inverse).to(dtype),
+        (after * inverse).to(dtype),
+        alive.to(dtype) * scale**2,
+    )
+
+
+def _square_distances(
+    blocks: Sequence[_Block], parts: Sequence[torch.Tensor], square_norm_K: torch.Tensor
+) -> torch.Tensor:
+    """‖f(t) − c_k‖², (B, D, K), never below 0."""
+    inner: torch.Tensor | float = 0.0
+    norm: torch.Tensor | float = 0.0
+    for block, part_KC in zip(blocks, parts, strict=True):
+        g_BLK = block.values_BLC @ part_KC.T
+        inner = inner + block.before_BT[..., None] * g_BLK[:, block.left_T]
+        inner = inner + block.after_BT[..., None] * g_BLK[:, block.right_T]
+        norm = norm + block.square_norm_BT
+    assert isinstance(inner, torch.Tensor)
+    assert isinstance(norm, torch.Tensor)
+    return (norm[..., None] - 2 * inner + square_norm_K).clamp_min(0)
+
+
+def _parts(centroids_KC: NDArray[np.floating], layout: BlockLayout, like: torch.Tensor) -> list[torch.Tensor]:
+    centroids = torch.as_tensor(centroids_KC).to(device=like.device, dtype=like.dtype)
+    return list(centroids.split(list(layout.channels), 1))
+
+
+def tensor_sums(
+    blocks_BCL: Sequence[torch.Tensor],
+    layout: BlockLayout,
+    centroids_KC: NDArray[np.floating],
+    valid_start: NDArray[np.int32],
+    valid_stop: NDArray[np.int32],
+) -> PartialSums:
+    """One K-means step over B records; the arithmetic in the activations' dtype, integers added across records."""
+    prepared = [
+        _prepare(b, length, layout.n_steps, w)
+        for b, length, w in zip(blocks_BCL, layout.lengths, layout.scales, strict=True)
+    ]
+    like, n_clusters, scale = blocks_BCL[0], len(centroids_KC), sum_scale(layout)
+    parts = _parts(centroids_KC, layout, like)
+    square_norm_K = torch.cat(parts, 1).square().sum(1)
+    d2_BTK = _square_distances(prepared, parts, square_norm_K)
+    valid_BT = span_mask(valid_start, valid_stop, layout.n_steps).to(like.device)
+    nearest = d2_BTK.topk(min(2, n_clusters), dim=2, largest=False, sorted=True).values
+    # topk promises nothing about ties; argmin of a CPU or CUDA tensor returns the first.
+    label_BT = d2_BTK.argmin(2)
+    one_hot = torch.nn.functional.one_hot(label_BT, n_clusters).to(like.dtype) * valid_BT[..., None]
+    sums = []
+    for block, length in zip(prepared, layout.lengths, strict=True):
+        back_BLK = torch.zeros(len(like), length, n_clusters, dtype=like.dtype, device=like.device)
+        back_BLK.index_add_(1, block.left_T, one_hot * block.before_BT[..., None])
+        back_BLK.index_add_(1, block.right_T, one_hot * block.after_BT[..., None])
+        sums.append(back_BLK.transpose(1, 2) @ block.values_BLC)
+    counts_BK = one_hot.sum(1)
+    distortion_BK = (one_hot * nearest[..., :1]).double().sum(1)
+    margin_B = ((nearest[..., -1] - nearest[..., 0]) * valid_BT).double().sum(1)
+
+    def integers(values: torch.Tensor, factor: float) -> torch.Tensor:
+        return (values.double() * factor).round().long()
+
+    return PartialSums(
+        counts_BK.double().round().long().sum(0).cpu().numpy(),
+        integers(torch.cat(sums, 2), scale.features).sum(0).cpu().numpy(),
+        integers(distortion_BK, scale.distances).sum(0).cpu().numpy(),
+        int(integers(margin_B, scale.distances).sum()),
+        scale,
+    )
+
+
+@dataclass(frozen=True)
+class TensorAssignment:
+    """Labels and entropy (B, D) for every timestep, p (B, D, K), squared distance to the nearest centroid (B, D)."""
+
+    labels: torch.Tensor
+    entropy: torch.Tensor
+    soft: torch.Tensor
+    nearest: torch.Tensor
+
+
+def tensor_assign(
+    blocks_BCL: Sequence[torch.Tensor],
+    layout: BlockLayout,
+    centroids_KC: NDArray[np.floating],
+    gamma: int,
+    tau: float,
+) -> TensorAssignment:
+    """Labels, soft assignment and entropy of B records, padding included."""
+    prepared = [
+        _prepare(b, length, layout.n_steps, w)
+        for b, length, w in zip(blocks_BCL, layout.lengths, layout.scales, strict=True)
+    ]
+    parts = _parts(centroids_KC, layout, blocks_BCL[0])
+    d2_BTK = _square_distances(prepared, parts, torch.cat(parts, 1).square().sum(1))
+    energy = (d2_BTK if gamma == 2 else d2_BTK.sqrt()) / tau
+    p_BTK = torch.softmax(-energy, 2)
+    entropy = torch.special.entr(p_BTK).sum(2) / max(np.log(len(centroids_KC)), 1e-12)
+    return TensorAssignment(d2_BTK.argmin(2), entropy.clamp(0, 1), p_BTK, d2_BTK.amin(2))
+
+
+def span_mask(valid_start: NDArray[np.int32], valid_stop: NDArray[np.int32], n_steps: int) -> torch.Tensor:
+    """True inside each record's valid span, (B, D)."""
+    steps = np.arange(n_steps)
+    return torch.from_numpy((steps >= valid_start[:, None]) & (steps < valid_stop[:, None]))

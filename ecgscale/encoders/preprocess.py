@@ -1,0 +1,217 @@
+"""Signals as an archive holds them → the encoder's input, exactly as its contract says, valid span carried along.
+
+Leads by name → × millivolt / units_per_mv → `scipy.signal.resample_poly` over the whole signal (only if the rates
+differ) → normalisation if one is named → zero padding, or the first `length` samples.
+
+Everything is computed in float64, elementwise or along single traces, and rounded to float32 at the end: a record's
+bits do not depend on the records it is batched with.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.signal import resample_poly
+
+from ecgscale.encoders.spec import InputSpec
+from ecgscale.errors import EcgscaleError
+from ecgscale.leads import MissingLeads, lead_matrix
+
+if TYPE_CHECKING:
+    from ecgscale.archive.reader import RawBatch
+
+OK = "ok"
+CROPPED = "cropped"
+
+
+@dataclass
+class Prepared:
+    """A batch on the encoder's time axis of D = `spec.length` samples; zeros wherever `status` is not "ok"."""
+
+    x: NDArray[np.float32]  # (N, n_leads, D), the encoder's leads and units
+    valid_start: NDArray[np.int32]  # (N,) half-open span of samples that are not padding
+    valid_stop: NDArray[np.int32]
+    start_s: NDArray[np.float64]  # (N,) recording time of sample 0, negative when padded
+    cropped: NDArray[np.int32]  # (N,) source samples cut off at the end
+    status: list[str]
+    flags: list[list[str]]
+
+
+def prepare(
+    raw: RawBatch, status: Sequence[str], flags: Sequence[Sequence[str]], spec: InputSpec, hop: int
+) -> Prepared:
+    """Bring a raw batch to the encoder's input.
+
+    `status` and `flags` come from `check_batch`; records that are not "ok" stay zero and keep their status. Those
+    that lack a lead become "missing_leads", those whose valid span is shorter than `hop` (samples on the encoder's
+    axis) "too_short", those that overflow float32 "non_finite_samples"; cropped ones are flagged "cropped".
+    """
+    out = _empty(len(raw), spec, list(status), [list(flag) for flag in flags])
+    groups: dict[tuple[tuple[str, ...], float, int], list[int]] = defaultdict(list)
+    for i, state in enumerate(status):
+        if state == OK:
+            leads = tuple(raw.leads[i])
+            n_samples = int(raw.offsets[i + 1] - raw.offsets[i]) // len(leads)
+            groups[leads, float(raw.sampling_rate[i]), n_samples].append(i)
+    for (leads, rate, n_source), rows in groups.items():
+        try:
+            ratio = resampling_ratio(rate, spec.sampling_rate)
+            needed = _needed(spec.length, *ratio)
+            signals = pick_leads(np.stack([raw.signal(i)[:, :needed] for i in rows]), leads, spec.leads)
+        except (MissingLeads, BadRate) as error:
+            for i in rows:
+                out.status[i] = "missing_leads" if isinstance(error, MissingLeads) else "bad_sampling_rate"
+            continue
+        index = np.asarray(rows)
+        spans = raw.valid_start[index].astype(np.int64), raw.valid_stop[index].astype(np.int64)
+        batch = _Group(index, signals, ratio, raw.units_per_mv[index].astype(np.float64), n_source, *spans)
+        _place(out, batch, spec, hop)
+    return out
+
+
+def prepare_signal(
+    signal: NDArray,
+    leads: Sequence[str],
+    sampling_rate: float,
+    units_per_mv: float,
+    spec: InputSpec,
+    *,
+    valid: tuple[int, int] | None = None,
+    hop: int = 1,
+) -> Prepared:
+    """The same for one in-memory record: (n_leads, n_samples) in, a batch of one out.
+
+    `valid` is the half-open span of samples that are not padding (all by default). Raises EcgscaleError for arrays
+    and numbers that make no record, MissingLeads for leads that cannot be derived.
+    """
+    signal = np.asarray(signal)
+    if signal.ndim != 2 or len(signal) != len(leads) or not signal.size:
+        raise EcgscaleError(
+            f"signal has shape {signal.shape}; expected ({len(leads)} leads, samples) for {list(leads)}"
+        )
+    if not (np.isfinite(sampling_rate) and sampling_rate > 0 and np.isfinite(units_per_mv) and units_per_mv > 0):
+        raise EcgscaleError(f"sampling_rate {sampling_rate} Hz and units_per_mv {units_per_mv} have to be positive")
+    if not np.isfinite(signal).all():
+        raise EcgscaleError(f"signal has {np.count_nonzero(~np.isfinite(signal))} NaN or infinite samples")
+    start, stop = valid or (0, signal.shape[1])
+    if not 0 <= start < stop <= signal.shape[1]:
+        raise EcgscaleError(f"valid span {start}..{stop} does not lie within the {signal.shape[1]} samples")
+    out = _empty(1, spec, [OK], [[]])
+    # float32 like the archive's columns, so that a record gives the same bits from memory and from disk.
+    ratio = resampling_ratio(float(np.float32(sampling_rate)), spec.sampling_rate)
+    scale = np.array([np.float32(units_per_mv)], np.float64)
+    picked = pick_leads(signal[None, :, : _needed(spec.length, *ratio)], tuple(leads), spec.leads)
+    _place(out, _Group(np.array([0]), picked, ratio, scale, signal.shape[1], *np.array([[start], [stop]])), spec, hop)
+    return out
+
+
+def pick_leads(signals: NDArray, leads: tuple[str, ...], wanted: tuple[str, ...]) -> NDArray[np.float64]:
+    """(N, n_leads, T) of any type → (N, len(wanted), T) float64, missing limb leads derived; raises MissingLeads."""
+    matrix = lead_matrix(leads, wanted)
+    out = np.empty((len(signals), len(wanted), signals.shape[-1]))
+    for row, weights in enumerate(matrix):
+        # Term by term: BLAS would give other bits for other batch sizes, and 0 * NaN of an unused lead spreads.
+        first, *others = np.flatnonzero(weights)
+        out[:, row] = signals[:, first]
+        if weights[first] != 1:
+            out[:, row] *= weights[first]
+        for other in others:
+            out[:, row] += weights[other] * signals[:, other].astype(np.float64)
+    return out
+
+
+class BadRate(EcgscaleError):
+    """A sampling rate so far from the encoder's that it can only be a mistake."""
+
+
+@lru_cache(maxsize=256)
+def resampling_ratio(rate: float, wanted: float) -> tuple[int, int]:
+    """(up, down) with wanted / rate = up / down; rates read to 1 mHz, the drift over a record far under a sample."""
+    if not wanted / 1000 <= rate <= wanted * 1000:
+        raise BadRate(f"a sampling rate of {rate:g} Hz cannot sensibly be brought to {wanted:g} Hz")
+    ratio = Fraction(wanted).limit_denominator(1000) / Fraction(rate).limit_denominator(1000)
+    return ratio.limit_denominator(10_000).as_integer_ratio()
+
+
+def _needed(length: int, up: int, down: int) -> int:
+    """Source samples that the first `length` resampled ones depend on: a Holter recording costs no more than an ECG.
+
+    The default window of `resample_poly` reaches 10 · max(up, down) samples of the upsampled axis to either side.
+    """
+    return length if up == down else -(-length * down // up) + 10 * max(up, down) // up + 2
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Records of equal leads, rate and length: those of a batch that can be worked on at once."""
+
+    rows: NDArray[np.intp]  # (n,) where they stand in the batch
+    signals: NDArray[np.float64]  # (n, n_leads, T) in source units; T covers what the encoder will see
+    ratio: tuple[int, int]
+    units_per_mv: NDArray[np.float64]
+    n_source: int  # samples in the source
+    valid_start: NDArray[np.int64]
+    valid_stop: NDArray[np.int64]
+
+
+def _empty(n: int, spec: InputSpec, status: list[str], flags: list[list[str]]) -> Prepared:
+    return Prepared(
+        x=np.zeros((n, len(spec.leads), spec.length), np.float32),
+        valid_start=np.zeros(n, np.int32),
+        valid_stop=np.zeros(n, np.int32),
+        start_s=np.zeros(n, np.float64),
+        cropped=np.zeros(n, np.int32),
+        status=status,
+        flags=flags,
+    )
+
+
+def _place(out: Prepared, group: _Group, spec: InputSpec, hop: int) -> None:
+    """Scale, resample, normalise and pad the group's signals into its rows of `out`."""
+    (up, down), length = group.ratio, spec.length
+    signals = group.signals * (spec.millivolt / group.units_per_mv)[:, None, None]
+    if up != down:
+        signals = resample_poly(signals, up, down, axis=-1)
+    n = -(-group.n_source * up // down)
+    left = (length - n) // 2 if spec.padding == "center" and n < length else 0
+    kept = min(n, length)
+    # Source sample i sits at i * up / down: a span's first and last sample round up to those at or after them.
+    start = np.minimum(-(-group.valid_start * up // down), kept)
+    stop = np.minimum(-(-group.valid_stop * up // down), kept)
+    cut = max(0, group.n_source - -(-length * down // up))
+    if spec.normalisation == "zscore-lead":
+        _standardise(signals, start, stop)
+    fits = stop - start >= max(hop, 1)
+    with np.errstate(over="ignore"):  # told as a status
+        x = signals[..., :kept].astype(np.float32)
+    finite = np.isfinite(x).all(axis=(1, 2))
+    good = fits & finite
+    for row, long_enough in zip(group.rows[~good], fits[~good], strict=True):
+        out.status[row] = "non_finite_samples" if long_enough else "too_short"
+    rows = group.rows[good]
+    out.x[rows, :, left : left + kept] = x[good]
+    out.valid_start[rows] = start[good] + left
+    out.valid_stop[rows] = stop[good] + left
+    out.start_s[rows] = -left / spec.sampling_rate
+    out.cropped[rows] = cut
+    if cut:
+        for row in rows:
+            out.flags[row].append(CROPPED)
+
+
+def _standardise(signals: NDArray[np.float64], start: NDArray[np.int64], stop: NDArray[np.int64]) -> None:
+    """Each lead to mean 0 and standard deviation 1 over its valid samples, in place; padding and flat leads to 0."""
+    for signal, first, last in zip(signals, start, stop, strict=True):
+        valid = signal[:, first:last]
+        if valid.shape[-1]:
+            centred = valid - valid.mean(axis=-1, keepdims=True)
+            spread = centred.std(axis=-1, keepdims=True)
+            signal[...] = 0.0
+            signal[:, first:last] = np.divide(centred, spread, out=np.zeros_like(centred), where=spread > 0)

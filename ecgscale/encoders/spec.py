@@ -1,0 +1,214 @@
+"""The encoder directory: `encoder.toml` as a typed, frozen contract, and the digest that names the encoder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from ecgscale.errors import EncoderError, did_you_mean
+from ecgscale.leads import canonical_lead
+
+SPEC_FILE = "encoder.toml"
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class InputSpec(_Section):
+    """`[input]`: what the encoder expects to see."""
+
+    leads: tuple[str, ...] = Field(min_length=1)
+    sampling_rate: Positive  # Hz
+    length: int = Field(gt=0)  # samples on the encoder's time axis
+    millivolt: Positive = 1.0  # what 1 mV looks like to the encoder
+    padding: Literal["center", "end"] = "center"
+    normalisation: Literal["none", "zscore-lead"] = "none"
+
+    @field_validator("leads")
+    @classmethod
+    def _canonical(cls, leads: tuple[str, ...]) -> tuple[str, ...]:
+        named = tuple(canonical_lead(lead) for lead in leads)
+        if len(set(named)) < len(named):
+            raise ValueError(f"a lead is named twice: {', '.join(leads)}")
+        return named
+
+
+class OutputSpec(_Section):
+    """`[output]`: what `prediction` holds; `scale` is `value` for a regression (its own unit, e.g. years)."""
+
+    kind: Literal["multilabel", "multiclass", "regression"]
+    scale: Literal["logit", "probability", "value"]
+    names: tuple[str, ...] = Field(min_length=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_scale(cls, section: Any) -> Any:
+        if isinstance(section, dict) and "scale" not in section:
+            return {**section, "scale": "value" if section.get("kind") == "regression" else "logit"}
+        return section
+
+    @model_validator(mode="after")
+    def _fits(self) -> OutputSpec:
+        if (self.kind == "regression") != (self.scale == "value"):
+            raise ValueError(f"scale {self.scale!r} does not suit {self.kind!r}: 'value' is for 'regression' alone")
+        if len(set(self.names)) < len(self.names):
+            raise ValueError(f"an output is named twice: {', '.join(self.names)}")
+        return self
+
+
+class EncoderSpec(_Section):
+    """All of `encoder.toml`."""
+
+    name: str = Field(min_length=1)
+    factory: str
+    weights: str
+    weights_key: str | None = None
+    layers: tuple[str, ...] = Field(min_length=1)
+    depth_scales: tuple[Positive, ...]
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    input: InputSpec
+    output: OutputSpec
+    training: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("factory")
+    @classmethod
+    def _importable(cls, factory: str) -> str:
+        if not re.fullmatch(r"\w+(\.\w+)*:\w+(\.\w+)*", factory):
+            raise ValueError(f"{factory!r} is not of the form 'package.module:callable'")
+        return factory
+
+    @field_validator("weights")
+    @classmethod
+    def _beside(cls, weights: str) -> str:
+        path = Path(weights)
+        if path.is_absolute() or ".." in path.parts:
+            raise ValueError(f"{weights!r} is not beside {SPEC_FILE}; copy the file there and give its name")
+        if path.suffix not in (".safetensors", ".pt", ".pth"):
+            raise ValueError(f"{weights!r} is neither .safetensors nor .pt nor .pth")
+        return weights
+
+    @model_validator(mode="after")
+    def _consistent(self) -> EncoderSpec:
+        if len(self.depth_scales) != len(self.layers):
+            raise ValueError(
+                f"{len(self.depth_scales)} depth_scales for {len(self.layers)} layers; write one each (1.0 is plain)"
+            )
+        if len(set(self.layers)) < len(self.layers):
+            raise ValueError(f"a layer is tapped twice: {', '.join(self.layers)}")
+        return self
+
+
+def load_spec(directory: str | Path) -> EncoderSpec:
+    """Read and check `directory`/encoder.toml; EncoderError names the file, the key and the nearest right one."""
+    path = Path(directory) / SPEC_FILE
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise EncoderError(
+            f"no {SPEC_FILE} in {directory}: an encoder is a directory with {SPEC_FILE} and its weights "
+            "(`ecgscale train` makes one)"
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise EncoderError(f"{path} is not TOML: {error}") from error
+    try:
+        return EncoderSpec.model_validate(content)
+    except ValidationError as error:
+        raise EncoderError(f"{path}: " + "; ".join(_told(detail) for detail in error.errors())) from error
+
+
+_SECTIONS: dict[tuple[str, ...], type[BaseModel]] = {(): EncoderSpec, ("input",): InputSpec, ("output",): OutputSpec}
+
+
+def _told(detail: Any) -> str:
+    """One pydantic error as a sentence: the key, what is wrong, and the key that was meant."""
+    where = ".".join(str(part) for part in detail["loc"]) or "the file"
+    if detail["type"] == "extra_forbidden":
+        *section, key = (str(part) for part in detail["loc"])
+        fields = _SECTIONS[tuple(section)].model_fields
+        return f"unknown key {where}; known are {', '.join(fields)}.{did_you_mean(key, fields)}"
+    if detail["type"] == "missing":
+        return f"{where} is missing"
+    return f"{where}: {detail['msg'].removeprefix('Value error, ')}"
+
+
+def encoder_digest(directory: str | Path) -> str:
+    """SHA-256 (hex) over the canonical contract and the bytes of the weights: the identity of an encoder."""
+    spec = load_spec(directory)
+    digest = hashlib.sha256()
+    # Without defaults, so that an option added later leaves the identity of today's encoders alone.
+    facts = spec.model_dump(mode="json", exclude_defaults=True)
+    contract = json.dumps(facts, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    digest.update(contract.encode() + b"\0")
+    path = Path(directory) / spec.weights
+    try:
+        with path.open("rb") as weights:
+            while chunk := weights.read(1 << 20):
+                digest.update(chunk)
+    except OSError as error:
+        raise EncoderError(f"the weights {path} cannot be read: {error.strerror}") from error
+    return digest.hexdigest()
+
+
+def encoder_id(name: str, digest: str) -> str:
+    """A short name for folders and tables: the encoder's name as a slug, and 12 digits of its digest."""
+    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:48] or "encoder"
+    return f"{slug}-{digest[:12]}"
+
+
+def encoder_files(directory: str | Path) -> list[Path]:
+    """The files that make up the encoder (contract, weights, the list of seen records): what to copy elsewhere."""
+    directory = Path(directory)
+    spec = load_spec(directory)
+    seen = [str(spec.training["seen"])] if spec.training.get("seen") else []
+    return [directory / name for name in (SPEC_FILE, spec.weights, *seen)]
+
+
+def write_spec(directory: str | Path, spec: EncoderSpec) -> None:
+    """Write `directory`/encoder.toml in one piece; the directory is an encoder from that moment on."""
+    text = to_toml(spec.model_dump(mode="json", exclude_none=True))
+    temporary = Path(directory) / f".{SPEC_FILE}.{os.getpid()}"
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, Path(directory) / SPEC_FILE)
+
+
+def to_toml(content: dict[str, Any]) -> str:
+    """Nested dicts of strings, numbers, booleans and lists as TOML; plain keys first, then one table a dict."""
+    lines: list[str] = []
+    _write_table(content, (), lines)
+    return "\n".join(lines) + "\n"
+
+
+def _write_table(table: dict[str, Any], path: tuple[str, ...], lines: list[str]) -> None:
+    lines += [f"{_key(key)} = {_value(value)}" for key, value in table.items() if not isinstance(value, dict)]
+    for key, value in table.items():
+        if isinstance(value, dict) and value:
+            inner = (*path, _key(key))
+            lines += ["", f"[{'.'.join(inner)}]"] if lines else [f"[{'.'.join(inner)}]"]
+            _write_table(value, inner, lines)
+
+
+def _key(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _value(key)
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_value(item) for item in value) + "]"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        # JSON's escapes are TOML's, but for DEL, which TOML wants escaped too.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, int | float):
+        return repr(value)
+    raise TypeError(f"{type(value).__name__} has no place in {SPEC_FILE}")

@@ -1,0 +1,192 @@
+"""A network with taps: signals in, the activations of named layers and the prediction out.
+
+Any `torch.nn.Module` will do: it is built by an import path, its weights are loaded strictly, and forward hooks on
+its named modules catch what they return. Every forward pass has one fixed shape (`batch` records, short ones filled
+up with zeros), since convolution kernels are chosen by shape: so a record's bits do not depend on its neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from ecgscale.encoders.spec import EncoderSpec, encoder_digest, encoder_id, load_spec
+from ecgscale.encoders.weights import build_module, load_weights
+from ecgscale.errors import EncoderError, UsageError, did_you_mean
+
+DEFAULT_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Activations:
+    """What one forward pass gives for n records, on the encoder's device."""
+
+    blocks: tuple[torch.Tensor, ...]  # a tapped layer each: (n, C_b, L_b) float32
+    prediction: torch.Tensor  # (n, n_outputs) float32
+
+
+class Encoder:
+    """A network in inference mode together with its contract.
+
+    `layout` holds (C_b, L_b) of every tapped layer in the contract's order, `hop` the smallest number of samples
+    between two steps of any of them.
+    """
+
+    def __init__(
+        self, module: nn.Module, spec: EncoderSpec, *, device: str = "cpu", batch: int = DEFAULT_BATCH, digest: str = ""
+    ) -> None:
+        if batch < 1:
+            raise UsageError(f"batch is {batch}; at least one record has to go through at a time")
+        self.spec = spec
+        self.batch = batch
+        self.digest = digest
+        self.directory: Path | None = None
+        self.device = resolve_device(device)
+        self.module = module.to(self.device, torch.float32).eval().requires_grad_(False)
+        self._x = torch.zeros((batch, len(spec.input.leads), spec.input.length), device=self.device)
+        self._caught: dict[str, list[torch.Tensor]] = {}
+        fix_arithmetic()
+        for layer in spec.layers:
+            self._hook(layer)
+        blocks, _ = self._run("a batch of zeros")
+        self.layout: tuple[tuple[int, int], ...] = tuple((block.shape[1], block.shape[2]) for block in blocks)
+        self.hop: int = max(1, spec.input.length // max(length for _, length in self.layout))
+
+    @classmethod
+    def load(cls, directory: str | Path, device: str = "cpu", batch: int = DEFAULT_BATCH) -> Encoder:
+        """The encoder in `directory`, ready to run; EncoderError says what does not fit and what would."""
+        directory = Path(directory)
+        spec = load_spec(directory)
+        module = build_module(spec)
+        load_weights(module, directory, spec)
+        encoder = cls(module, spec, device=device, batch=batch, digest=encoder_digest(directory))
+        encoder.directory = directory
+        return encoder
+
+    @property
+    def encoder_id(self) -> str:
+        """Folder name of the encoder: its name as a slug and the head of its digest."""
+        return encoder_id(self.spec.name, self.digest)
+
+    def forward(self, x: torch.Tensor | NDArray[np.float32]) -> Activations:
+        """Run n ≤ `batch` records, (n, n_leads, D) in the contract's leads, rate and unit."""
+        n = len(x)
+        if not 0 < n <= self.batch or tuple(x.shape[1:]) != tuple(self._x.shape[1:]):
+            wanted = f"(1..{self.batch}, {self._x.shape[1]}, {self._x.shape[2]})"
+            raise EncoderError(f"input of shape {tuple(x.shape)}; the encoder takes {wanted}")
+        self._x[:n] = torch.as_tensor(x)
+        self._x[n:] = 0.0
+        blocks, prediction = self._run("this batch")
+        return Activations(tuple(block[:n] for block in blocks), prediction[:n])
+
+    def _run(self, what: str) -> tuple[list[torch.Tensor], torch.Tensor]:
+        self._caught.clear()
+        try:
+            with torch.inference_mode():
+                output = self.module(self._x)
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            raise EncoderError(
+                f"{self.spec.factory} does not run on {what} of shape {tuple(self._x.shape)}: {error}. "
+                "Check [arguments] and [input] of encoder.toml against each other"
+            ) from error
+        blocks = [self._tap(layer) for layer in self.spec.layers]
+        return blocks, self._prediction(output)
+
+    def _hook(self, layer: str) -> None:
+        name, element = split_layer(layer)
+        modules = dict(self.module.named_modules())
+        modules.pop("", None)
+        if name not in modules:
+            raise EncoderError(
+                f"the network has no layer {name!r}.{did_you_mean(name, modules)} "
+                f"It has {_listed(modules)} (`ecgscale encoder check` shows their shapes)"
+            )
+
+        def catch(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            # A copy: a later in-place operation (relu_, +=) would write into what was caught.
+            tensor = _element(output, element, layer)
+            self._caught.setdefault(layer, []).append(tensor.to(torch.float32, copy=True))
+
+        modules[name].register_forward_hook(catch)
+
+    def _tap(self, layer: str) -> torch.Tensor:
+        caught = self._caught.get(layer, [])
+        if len(caught) != 1:
+            raise EncoderError(
+                f"layer {layer!r} ran {len(caught)} times in one forward pass; a tap has to run exactly once"
+                + (" (tap the block around it, or give each use a module of its own)" if caught else "")
+            )
+        tensor, (n, _, length) = caught[0], self._x.shape
+        if tensor.ndim != 3 or tensor.shape[0] != n or not 0 < tensor.shape[2] <= length or tensor.shape[1] == 0:
+            raise EncoderError(
+                f"layer {layer!r} gives shape {tuple(tensor.shape)}; a tap has to give (records, channels, steps) with "
+                f"{n} records and at most {length} steps. `ecgscale encoder check` lists layers that do"
+            )
+        return tensor.contiguous()
+
+    def _prediction(self, output: Any) -> torch.Tensor:
+        if isinstance(output, tuple | list) and output:
+            output = output[0]
+        if not isinstance(output, torch.Tensor):
+            raise EncoderError(f"{self.spec.factory} returns {type(output).__name__}; a tensor or a tuple was expected")
+        if output.ndim == 1:
+            output = output[:, None]
+        names = self.spec.output.names
+        if tuple(output.shape) != (self.batch, len(names)):
+            raise EncoderError(
+                f"{self.spec.factory} predicts shape {tuple(output.shape)} for {self.batch} records; [output] names "
+                f"{len(names)}: {', '.join(names)}"
+            )
+        return output.to(torch.float32)
+
+
+def split_layer(layer: str) -> tuple[str, int]:
+    """ "block1#1" → ("block1", 1): the module and which element of the tuple it returns (0 by default)."""
+    name, separator, element = layer.partition("#")
+    if separator and not element.isdecimal():
+        raise EncoderError(f"layer {layer!r}: after # comes the number of the tuple's element, as in {name + '#1'!r}")
+    return name, int(element or 0)
+
+
+def _element(output: Any, element: int, layer: str) -> torch.Tensor:
+    elements = list(output) if isinstance(output, tuple | list) else [output]
+    if element >= len(elements) or not isinstance(elements[element], torch.Tensor):
+        kinds = ", ".join(type(item).__name__ for item in elements)
+        raise EncoderError(
+            f"layer {layer!r} returns {len(elements)} element(s) ({kinds}); element {element} is no tensor"
+        )
+    tensor: torch.Tensor = elements[element]
+    return tensor
+
+
+def _listed(names: Iterable[str], most: int = 60) -> str:
+    known = list(names)
+    return ", ".join(known[:most]) + (f" and {len(known) - most} more" if len(known) > most else "")
+
+
+def resolve_device(device: str) -> torch.device:
+    """ "auto" is the GPU where there is one; UsageError when "cuda" is asked for and there is none."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        resolved = torch.device(device)
+    except RuntimeError as error:
+        raise UsageError(f"device {device!r} is unknown; choose auto, cpu or cuda") from error
+    if resolved.type == "cuda" and not torch.cuda.is_available():
+        raise UsageError("device 'cuda' was asked for, but torch sees no GPU here; choose auto or cpu")
+    return resolved
+
+
+def fix_arithmetic() -> None:
+    """Switch off what makes results depend on timing or hardware mood: kernel search and TF32 (this process)."""
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False

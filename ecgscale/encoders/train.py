@@ -1,0 +1,212 @@
+"""Training the reference network on an archive, into an encoder directory that records what it has seen."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from ecgscale.archive import Archive
+from ecgscale.encoders.optimise import LoopSettings, Outcome, optimise, predict
+from ecgscale.encoders.resnet1d import ResNet1d
+from ecgscale.encoders.scores import score, told
+from ecgscale.encoders.signals import Signals, load_signals
+from ecgscale.encoders.spec import EncoderSpec, InputSpec, OutputSpec
+from ecgscale.encoders.splits import TEST, TRAIN, UNUSED, VALIDATION, Folds, split
+from ecgscale.encoders.taps import Encoder, fix_arithmetic, resolve_device
+from ecgscale.encoders.targets import Target, encode, read_labels
+from ecgscale.encoders.written import WEIGHTS_FILE, SeenRecords, check_out, write_encoder
+from ecgscale.errors import UsageError
+from ecgscale.leads import CANONICAL_LEADS, canonical_lead
+from ecgscale.progress import SILENT, Progress
+
+CHANNELS = (64, 128, 196, 256, 320)
+TAPPED = 3
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """What to train and how; the defaults suit a few hundred records on two cores and larger sets alike."""
+
+    target: str
+    kind: str = "auto"
+    folds: Folds = field(default_factory=Folds)
+    validation_share: float = 0.15
+    leads: tuple[str, ...] = CANONICAL_LEADS
+    sampling_rate: float = 400.0
+    length: int = 4096
+    blocks: tuple[tuple[int, int], ...] = ()
+    kernel_size: int = 17
+    dropout: float = 0.5
+    loop: LoopSettings = field(default_factory=LoopSettings)
+    device: str = "auto"
+
+
+def default_blocks(length: int) -> tuple[tuple[int, int], ...]:
+    """The CODE shapes for any length: five blocks, each but the first a quarter as long as the one before."""
+    if length % 4 ** (len(CHANNELS) - 1):
+        raise UsageError(
+            f"length {length} is no multiple of {4 ** (len(CHANNELS) - 1)}, which the default blocks need; "
+            "choose such a length, or give --blocks CHANNELSxSAMPLES,…"
+        )
+    return tuple((channels, length // 4**i) for i, channels in enumerate(CHANNELS))
+
+
+def train_encoder(
+    archive: Archive, out: str | Path, settings: TrainSettings, *, overwrite: bool = False, progress: Progress = SILENT
+) -> dict[str, Any]:
+    """Train a ResNet1d on `archive` and write the encoder directory `out`; returns the facts that `--json` prints.
+
+    The same archive, settings and seed give the same weights on equal hardware and software. Raises UsageError for
+    targets, folds and shapes that cannot be trained, before any signal is read.
+    """
+    out = Path(out)
+    check_out(out, overwrite)
+    device = resolve_device(settings.device)
+    fix_arithmetic()
+    arguments, input_spec = _network(settings)
+    data = _read(archive, settings, arguments, input_spec, progress)
+    arguments["n_classes"] = len(data.target.names)
+    module, outcome = _fit(data, arguments, settings.loop, device, progress)
+    metrics = {part: data.scores(module, part, device) for part in (VALIDATION, TEST) if len(data.rows_of(part))}
+    training = {
+        "target": settings.target,
+        **data.seen.facts(archive, settings.folds),
+        "rejected": data.signals.rejected,
+        "seed": settings.loop.seed,
+        "epochs": len(outcome.history),
+        "best_epoch": outcome.best_epoch,
+        "settings": _loop_facts(settings.loop),
+        "metrics": metrics,
+    }
+    spec = _spec(archive, settings, arguments, input_spec, data.target, training)
+    write_encoder(out, spec, module, data.seen)
+    for part, scores in metrics.items():
+        progress.say(f"{part}: {told(data.target.kind, scores)} on {len(data.rows_of(part))} records")
+    return {
+        "encoder": str(out),
+        "encoder_id": Encoder.load(out).encoder_id,
+        "target": settings.target,
+        "kind": data.target.kind,
+        "names": list(data.target.names),
+        "epochs": len(outcome.history),
+        "best_epoch": outcome.best_epoch,
+        **{f"{part}_records": len(data.rows_of(part)) for part in (TRAIN, VALIDATION, TEST)},
+        "rejected": data.signals.rejected,
+        "metrics": metrics,
+    }
+
+
+@dataclass(frozen=True)
+class _TrainingSet:
+    """Preprocessed signals, their targets and parts, all in one order."""
+
+    signals: Signals
+    target: Target
+    parts: NDArray[np.str_]
+    seen: SeenRecords
+
+    def rows_of(self, part: str) -> NDArray[np.intp]:
+        return np.flatnonzero(self.parts == part)
+
+    def scores(self, module: nn.Module, part: str, device: torch.device) -> dict[str, float]:
+        rows = self.rows_of(part)
+        predicted = predict(module, self.signals.x, rows, device).numpy()
+        return score(self.target.kind, self.target.names, predicted, self.target.y[rows])
+
+
+def _network(settings: TrainSettings) -> tuple[dict[str, Any], InputSpec]:
+    """Arguments of the factory (but for n_classes) and the input contract; UsageError for shapes that do not fit."""
+    leads = tuple(canonical_lead(lead) for lead in settings.leads)
+    spec = InputSpec(leads=leads, sampling_rate=settings.sampling_rate, length=settings.length)
+    blocks = settings.blocks or default_blocks(settings.length)
+    arguments: dict[str, Any] = {
+        "input_dim": [len(leads), settings.length],
+        "blocks_dim": [list(block) for block in blocks],
+        "kernel_size": settings.kernel_size,
+        "dropout_rate": settings.dropout,
+    }
+    try:
+        with torch.device("meta"):
+            ResNet1d(**arguments, n_classes=1)
+    except ValueError as error:
+        raise UsageError(f"no network has these blocks: {error}") from error
+    return arguments, spec
+
+
+def _read(
+    archive: Archive, settings: TrainSettings, arguments: dict[str, Any], spec: InputSpec, progress: Progress
+) -> _TrainingSet:
+    """Labels, split and signals of everything that takes part, with remarks told."""
+    labels, table = read_labels(archive, settings.target, settings.kind)
+    labelled = labels.labelled()
+    parts, remarks = split(table, labelled, settings.folds, settings.validation_share, settings.loop.seed)
+    first_tapped = arguments["blocks_dim"][-TAPPED:][0]
+    hop = settings.length // first_tapped[1]
+    signals = load_signals(archive, table, parts != UNUSED, spec, hop, progress=progress)
+    used = parts[signals.rows]
+    for part in (TRAIN, VALIDATION):
+        if not (used == part).any():
+            found = ", ".join(f"{status} ({n})" for status, n in signals.rejected.items())
+            raise UsageError(
+                f"no usable record is left for {part}: {found}; `ecgscale inspect {archive.path}` tells more"
+            )
+    target, more = encode(labels, signals.rows, used == TRAIN)
+    if unlabelled := int((~labelled).sum()):
+        remarks.append(f"{unlabelled} record(s) without {settings.target} are left out")
+    remarks += [f"{n} record(s) are left out: {status}" for status, n in signals.rejected.items()]
+    counts = ", ".join(f"{int((used == part).sum())} {part}" for part in (TRAIN, VALIDATION, TEST) if part in used)
+    progress.say(f"{target.kind} on {settings.target} ({', '.join(target.names)}): {counts} records")
+    for remark in [*remarks, *more]:
+        progress.say(f"note: {remark}")
+    return _TrainingSet(signals, target, used, SeenRecords.of(archive, table, signals.rows, used.tolist()))
+
+
+def _fit(
+    data: _TrainingSet, arguments: dict[str, Any], loop: LoopSettings, device: torch.device, progress: Progress
+) -> tuple[nn.Module, Outcome]:
+    """A network from seeded initial weights, trained; the process's random state is left as it was."""
+    train, validation = data.rows_of(TRAIN), data.rows_of(VALIDATION)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(loop.seed)
+        module = ResNet1d(**arguments).to(device)
+        outcome = optimise(
+            module, data.signals.x, data.target, train, validation, loop, device=device, progress=progress
+        )
+    return module, outcome
+
+
+def _spec(
+    archive: Archive,
+    settings: TrainSettings,
+    arguments: dict[str, Any],
+    input_spec: InputSpec,
+    target: Target,
+    training: dict[str, Any],
+) -> EncoderSpec:
+    layers = tuple(f"resblock1d_{i}" for i in range(len(arguments["blocks_dim"])))[-TAPPED:]
+    source = archive.info.get("source", {}).get("kind", "ecg")
+    return EncoderSpec(
+        name=f"{source}-{settings.target.replace(',', '-')}-resnet1d",
+        factory="ecgscale.encoders.resnet1d:ResNet1d",
+        weights=WEIGHTS_FILE,
+        layers=layers,
+        depth_scales=(1.0,) * len(layers),
+        arguments=arguments,
+        input=input_spec,
+        output=OutputSpec(
+            kind=target.kind, scale="value" if target.kind == "regression" else "logit", names=target.names
+        ),
+        training=training,
+    )
+
+
+def _loop_facts(loop: LoopSettings) -> dict[str, Any]:
+    facts = asdict(loop)
+    del facts["seed"], facts["epochs"]
+    return facts

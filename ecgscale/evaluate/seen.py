@@ -1,0 +1,90 @@
+"""Which of the explained records had been seen before: by the encoder in training, by K-means in the fit.
+
+Both keep lists of hashed record and patient names beside themselves (`encoders.seen`); folds are told for readers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ecgscale.archive import Archive
+from ecgscale.clusters.model import ClusterModel
+from ecgscale.encoders.seen import SEEN_FILE, hashed, seen_by
+from ecgscale.encoders.spec import EncoderSpec
+from ecgscale.errors import ArchiveError
+from ecgscale.store.manifest import Manifest
+
+
+@dataclass(frozen=True)
+class Seen:
+    """For N records, whether encoder and K-means had seen them or another record of their patient.
+
+    None where that cannot be known: the encoder came from elsewhere, or the archive moved. Folds are None where the
+    split was not by fold.
+    """
+
+    encoder: NDArray[np.bool_] | None
+    clusters: NDArray[np.bool_] | None
+    encoder_folds: tuple[int, ...] | None
+    clusters_folds: tuple[int, ...] | None
+
+    @property
+    def neither(self) -> NDArray[np.bool_] | None:
+        """(N,) records seen by neither; None unless both are known."""
+        return None if self.encoder is None or self.clusters is None else ~(self.encoder | self.clusters)
+
+
+def what_was_seen(
+    manifest: Manifest,
+    spec: EncoderSpec,
+    encoder_dir: Path,
+    model: ClusterModel,
+    record_ids: Sequence[str],
+    patient_ids: Sequence[str | None],
+) -> Seen:
+    """What encoder and clusters of a published dataset had seen of these records."""
+    source = _source_kind(manifest, spec)
+    training, fitted_on = spec.training, model.info.get("fitted_on", {})
+    by_fold = training.get("split") == "fold" and training.get("source") == source
+    return Seen(
+        encoder=None if source is None else seen_by(encoder_dir, source, record_ids, patient_ids),
+        clusters=None if source is None else _fitted_on(model, source, record_ids, patient_ids),
+        encoder_folds=_folds([*training["train_folds"], *training["validation_folds"]]) if by_fold else None,
+        clusters_folds=_folds(fitted_on.get("folds") or ()),
+    )
+
+
+def _source_kind(manifest: Manifest, spec: EncoderSpec) -> str | None:
+    """The kind of source the explained archive came from: names of records mean the same within one kind only."""
+    facts = manifest.content.archive
+    if facts.archive_id == spec.training.get("archive_id"):
+        return str(spec.training.get("source", ""))
+    try:
+        return str(Archive.open(facts.path).info.get("source", {}).get("kind", ""))
+    except ArchiveError:
+        return None
+
+
+def _fitted_on(
+    model: ClusterModel, source: str, record_ids: Sequence[str], patient_ids: Sequence[str | None]
+) -> NDArray[np.bool_] | None:
+    """(N,) whether K-means saw the record or its patient; None for a model without a list."""
+    if model.directory is None or not (model.directory / SEEN_FILE).is_file():
+        return None
+    lines = (model.directory / SEEN_FILE).read_text(encoding="utf-8").splitlines()[1:]
+    known = {word for line in lines for word in line.split("\t")[1:]}
+    names = zip(record_ids, patient_ids, strict=True)
+    seen = [
+        hashed(source, "record", record) in known or (patient and hashed(source, "patient", patient) in known)
+        for record, patient in names
+    ]
+    return np.array(seen, dtype=bool)
+
+
+def _folds(folds: Sequence[int]) -> tuple[int, ...] | None:
+    return tuple(sorted(set(folds))) or None

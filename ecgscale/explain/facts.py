@@ -1,0 +1,101 @@
+"""A prepared batch → facts: one forward pass, then assignment under the frozen model.
+
+Records that cannot be explained (a status other than "ok", before or after the network) have no facts and do not take
+part in the assignment; the others do not notice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ecgscale.clusters.assign import Assignment, assign
+from ecgscale.clusters.model import ClusterModel
+from ecgscale.encoders.preprocess import OK, Prepared
+from ecgscale.encoders.taps import Activations, Encoder
+from ecgscale.errors import ModelError
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the network and the clusters say of a batch of N records, n of them explained.
+
+    status, flags: of all N; explained: bool (N,)
+    valid_start, valid_stop: int32 (n,), the timesteps explained; prediction: float32 (n, outputs)
+    assignment: of the n records; None when there are none
+    """
+
+    status: list[str]
+    flags: list[list[str]]
+    explained: NDArray[np.bool_]
+    valid_start: NDArray[np.int32]
+    valid_stop: NDArray[np.int32]
+    prediction: NDArray[np.float32]
+    assignment: Assignment | None
+
+
+def load_encoder(model: ClusterModel, device: str = "auto", batch: int = 32) -> Encoder:
+    """The encoder that `model` was fitted for; `ModelError` when the one beside it is another."""
+    encoder = Encoder.load(model.encoder_path, device=device, batch=batch)
+    if encoder.digest != encoder_digest_of(model):
+        raise ModelError(
+            f"the encoder in {model.encoder_path} has digest {encoder.digest}, but cluster model {model.model_id} was "
+            f"fitted with {encoder_digest_of(model)}; put that encoder back, or fit again"
+        )
+    found = (tuple(encoder.layout), encoder.spec.input.length, tuple(encoder.spec.depth_scales))
+    layout = model.layout
+    expected = (tuple(zip(layout.channels, layout.lengths, strict=True)), layout.n_steps, tuple(layout.scales))
+    if found != expected:
+        raise ModelError(
+            f"cluster model {model.model_id} was fitted on layers of (channels, steps) {expected[0]} with scales "
+            f"{expected[2]} over {expected[1]} samples, but the encoder in {model.encoder_path} gives {found[0]} with "
+            f"{found[2]} over {found[1]}; put the encoder back that it was fitted with, or fit again"
+        )
+    return encoder
+
+
+def encoder_digest_of(model: ClusterModel) -> str:
+    """Digest of the encoder that `model` was fitted with; `ModelError` when it does not say."""
+    digest = model.info.get("encoder", {}).get("digest")
+    if not digest:
+        raise ModelError(f"model.json of {model.model_id} does not name the digest of its encoder; fit again")
+    return str(digest)
+
+
+def fitted_with_padding(model: ClusterModel) -> bool:
+    """Whether padding took part in the fit of `model`: it then has clusters for it."""
+    return bool(model.info.get("include_padding", False))
+
+
+def explain_batch(prepared: Prepared, encoder: Encoder, model: ClusterModel, include_padding: bool = False) -> Facts:
+    """Facts of up to `encoder.batch` prepared records. With `include_padding` all D timesteps count as valid."""
+    status, flags = list(prepared.status), [list(flag) for flag in prepared.flags]
+    usable = np.array([state == OK for state in status])
+    n_outputs = len(encoder.spec.output.names)
+    if not usable.any():
+        none = np.zeros(0, np.int32)
+        return Facts(status, flags, usable, none, none, np.zeros((0, n_outputs), np.float32), None)
+    activations = encoder.forward(prepared.x)
+    for row in np.flatnonzero(usable & ~_finite(activations)):
+        status[row] = "non_finite_output"
+        usable[row] = False
+    start, stop = prepared.valid_start[usable], prepared.valid_stop[usable]
+    if include_padding:
+        start, stop = np.zeros_like(start), np.full_like(stop, encoder.spec.input.length)
+    blocks, prediction = activations.blocks, activations.prediction
+    if not usable.all():
+        kept = torch.from_numpy(np.flatnonzero(usable)).to(prediction.device)
+        blocks, prediction = tuple(block[kept] for block in blocks), prediction[kept]
+    assignment = assign(blocks, model, start, stop) if usable.any() else None
+    return Facts(status, flags, usable, start, stop, prediction.cpu().numpy(), assignment)
+
+
+def _finite(activations: Activations) -> NDArray[np.bool_]:
+    """bool (N,): records for which the network gave finite numbers everywhere."""
+    finite = torch.isfinite(activations.prediction).all(dim=1)
+    for block in activations.blocks:
+        finite = finite & torch.isfinite(block).flatten(1).all(dim=1)
+    return np.asarray(finite.cpu().numpy(), dtype=bool)

@@ -1,0 +1,82 @@
+"""One forward pass over chosen records: their low-resolution activations go into a cache, nothing else is kept."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ecgscale.archive.reader import Archive
+from ecgscale.archive.validate import check_batch
+from ecgscale.clusters.cache import ActivationCache
+from ecgscale.encoders.preprocess import OK, prepare
+from ecgscale.encoders.taps import Encoder
+from ecgscale.errors import ShardError
+from ecgscale.passes.prefetch import prefetch
+from ecgscale.passes.selection import Selection
+from ecgscale.progress import Progress
+
+
+def fill_cache(
+    cache: ActivationCache,
+    archive: Archive,
+    encoder: Encoder,
+    selection: Selection,
+    include_padding: bool,
+    progress: Progress,
+) -> Counter[str]:
+    """Run the network over the chosen records and keep their activations; how many were left out, by status."""
+    left_out: Counter[str] = Counter()
+    with (
+        progress.stage("activations", len(selection), "records") as stage,
+        closing(prefetch(_inputs(archive, encoder, selection, left_out, progress))) as batches,
+    ):
+        for numbers, x, start, stop in batches:
+            if len(x):
+                activations = encoder.forward(x)
+                finite = torch.stack([block.isfinite().flatten(1).all(1) for block in activations.blocks]).all(0)
+                kept = finite.cpu().numpy()
+                left_out["non_finite_output"] += int((~kept).sum())
+                if include_padding:
+                    start, stop = np.zeros_like(start), np.full_like(stop, encoder.spec.input.length)
+                if kept.any():
+                    blocks = [block[finite].cpu() for block in activations.blocks]
+                    cache.put(numbers[kept], blocks, start[kept], stop[kept])
+            stage.advance(len(x))
+    return +left_out
+
+
+Inputs = tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int32], NDArray[np.int32]]
+
+
+def _inputs(
+    archive: Archive, encoder: Encoder, selection: Selection, left_out: Counter[str], progress: Progress
+) -> Iterator[Inputs]:
+    """Chosen, usable records in batches: their numbers, the encoder's input, and their valid spans."""
+    for shard in archive.shards:
+        rows = selection.rows.get(shard.key)
+        if rows is None:
+            continue
+        seen: set[str] = set()
+        try:
+            for raw in archive.batches(shard, (), batch_records=encoder.batch):
+                here = slice(*np.searchsorted(rows, (raw.first_row, raw.first_row + len(raw))))
+                status, flags = check_batch(raw, seen)
+                chosen = rows[here] - raw.first_row
+                # What was not chosen is not prepared either; its status only has to differ from "ok".
+                wanted = np.full(len(raw), False)
+                wanted[chosen] = True
+                states = [s if w else "not_chosen" for s, w in zip(status, wanted, strict=True)]
+                prepared = prepare(raw, states, flags, encoder.spec.input, encoder.hop)
+                left_out.update(prepared.status[i] for i in chosen if prepared.status[i] != OK)
+                usable = np.array([prepared.status[i] == OK for i in chosen], bool)
+                at = chosen[usable]
+                numbers = (selection.first[shard.key] + np.arange(here.start, here.stop))[usable]
+                yield numbers, prepared.x[at], prepared.valid_start[at], prepared.valid_stop[at]
+        except ShardError as error:
+            progress.say(f"left out of the fit: {error}")
+            left_out["unreadable_shard"] += len(rows)

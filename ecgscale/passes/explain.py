@@ -1,0 +1,243 @@
+"""Explain an archive: every record out once, committed shard by shard, published when all of them are there.
+
+    freeze the plan → re-stamp what only moved → compute and commit what is new → no record twice → publish
+
+Typing the same command again resumes; two runs at once do no harm (docs/operations.md). A shard that cannot be read is
+set aside, told, and tried again by the next run.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ecgscale.archive.reader import Archive
+from ecgscale.clusters.model import ClusterModel
+from ecgscale.encoders.taps import Encoder
+from ecgscale.errors import ExitCode, PublishError, ShardError
+from ecgscale.explain.facts import encoder_digest_of, fitted_with_padding, load_encoder
+from ecgscale.explain.settings import RESULTS_VERSION, EntropyDetail, ExplainSettings
+from ecgscale.passes.plan import Pending, Plan, freeze_plan
+from ecgscale.passes.shard import ShardExplainer
+from ecgscale.progress import SILENT, Progress, Stage
+from ecgscale.store.commit import Commit, find_commit, restamp, to_json
+from ecgscale.store.dataset import dataset_store
+from ecgscale.store.doubles import require_distinct_records
+from ecgscale.store.manifest import (
+    ArchiveFacts,
+    DatasetFacts,
+    Manifest,
+    SetAside,
+    compose,
+    newest_number,
+    publish,
+    read_manifest,
+)
+from ecgscale.store.objects import LocalObjects
+from ecgscale.store.provenance import run_facts
+
+DATASET_FILE = "_dataset.json"
+PUBLISH_ATTEMPTS = 10
+
+
+@dataclass(frozen=True)
+class ExplainResult:
+    """What a run of `explain_archive` did.
+
+    path: the dataset's folder; manifest: the number of the newest manifest; published: whether this run made it
+    records, quarantined (by status), shards: of the whole dataset
+    computed, restamped, unchanged, retired: shards computed by this run, of the same content under a new stamp, not
+    looked at, and published before but no longer in the archive
+    set_aside: shards that could not be read
+    """
+
+    dataset_id: str
+    path: str
+    manifest: int
+    published: bool
+    records: int
+    quarantined: dict[str, int]
+    shards: int
+    computed: int
+    restamped: int
+    unchanged: int
+    retired: int
+    set_aside: tuple[SetAside, ...]
+    seconds: float = 0.0
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """Done, or done but for shards set aside."""
+        return ExitCode.SHARDS_SET_ASIDE if self.set_aside else ExitCode.DONE
+
+    def to_dict(self) -> dict[str, Any]:
+        """For `--json`; `quarantined` is the number of records, `quarantined_by_status` says why."""
+        return {
+            "dataset_id": self.dataset_id,
+            "records": self.records,
+            "quarantined": sum(self.quarantined.values()),
+            "shards": self.shards,
+            "seconds": round(self.seconds, 3),
+            "quarantined_by_status": self.quarantined,
+            "computed": self.computed,
+            "restamped": self.restamped,
+            "unchanged": self.unchanged,
+            "retired": self.retired,
+            "set_aside": [aside.model_dump(include={"key", "reason"}) for aside in self.set_aside],
+            "manifest": self.manifest,
+            "published": self.published,
+            "path": self.path,
+        }
+
+
+def explain_archive(
+    archive: Archive,
+    model_dir: str | Path,
+    root: str | Path,
+    *,
+    entropy: EntropyDetail = "none",
+    batch: int = 32,
+    include_padding: bool | None = None,
+    device: str = "auto",
+    progress: Progress = SILENT,
+) -> ExplainResult:
+    """Explain every record of `archive` with the cluster model in `model_dir`, below ROOT = `root`.
+
+    `include_padding` is as the model was fitted, unless given.
+    Raises `PublishError` when a record id stands in two shards, `ShardError` when no shard can be read; what was
+    committed stays. A KeyboardInterrupt may come at any time.
+    """
+    started = time.monotonic()
+    model = ClusterModel.load(model_dir)
+    if include_padding is None:
+        include_padding = fitted_with_padding(model)
+    settings = ExplainSettings(entropy=entropy, batch=batch, include_padding=include_padding)
+    identity = identify(archive, model, settings)
+    store = dataset_store(root, identity.dataset_id)
+    store.put_if_absent(DATASET_FILE, to_json(identity))
+    run = _Run(archive.path, model, settings, identity, store, device, progress)
+    for _ in range(PUBLISH_ATTEMPTS):
+        result = run.attempt()
+        if result is not None:
+            return replace(result, seconds=time.monotonic() - started)
+    raise PublishError(
+        f"{PUBLISH_ATTEMPTS} times another run published {store.root} first. Everything is committed; "
+        "type the same command again when the other runs are done."
+    )
+
+
+def identify(archive: Archive, model: ClusterModel, settings: ExplainSettings) -> DatasetFacts:
+    """The facts that make the dataset's id."""
+    return DatasetFacts(
+        archive_id=archive.archive_id,
+        encoder_id=Path(model.encoder_path).name,
+        encoder_digest=encoder_digest_of(model),
+        model_id=model.model_id,
+        model_digest=model.digest,
+        settings=settings.to_dict(),
+        results_version=RESULTS_VERSION,
+    )
+
+
+class _Run:
+    """One run of one process; `attempt` is repeated when another run publishes in between."""
+
+    def __init__(
+        self,
+        archive_path: Path,
+        model: ClusterModel,
+        settings: ExplainSettings,
+        identity: DatasetFacts,
+        store: LocalObjects,
+        device: str,
+        progress: Progress,
+    ) -> None:
+        self.archive_path, self.model, self.settings, self.identity = archive_path, model, settings, identity
+        self.store, self.device, self.progress = store, device, progress
+        self.facts = run_facts()
+        self.encoder: Encoder | None = None
+        self.computed = self.restamped = 0
+
+    def attempt(self) -> ExplainResult | None:
+        """Plan, compute, publish; None when another run published while this one worked: its view is newer."""
+        # The number first, the listing second: a manifest on top of `base` never shows an older archive than `base`.
+        base = newest_number(self.store)
+        newest = read_manifest(self.store, base) if base else None
+        archive = self._open_archive()
+        plan = freeze_plan(archive, self.store, newest)
+        commits, set_aside = self._commit(archive, plan)
+        if not commits:
+            raise ShardError(
+                f"none of the {len(archive.shards)} shards of {archive.path} can be read, so nothing was published; "
+                f"first: {set_aside[0].reason}"
+            )
+        require_distinct_records(self.store, commits)
+        archive_facts = ArchiveFacts(archive_id=archive.archive_id, path=str(archive.path.absolute()))
+        content = compose(self.identity, archive_facts, commits, set_aside)
+        manifest = publish(self.store, content, base, self.facts)
+        return self._result(manifest, newest) if manifest else None
+
+    def _open_archive(self) -> Archive:
+        archive = Archive.open(self.archive_path)
+        if archive.archive_id != self.identity.archive_id:
+            raise ShardError(f"{self.archive_path} was replaced by another archive meanwhile; type the command again")
+        return archive
+
+    def _commit(self, archive: Archive, plan: Plan) -> tuple[list[Commit], list[SetAside]]:
+        """Commit what is not committed yet; all commits of the plan, and the shards that could not be read."""
+        commits, set_aside = list(plan.committed), list(plan.set_aside)
+        for aside in set_aside:
+            self.progress.say(f"set aside: {aside.reason}")
+        for moved in plan.moved:
+            commits.append(restamp(self.store, moved.source, moved.earlier, self.facts))
+            self.restamped += 1
+        if not plan.pending:
+            return commits, set_aside
+        explainer = self._explainer(archive)
+        with self.progress.stage("explain", plan.pending_records, "records") as stage:
+            for pending in plan.pending:
+                stage.note(pending.source.key)
+                try:
+                    commits.append(self._commit_one(explainer, pending, stage))
+                except ShardError as error:
+                    set_aside.append(SetAside(**pending.source.model_dump(), reason=str(error)))
+                    self.progress.say(f"set aside: {error}")
+        return commits, set_aside
+
+    def _commit_one(self, explainer: ShardExplainer, pending: Pending, stage: Stage) -> Commit:
+        source = pending.source
+        # Another run may have been faster since the plan was frozen.
+        standing = find_commit(self.store, source.key, source.size, source.stamp)
+        if standing is not None:
+            stage.advance(source.rows)
+            return standing
+        commit = explainer.commit(pending, self.store, self.facts, stage)
+        self.computed += 1
+        return commit
+
+    def _explainer(self, archive: Archive) -> ShardExplainer:
+        if self.encoder is None:
+            self.encoder = load_encoder(self.model, self.device, self.settings.batch)
+            self.facts = self.facts.model_copy(update={"device": str(self.encoder.device)})
+        return ShardExplainer(archive, self.encoder, self.model, self.settings)
+
+    def _result(self, manifest: Manifest, before: Manifest | None) -> ExplainResult:
+        content = manifest.content
+        there = {entry.key for entry in content.shards} | {aside.key for aside in content.set_aside}
+        published_before = {entry.key for entry in before.content.shards} if before else set()
+        return ExplainResult(
+            dataset_id=content.dataset_id,
+            path=str(self.store.root),
+            manifest=manifest.number,
+            published=manifest.run.run_id == self.facts.run_id,
+            records=content.totals.records,
+            quarantined=content.totals.quarantined,
+            shards=content.totals.shards,
+            computed=self.computed,
+            restamped=self.restamped,
+            unchanged=max(content.totals.shards - self.computed - self.restamped, 0),
+            retired=len(published_before - there),
+            set_aside=content.set_aside,
+        )

@@ -1,0 +1,259 @@
+"""Fit cluster models on an archive: one forward pass over the chosen records, then K-means on cached activations.
+
+    choose records → run the network once, keep its low-resolution activations → K-means → exact last pass → save
+
+The model's id is a digest of everything that decides its centroids, so the same command finds the finished model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from ecgscale.archive.reader import Archive
+from ecgscale.clusters.cache import ActivationCache
+from ecgscale.clusters.features import BlockLayout
+from ecgscale.clusters.kmeans import FitSettings, KMeansFit, fit_kmeans
+from ecgscale.clusters.model import MIN_TAU, ClusterModel
+from ecgscale.encoders.copied import copy_encoder
+from ecgscale.encoders.seen import SEEN_FILE, seen_lines
+from ecgscale.encoders.taps import Encoder
+from ecgscale.errors import UsageError
+from ecgscale.passes.activations import fill_cache
+from ecgscale.passes.memory import MemoryPlan, plan_memory
+from ecgscale.passes.selection import Selection, select
+from ecgscale.progress import SILENT, Progress
+from ecgscale.store.provenance import versions
+
+FIT_VERSION = 1
+"""Raised when the same command would give other centroids; part of the model's id."""
+
+DOMINANT = 0.5
+NEARLY_EMPTY = 0.001
+
+
+@dataclass(frozen=True)
+class FitRequest:
+    """What a user asks of `ecgscale fit`; `gamma` and `tau` as in docs/method.md (tau None: the rule for gamma)."""
+
+    clusters: tuple[int, ...] = (20,)
+    folds: tuple[int, ...] | None = None
+    records: int | None = None
+    settings: FitSettings = field(default_factory=FitSettings)
+    gamma: Literal[1, 2] = 2
+    tau: float | None = None
+    batch: int = 32
+    device: str = "auto"
+    include_padding: bool = False
+    cache_dtype: Literal["float32", "float16"] = "float32"
+    memory: int | None = None
+    scratch: Path | None = None
+
+    def __post_init__(self) -> None:
+        for k in self.clusters:
+            if not 2 <= k <= 512:
+                raise UsageError(f"--clusters {k}: between 2 and 512 clusters can be fitted")
+        if len(set(self.clusters)) < len(self.clusters):
+            raise UsageError(f"--clusters names a number twice: {', '.join(map(str, self.clusters))}")
+        if self.tau is not None and self.tau < MIN_TAU:
+            raise UsageError(f"--tau {self.tau} is below {MIN_TAU}; the soft assignment would be 0 or 1 everywhere")
+
+
+@dataclass(frozen=True)
+class FittedModel:
+    """One finished model: where it is, how good, what is odd about it."""
+
+    directory: Path
+    model: ClusterModel
+    records: int
+    already_there: bool
+    warnings: tuple[str, ...]
+
+    def facts(self) -> dict[str, Any]:
+        """For `--json`."""
+        info = self.model.info
+        return {
+            "model_id": self.model.model_id,
+            "n_clusters": self.model.n_clusters,
+            "inertia": info["inertia"],
+            "explained_variance": info["explained_variance"],
+            "n_iter": info["n_iter"],
+            "records": self.records,
+            "largest_share": info["diagnostics"]["largest_share"],
+            "nearly_empty": info["diagnostics"]["nearly_empty"],
+            "tau": self.model.tau,
+            "path": str(self.directory),
+        }
+
+
+def fit_archive(
+    archive: Archive,
+    encoder_dir: str | Path,
+    root: str | Path,
+    request: FitRequest | None = None,
+    progress: Progress = SILENT,
+) -> list[FittedModel]:
+    """Fit one model for each K asked for, save them under `root`/models, and copy the encoder beside them.
+
+    Raises UsageError for a request that cannot be met; records that cannot be used are counted and told.
+    """
+    request = request or FitRequest()
+    root = Path(root)
+    encoder = Encoder.load(encoder_dir, device=request.device, batch=request.batch)
+    layout = encoder_layout(encoder)
+    selection = select(archive, request.folds, request.records, request.settings.seed)
+    for reason in selection.skipped.values():
+        progress.say(f"left out of the fit: {reason}")
+    identity = _identity(archive, encoder, selection, request)
+    ids = {k: f"k{k}-{_digest({**identity, 'n_clusters': k})[:12]}" for k in request.clusters}
+    models = root / "models"
+    found = {k: _finished(models / model_id) for k, model_id in ids.items()}
+    todo = [k for k in request.clusters if found[k] is None]
+    if todo:
+        memory = plan_memory(layout, len(selection), max(todo), sum(todo), encoder, request.cache_dtype, request.memory)
+        progress.say(memory.told())
+        encoder_id = copy_encoder(encoder, root)
+        for k, model in _fit(archive, encoder, layout, selection, request, todo, memory, progress).items():
+            info = {"model_id": ids[k], "encoder": _encoder_facts(encoder, encoder_id), **identity, **model.info}
+            directory = replace(model, info=info).save(models, _sidecars(archive, selection))
+            found[k] = ClusterModel.load(directory)
+    return [_fitted(found[k], k not in todo) for k in request.clusters]
+
+
+def encoder_layout(encoder: Encoder) -> BlockLayout:
+    """The shapes of an encoder's taps, its time axis and its depth scales."""
+    channels, lengths = zip(*encoder.layout, strict=True)
+    return BlockLayout(
+        tuple(channels), tuple(lengths), encoder.spec.input.length, tuple(map(float, encoder.spec.depth_scales))
+    )
+
+
+def _fit(
+    archive: Archive,
+    encoder: Encoder,
+    layout: BlockLayout,
+    selection: Selection,
+    request: FitRequest,
+    todo: Sequence[int],
+    memory: MemoryPlan,
+    progress: Progress,
+) -> dict[int, ClusterModel]:
+    started = time.monotonic()
+    with ActivationCache(layout, len(selection), memory.cache_budget, request.scratch, request.cache_dtype) as cache:
+        left_out = fill_cache(cache, archive, encoder, selection, request.include_padding, progress)
+        if left_out:
+            told = ", ".join(f"{count} {status}" for status, count in sorted(left_out.items()))
+            progress.say(f"{sum(left_out.values())} of {len(selection)} records take no part: {told}")
+        forward_s = time.monotonic() - started
+        fits = fit_kmeans(cache, todo, request.settings, progress)
+    seconds = {"forward": round(forward_s, 3), "kmeans": round(time.monotonic() - started - forward_s, 3)}
+    used = len(selection) - sum(left_out.values())
+    return {
+        k: _model(fit, layout, request, {"records_used": used, "left_out": dict(left_out), "seconds": seconds})
+        for k, fit in zip(todo, fits, strict=True)
+    }
+
+
+def _model(fit: KMeansFit, layout: BlockLayout, request: FitRequest, facts: dict[str, Any]) -> ClusterModel:
+    share = fit.final.counts / max(fit.final.n_timesteps, 1)
+    tau = request.tau
+    if tau is None:
+        tau = 1.0 if request.gamma == 1 else max(fit.final.mean_margin, MIN_TAU)
+    info = {
+        "inertia": fit.inertia,
+        "explained_variance": fit.explained_variance,
+        "mean_margin": fit.final.mean_margin,
+        "n_iter": fit.n_iter,
+        "converged": fit.converged,
+        "history": fit.history,
+        "n_timesteps": fit.final.n_timesteps,
+        "diagnostics": {
+            "largest_share": float(share.max()),
+            "nearly_empty": [int(k) for k in np.flatnonzero(share < NEARLY_EMPTY)],
+            "repaired": fit.repaired,
+        },
+        "reference": {"proportions": [float(s) for s in share]},
+        "sum_scale": asdict(fit.final.scale),
+        **facts,
+        "versions": versions(),
+    }
+    return ClusterModel(fit.centroids, fit.final.counts, layout, request.gamma, tau, info)
+
+
+def _fitted(model: ClusterModel | None, already_there: bool) -> FittedModel:
+    assert model is not None
+    assert model.directory is not None
+    return FittedModel(model.directory, model, int(model.info["records_used"]), already_there, tuple(diagnose(model)))
+
+
+def diagnose(model: ClusterModel) -> Iterator[str]:
+    """What is odd about a fitted model, each with what to do about it."""
+    found = model.info["diagnostics"]
+    if found["largest_share"] > DOMINANT:
+        yield (
+            f"one cluster holds {found['largest_share']:.0%} of all timesteps: fit on a more balanced set of records"
+            " (--folds, --records), or more --clusters; padding counts as valid only with --include-padding"
+        )
+    if found["nearly_empty"]:
+        empty = ", ".join(map(str, found["nearly_empty"]))
+        yield f"clusters {empty} hold less than {NEARLY_EMPTY:.1%} of the timesteps each: fewer --clusters may do"
+    if model.info["explained_variance"] < 0.2:
+        yield (
+            f"the clusters explain only {model.info['explained_variance']:.0%} of the variance: an encoder that is"
+            " under-trained looks like this; compare with --compare-random, or try more --clusters"
+        )
+    if not model.info["converged"]:
+        yield "the fit ended at its limit of steps before it settled; raise --max-epochs"
+
+
+def _identity(archive: Archive, encoder: Encoder, selection: Selection, request: FitRequest) -> dict[str, Any]:
+    """Everything that decides the centroids."""
+    records = hashlib.sha256("\n".join(map(str, selection.record_ids)).encode())
+    contents = hashlib.sha256(
+        "\n".join(archive.footer(s).content_digest for s in archive.shards if s.key in selection.rows).encode()
+    )
+    return {
+        "fit_version": FIT_VERSION,
+        "encoder_digest": encoder.digest,
+        "layers": list(encoder.spec.layers),
+        "fitted_on": {
+            "archive_id": archive.archive_id,
+            "folds": list(request.folds) if request.folds else None,
+            "records": len(selection),
+            "records_digest": records.hexdigest(),
+            "content_digest": contents.hexdigest(),
+        },
+        "algorithm": request.settings.algorithm,
+        "seed": request.settings.seed,
+        "settings": asdict(request.settings),
+        "softmax": {"gamma": request.gamma, "tau": request.tau},
+        "batch": request.batch,
+        "include_padding": request.include_padding,
+        "cache_dtype": request.cache_dtype,
+        "device": encoder.device.type,
+    }
+
+
+def _digest(facts: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _finished(directory: Path) -> ClusterModel | None:
+    return ClusterModel.load(directory) if (directory / "model.json").exists() else None
+
+
+def _sidecars(archive: Archive, selection: Selection) -> dict[str, str]:
+    known = [(r, p) for r, p in zip(selection.record_ids, selection.patient_ids, strict=True) if r is not None]
+    source = str(archive.info.get("source", {}).get("kind", ""))
+    return {SEEN_FILE: seen_lines(source, [r for r, _ in known], [p for _, p in known], ["fit"] * len(known))}
+
+
+def _encoder_facts(encoder: Encoder, encoder_id: str) -> dict[str, str]:
+    return {"id": encoder_id, "path": f"../../encoders/{encoder_id}", "digest": encoder.digest}

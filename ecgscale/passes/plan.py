@@ -1,0 +1,151 @@
+"""What a run sets out to do, frozen before it starts: every shard of the archive, and what is known of it.
+
+A shard whose commit record is there by name is not opened at all. One with a new stamp has its footer read; if an
+earlier commit of the same shard has that content, its output is still right and only the stamp is new.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from ecgscale.archive.reader import Archive, Shard
+from ecgscale.errors import ShardError
+from ecgscale.store.commit import (
+    COMMITS,
+    Commit,
+    Source,
+    find_commit,
+    output_is_there,
+    read_commit,
+    stem_of_commit,
+    stem_of_key,
+)
+from ecgscale.store.manifest import Manifest, SetAside, plan_digest
+from ecgscale.store.objects import ObjectStore
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A shard to be computed, as it was when the plan was frozen."""
+
+    shard: Shard
+    source: Source
+
+
+@dataclass(frozen=True)
+class Moved:
+    """A shard with a new stamp and old content: to be committed again with the output of `earlier`."""
+
+    source: Source
+    earlier: Commit
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every shard of the archive, once: committed already, moved, pending, or not readable."""
+
+    committed: tuple[Commit, ...]
+    moved: tuple[Moved, ...]
+    pending: tuple[Pending, ...]
+    set_aside: tuple[SetAside, ...]
+
+    @property
+    def pending_records(self) -> int:
+        """Records to compute."""
+        return sum(pending.source.rows for pending in self.pending)
+
+    @property
+    def digest(self) -> str:
+        """The digest of the frozen sources."""
+        known = [commit.source for commit in self.committed]
+        return plan_digest(
+            [*known, *(m.source for m in self.moved), *(p.source for p in self.pending), *self.set_aside]
+        )
+
+
+def stamp_of(mtime_ns: int) -> str:
+    """A local file's version: its modification time."""
+    return f"mtime_ns={mtime_ns}"
+
+
+def require_unchanged(shard: Shard) -> None:
+    """Raise `ShardError` when the file is no longer the one that the plan saw."""
+    try:
+        found = os.stat(shard.path)
+    except OSError as error:
+        raise ShardError(
+            f"{shard.path} went away while it was read: {error.strerror}; type the command again"
+        ) from error
+    if (found.st_size, found.st_mtime_ns) != (shard.size, shard.mtime_ns):
+        raise ShardError(f"{shard.path} was changed while it was read; type the command again")
+
+
+def freeze_plan(archive: Archive, store: ObjectStore, newest: Manifest | None) -> Plan:
+    """The plan for the shards of `archive` as listed, given the commits in `store` and the newest manifest."""
+    earlier = _Earlier(store, newest)
+    committed: list[Commit] = []
+    moved: list[Moved] = []
+    pending: list[Pending] = []
+    set_aside: list[SetAside] = []
+    for shard in archive.shards:
+        stamp = stamp_of(shard.mtime_ns)
+        commit = find_commit(store, shard.key, shard.size, stamp)
+        if commit is not None:
+            committed.append(commit)
+            continue
+        try:
+            footer = archive.footer(shard)
+        except ShardError as error:
+            set_aside.append(SetAside(key=shard.key, size=shard.size, stamp=stamp, reason=str(error)))
+            continue
+        source = Source(
+            key=shard.key, size=shard.size, stamp=stamp, rows=footer.rows, content_digest=footer.content_digest
+        )
+        same = earlier.of(source)
+        if same is not None:
+            moved.append(Moved(source, same))
+        else:
+            pending.append(Pending(shard, source))
+    return Plan(tuple(committed), tuple(moved), tuple(pending), tuple(set_aside))
+
+
+class _Earlier:
+    """Commits of the same shard and content under another stamp: those of the newest manifest, then any others.
+
+    The others come from a listing, which is a hint: what it misses is computed again.
+    """
+
+    def __init__(self, store: ObjectStore, newest: Manifest | None) -> None:
+        self._store = store
+        self._published = {entry.key: entry for entry in newest.content.shards} if newest else {}
+
+    def of(self, source: Source) -> Commit | None:
+        entry = self._published.get(source.key)
+        if entry is not None and entry.content_digest == source.content_digest:
+            found = self._fitting([entry.commit], source)
+            if found is not None:
+                return found
+        return self._fitting(self._names.get(stem_of_key(source.key), []), source)
+
+    @cached_property
+    def _names(self) -> dict[str, list[str]]:
+        names: dict[str, list[str]] = defaultdict(list)
+        for name in self._store.list_prefix(COMMITS):
+            names[stem_of_commit(name)].append(name)
+        return names
+
+    def _fitting(self, names: Sequence[str], source: Source) -> Commit | None:
+        for name in names:
+            commit = read_commit(self._store, name)
+            if (
+                commit is not None
+                and (commit.source.key, commit.source.content_digest) == (source.key, source.content_digest)
+                and commit.source.rows == source.rows
+                and output_is_there(self._store, commit.output)
+            ):
+                return commit
+        return None

@@ -1,0 +1,107 @@
+"""One input shard → one output file, committed: what a worker does, wherever it runs.
+
+Reading, decoding and preprocessing of the next batches happen in a thread while the network works on this one. The
+output is built whole in memory, its rows are counted against the input's, and only then is anything written.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+
+import pyarrow as pa
+
+from ecgscale.archive.batch import RawBatch
+from ecgscale.archive.reader import Archive, Shard
+from ecgscale.archive.validate import check_batch
+from ecgscale.clusters.model import ClusterModel
+from ecgscale.encoders.preprocess import OK, Prepared, prepare
+from ecgscale.encoders.taps import Encoder
+from ecgscale.errors import ShardError
+from ecgscale.explain.facts import explain_batch
+from ecgscale.explain.schema import OUTPUT_SCHEMA_VERSION, output_rows, output_schema, to_parquet
+from ecgscale.explain.settings import RESULTS_VERSION, ExplainSettings
+from ecgscale.passes.plan import Pending, require_unchanged
+from ecgscale.passes.prefetch import prefetch
+from ecgscale.progress import Stage
+from ecgscale.store.commit import Commit, Source, commit_output
+from ecgscale.store.objects import ObjectStore
+from ecgscale.store.provenance import RunFacts
+
+NO_ID = "missing_record_id"
+
+
+class ShardExplainer:
+    """Explains shards of one archive with one encoder, one cluster model and one choice of settings."""
+
+    def __init__(self, archive: Archive, encoder: Encoder, model: ClusterModel, settings: ExplainSettings) -> None:
+        self.archive = archive
+        self.encoder = encoder
+        self.model = model
+        self.settings = settings
+        self._carried = [field.name for field in archive.carried_fields()]
+        self._schema = output_schema(len(model.centroids), archive.carried_fields())
+
+    def commit(self, pending: Pending, store: ObjectStore, run: RunFacts, stage: Stage) -> Commit:
+        """Compute and commit one shard; returns the commit record that holds.
+
+        Raises `ShardError`, with nothing committed, when the shard breaks off, changes meanwhile, or has columns that
+        the archive's first shard has not.
+        """
+        source = pending.source
+        table = self._rows(pending.shard, stage)
+        require_unchanged(pending.shard)
+        if table.num_rows != source.rows:
+            raise ShardError(f"{pending.shard.path}: its footer says {source.rows} records, {table.num_rows} were read")
+        statuses = table["status"].to_pylist()
+        quarantined = Counter(status for status in statuses if status != OK)
+        ids = zip(table["record_id"].to_pylist(), statuses, strict=True)
+        return commit_output(
+            store,
+            source,
+            to_parquet(table.to_batches(), self._schema, self.metadata(source)),
+            record_ids=[record_id for record_id, status in ids if status != NO_ID],
+            quarantined=dict(quarantined),
+            rows=table.num_rows,
+            run=run,
+        )
+
+    def metadata(self, source: Source) -> dict[str, object]:
+        """What an output file says of itself: everything its bytes depend on, nothing else."""
+        spec = self.encoder.spec
+        return {
+            "schema_version": OUTPUT_SCHEMA_VERSION,
+            "results_version": RESULTS_VERSION,
+            "source_shard": source.key,
+            "source_content_digest": source.content_digest,
+            "encoder_id": self.encoder.encoder_id,
+            "encoder_digest": self.encoder.digest,
+            "model_id": self.model.model_id,
+            "model_digest": self.model.digest,
+            "settings": self.settings.to_dict(),
+            "output": spec.output.model_dump(mode="json"),
+        }
+
+    def _rows(self, shard: Shard, stage: Stage) -> pa.Table:
+        spec = self.encoder.spec.input
+        rows = []
+        with closing(prefetch(self._prepared(shard))) as batches:
+            for raw, prepared in batches:
+                facts = explain_batch(prepared, self.encoder, self.model, self.settings.include_padding)
+                try:
+                    row = output_rows(raw, prepared, facts, spec, self._schema, self.settings.entropy == "timestep")
+                except pa.ArrowException as error:
+                    raise ShardError(
+                        f"{shard.path}: a carried column is of another type than in the archive's first shard: {error}"
+                    ) from error
+                rows.append(row)
+                stage.advance(len(raw))
+        return pa.Table.from_batches(rows, schema=self._schema)
+
+    def _prepared(self, shard: Shard) -> Iterator[tuple[RawBatch, Prepared]]:
+        seen: set[str] = set()
+        spec, hop = self.encoder.spec.input, self.encoder.hop
+        for raw in self.archive.batches(shard, self._carried, batch_records=self.settings.batch):
+            status, flags = check_batch(raw, seen)
+            yield raw, prepare(raw, status, flags, spec, hop)

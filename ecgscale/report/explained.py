@@ -1,0 +1,156 @@
+"""One explained recording: its row of the published explanations and its samples from the archive.
+
+Segments live on the encoder's time axis, samples on the recording's own; both are brought to seconds from the
+recording's first sample: timestep i of the encoder is at `start_s + i / sampling_rate`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from ecgscale.archive import Archive
+from ecgscale.encoders.spec import load_spec
+from ecgscale.errors import ArchiveError, EcgscaleError, UsageError
+from ecgscale.evaluate.outputs import probabilities
+from ecgscale.report.ecg_paper import Band, Layout, draw_recording
+from ecgscale.store.dataset import find_dataset, open_explanations
+from ecgscale.store.manifest import Manifest
+
+_LABELS = ("superclasses", "rhythm", "age", "sex")
+
+
+@dataclass(frozen=True)
+class ExplainedRecording:
+    """What a page needs: (n_leads, n_samples) millivolts, their leads and rate, and what the network made of them."""
+
+    record_id: str
+    signal_mv: NDArray[np.float64]
+    leads: tuple[str, ...]
+    rate: float
+    segments: list[Band]
+    entropy: tuple[NDArray[np.float64], NDArray[np.float64]] | None
+    outputs: dict[str, float]
+    """What the network says: probabilities by class, or the value of a regression."""
+    row: dict[str, Any]
+    dataset_id: str
+
+    def draw(self, layout: Layout = "3x4", window: tuple[float, float] | None = None) -> Figure:
+        """The recording on ECG paper; errors as `draw_recording`."""
+        return draw_recording(
+            self.signal_mv,
+            self.leads,
+            self.rate,
+            self.segments,
+            self.entropy,
+            title=f"{self.record_id}     {_told_outputs(self.outputs)}",
+            subtitle=_told_facts(self.row),
+            layout=layout,
+            window=window,
+            footer=f"explanations {self.dataset_id}   mean entropy {self.row['mean_entropy']:.3f}"
+            f"   distortion {self.row['distortion']:.3f}",
+        )
+
+
+def load_explained(
+    root: str | Path, record_id: str, archive: str | Path | None = None, dataset: str | None = None
+) -> ExplainedRecording:
+    """The published explanation of `record_id` below `root`, with its signal.
+
+    `archive` says where the archive is now, if it moved; `dataset` chooses among several. Raises `UsageError` for an
+    unknown record (naming the nearest ids), a quarantined one (naming its status), or another archive than the one
+    that was explained, and `EcgscaleError` when the archive no longer holds the record.
+    """
+    found = find_dataset(root, dataset)
+    assert found.manifest is not None
+    row = _find_row(root, found.dataset_id, record_id)
+    if row["status"] != "ok":
+        raise UsageError(
+            f"record {record_id!r} was quarantined: {row['status']} (shard {row['source_shard']}). "
+            "It has no segments to draw; `ecgscale inspect ARCHIVE` tells more."
+        )
+    opened = _open_archive(found.manifest, archive)
+    signal_mv, leads, rate = _read_signal(opened, str(row["source_shard"]), record_id)
+    start_s, encoder_rate = float(row["start_s"]), float(row["sampling_rate"])
+
+    def seconds(step: int) -> float:
+        return start_s + step / encoder_rate
+
+    segments = [Band(seconds(s["start"]), seconds(s["stop"]), s["cluster"], s["entropy"]) for s in row["segments"]]
+    entropy = None
+    if row["entropy"] is not None:
+        steps = row["valid_start"] + np.arange(len(row["entropy"]))
+        entropy = (start_s + steps / encoder_rate, np.array(row["entropy"]))
+    output = load_spec(Path(root) / "encoders" / found.manifest.content.identity.encoder_id).output
+    outputs = dict(zip(output.names, probabilities(np.array(row["prediction"]), output).tolist(), strict=True))
+    return ExplainedRecording(record_id, signal_mv, leads, rate, segments, entropy, outputs, row, found.dataset_id)
+
+
+def _find_row(root: str | Path, dataset_id: str, record_id: str) -> dict[str, Any]:
+    explanations = open_explanations(root, dataset_id)
+    rows = explanations.to_table(filter=pc.field("record_id") == record_id).to_pylist()
+    if not rows:
+        known = [str(i) for i in explanations.to_table(columns=["record_id"]).column("record_id").to_pylist()]
+        near = difflib.get_close_matches(record_id, known, n=5, cutoff=0.4) or sorted(known)[:5]
+        raise UsageError(
+            f"no record {record_id!r} among the {len(known):,} of dataset {dataset_id} below {root}. "
+            f"Near it: {', '.join(near)}"
+        )
+    # A doubled id keeps its first record; the others are quarantined under the same id.
+    return next((row for row in rows if row["status"] == "ok"), rows[0])
+
+
+def _open_archive(manifest: Manifest, moved_to: str | Path | None) -> Archive:
+    facts = manifest.content.archive
+    try:
+        archive = Archive.open(moved_to if moved_to is not None else facts.path)
+    except ArchiveError as error:
+        if moved_to is not None:
+            raise
+        raise UsageError(f"{error} (it was explained there). If it moved, say where it is now: --archive") from error
+    if archive.archive_id != facts.archive_id:
+        raise UsageError(
+            f"{archive.path} is archive {archive.archive_id}; explained was {facts.archive_id}. "
+            "Give the one that was explained (--archive), or explain this one."
+        )
+    return archive
+
+
+def _read_signal(
+    archive: Archive, shard_key: str, record_id: str
+) -> tuple[NDArray[np.float64], tuple[str, ...], float]:
+    """(n_leads, n_samples) in millivolts, the leads and the sampling rate of a record of one shard."""
+    for batch in archive.batches(archive.shard(shard_key), columns=[]):
+        if record_id in batch.record_ids:
+            i = batch.record_ids.index(record_id)
+            signal_mv = batch.signal(i).astype(np.float64) / float(batch.units_per_mv[i])
+            return signal_mv, batch.leads[i], float(batch.sampling_rate[i])
+    raise EcgscaleError(
+        f"{archive.path}: shard {shard_key} no longer holds record {record_id!r}; it changed after it was explained. "
+        "Explain the archive again."
+    )
+
+
+def _told_outputs(outputs: dict[str, float]) -> str:
+    ranked = sorted(outputs.items(), key=lambda pair: -pair[1])
+    shown = "   ".join(f"{name} {value:.2f}" for name, value in ranked[:6])
+    return shown + (f"   … {len(ranked) - 6} more" if len(ranked) > 6 else "")
+
+
+def _told_facts(row: dict[str, Any]) -> str:
+    """Labels that the explanations carry, and what is odd about the recording."""
+    told = []
+    for name in _LABELS:
+        value = row.get(name)
+        if value is None or value == []:
+            continue
+        text = ", ".join(value) if isinstance(value, list) else f"{value:g}" if isinstance(value, float) else str(value)
+        told.append(f"{name.replace('_', ' ')}: {text.replace('_', ' ')}")
+    return "   ".join([*told, *row["flags"]])

@@ -1,0 +1,146 @@
+"""What stands under the traces of a recording: the cluster ribbon, the entropy, and the legend by share of time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.patches import Rectangle
+from numpy.typing import NDArray
+
+from ecgscale.report.colours import colour_of, ink_on
+from ecgscale.report.ecg_paper import MM_PER_S, Band, Page
+
+Curve = tuple[NDArray[np.floating], NDArray[np.floating]]
+
+_GAP_MM = 2.5
+_RIBBON_MM = 4.5
+_ENTROPY_MM = 15.0
+_AXIS_MM = 5.0
+_LEGEND_ROW_MM = 4.6
+_LEGEND_ENTRY_MM = 21.0
+_FOOTER_MM = 5.0
+_LEGEND_ROWS = 3
+_INK = "#1a1a1a"
+
+
+def strips_height(segments: Sequence[Band], entropy: Curve | None, width: float) -> float:
+    """Millimetres that the strips of these segments need on a page of `width` millimetres."""
+    height = _FOOTER_MM + _AXIS_MM
+    if segments:
+        height += _GAP_MM + _RIBBON_MM + _GAP_MM + _LEGEND_ROW_MM * _legend_rows(_shares(segments), width)
+    if segments or entropy is not None:
+        height += 1.0 + _ENTROPY_MM
+    return height
+
+
+def draw_strips(
+    page: Page, shown: Sequence[Band], segments: Sequence[Band], entropy: Curve | None, footer: str
+) -> None:
+    """Ribbon, entropy and time axis of the bands `shown`, then the legend of all `segments`, then the footer."""
+    y = 0.0
+    if segments:
+        y -= _GAP_MM + _RIBBON_MM
+        _draw_ribbon(page, shown, y)
+    if segments or entropy is not None:
+        y -= 1.0 + _ENTROPY_MM
+        _draw_entropy(page, shown, entropy, y)
+    y -= _AXIS_MM
+    _draw_seconds(page, y)
+    if segments:
+        y -= _GAP_MM
+        y = _draw_legend(page, _shares(segments), y)
+    page.axes.text(0, y - _FOOTER_MM + 1.0, footer, fontsize=6.5, color="#666666", va="baseline")
+
+
+def _shares(segments: Sequence[Band]) -> list[tuple[int, float]]:
+    """(cluster, share of the time covered), the largest first."""
+    clusters = np.array([band[2] for band in segments])
+    spans = np.array([band[1] - band[0] for band in segments])
+    totals = np.bincount(clusters, weights=spans)
+    order = np.lexsort((np.arange(len(totals)), -totals))
+    return [(int(cluster), float(totals[cluster] / spans.sum())) for cluster in order if totals[cluster] > 0]
+
+
+def _label(page: Page, text: str, y: float) -> None:
+    page.axes.text(-2.5, y, text, fontsize=7, color=_INK, ha="right", va="center")
+
+
+def _draw_ribbon(page: Page, shown: Sequence[Band], y: float) -> None:
+    _label(page, "cluster", y + _RIBBON_MM / 2)
+    for band in shown:
+        left, right = page.x(max(band.start_s, page.window[0])), page.x(min(band.stop_s, page.window[1]))
+        page.axes.add_patch(
+            Rectangle((left, y), right - left, _RIBBON_MM, facecolor=colour_of(band.cluster), linewidth=0, zorder=4)
+        )
+        if right - left >= 1.3 * len(str(band.cluster)) + 0.6:
+            page.axes.text(
+                (left + right) / 2,
+                y + _RIBBON_MM / 2 - 0.1,
+                str(band.cluster),
+                fontsize=5.5,
+                color=ink_on(band.cluster),
+                ha="center",
+                va="center_baseline",
+                zorder=5,
+            )
+
+
+def _draw_entropy(page: Page, shown: Sequence[Band], entropy: Curve | None, y: float) -> None:
+    """Entropy 0..1 as a filled curve, or one step a segment where it is not known moment by moment."""
+    axes = page.axes
+    _label(page, "entropy", y + _ENTROPY_MM / 2)
+    for level in (0.0, 0.5, 1.0):
+        height = y + level * _ENTROPY_MM
+        axes.plot([0, page.width], [height] * 2, color="#bbbbbb", linewidth=0.4, zorder=2)
+        axes.text(page.width + 0.8, height, f"{level:g}", fontsize=5.5, color=_INK, va="center")
+    if entropy is not None:
+        times, values = np.asarray(entropy[0], float), np.asarray(entropy[1], float)
+        kept = (times >= page.window[0]) & (times <= page.window[1])
+        x, curve = (times[kept] - page.window[0]) * MM_PER_S, y + values[kept] * _ENTROPY_MM
+        axes.fill_between(x, y, curve, color="#9aa7b5", alpha=0.55, linewidth=0, zorder=3)
+        axes.plot(x, curve, color="#34495e", linewidth=0.7, zorder=4)
+        return
+    edges = [(max(b.start_s, page.window[0]), min(b.stop_s, page.window[1]), b.entropy) for b in shown]
+    for start, stop, value in edges:
+        left, right, height = page.x(start), page.x(stop), value * _ENTROPY_MM
+        axes.add_patch(Rectangle((left, y), right - left, height, color="#9aa7b5", alpha=0.55, linewidth=0, zorder=3))
+        axes.plot([left, right], [y + height] * 2, color="#34495e", linewidth=0.8, zorder=4)
+
+
+def _draw_seconds(page: Page, y: float) -> None:
+    top = y + _AXIS_MM
+    first, last = page.window
+    for second in np.arange(int(np.ceil(first - 1e-9)), last + 1e-9):
+        page.axes.plot([page.x(second)] * 2, [top, top - 1.0], color=_INK, linewidth=0.4)
+        text = f"{second:g} s" if second + 1 > last + 1e-9 else f"{second:g}"
+        page.axes.text(page.x(second), top - 1.6, text, fontsize=6, color=_INK, ha="center", va="top")
+
+
+def _per_row(width: float) -> int:
+    return max(int(width // _LEGEND_ENTRY_MM), 1)
+
+
+def _legend_rows(shares: Sequence[tuple[int, float]], width: float) -> int:
+    return min(-(-len(shares) // _per_row(width)), _LEGEND_ROWS)
+
+
+def _draw_legend(page: Page, shares: Sequence[tuple[int, float]], y: float) -> float:
+    """Swatches by share of time, the smallest summed up where they do not fit; returns the legend's lower edge."""
+    per_row = _per_row(page.width)
+    room = per_row * _LEGEND_ROWS
+    listed, rest = (shares, []) if len(shares) <= room else (shares[: room - 1], shares[room - 1 :])
+    _label(page, "share", y - _LEGEND_ROW_MM / 2)
+    for place, (cluster, share) in enumerate(listed):
+        row, column = divmod(place, per_row)
+        left, middle = column * _LEGEND_ENTRY_MM, y - (row + 0.5) * _LEGEND_ROW_MM
+        page.axes.add_patch(Rectangle((left, middle - 1.5), 4.0, 3.0, facecolor=colour_of(cluster), linewidth=0))
+        page.axes.text(
+            left + 2, middle - 0.1, str(cluster), fontsize=5.5, color=ink_on(cluster), ha="center", va="center_baseline"
+        )
+        page.axes.text(left + 5, middle - 0.1, f"{share:.1%}", fontsize=7, color=_INK, va="center_baseline")
+    if rest:
+        left, middle = (per_row - 1) * _LEGEND_ENTRY_MM, y - (_LEGEND_ROWS - 0.5) * _LEGEND_ROW_MM
+        text = f"{len(rest)} more {sum(share for _, share in rest):.1%}"
+        page.axes.text(left, middle, text, fontsize=6.5, color=_INK, va="center_baseline")
+    return y - _LEGEND_ROW_MM * _legend_rows(shares, page.width)

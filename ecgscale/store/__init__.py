@@ -1,0 +1,11 @@
+"""Parquet at rest, exactly once: objects, commits, numbered manifests, and the dataset they make.
+
+`objects` promises whole objects and put-if-absent; `commit` turns one input shard into one output file; `manifest`
+publishes a set of them; `dataset` opens what was published; `doubles` finds records that came twice.
+"""
+
+from __future__ import annotations
+
+from ecgscale.store.dataset import find_dataset, newest_manifest, open_explanations
+
+__all__ = ["find_dataset", "newest_manifest", "open_explanations"]

@@ -1,0 +1,172 @@
+"""One input shard becomes one output file, exactly once.
+
+The order is the protocol: the whole output is put under a name that holds the hash of its bytes, then the commit
+record, named by the identity of the source, is created with put-if-absent. Whoever stops before the second step
+leaves garbage that nothing refers to; whoever comes second finds the first one's record and takes it as its own.
+Resuming is asking for commit records by name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from typing import Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ecgscale.store.objects import ObjectStore, StoreError
+from ecgscale.store.provenance import RunFacts, utc_now
+from ecgscale.store.record_ids import encode_hashes, hash_record_ids
+
+COMMITS = "_commits"
+DATA = "data"
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+class Source(BaseModel):
+    """An input shard as it was when the plan was frozen.
+
+    `stamp` is what the source's store says of its version without reading it (a modification time, an ETag).
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    key: str
+    size: int
+    stamp: str
+    rows: int
+    content_digest: str
+
+
+class Output(BaseModel):
+    """An output file: its key in the dataset, what is in it, and the hashes of its record ids."""
+
+    model_config = ConfigDict(frozen=True)
+
+    file: str
+    size: int
+    sha256: str
+    rows: int
+    quarantined: dict[str, int]
+    record_ids: str
+
+
+class Commit(BaseModel):
+    """The record that says: this source was explained, and the result is this file."""
+
+    model_config = ConfigDict(frozen=True)
+
+    version: Literal[1] = 1
+    source: Source
+    output: Output
+    committed_at: str
+    run: RunFacts
+    restamped_from: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The record's key in the dataset."""
+        return commit_name(self.source.key, self.source.size, self.source.stamp)
+
+
+def commit_name(key: str, size: int, stamp: str) -> str:
+    """Key of the commit record of a source of this identity: `_commits/<stem>-<16 hex>.json`."""
+    identity = hashlib.sha256(json.dumps([key, size, stamp]).encode()).hexdigest()
+    return f"{COMMITS}/{stem_of_key(key)}-{identity[:16]}.json"
+
+
+def stem_of_commit(name: str) -> str:
+    """The source's stem in the name of a commit record."""
+    return name.removeprefix(f"{COMMITS}/").rsplit("-", 1)[0]
+
+
+def read_commit(store: ObjectStore, name: str) -> Commit | None:
+    """The commit record of that name, or None; `StoreError` when it cannot be understood."""
+    return read_json_object(store, name, Commit)
+
+
+def find_commit(store: ObjectStore, key: str, size: int, stamp: str) -> Commit | None:
+    """The commit of this source, with its output file still there in its full size; None when it is to be made."""
+    commit = read_commit(store, commit_name(key, size, stamp))
+    return commit if commit is not None and output_is_there(store, commit.output) else None
+
+
+def output_is_there(store: ObjectStore, output: Output) -> bool:
+    """Whether the output file exists with the size that its commit record gives."""
+    found = store.stat(output.file)
+    return found is not None and found.size == output.size
+
+
+def commit_output(
+    store: ObjectStore,
+    source: Source,
+    data: bytes,
+    *,
+    record_ids: Iterable[str | None],
+    quarantined: dict[str, int],
+    rows: int,
+    run: RunFacts,
+) -> Commit:
+    """Put `data`, the whole output file of `source`, and its commit record; returns the record that holds.
+
+    That is another's when another was faster: both name equal facts. Raises `StoreError` when the rows do not match:
+    such an output is never committed.
+    """
+    if rows != source.rows:
+        raise StoreError(f"shard {source.key}: {source.rows} records went in, {rows} came out; nothing was committed")
+    sha256 = hashlib.sha256(data).hexdigest()
+    output = Output(
+        file=f"{DATA}/{stem_of_key(source.key)}-{sha256[:16]}.parquet",
+        size=len(data),
+        sha256=sha256,
+        rows=rows,
+        quarantined=dict(sorted(quarantined.items())),
+        record_ids=encode_hashes(hash_record_ids(record_ids)),
+    )
+    if not store.put_if_absent(output.file, data) and not output_is_there(store, output):
+        store.put(output.file, data)
+    return _create(store, Commit(source=source, output=output, committed_at=utc_now(), run=run))
+
+
+def restamp(store: ObjectStore, source: Source, earlier: Commit, run: RunFacts) -> Commit:
+    """Commit `source` with the output of `earlier`, a commit of the same key and content under another stamp."""
+    commit = Commit(source=source, output=earlier.output, committed_at=utc_now(), run=run, restamped_from=earlier.name)
+    return _create(store, commit)
+
+
+def _create(store: ObjectStore, commit: Commit) -> Commit:
+    if store.put_if_absent(commit.name, to_json(commit)):
+        return commit
+    standing = read_commit(store, commit.name)
+    if standing is not None and output_is_there(store, standing.output):
+        return standing
+    # The standing record names a file that somebody removed: the only case in which a record is replaced.
+    store.put(commit.name, to_json(commit))
+    return commit
+
+
+def to_json(model: BaseModel) -> bytes:
+    """A model as indented JSON in the order of its fields: equal models give equal bytes."""
+    return (model.model_dump_json(indent=1) + "\n").encode()
+
+
+def read_json_object(store: ObjectStore, key: str, model: type[_Model]) -> _Model | None:
+    """The object `key` as a `model`, or None when there is none; `StoreError` when it is something else."""
+    data = store.read(key)
+    if data is None:
+        return None
+    try:
+        return model.model_validate_json(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the whole object"
+        raise StoreError(
+            f"{store.location(key)} is not what ecgscale writes ({where}: {first['msg']}); it was changed by something "
+            "else, or written by a later version. Restore it, or move it away to have it made again."
+        ) from error
+
+
+def stem_of_key(key: str) -> str:
+    """The part of a source's key that names of data files and commit records start with."""
+    return key.rsplit("/", 1)[-1].removesuffix(".parquet")

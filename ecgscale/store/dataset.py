@@ -1,0 +1,115 @@
+"""Explanations as analysts open them: exactly the files of the newest manifest, and nothing else.
+
+Data files that no manifest names (superseded, or of a run that stopped) may lie beside the others; whoever reads
+through here never sees them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.dataset
+import pyarrow.parquet
+
+from ecgscale.errors import UsageError, did_you_mean
+from ecgscale.store.commit import COMMITS, Commit, read_commit
+from ecgscale.store.manifest import Manifest, newest_number, read_manifest
+from ecgscale.store.objects import LocalObjects, ObjectStore
+
+EXPLANATIONS = "explanations"
+
+
+@dataclass(frozen=True)
+class ExplainedDataset:
+    """One dataset below ROOT/explanations. `manifest` is None while nothing of it was published."""
+
+    dataset_id: str
+    store: ObjectStore
+    manifest: Manifest | None
+
+    def committed(self) -> list[Commit]:
+        """All commits there seem to be, from a listing, oldest first: for previews."""
+        found = [read_commit(self.store, name) for name in self.store.list_prefix(COMMITS)]
+        return sorted((commit for commit in found if commit is not None), key=lambda commit: commit.committed_at)
+
+    def files(self, partial: bool = False) -> list[str]:
+        """Locations of the data files, in the order of their input shards.
+
+        Those of the newest manifest; `partial` lays what was committed since over them.
+        """
+        chosen = {shard.key: shard.file for shard in self.manifest.content.shards} if self.manifest else {}
+        if partial:
+            since = self.manifest.created if self.manifest else ""
+            chosen |= {c.source.key: c.output.file for c in self.committed() if c.committed_at > since}
+        return [self.store.location(chosen[key]) for key in sorted(chosen)]
+
+
+def dataset_store(root: str | Path, dataset_id: str) -> LocalObjects:
+    """The store of one dataset: ROOT/explanations/<dataset_id>."""
+    return LocalObjects(Path(root) / EXPLANATIONS / dataset_id)
+
+
+def dataset_ids(root: str | Path) -> list[str]:
+    """Ids of the datasets below ROOT, published or not, sorted."""
+    folder = Path(root) / EXPLANATIONS
+    return sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+
+
+def find_dataset(root: str | Path, dataset: str | None = None, partial: bool = False) -> ExplainedDataset:
+    """The dataset of that id; without an id, the one published last (with `partial`, the one committed to last).
+
+    Raises `UsageError` when there is none, saying which there are.
+    """
+    known = dataset_ids(root)
+    if dataset is not None and dataset not in known:
+        there = f"There are: {', '.join(known)}." if known else "There are none yet."
+        raise UsageError(f"no dataset {dataset!r} below {root}. {there}{did_you_mean(dataset, known)}")
+    opened = [_open(root, name) for name in ([dataset] if dataset is not None else known)]
+    aged = [(_last_change(found, partial), found) for found in opened]
+    newest = max(aged, key=lambda pair: (pair[0], pair[1].dataset_id), default=None)
+    if newest is None or not newest[0]:
+        hint = " Shards are committed: partial=True reads those." if _any_commit(opened) else ""
+        raise UsageError(
+            f"nothing was published below {root} yet. "
+            f"`ecgscale explain ARCHIVE --model {root}/models/ID --out {root}` publishes.{hint}"
+        )
+    return newest[1]
+
+
+def newest_manifest(root: str | Path, dataset: str | None = None) -> Manifest:
+    """The newest manifest of a dataset (see `find_dataset`)."""
+    manifest = find_dataset(root, dataset).manifest
+    assert manifest is not None
+    return manifest
+
+
+def open_explanations(
+    root: str | Path, dataset: str | None = None, partial: bool = False
+) -> pyarrow.dataset.FileSystemDataset:
+    """Open explanations as a pyarrow dataset: `.to_table()`, `duckdb.sql("… FROM it")`, `polars.scan_pyarrow_dataset`.
+
+    Reads exactly the files of the newest manifest below `root` (ROOT of `explain --out ROOT`). Where datasets of
+    several models or archives lie below one ROOT they are never mixed: the one published last is opened, or the one
+    whose id `dataset` gives. `partial=True` reads what is committed so far, while a run is under way or was stopped.
+    """
+    files = find_dataset(root, dataset, partial).files(partial)
+    schema = pyarrow.parquet.read_schema(files[0]).remove_metadata()
+    return pyarrow.dataset.dataset(files, schema=schema, format="parquet")
+
+
+def _open(root: str | Path, dataset_id: str) -> ExplainedDataset:
+    store = dataset_store(root, dataset_id)
+    return ExplainedDataset(dataset_id, store, read_manifest(store, newest_number(store)))
+
+
+def _last_change(found: ExplainedDataset, partial: bool) -> str:
+    published = found.manifest.created if found.manifest else ""
+    if not partial:
+        return published
+    return max([published, *(commit.committed_at for commit in found.committed()[-1:])])
+
+
+def _any_commit(opened: Iterable[ExplainedDataset]) -> bool:
+    return any(next(iter(found.store.list_prefix(COMMITS)), None) is not None for found in opened)

@@ -1,0 +1,212 @@
+"""Numbered manifests: each names exactly the files that make the dataset whole.
+
+Publishing is creating `_manifests/<n+1>.json` with put-if-absent, on top of the number n that was the newest *before*
+the plan was frozen. Whoever loses has an older view than the winner and plans again, so a process that sleeps and
+wakes cannot move anything back, and no lock is needed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from ecgscale.store.commit import Commit, Source, read_json_object, to_json
+from ecgscale.store.objects import ObjectStore
+from ecgscale.store.provenance import RunFacts, utc_now
+
+MANIFESTS = "_manifests"
+DIGITS = 8
+
+
+class ShardEntry(BaseModel):
+    """One input shard and the file that holds its explanations."""
+
+    model_config = ConfigDict(frozen=True)
+
+    key: str
+    size: int
+    stamp: str
+    content_digest: str
+    rows: int
+    file: str
+    file_size: int
+    sha256: str
+    quarantined: dict[str, int]
+    commit: str
+
+    @classmethod
+    def of(cls, commit: Commit) -> ShardEntry:
+        """The entry that a commit gives."""
+        source, output = commit.source, commit.output
+        return cls(
+            **source.model_dump(),
+            file=output.file,
+            file_size=output.size,
+            sha256=output.sha256,
+            quarantined=output.quarantined,
+            commit=commit.name,
+        )
+
+
+class SetAside(BaseModel):
+    """One input shard that could not be read, and why; its records are not in the dataset.
+
+    `rows` and `content_digest` are None where not even the footer could be read.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    key: str
+    size: int
+    stamp: str
+    rows: int | None = None
+    content_digest: str | None = None
+    reason: str
+
+
+class Totals(BaseModel):
+    """Sums over the shards of a manifest; `quarantined` counts records by status."""
+
+    model_config = ConfigDict(frozen=True)
+
+    shards: int
+    records: int
+    quarantined: dict[str, int]
+
+
+class ArchiveFacts(BaseModel):
+    """The archive that was explained."""
+
+    model_config = ConfigDict(frozen=True)
+
+    archive_id: str
+    path: str
+
+
+class DatasetFacts(BaseModel):
+    """What a dataset's identity rests on; everything here goes into `dataset_id`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    archive_id: str
+    encoder_id: str
+    encoder_digest: str
+    model_id: str
+    model_digest: str
+    settings: dict[str, Any]
+    results_version: int
+
+    @property
+    def dataset_id(self) -> str:
+        """16 hexadecimal digits."""
+        return digest_of(self.model_dump())[:16]
+
+
+class Content(BaseModel):
+    """What a manifest says, less the facts of the run that wrote it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    dataset_id: str
+    archive: ArchiveFacts
+    identity: DatasetFacts
+    plan_digest: str
+    totals: Totals
+    shards: tuple[ShardEntry, ...]
+    set_aside: tuple[SetAside, ...]
+
+
+class Manifest(BaseModel):
+    """One published state of a dataset. `shards` are in the order of their keys; so are the records."""
+
+    model_config = ConfigDict(frozen=True)
+
+    version: Literal[1] = 1
+    number: int
+    created: str
+    run: RunFacts
+    content: Content
+
+    @property
+    def files(self) -> list[str]:
+        """Keys of the data files, in order."""
+        return [shard.file for shard in self.content.shards]
+
+
+def compose(
+    identity: DatasetFacts, archive: ArchiveFacts, commits: Iterable[Commit], set_aside: Iterable[SetAside]
+) -> Content:
+    """The content of the manifest that these commits make, in the order of their sources' keys."""
+    shards = sorted((ShardEntry.of(commit) for commit in commits), key=lambda shard: shard.key)
+    aside = sorted(set_aside, key=lambda shard: shard.key)
+    quarantined: Counter[str] = Counter()
+    for shard in shards:
+        quarantined.update(shard.quarantined)
+    return Content(
+        dataset_id=identity.dataset_id,
+        archive=archive,
+        identity=identity,
+        plan_digest=plan_digest([*shards, *aside]),
+        totals=Totals(
+            shards=len(shards),
+            records=sum(shard.rows for shard in shards),
+            quarantined=dict(sorted(quarantined.items())),
+        ),
+        shards=tuple(shards),
+        set_aside=tuple(aside),
+    )
+
+
+def plan_digest(sources: Iterable[Source | ShardEntry | SetAside]) -> str:
+    """Digest of the sources that a run set out to explain: key, size, stamp, and, where readable, rows and content."""
+    return digest_of(sorted([s.key, s.size, s.stamp, s.rows, s.content_digest] for s in sources))
+
+
+def digest_of(facts: Any) -> str:
+    """SHA-256 of facts as canonical JSON (sorted keys, no spaces)."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def manifest_key(number: int) -> str:
+    """Key of manifest `number`, from 1."""
+    return f"{MANIFESTS}/{number:0{DIGITS}d}.json"
+
+
+def newest_number(store: ObjectStore) -> int:
+    """Number of the newest manifest, 0 when nothing was published.
+
+    A listing says where to start; the objects themselves, asked for by name, say where the end is.
+    """
+    stems = (key.rsplit("/", 1)[-1].removesuffix(".json") for key in store.list_prefix(MANIFESTS))
+    number = max((int(stem) for stem in stems if stem.isdigit()), default=0)
+    while store.stat(manifest_key(number + 1)) is not None:
+        number += 1
+    return number
+
+
+def read_manifest(store: ObjectStore, number: int) -> Manifest | None:
+    """Manifest `number`, or None; `StoreError` when it cannot be understood."""
+    return read_json_object(store, manifest_key(number), Manifest)
+
+
+def publish(store: ObjectStore, content: Content, base: int, run: RunFacts) -> Manifest | None:
+    """Make `content` the newest manifest, given that `base` was the newest before its plan was frozen.
+
+    Returns the manifest that now says so: an existing one when it says the same, so that nothing new means no new
+    manifest. None when another run published something else after `base`: plan again.
+    """
+    if newest_number(store) == base and not _says(read_manifest(store, base) if base else None, content):
+        manifest = Manifest(number=base + 1, created=utc_now(), run=run, content=content)
+        if store.put_if_absent(manifest_key(manifest.number), to_json(manifest)):
+            return manifest
+    standing = read_manifest(store, newest_number(store))
+    return standing if _says(standing, content) else None
+
+
+def _says(manifest: Manifest | None, content: Content) -> bool:
+    return manifest is not None and manifest.content == content

@@ -1,0 +1,91 @@
+"""`ecgscale explain`: summary, JSON and exit codes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from ecgscale.cli import main
+from tests.explain.golden import write_archive, write_model
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    (tmp_path / "out").mkdir()
+    return write_model(tmp_path / "out")
+
+
+def run(archive: Path, model: Path, *options: str) -> Result:
+    arguments = ["explain", str(archive), "--model", str(model), "--out", str(model.parent.parent)]
+    return CliRunner().invoke(main, [*arguments, "--batch", "4", "--device", "cpu", "--json", *options])
+
+
+def facts(result: Result) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
+    return found
+
+
+def test_summary_json_and_the_query_it_suggests(model: Path, tmp_path: Path) -> None:
+    archive = write_archive(tmp_path / "archive", r1={"signal": np.zeros((3, 220), np.int16)})
+    result = run(archive, model)
+    assert result.exit_code == 0, result.output
+    assert "10 records in 3 shards, 9 explained and 1 quarantined" in result.stdout
+    assert "quarantined: 1 flat_signal" in result.stdout
+    found = facts(result)
+    assert (found["records"], found["quarantined"], found["shards"], found["manifest"]) == (10, 1, 3, 1)
+    assert len(found["dataset_id"]) == 16
+    assert found["seconds"] > 0
+    query = [line.strip() for line in result.stdout.splitlines() if line.startswith("  ")][-3:]
+    scope: dict[str, Any] = {}
+    exec("\n".join(query).replace(".show()", ".fetchall()").replace("duckdb.sql", "found = duckdb.sql"), scope)
+    assert len(scope["found"]) == 9
+    assert "nothing new; still manifest 1" in run(archive, model).stdout
+
+
+def test_a_bad_shard_is_exit_code_3(model: Path, tmp_path: Path) -> None:
+    archive = write_archive(tmp_path / "archive")
+    (archive / "part-00002.parquet").write_bytes(b"PAR1")
+    result = run(archive, model)
+    assert result.exit_code == 3
+    assert "1 set aside" in result.stdout
+    assert facts(result)["set_aside"][0]["key"] == "part-00002.parquet"
+
+
+def test_a_record_in_two_shards_is_exit_code_1(model: Path, tmp_path: Path) -> None:
+    archive = write_archive(tmp_path / "archive", r9={"record_id": "r0"})
+    result = run(archive, model)
+    assert result.exit_code == 1
+    assert "shard part-00000.parquet row 0 and shard part-00002.parquet row 1" in result.stderr
+
+
+def test_wrong_paths_are_exit_code_2(model: Path, tmp_path: Path) -> None:
+    archive = write_archive(tmp_path / "archive")
+    missing = run(tmp_path / "nowhere", model)
+    assert (missing.exit_code, "no such folder" in missing.stderr) == (2, True)
+    wrong = run(archive, model.with_name("golden"))
+    assert (wrong.exit_code, "golden-k4" in wrong.stderr) == (2, True)
+    assert run(archive, model, "--entropy", "sample").exit_code == 2
+
+
+def test_stopping_is_exit_code_6_and_typing_it_again_goes_on(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ecgscale.passes.explain as explain_pass
+
+    archive = write_archive(tmp_path / "archive")
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(explain_pass, "publish", stop)
+        stopped = run(archive, model)
+    assert stopped.exit_code == 6
+    assert "type the same command again" in stopped.stderr
+    found = facts(run(archive, model))
+    assert (found["computed"], found["unchanged"]) == (0, 3)

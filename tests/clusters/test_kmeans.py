@@ -1,0 +1,207 @@
+"""K-means through the seam: against scikit-learn on dense features, repair, several K, sampling, the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from sklearn.cluster import KMeans, MiniBatchKMeans
+
+from ecgscale.clusters.cache import ActivationCache, bytes_per_record
+from ecgscale.clusters.features import BlockLayout, dense_assign, dense_features
+from ecgscale.clusters.init import features_at, plus_plus, sampled_steps
+from ecgscale.clusters.kmeans import FitSettings, fit_kmeans, split_empty
+from ecgscale.clusters.sums import MAX_TIMESTEPS, PartialSums, sum_scale
+from ecgscale.errors import EcgscaleError, UsageError
+from tests.clusters.activations import CODE_LIKE, make
+
+
+class DenseSource:
+    """The oracle as a backend: dense features in float64, the seam of the fit."""
+
+    def __init__(self, blocks: Sequence[NDArray], layout: BlockLayout) -> None:
+        self.layout, self.n_records = layout, len(blocks[0])
+        self.features = dense_features([b.astype(np.float64) for b in blocks], layout)
+
+    def assign_to(
+        self, centroid_sets: Sequence[NDArray[np.float32]], records: NDArray[np.int64] | None = None
+    ) -> list[PartialSums]:
+        features = self.features if records is None else self.features[records]
+        scale, out = sum_scale(self.layout), []
+        for centroids in centroid_sets:
+            d2 = dense_assign(features, centroids.astype(np.float64), 2, 1.0).square_distances
+            labels, k = d2.argmin(-1), len(centroids)
+            ordered = np.sort(d2, -1)
+            sums = np.stack([features[labels == c].sum(0) for c in range(k)])
+            distortion = np.array([d2.min(-1)[labels == c].sum() for c in range(k)])
+            margin = (ordered[..., 1] - ordered[..., 0]).sum() if k > 1 else 0.0
+            out.append(
+                PartialSums(
+                    np.bincount(labels.ravel(), minlength=k),
+                    np.rint(sums * scale.features).astype(np.int64),
+                    np.rint(distortion * scale.distances).astype(np.int64),
+                    int(np.rint(margin * scale.distances)),
+                    scale,
+                )
+            )
+        return out
+
+    def sample(self, n: int, seed: int) -> NDArray[np.float32]:
+        flat = self.features.reshape(-1, self.layout.n_channels)
+        return flat[np.random.default_rng(seed).permutation(len(flat))[:n]].astype(np.float32)
+
+
+def cached(n_records: int = 30, seed: int = 0, **options: object) -> ActivationCache:
+    """A cache filled with made-up activations, all timesteps valid."""
+    made = make(CODE_LIKE, n_records, 2, seed)
+    cache = ActivationCache(CODE_LIKE, n_records, **options)  # type: ignore[arg-type]
+    everything = np.full(n_records, CODE_LIKE.n_steps, np.int32)
+    for first in range(0, n_records, 7):
+        rows = np.arange(first, min(first + 7, n_records))
+        cache.put(rows, [b[rows] for b in made.blocks], everything[rows] * 0, everything[rows])
+    return cache
+
+
+def test_lloyd_equals_scikit_learn_from_the_same_start() -> None:
+    made = make(CODE_LIKE, 12, 2, 1)
+    source = DenseSource(made.blocks, CODE_LIKE)
+    with cached(12, 1) as cache:
+        settings = FitSettings(algorithm="lloyd", tol=0.0, sample=500)
+        start = plus_plus(cache.sample(500, 0), 6, settings.n_init, 0)
+        [ours] = fit_kmeans(cache, [6], settings)
+    theirs = KMeans(6, init=start.astype(np.float64), n_init=1, tol=0, max_iter=100, algorithm="lloyd")
+    theirs.fit(source.features.reshape(-1, CODE_LIKE.n_channels))
+    assert ours.converged
+    assert ours.inertia == pytest.approx(theirs.inertia_, rel=1e-5)
+    np.testing.assert_allclose(ours.centroids, theirs.cluster_centers_, atol=1e-4)
+
+
+def test_minibatch_follows_scikit_learns_partial_fit() -> None:
+    made = make(CODE_LIKE, 40, 2, 2)
+    source = DenseSource(made.blocks, CODE_LIKE)
+    with cached(40, 2) as cache:
+        settings = FitSettings(batch_records=4, max_epochs=2, patience=10**6, sample=500)
+        start = plus_plus(cache.sample(500, 0), 5, settings.n_init, 0)
+        [ours] = fit_kmeans(cache, [5], settings)
+    theirs = MiniBatchKMeans(5, init=start.astype(np.float64), n_init=1, reassignment_ratio=0, random_state=0)
+    for epoch in range(2):
+        order = np.random.default_rng([0, epoch]).permutation(40)
+        for at in range(0, 40, 4):
+            batch = source.features[np.sort(order[at : at + 4])]
+            theirs.partial_fit(batch.reshape(-1, CODE_LIKE.n_channels))
+    assert ours.n_iter == 20
+    np.testing.assert_allclose(ours.centroids, theirs.cluster_centers_, atol=1e-4)
+
+
+def test_the_oracle_is_a_backend_of_the_same_loop() -> None:
+    made = make(CODE_LIKE, 10, 2, 3)
+    settings = FitSettings(algorithm="lloyd", sample=400, max_iterations=8)
+    dense = DenseSource(made.blocks, CODE_LIKE)
+    with cached(10, 3) as cache:
+        [ours] = fit_kmeans(cache, [4], settings)
+        sample = cache.sample(settings.sample, settings.seed)
+    dense.sample = lambda n, seed: sample  # type: ignore[method-assign]
+    [oracle] = fit_kmeans(dense, [4], settings)
+    assert ours.inertia == pytest.approx(oracle.inertia, rel=1e-6)
+    assert ours.explained_variance == pytest.approx(oracle.explained_variance, abs=1e-6)
+    np.testing.assert_allclose(ours.centroids, oracle.centroids, atol=1e-5)
+
+
+@pytest.mark.parametrize("algorithm", ["minibatch", "lloyd"])
+def test_several_k_in_one_pass_give_the_bits_of_each_alone(algorithm: str) -> None:
+    settings = FitSettings(algorithm=algorithm, sample=600, max_epochs=3, max_iterations=12)  # type: ignore[arg-type]
+    with cached() as cache:
+        together = fit_kmeans(cache, [3, 5, 9], settings)
+        for k, fit in zip([3, 5, 9], together, strict=True):
+            [alone] = fit_kmeans(cache, [k], settings)
+            assert np.array_equal(fit.centroids, alone.centroids)
+            assert (fit.final.sums == alone.final.sums).all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_the_budget_never_changes_a_bit(dtype: str, tmp_path: Path) -> None:
+    settings = FitSettings(sample=300, max_epochs=4)
+    fits = []
+    for budget in (None, 0, 11 * bytes_per_record(CODE_LIKE, dtype)):  # type: ignore[arg-type]
+        with cached(budget=budget, scratch=tmp_path, dtype=dtype) as cache:
+            assert cache.n_spilled == {None: 0, 0: 30}.get(budget, 19)
+            assert bool(list(tmp_path.iterdir())) == (cache.n_spilled > 0)
+            fits.extend(fit_kmeans(cache, [4], settings))
+        assert not list(tmp_path.iterdir())
+    for fit in fits[1:]:
+        assert np.array_equal(fit.centroids, fits[0].centroids)
+        assert fit.final.margin == fits[0].final.margin
+
+
+def test_the_seed_decides_and_nothing_else() -> None:
+    with cached() as cache:
+        one, two, other = (fit_kmeans(cache, [4], FitSettings(seed=s, sample=300, max_epochs=2))[0] for s in (1, 1, 2))
+    assert np.array_equal(one.centroids, two.centroids)
+    assert not np.array_equal(one.centroids, other.centroids)
+
+
+def test_empty_clusters_are_split_from_the_worst() -> None:
+    centres = np.array([[1.0, 1.0], [4.0, 4.0], [9.0, 9.0], [2.0, 2.0]])
+    weights = np.array([10, 20, 0, 0])
+    distortion = np.array([5, 100, 0, 0])
+    split, given, n = split_empty(centres, weights, distortion)
+    assert n == 2
+    np.testing.assert_allclose(split[2], 4.0, rtol=0.01)
+    np.testing.assert_allclose(split[3], 4.0, rtol=0.01)
+    assert not np.array_equal(split[2], split[1])
+    assert (given > 0).all()
+    assert given.sum() <= 30
+
+
+def test_no_cluster_ends_up_empty_or_not_finite() -> None:
+    layout = BlockLayout((3,), (8,), 32, (1.0,))
+    rng = np.random.default_rng(0)
+    # Two directions only: k-means++ has to take near-duplicates, and clusters empty on the way.
+    block = np.where(rng.random((20, 1, 8)) < 0.5, [[1.0], [0], [0]], [[0.0], [1], [0]]).astype(np.float32)
+    with ActivationCache(layout, 20) as cache:
+        cache.put(np.arange(20), [block], np.zeros(20, np.int32), np.full(20, 32, np.int32))
+        for algorithm in ("lloyd", "minibatch"):
+            [fit] = fit_kmeans(cache, [6], FitSettings(algorithm=algorithm, sample=400, max_epochs=5))  # type: ignore[arg-type]
+            assert np.isfinite(fit.centroids).all()
+            assert (fit.final.counts > 0).all()
+
+
+def test_fewer_distinct_timesteps_than_clusters_is_an_error() -> None:
+    layout = BlockLayout((2,), (1,), 8, (1.0,))
+    with ActivationCache(layout, 3) as cache:
+        cache.put(np.arange(3), [np.ones((3, 2, 1), np.float32)], np.zeros(3, np.int32), np.full(3, 8, np.int32))
+        with pytest.raises(UsageError, match="distinct"):
+            fit_kmeans(cache, [4])
+
+
+def test_nothing_valid_is_an_error() -> None:
+    with ActivationCache(CODE_LIKE, 2) as cache, pytest.raises(UsageError, match="valid timestep"):
+        fit_kmeans(cache, [4])
+
+
+def test_activations_that_are_not_finite_are_refused() -> None:
+    layout = BlockLayout((2,), (2,), 8, (1.0,))
+    with ActivationCache(layout, 1, dtype="float16") as cache, pytest.raises(EcgscaleError, match="float16"):
+        cache.put(np.arange(1), [np.full((1, 2, 2), 1e6, np.float32)], np.zeros(1, np.int32), np.full(1, 8, np.int32))
+
+
+def test_sampled_features_are_the_definition() -> None:
+    made = make(CODE_LIKE, 3, 2, 4)
+    dense = dense_features([b.astype(np.float64) for b in made.blocks], CODE_LIKE)
+    with cached(3, 4) as cache:
+        steps = sampled_steps(2, 50, 10, 900, seed=5)
+        assert len(np.unique(steps)) == 50
+        assert steps.min() >= 10
+        assert steps.max() < 900
+        np.testing.assert_allclose(features_at(cache.rows(2), CODE_LIKE, steps), dense[2, steps], atol=1e-6)
+
+
+def test_integer_sums_hold_ten_billion_timesteps() -> None:
+    for layout in (CODE_LIKE, BlockLayout((1,), (1,), 1, (3.0,))):
+        scale = sum_scale(layout)
+        assert MAX_TIMESTEPS * max(layout.scales) * scale.features <= 2.0**62
+        assert MAX_TIMESTEPS * 4 * layout.square_norm * scale.distances <= 2.0**62
+    assert sum_scale(CODE_LIKE).features >= 2.0**28
