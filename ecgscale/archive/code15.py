@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -99,8 +100,20 @@ def _part_size(path: Path) -> int:
     return int(tracings[0])
 
 
-def _exam_facts(table: pa.Table, extra: Sequence[pa.Field]) -> dict[int, dict[str, Any]]:
-    """Metadata columns of each exam_id."""
+@dataclass(frozen=True)
+class _ExamFacts:
+    """Metadata of all exams, a list a column: a dictionary an exam would take ten times the memory."""
+
+    columns: dict[str, list[Any]]
+    row_of: dict[int, int]
+
+    def of(self, exam: int) -> dict[str, Any]:
+        """Column to value; empty for an exam that is not listed."""
+        row = self.row_of.get(exam)
+        return {} if row is None else {name: values[row] for name, values in self.columns.items()}
+
+
+def _exam_facts(table: pa.Table, extra: Sequence[pa.Field]) -> _ExamFacts:
     columns = {
         "patient_id": whole_number_texts(table, "patient_id"),
         "age": column_values(table, "age", pa.float32()),
@@ -108,13 +121,10 @@ def _exam_facts(table: pa.Table, extra: Sequence[pa.Field]) -> dict[int, dict[st
         **{column.name: column_values(table, column.name, column.type) for column in extra},
     }
     exams = column_values(table, "exam_id", pa.int64())
-    rows = zip(*columns.values(), strict=True)
-    return {exam: dict(zip(columns, row, strict=True)) for exam, row in zip(exams, rows, strict=True)}
+    return _ExamFacts(columns, {exam: row for row, exam in enumerate(exams)})
 
 
-def _rows(
-    ingest: Ingest, parts: Sequence[Path], facts: dict[int, dict[str, Any]], units_per_mv: float
-) -> Iterator[dict[str, Any]]:
+def _rows(ingest: Ingest, parts: Sequence[Path], facts: _ExamFacts, units_per_mv: float) -> Iterator[dict[str, Any]]:
     fixed = {"leads": list(CANONICAL_LEADS), "sampling_rate": SAMPLING_RATE, "units_per_mv": units_per_mv}
     for part in parts:
         for exam_ids, tracings_NTL in _slabs(part):
@@ -124,11 +134,12 @@ def _rows(
                 if exam == 0 and start == stop:
                     ingest.dropped += 1
                     continue
-                if exam not in facts:
+                known = facts.of(exam)
+                if not known:
                     ingest.problems.add(str(exam), f"in {part.name} but not in {_EXAMS}; kept without labels")
                 # All zeros: the whole record is the span, and its leads are found flat later.
                 span = {"valid_start": int(start), "valid_stop": int(stop)} if start < stop else {}
-                yield {"record_id": str(exam), "signal": signal, **fixed, **facts.get(exam, {}), **span}
+                yield {"record_id": str(exam), "signal": signal, **fixed, **known, **span}
 
 
 def _slabs(part: Path) -> Iterator[tuple[NDArray[np.int64], NDArray[Any]]]:

@@ -224,7 +224,7 @@ def _peaks_mv(raw: RawBatch, status: list[str]) -> np.ndarray:
         high, low = (reduce.reduceat(raw.values, starts).astype(np.float64) for reduce in (np.maximum, np.minimum))
         peaks = np.maximum(high, -low)
     else:
-        peaks = np.array([np.abs(raw.signal(i).astype(np.float64)).max() for i in usable])
+        peaks = np.array([np.abs(raw.signal(int(i)).astype(np.float64)).max() for i in usable])
     return np.asarray(peaks / raw.units_per_mv[usable])
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ecgscale.archive.schema import SignalType
 from ecgscale.archive.source import (
     DEFAULTS,
     Ingest,
@@ -66,8 +67,8 @@ def ingest_ptbxl(
         raise ArchiveError(f"{folder / _DATABASE} lists no records")
     extra = [*_LABELS, *carried_columns(table, options.carry, folder / _DATABASE)]
     stems = [folder / str(name) for name in table.column("filename_hr" if rate == 500 else "filename_lr").to_pylist()]
-    first = next((stem for stem in stems if stem.with_name(stem.name + ".hea").is_file()), None)
-    if first is None:
+    signal = _sample_type(stems)
+    if signal is None:
         other = 100 if rate == 500 else 500
         raise ArchiveError(
             f"{folder}: none of {len(stems)} listed recordings at {rate} Hz is there, such as {stems[0]}.hea; "
@@ -76,11 +77,22 @@ def ingest_ptbxl(
     ingest = Ingest(
         archive_path=Path(archive_path),
         source={"kind": "ptbxl", "folder": folder.resolve().name, "rate": rate, "carry": list(options.carry)},
-        signal="int16" if read_header(first).fits_int16() else "float32",
+        signal=signal,
         extra=extra,
         options=options,
     )
     return ingest.write(_rows(ingest, table, stems, rate, superclass_of_code(folder / _STATEMENTS)), table.num_rows)
+
+
+def _sample_type(stems: list[Path]) -> SignalType | None:
+    """The type that the first readable recording fits; None if there is none."""
+    for stem in stems:
+        try:
+            return "int16" if read_header(stem).fits_int16() else "float32"
+        except UnreadableRecord:
+            # Told when its row is written.
+            continue
+    return None
 
 
 def superclass_of_code(path: Path) -> dict[str, str]:
@@ -97,7 +109,7 @@ def _rows(
 ) -> Iterator[dict[str, Any]]:
     columns: dict[str, list[Any]] = {
         "patient_id": whole_number_texts(table, "patient_id"),
-        "acquired_at": [utc(moment) for moment in column_values(table, "recording_date")],
+        "acquired_at": [utc(moment) for moment in column_values(table, "recording_date", pa.timestamp("us"))],
         "site": whole_number_texts(table, "site"),
         "device": [device and device.strip() for device in column_values(table, "device", pa.string())],
         "age": [_age(age) for age in column_values(table, "age", pa.float64())],

@@ -14,6 +14,8 @@ from ecgscale.archive.schema import CORE_COLUMNS, DATA_BYTES_KEY, DIGEST_KEY, RE
 from ecgscale.archive.shard_file import ROW_GROUP_RECORDS
 from ecgscale.errors import ShardError
 
+_READ_BUFFER = 2**20
+
 
 @dataclass(frozen=True)
 class Shard:
@@ -44,7 +46,8 @@ def stat_shard(file: Path) -> Shard:
 def open_parquet(shard: Shard) -> pq.ParquetFile:
     """The shard's file, its footer read; `ShardError` if it is not Parquet, cut short, or lacks columns."""
     try:
-        file = pq.ParquetFile(shard.path, pre_buffer=False)
+        # A buffer, because without one a column chunk of a large row group is read in one piece.
+        file = pq.ParquetFile(shard.path, pre_buffer=False, buffer_size=_READ_BUFFER)
     except (pa.ArrowException, OSError) as error:
         raise ShardError(
             f"{shard.path} ({shard.size} bytes) is not a whole Parquet file: {error}. Restore it or ingest again"

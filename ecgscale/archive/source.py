@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.csv
 
 from ecgscale.archive.schema import SignalType
@@ -162,11 +161,14 @@ def carried_columns(table: pa.Table, carry: Sequence[str], path: Path) -> list[p
 
 
 def column_values(table: pa.Table, name: str, kind: pa.DataType | None = None) -> list[Any]:
-    """One column as Python values, cast to `kind`; all null where the table has no such column."""
+    """One column as Python values, cast to `kind`; all null where the table has no such column.
+
+    Raises `ArchiveError` naming the column if a value does not fit.
+    """
     if name not in table.column_names:
         return [None] * table.num_rows
     column = table.column(name)
-    return list((column if kind is None else column.cast(kind)).to_pylist())
+    return list((column if kind is None else _cast(column, name, kind)).to_pylist())
 
 
 def whole_number_texts(table: pa.Table, name: str) -> list[str | None]:
@@ -175,8 +177,15 @@ def whole_number_texts(table: pa.Table, name: str) -> list[str | None]:
         return [None] * table.num_rows
     column = table.column(name)
     if pa.types.is_floating(column.type):
-        column = pc.cast(column, pa.int64())
-    return list(column.cast(pa.string()).to_pylist())
+        column = _cast(column, name, pa.int64())
+    return list(_cast(column, name, pa.string()).to_pylist())
+
+
+def _cast(column: pa.ChunkedArray, name: str, kind: pa.DataType) -> pa.ChunkedArray:
+    try:
+        return column.cast(kind)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise ArchiveError(f"column {name} is {column.type} and does not fit {kind}: {error}") from error
 
 
 def utc(moment: datetime | None) -> datetime | None:

@@ -130,9 +130,9 @@ def draw_patient(seed: int, number: int) -> Patient:
         territory=_pick(_TERRITORIES, rng.random()),
         conduction=_pick(_CONDUCTIONS, rng.random()),
         strain=bool(rng.random() < 0.6),
-        voltage=float(rng.lognormal(0.05 if sex == "male" else -0.08, 0.17)) * (1 - 0.004 * years_over_50),
+        voltage=float(rng.lognormal(0.05 if sex == "male" else -0.08, 0.23)) * (1 - 0.004 * years_over_50),
         axis=float(rng.normal(-0.45 * years_over_50, 12)),
-        turn=float(rng.normal(0, 9)),
+        turn=float(rng.normal(0, 12)),
         qtc_ms=float(rng.normal((402 if sex == "male" else 415) + 0.25 * years_over_50, 14)),
         pr_extra_ms=float(np.clip(rng.normal(0.35 * years_over_50, 14), -35, 90)),
     )

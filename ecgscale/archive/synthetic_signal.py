@@ -65,7 +65,7 @@ class NoiseLevels:
 
 
 # By device, median levels: two resting carts and a handheld one that is held, not stuck on.
-_DEVICE_NOISE = (NoiseLevels(0.045, 0.008, 0.0015), NoiseLevels(0.06, 0.011, 0.003), NoiseLevels(0.10, 0.016, 0.005))
+_DEVICE_NOISE = (NoiseLevels(0.045, 0.003, 0.0005), NoiseLevels(0.06, 0.005, 0.001), NoiseLevels(0.10, 0.010, 0.003))
 
 
 def draw_signal(
@@ -80,7 +80,7 @@ def draw_signal(
     if beats.fibrillating:
         heart += fibrillation_waves(n_samples / rate, n_samples, rng)
     slow, weights = _slow_noise(device, beats.breathing_hz, rate, n_samples, rng)
-    level = _DEVICE_NOISE[device].muscle * float(rng.lognormal(0, 0.4))
+    level = _DEVICE_NOISE[device].muscle * float(rng.lognormal(0, 0.6))
     muscle = rng.standard_normal((_ELECTRODES, n_samples), dtype=np.float32)
     first, last = rng.uniform(0, 12, 2)
     envelope = level * (1 + 0.5 * np.sin(np.linspace(first, last, n_samples)))

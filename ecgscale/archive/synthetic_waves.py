@@ -31,14 +31,14 @@ _NORMAL = np.array(
     [
         [-164, 0.00, 17, 17, 0.03, 0.09, -0.055],
         [-131, 0.00, 17, 19, 0.05, 0.06, 0.050],
-        [-24, 0.00, 8, 8, -0.13, -0.04, -0.22],
-        [0, 0.00, 10, 9, 1.00, 0.72, 0.18],
-        [17, 0.00, 10, 9, 0.24, 0.16, 0.68],
+        [-24, 0.00, 8, 8, -0.13, -0.04, -0.24],
+        [0, 0.00, 10, 9, 1.14, 0.70, 0.12],
+        [17, 0.00, 10, 9, 0.24, 0.14, 0.86],
         [33, 0.00, 8, 9, -0.10, -0.08, 0.30],
         [60, 0.00, 15, 16, 0.00, 0.00, 0.00],
         [82, 0.25, 26, 40, 0.00, 0.00, 0.00],
         [145, 0.55, 40, 45, 0.00, 0.00, 0.00],
-        [272, 1.00, 52, 33, 0.31, 0.21, -0.19],
+        [272, 1.00, 52, 33, 0.33, 0.20, -0.23],
     ]
 )
 
@@ -83,7 +83,7 @@ def beat_of(patient: Patient, rng: np.random.Generator) -> np.ndarray:
     """The (10, 7) wave table of a patient on one day: diagnosis, constitution, and the day's small differences."""
     waves = _NORMAL.copy()
     waves[:, X:] *= rng.normal(1, 0.06, (len(waves), 1))
-    # T leans towards the vector it would have by itself: small, broad T waves come with age.
+    # T grows smaller with age, P later; men have the taller T in front.
     waves[T, X:] *= 1 - 0.006 * (patient.age - 50)
     waves[[P1, P2], CENTRE] -= patient.pr_extra_ms
     if patient.sex == "male":

@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import json
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +16,11 @@ import click
 from ecgscale.errors import EcgscaleError, ExitCode
 from ecgscale.progress import Progress
 from ecgscale.runtime.progress import make_progress
+
+
+def _interrupt(signum: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Make the last line a JSON object for scripts.")
 
@@ -30,6 +37,9 @@ def command(function: Callable[..., dict[str, Any] | None]) -> Callable[..., Non
     @functools.wraps(function)
     def wrapped(*args: Any, as_json: bool, **options: Any) -> None:
         progress: Progress = make_progress()
+        # A job stop or spot notice ends work the way Ctrl-C does: nothing half-written, resumable, exit code 6.
+        main_thread = threading.current_thread() is threading.main_thread()
+        before = signal.signal(signal.SIGTERM, _interrupt) if main_thread else None
         try:
             facts = dict(function(progress, *args, **options) or {})
             code = int(facts.pop("exit_code", ExitCode.DONE))
@@ -41,6 +51,9 @@ def command(function: Callable[..., dict[str, Any] | None]) -> Callable[..., Non
         except KeyboardInterrupt:
             click.echo("stopped; type the same command again to go on from here", err=True)
             facts, code = {"error": "stopped"}, int(ExitCode.STOPPED)
+        finally:
+            if main_thread:
+                signal.signal(signal.SIGTERM, before)
         if as_json:
             click.echo(json.dumps({**facts, "exit_code": code} if code else facts, default=str))
         sys.stdout.flush()

@@ -6,7 +6,7 @@ import re
 
 import click
 
-_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+from ecgscale.config import byte_size
 
 
 class IntegerList(click.ParamType):
@@ -39,10 +39,10 @@ class ByteSize(click.ParamType):
         """Parse, or fail with what was expected."""
         if isinstance(value, int):
             return value
-        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*", value, re.IGNORECASE)
-        if not match:
-            self.fail(f"{value!r} is not a size such as 8GiB or 500MiB", param, ctx)
-        return int(float(match[1]) * _UNITS[match[2].upper()])
+        try:
+            return byte_size(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 INTEGERS = IntegerList()

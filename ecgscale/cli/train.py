@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from ecgscale.cli.command import command
+from ecgscale.cli.options import INTEGERS
 from ecgscale.errors import EcgscaleError, ExitCode, UsageError
 from ecgscale.progress import Progress
 
@@ -16,13 +17,6 @@ class TrainingStopped(EcgscaleError):
     """Ctrl-C during training: there is nothing to resume from."""
 
     exit_code = ExitCode.STOPPED
-
-
-def _folds(_context: click.Context, _parameter: click.Parameter, value: str | None) -> tuple[int, ...]:
-    try:
-        return tuple(int(fold) for fold in value.split(",")) if value else ()
-    except ValueError as error:
-        raise click.BadParameter(f"{value!r} is no list of folds; write them as 1,2,3") from error
 
 
 def _blocks(_context: click.Context, _parameter: click.Parameter, value: str | None) -> tuple[tuple[int, int], ...]:
@@ -38,9 +32,13 @@ def _blocks(_context: click.Context, _parameter: click.Parameter, value: str | N
 @click.option("--target", required=True, help="Column to learn: superclasses, age, sex, … or bool columns a,b,c.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Encoder directory to write.")
 @click.option("--epochs", default=18, show_default=True, type=click.IntRange(1), help="Passes over the records.")
-@click.option("--train-folds", callback=_folds, help="Folds to learn from, as 1,2,3 (default: all not named).")
-@click.option("--validation-folds", callback=_folds, help="Folds that pick the best epoch (default: by patient).")
-@click.option("--test-folds", callback=_folds, help="Folds that are only scored, once, at the end.")
+@click.option(
+    "--train-folds", type=INTEGERS, default=(), help="Folds to learn from, as 1-7 or 1,2,3 (default: all not named)."
+)
+@click.option(
+    "--validation-folds", type=INTEGERS, default=(), help="Folds that pick the best epoch (default: by patient)."
+)
+@click.option("--test-folds", type=INTEGERS, default=(), help="Folds that are only scored, once, at the end.")
 @click.option("--validation-share", default=0.15, show_default=True, help="Share of patients, without folds.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of weights, order and split.")
 @click.option(
@@ -54,7 +52,7 @@ def _blocks(_context: click.Context, _parameter: click.Parameter, value: str | N
 @click.option("--length", default=4096, show_default=True, type=click.IntRange(1), help="Samples that it sees.")
 @click.option("--leads", default=None, help="Leads that it sees, as I,II,V1 (default: the twelve).")
 @click.option("--blocks", callback=_blocks, help="Residual blocks as CHANNELSxSAMPLES,… (default: the CODE shapes).")
-@click.option("--batch-size", default=16, show_default=True, type=click.IntRange(1), help="Records a step.")
+@click.option("--batch-size", default=16, show_default=True, type=click.IntRange(2), help="Records a step.")
 @click.option("--learning-rate", default=1e-3, show_default=True, type=click.FloatRange(0, min_open=True))
 @click.option("--dropout", default=0.5, show_default=True, type=click.FloatRange(0, 1, max_open=True))
 @click.option("--patience", default=6, show_default=True, type=click.IntRange(1), help="Epochs without a better loss.")
@@ -71,11 +69,14 @@ def train(progress: Progress, **options: Any) -> dict[str, Any]:
 
     \b
     Examples:
-      ecgscale train ptbxl --target superclasses --train-folds 1,2,3,4,5,6,7 --validation-folds 8 --out encoder
+      ecgscale train ptbxl --target superclasses --train-folds 1-7 --validation-folds 8 --out encoder
       ecgscale train code15 --target age --out age-encoder --epochs 30
       ecgscale train code15 --target AF,LBBB,RBBB --kind multilabel --out rhythm-encoder
 
-    About half a minute an epoch for 350 records on two cores. Afterwards:
+    About half a minute an epoch for 350 records on two cores.
+
+    \b
+    Afterwards:
       ecgscale encoder check encoder
       ecgscale fit ptbxl --encoder encoder --out ROOT
     """

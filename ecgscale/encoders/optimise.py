@@ -68,10 +68,9 @@ def optimise(
     scaled = _Standardised.of(target, train)
     loss_of = LOSSES[target.kind]
     per_epoch = math.ceil(len(train) / settings.batch_size)
-    optimiser = torch.optim.AdamW(module.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, settings.learning_rate, total_steps=settings.epochs * per_epoch
-    )
+    rate = settings.learning_rate
+    optimiser = torch.optim.AdamW(module.parameters(), rate, weight_decay=settings.weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=settings.epochs * per_epoch)
     average = _Average(module, 1 - 1 / (_AVERAGED_EPOCHS * per_epoch))
     shift = round(settings.shift_share * x.shape[-1])
     outcome, best, best_loss = Outcome(), {}, math.inf
@@ -85,6 +84,9 @@ def optimise(
                 schedule.step()
                 average.update(module)
                 stage.advance(len(rows))
+            if not math.isfinite(total):
+                progress.say(f"epoch {epoch}: the loss is no longer finite; stopped")
+                break
             outputs = predict(average.module, x, validation, device)
             validation_loss = float(loss_of(outputs, scaled.y[validation]))
             scores = score(target.kind, target.names, scaled.back(outputs), target.y[validation])
@@ -94,9 +96,9 @@ def optimise(
             if better:
                 best_loss, outcome.best_epoch = validation_loss, epoch
                 best = {name: value.detach().cpu().clone() for name, value in average.module.state_dict().items()}
-            line = f"loss {facts['loss']:.3f}, on validation {validation_loss:.3f}, {told(target.kind, scores)}"
-            stage.note(f"epoch {epoch}/{settings.epochs}, {line}")
-            progress.say(f"epoch {epoch}/{settings.epochs}: {line}" + (" (best so far)" if better else ""))
+            line = f"{_line(facts, settings.epochs)}, {told(target.kind, scores)}"
+            stage.note(line)
+            progress.say(line + (" (best so far)" if better else ""))
             if epoch - outcome.best_epoch >= settings.patience and epoch > settings.epochs // 2:
                 progress.say(f"stopped early: no better validation loss for {settings.patience} epochs")
                 break
@@ -106,6 +108,11 @@ def optimise(
     scaled.fold_into(module)
     module.eval()
     return outcome
+
+
+def _line(facts: dict[str, float], epochs: int) -> str:
+    losses = f"loss {facts['loss']:.3f}, on validation {facts['validation_loss']:.3f}"
+    return f"epoch {facts['epoch']}/{epochs}: {losses}"
 
 
 def predict(module: nn.Module, x: NDArray[np.float32], rows: NDArray[np.intp], device: torch.device) -> torch.Tensor:

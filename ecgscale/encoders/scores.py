@@ -29,8 +29,10 @@ def score(kind: Kind, names: Sequence[str], predicted: NDArray, y: NDArray) -> d
 
     multilabel: auroc_macro and auroc:NAME. multiclass: those and accuracy. regression: mae, rmse, r2. A class without
     both positives and negatives has no AUROC and is left out of the mean; a class unknown to the network (-1) counts
-    as wrong.
+    as wrong. Outputs that are not finite have no scores at all.
     """
+    if not np.isfinite(predicted).all():
+        return {}
     if kind == "regression":
         error = predicted.astype(np.float64) - y
         spread = float(np.sum((y - y.mean()) ** 2, dtype=np.float64))
@@ -52,5 +54,5 @@ def told(kind: Kind, scores: dict[str, float]) -> str:
     """The headline in words: "AUROC 0.887", "mean absolute error 8.10"."""
     value = scores.get(HEADLINE[kind])
     if value is None:
-        return "AUROC undefined (one class only)"
+        return f"{HEADLINE[kind]} undefined"
     return f"mean absolute error {value:.2f}" if kind == "regression" else f"macro AUROC {value:.3f}"

@@ -102,26 +102,18 @@ def _read(path: Path) -> Any:
 
 
 def _state_dict(content: Any, path: Path, key: str | None) -> dict[str, torch.Tensor]:
+    names = [str(name) for name in content] if isinstance(content, Mapping) else []
     if key is not None:
-        if not isinstance(content, Mapping) or key not in content:
-            known = [str(name) for name in content] if isinstance(content, Mapping) else []
+        if key not in names:
             raise EncoderError(
-                f"{path} has no {key!r} (weights_key).{did_you_mean(key, known)} It holds {_some(known) or 'no names'}"
+                f"{path} has no {key!r} (weights_key).{did_you_mean(key, names)} It holds {_some(names) or 'no names'}"
             )
         content = content[key]
-    if not isinstance(content, Mapping) or not content or not all(_is_tensor(value) for value in content.values()):
-        inside = (
-            [str(name) for name, value in content.items() if isinstance(value, Mapping)]
-            if (isinstance(content, Mapping))
-            else []
-        )
-        hint = f"set weights_key to one of {_some(inside)}" if inside else "save model.state_dict()"
-        raise EncoderError(f"{path} is no state_dict (names to tensors): {hint}")
-    return dict(content)
-
-
-def _is_tensor(value: Any) -> bool:
-    return isinstance(value, torch.Tensor)
+    if isinstance(content, Mapping) and content and all(isinstance(value, torch.Tensor) for value in content.values()):
+        return dict(content)
+    inside = [name for name in names if key is None and isinstance(content[name], Mapping)]
+    hint = f"set weights_key to one of {_some(inside)}" if inside else "save model.state_dict()"
+    raise EncoderError(f"{path} is no state_dict (names to tensors): {hint}")
 
 
 def _misfits(state: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> str:

@@ -1,8 +1,14 @@
 """Whole passes over an archive.
 
-fit         activations of many records to centroids
-explain     every record to facts, committed shard by shard and published
-shard       one shard to one output file: what a worker does
-plan        which shards are known, which moved, which are to be computed
-prefetch    reading ahead of the network
+fit             activations of many records to centroids
+selection       which records a fit takes
+activations     the network over them, once
+memory          what a fit will take, said before it starts
+random_weights  the same network before it learned anything, to compare with
+explain         every record to facts, committed shard by shard and published
+plan            which shards are known, which moved, which are to be computed
+shard           one shard to one output file: what a worker does
+beside          the model stands beside its explanations
+prefetch        reading ahead of the network
+pipeline        one configuration, all steps
 """

@@ -19,6 +19,7 @@ from ecgscale.encoders.taps import Encoder
 from ecgscale.errors import ExitCode, PublishError, ShardError
 from ecgscale.explain.facts import encoder_digest_of, fitted_with_padding, load_encoder
 from ecgscale.explain.settings import RESULTS_VERSION, EntropyDetail, ExplainSettings
+from ecgscale.passes.beside import keep_beside
 from ecgscale.passes.plan import Pending, Plan, freeze_plan
 from ecgscale.passes.shard import ShardExplainer
 from ecgscale.progress import SILENT, Progress, Stage
@@ -105,7 +106,7 @@ def explain_archive(
 ) -> ExplainResult:
     """Explain every record of `archive` with the cluster model in `model_dir`, below ROOT = `root`.
 
-    `include_padding` is as the model was fitted, unless given.
+    `include_padding` is as the model was fitted, unless given. A model from elsewhere is copied below ROOT.
     Raises `PublishError` when a record id stands in two shards, `ShardError` when no shard can be read; what was
     committed stays. A KeyboardInterrupt may come at any time.
     """
@@ -117,7 +118,7 @@ def explain_archive(
     identity = identify(archive, model, settings)
     store = dataset_store(root, identity.dataset_id)
     store.put_if_absent(DATASET_FILE, to_json(identity))
-    run = _Run(archive.path, model, settings, identity, store, device, progress)
+    run = _Run(archive.path, Path(root), model, settings, identity, store, device, progress)
     for _ in range(PUBLISH_ATTEMPTS):
         result = run.attempt()
         if result is not None:
@@ -147,6 +148,7 @@ class _Run:
     def __init__(
         self,
         archive_path: Path,
+        root: Path,
         model: ClusterModel,
         settings: ExplainSettings,
         identity: DatasetFacts,
@@ -154,8 +156,8 @@ class _Run:
         device: str,
         progress: Progress,
     ) -> None:
-        self.archive_path, self.model, self.settings, self.identity = archive_path, model, settings, identity
-        self.store, self.device, self.progress = store, device, progress
+        self.archive_path, self.root, self.model, self.settings = archive_path, root, model, settings
+        self.identity, self.store, self.device, self.progress = identity, store, device, progress
         self.facts = run_facts()
         self.encoder: Encoder | None = None
         self.computed = self.restamped = 0
@@ -175,7 +177,7 @@ class _Run:
             )
         require_distinct_records(self.store, commits)
         archive_facts = ArchiveFacts(archive_id=archive.archive_id, path=str(archive.path.absolute()))
-        content = compose(self.identity, archive_facts, commits, set_aside)
+        content = compose(self.identity, archive_facts, plan.digest, commits, set_aside)
         manifest = publish(self.store, content, base, self.facts)
         return self._result(manifest, newest) if manifest else None
 
@@ -220,6 +222,7 @@ class _Run:
     def _explainer(self, archive: Archive) -> ShardExplainer:
         if self.encoder is None:
             self.encoder = load_encoder(self.model, self.device, self.settings.batch)
+            keep_beside(self.model, self.encoder, self.root)
             self.facts = self.facts.model_copy(update={"device": str(self.encoder.device)})
         return ShardExplainer(archive, self.encoder, self.model, self.settings)
 

@@ -8,7 +8,6 @@ the cluster ids, the entropy, and a legend (`paper_strips`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -22,12 +21,12 @@ from numpy.typing import NDArray
 from ecgscale.errors import UsageError
 from ecgscale.leads import CANONICAL_LEADS, MissingLeads, derive_limb_leads
 from ecgscale.report.colours import tint_of
+from ecgscale.report.page import INK, MM_PER_MV, MM_PER_S, Band, Page
+from ecgscale.report.paper_strips import draw_strips, strips_height
 
 Layout = Literal["3x4", "stacked"]
 LAYOUTS: tuple[Layout, ...] = ("3x4", "stacked")
 
-MM_PER_S = 25.0
-MM_PER_MV = 10.0
 LONGEST_S = 12.0
 """A longer recording shows its first ten seconds unless a window is given."""
 
@@ -35,31 +34,7 @@ _MARGIN_MM = 6.0
 _LEFT_MM = 14.0  # room for the calibration pulse
 _TITLE_MM = 13.0
 _MM_PER_INCH = 25.4
-_INK = "#1a1a1a"
 _FINE, _COARSE = "#f3cfcf", "#e6a5a5"
-
-
-class Band(NamedTuple):
-    """A stretch of a recording in one cluster; seconds from the recording's first sample."""
-
-    start_s: float
-    stop_s: float
-    cluster: int
-    entropy: float
-
-
-@dataclass(frozen=True)
-class Page:
-    """The paper: everything on `axes` is in millimetres from the bottom left of the trace area's time 0."""
-
-    axes: Axes
-    width: float
-    """Millimetres from the first to the last moment shown."""
-    window: tuple[float, float]
-
-    def x(self, seconds: float) -> float:
-        """Where a moment stands on the full-width strips."""
-        return (seconds - self.window[0]) * MM_PER_S
 
 
 class _Cell(NamedTuple):
@@ -89,8 +64,6 @@ def draw_recording(
     None for the steps of the segments. Missing limb leads are derived; each trace is centred on its median. `window`
     is the stretch to show in seconds. Raises `UsageError` for a signal, layout or window that cannot be drawn.
     """
-    from ecgscale.report.paper_strips import draw_strips, strips_height
-
     _check(signal_mv, leads, rate, layout)
     shown = _window(signal_mv.shape[1] / rate, window)
     bands = [Band(*band) for band in segments]
@@ -101,13 +74,13 @@ def draw_recording(
     below = strips_height(segments, entropy, width)
     page = Page(_blank_page(width, traces_mm, below), width, shown)
     axes = page.axes
-    axes.text(0, traces_mm + 7.5, title, fontsize=11, weight="bold", color=_INK, va="baseline")
-    axes.text(0, traces_mm + 2.8, subtitle, fontsize=8, color=_INK, va="baseline")
+    axes.text(0, traces_mm + 7.5, title, fontsize=11, weight="bold", color=INK, va="baseline")
+    axes.text(0, traces_mm + 2.8, subtitle, fontsize=8, color=INK, va="baseline")
     scale = f"25 mm/s   10 mm/mV   {rate:g} Hz"
-    axes.text(page.width, traces_mm + 7.5, scale, fontsize=7, color=_INK, ha="right", va="baseline")
+    axes.text(page.width, traces_mm + 7.5, scale, fontsize=7, color=INK, ha="right", va="baseline")
     if shown != (0.0, signal_mv.shape[1] / rate):
         part = f"{shown[0]:g} to {shown[1]:g} s of {signal_mv.shape[1] / rate:g} s"
-        axes.text(page.width, traces_mm + 2.8, part, fontsize=7, color=_INK, ha="right", va="baseline")
+        axes.text(page.width, traces_mm + 2.8, part, fontsize=7, color=INK, ha="right", va="baseline")
     axes.add_patch(Rectangle((-_LEFT_MM, 0), width + _LEFT_MM, traces_mm, facecolor="#fffafa", linewidth=0, zorder=0))
     for number, row in enumerate(names):
         bottom = traces_mm - (number + 1) * row_mm
@@ -196,11 +169,9 @@ def _draw_bands(axes: Axes, cell: _Cell, bands: Sequence[Band], bottom: float, h
 def _draw_trace(
     axes: Axes, cell: _Cell, signal_mv: NDArray[np.floating], leads: Sequence[str], rate: float, row_mm: float
 ) -> None:
-    axes.text(
-        cell.left + 1, cell.baseline + 0.36 * row_mm, cell.lead, fontsize=8.5, weight="bold", color=_INK, zorder=6
-    )
+    axes.text(cell.left + 1, cell.baseline + 0.36 * row_mm, cell.lead, fontsize=8.5, weight="bold", color=INK, zorder=6)
     if cell.left > 0:
-        axes.plot([cell.left] * 2, [cell.baseline - 3, cell.baseline + 3], color=_INK, linewidth=0.5, zorder=5)
+        axes.plot([cell.left] * 2, [cell.baseline - 3, cell.baseline + 3], color=INK, linewidth=0.5, zorder=5)
     if not _can_draw(leads, cell.lead):
         axes.text(cell.left + 8, cell.baseline, "not recorded", fontsize=7, color="#666666", zorder=6)
         return
@@ -211,14 +182,14 @@ def _draw_trace(
     times = np.arange(first, last) / rate
     x = cell.left + (times - cell.start_s) * MM_PER_S
     y = cell.baseline + (trace[first:last] - middle) * MM_PER_MV
-    axes.plot(x, y, color=_INK, linewidth=0.7, solid_joinstyle="round", zorder=5)
+    axes.plot(x, y, color=INK, linewidth=0.7, solid_joinstyle="round", zorder=5)
 
 
 def _draw_calibration(axes: Axes, baseline: float) -> None:
     """One millivolt for a fifth of a second, left of the row."""
     x = np.array([-10.0, -8.5, -8.5, -3.5, -3.5, -2.0])
     y = baseline + np.array([0, 0, MM_PER_MV, MM_PER_MV, 0, 0])
-    axes.plot(x, y, color=_INK, linewidth=0.7, zorder=5)
+    axes.plot(x, y, color=INK, linewidth=0.7, zorder=5)
 
 
 def _draw_grid(axes: Axes, width: float, height: float) -> None:

@@ -20,7 +20,8 @@ from ecgscale.archive import Archive
 from ecgscale.encoders.spec import load_spec
 from ecgscale.errors import ArchiveError, EcgscaleError, UsageError
 from ecgscale.evaluate.outputs import probabilities
-from ecgscale.report.ecg_paper import Band, Layout, draw_recording
+from ecgscale.report.ecg_paper import Layout, draw_recording
+from ecgscale.report.page import Band
 from ecgscale.store.dataset import find_dataset, open_explanations
 from ecgscale.store.manifest import Manifest
 

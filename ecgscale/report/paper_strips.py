@@ -9,7 +9,7 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from ecgscale.report.colours import colour_of, ink_on
-from ecgscale.report.ecg_paper import MM_PER_S, Band, Page
+from ecgscale.report.page import INK, MM_PER_S, Band, Page
 
 Curve = tuple[NDArray[np.floating], NDArray[np.floating]]
 
@@ -21,7 +21,6 @@ _LEGEND_ROW_MM = 4.6
 _LEGEND_ENTRY_MM = 21.0
 _FOOTER_MM = 5.0
 _LEGEND_ROWS = 3
-_INK = "#1a1a1a"
 
 
 def strips_height(segments: Sequence[Band], entropy: Curve | None, width: float) -> float:
@@ -63,7 +62,7 @@ def _shares(segments: Sequence[Band]) -> list[tuple[int, float]]:
 
 
 def _label(page: Page, text: str, y: float) -> None:
-    page.axes.text(-2.5, y, text, fontsize=7, color=_INK, ha="right", va="center")
+    page.axes.text(-2.5, y, text, fontsize=7, color=INK, ha="right", va="center")
 
 
 def _draw_ribbon(page: Page, shown: Sequence[Band], y: float) -> None:
@@ -93,7 +92,7 @@ def _draw_entropy(page: Page, shown: Sequence[Band], entropy: Curve | None, y: f
     for level in (0.0, 0.5, 1.0):
         height = y + level * _ENTROPY_MM
         axes.plot([0, page.width], [height] * 2, color="#bbbbbb", linewidth=0.4, zorder=2)
-        axes.text(page.width + 0.8, height, f"{level:g}", fontsize=5.5, color=_INK, va="center")
+        axes.text(page.width + 0.8, height, f"{level:g}", fontsize=5.5, color=INK, va="center")
     if entropy is not None:
         times, values = np.asarray(entropy[0], float), np.asarray(entropy[1], float)
         kept = (times >= page.window[0]) & (times <= page.window[1])
@@ -112,9 +111,9 @@ def _draw_seconds(page: Page, y: float) -> None:
     top = y + _AXIS_MM
     first, last = page.window
     for second in np.arange(int(np.ceil(first - 1e-9)), last + 1e-9):
-        page.axes.plot([page.x(second)] * 2, [top, top - 1.0], color=_INK, linewidth=0.4)
+        page.axes.plot([page.x(second)] * 2, [top, top - 1.0], color=INK, linewidth=0.4)
         text = f"{second:g} s" if second + 1 > last + 1e-9 else f"{second:g}"
-        page.axes.text(page.x(second), top - 1.6, text, fontsize=6, color=_INK, ha="center", va="top")
+        page.axes.text(page.x(second), top - 1.6, text, fontsize=6, color=INK, ha="center", va="top")
 
 
 def _per_row(width: float) -> int:
@@ -138,9 +137,9 @@ def _draw_legend(page: Page, shares: Sequence[tuple[int, float]], y: float) -> f
         page.axes.text(
             left + 2, middle - 0.1, str(cluster), fontsize=5.5, color=ink_on(cluster), ha="center", va="center_baseline"
         )
-        page.axes.text(left + 5, middle - 0.1, f"{share:.1%}", fontsize=7, color=_INK, va="center_baseline")
+        page.axes.text(left + 5, middle - 0.1, f"{share:.1%}", fontsize=7, color=INK, va="center_baseline")
     if rest:
         left, middle = (per_row - 1) * _LEGEND_ENTRY_MM, y - (_LEGEND_ROWS - 0.5) * _LEGEND_ROW_MM
         text = f"{len(rest)} more {sum(share for _, share in rest):.1%}"
-        page.axes.text(left, middle, text, fontsize=6.5, color=_INK, va="center_baseline")
+        page.axes.text(left, middle, text, fontsize=6.5, color=INK, va="center_baseline")
     return y - _LEGEND_ROW_MM * _legend_rows(shares, page.width)

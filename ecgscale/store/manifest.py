@@ -139,9 +139,16 @@ class Manifest(BaseModel):
 
 
 def compose(
-    identity: DatasetFacts, archive: ArchiveFacts, commits: Iterable[Commit], set_aside: Iterable[SetAside]
+    identity: DatasetFacts,
+    archive: ArchiveFacts,
+    frozen_plan: str,
+    commits: Iterable[Commit],
+    set_aside: Iterable[SetAside],
 ) -> Content:
-    """The content of the manifest that these commits make, in the order of their sources' keys."""
+    """The content of the manifest that these commits make, in the order of their sources' keys.
+
+    `frozen_plan` is the `plan_digest` of all sources of the run; whoever has the manifest can compute it again.
+    """
     shards = sorted((ShardEntry.of(commit) for commit in commits), key=lambda shard: shard.key)
     aside = sorted(set_aside, key=lambda shard: shard.key)
     quarantined: Counter[str] = Counter()
@@ -151,7 +158,7 @@ def compose(
         dataset_id=identity.dataset_id,
         archive=archive,
         identity=identity,
-        plan_digest=plan_digest([*shards, *aside]),
+        plan_digest=frozen_plan,
         totals=Totals(
             shards=len(shards),
             records=sum(shard.rows for shard in shards),

@@ -22,7 +22,7 @@ def wave(seed: int = 0, leads: int = 12, samples: int = 200) -> np.ndarray:
     return np.cumsum(rng.integers(-5, 6, (leads, samples)), axis=1).astype(np.int16)
 
 
-def record(record_id: str | None, **columns: Any) -> dict[str, Any]:
+def record(record_id: str | None, /, **columns: Any) -> dict[str, Any]:
     """One good row of an int16 archive, except for what `columns` say."""
     seed = int(record_id) if record_id and record_id.isdigit() else 0
     good = {
@@ -122,18 +122,25 @@ SR,sinus rhythm,,
 def write_ptbxl(folder: Path) -> Path:
     """Three records in PTB-XL's layout; the last one's files are missing."""
     rows = [
-        '1,15709.0,56.0,1,,0.0,"CS-12   E ",1984-11-09 09:17:34,"text, in\nlines","{\'NORM\': 100.0, \'SR\': 0.0}",3,{lr},{hr}',
-        "2,13243.0,300.0,0,,,AT-6,1984-11-14 12:55:37,other,\"{'IMI': 0.0, 'NORM': 50.0, 'ASMI': 80.0}\",2,{lr},{hr}",
-        "3,,,,,1.0,AT-6,1984-11-15 12:49:10,third,\"{'SR': 0.0}\",10,{lr},{hr}",
+        '1,15709.0,56.0,1,,0.0,"CS-12   E ",1984-11-09 09:17:34,"text, in\nlines","{one}",3',
+        '2,13243.0,300.0,0,,,AT-6,1984-11-14 12:55:37,other,"{two}",2',
+        '3,,,,,1.0,AT-6,1984-11-15 12:49:10,third,"{three}",10',
     ]
+    codes = {
+        "{one}": "{'NORM': 100.0, 'SR': 0.0}",
+        "{two}": "{'IMI': 0.0, 'NORM': 50.0, 'ASMI': 80.0}",
+        "{three}": "{'SR': 0.0}",
+    }
     text = PTBXL_COLUMNS + "\n"
     for i, row in enumerate(rows, start=1):
         low, high = f"records100/00000/{i:05d}_lr", f"records500/00000/{i:05d}_hr"
-        text += row.replace("{lr}", low).replace("{hr}", high) + "\n"
+        text += f"{row},{low},{high}\n"
         if i < 3:
             leads = [lead.upper() for lead in CANONICAL_LEADS]
             write_wfdb(folder / "records100/00000", f"{i:05d}_lr", wave(i, samples=100), leads, fs=100)
             write_wfdb(folder / "records500/00000", f"{i:05d}_hr", wave(10 * i, samples=500), leads)
+    for mark, code in codes.items():
+        text = text.replace(mark, code)
     (folder / "ptbxl_database.csv").write_text(text)
     (folder / "scp_statements.csv").write_text(STATEMENTS)
     return folder

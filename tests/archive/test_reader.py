@@ -27,11 +27,8 @@ def archive(tmp_path: Path) -> Archive:
 def test_batches_are_whole_across_row_groups(archive: Archive) -> None:
     sizes = [[len(raw) for raw in archive.batches(shard, batch_records=50)] for shard in archive.shards]
     assert sizes == [[50] * 4, [50, 50]]
-    rows = [(raw.shard, raw.first_row) for shard in archive.shards for raw in archive.batches(shard, batch_records=90)]
-    assert rows == [(archive.shards[0].key, 0), (archive.shards[0].key, 90), (archive.shards[0].key, 180)] + [
-        (archive.shards[1].key, 0),
-        (archive.shards[1].key, 90),
-    ]
+    first, second = [[raw.first_row for raw in archive.batches(shard, batch_records=90)] for shard in archive.shards]
+    assert (first, second) == ([0, 90, 180], [0, 90])
     assert [record_id for record_id, _ in all_records(archive)] == [str(i) for i in range(300)]
 
 
@@ -78,7 +75,7 @@ def test_columns_to_carry_and_labels(archive: Archive) -> None:
     assert carried == ["acquired_at", "site", "device", "age", "sex", "fold", "fiducials", "superclasses", "AF"]
     assert archive.label_columns() == ["superclasses", "AF"]
     assert archive.shard("part-00001.parquet") == archive.shards[1]
-    with pytest.raises(ArchiveError, match="no shard 'part-1.parquet'"):
+    with pytest.raises(ArchiveError, match=r"no shard 'part-1\.parquet'"):
         archive.shard("part-1.parquet")
 
 
@@ -109,7 +106,7 @@ def test_a_digest_says_what_is_in_a_shard(archive: Archive, tmp_path: Path) -> N
 def test_a_digest_copied_along_by_another_tool_does_not_count(archive: Archive) -> None:
     shard = archive.shards[0]
     before = archive.footer(shard).content_digest
-    table = pq.read_table(shard.path)
+    table = pq.ParquetFile(shard.path).read()
     assert table.schema.metadata[b"ecgscale.content_digest"].decode() == before
     pq.write_table(table.set_column(table.schema.get_field_index("fold"), "fold", table.column("age")), shard.path)
     changed = Archive.open(archive.path)
@@ -157,8 +154,8 @@ def test_duckdb_and_polars_read_shards(tmp_path: Path) -> None:
         write_archive(tmp_path / kind, rows, kind)
         files = str(tmp_path / kind / "part-*.parquet")
         total = int(sum(row["signal"].sum(dtype=np.int64) for row in rows))
-        found = duckdb.sql(f"select sum(list_sum(signal)), min(leads[4]) from '{files}'").fetchone()
-        assert found == (total, "aVR")
+        found = duckdb.sql(f"select sum(list_sum(signal)), min(leads[4]) from '{files}'").fetchall()
+        assert found == [(total, "aVR")]
         frame = pl.read_parquet(files)
         assert frame["signal"].list.sum().sum() == total
 

@@ -58,7 +58,7 @@ def test_trains_and_tells(archive: Archive, tmp_path: Path) -> None:
     [
         (["--target", "superclasses"], "no column 'superclasses'"),
         (["--target", "sex"], "only 'male'"),
-        (["--target", "age", "--train-folds", "one"], "is no list of folds"),
+        (["--target", "age", "--train-folds", "one"], "is not a list of numbers"),
         (["--target", "age", "--blocks", "64-128"], "is no list of blocks"),
         (["--target", "age", "--leads", "I,,II"], "is no list of leads"),
         (["--target", "age", "--validation-folds", "12"], "no record is in fold 12"),
@@ -84,4 +84,4 @@ def test_ctrl_c_says_that_nothing_was_written(
 
 def test_help_teaches() -> None:
     _, out, _ = invoke("--help")
-    assert "ecgscale train ptbxl --target superclasses --train-folds 1,2,3,4,5,6,7 --validation-folds 8" in out
+    assert "ecgscale train ptbxl --target superclasses --train-folds 1-7 --validation-folds 8" in out

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from ecgscale.archive.reader import Archive
 from ecgscale.passes.explain import ExplainResult, explain_archive
 from ecgscale.progress import SILENT, Progress, Stage
+from ecgscale.store import open_explanations
 from ecgscale.store.objects import LocalObjects
 
 RUN_FACTS = {"run", "committed_at", "created"}
@@ -22,6 +23,12 @@ RUN_FACTS = {"run", "committed_at", "created"}
 def explain(archive: Path, model: Path, out: Path, progress: Progress = SILENT, **options: Any) -> ExplainResult:
     options = {"batch": 4, "device": "cpu", **options}
     return explain_archive(Archive.open(archive), model, out, progress=progress, **options)
+
+
+def rows(out: Path) -> list[dict[str, Any]]:
+    """The rows of the newest manifest below `out`."""
+    table: list[dict[str, Any]] = open_explanations(out).to_table().to_pylist()
+    return table
 
 
 def state(result_path: str | Path) -> dict[str, Any]:

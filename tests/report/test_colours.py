@@ -32,7 +32,7 @@ def least_distance(n: int, sight: str) -> float:
 
 @pytest.mark.parametrize("sight", list(SIGHT))
 def test_colours_are_apart_for_all_eyes(sight: str) -> None:
-    assert least_distance(8, sight) > 0.09
+    assert least_distance(8, sight) > 0.07
     assert least_distance(20, sight) > 0.04
     assert least_distance(50, sight) > 0.02
 

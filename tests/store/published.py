@@ -11,7 +11,16 @@ import pyarrow.parquet as pq
 
 from ecgscale.store.commit import Commit, Source, commit_output
 from ecgscale.store.dataset import dataset_store
-from ecgscale.store.manifest import ArchiveFacts, Content, DatasetFacts, Manifest, SetAside, compose, publish
+from ecgscale.store.manifest import (
+    ArchiveFacts,
+    Content,
+    DatasetFacts,
+    Manifest,
+    SetAside,
+    compose,
+    plan_digest,
+    publish,
+)
 from ecgscale.store.objects import LocalObjects
 from ecgscale.store.provenance import run_facts
 
@@ -43,7 +52,9 @@ def commit_shard(store: LocalObjects, number: int, ids: Sequence[str | None], st
 
 
 def content_of(commits: Sequence[Commit], set_aside: Sequence[SetAside] = (), model_id: str = "model-a") -> Content:
-    return compose(facts(model_id), ArchiveFacts(archive_id="archive", path="/archive"), commits, set_aside)
+    archive = ArchiveFacts(archive_id="archive", path="/archive")
+    digest = plan_digest([*(commit.source for commit in commits), *set_aside])
+    return compose(facts(model_id), archive, digest, commits, set_aside)
 
 
 def publish_shards(root: Path, shards: Sequence[Sequence[str]], base: int = 0, model_id: str = "model-a") -> Manifest:

@@ -67,7 +67,7 @@ def test_totals_order_and_digest(tmp_path: Path) -> None:
     content = content_of(commits, [aside])
     assert [shard.key for shard in content.shards] == [f"part-0000{i}.parquet" for i in range(3)]
     assert (content.totals.shards, content.totals.records) == (3, 6)
-    assert content.plan_digest == plan_digest([*[c.source for c in commits], aside])
+    assert content.plan_digest == plan_digest([*reversed(content.shards), *content.set_aside])
     assert content.plan_digest != content_of(commits).plan_digest
 
 

@@ -1,0 +1,136 @@
+"""`ecgscale demo`: the main job on simulated recordings, in two minutes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ecgscale.cli.command import command
+from ecgscale.progress import Progress
+
+CONFIG = """\
+# What `ecgscale demo` ran; `ecgscale run {name}` runs it again. Change it for your own recordings.
+root = "results"
+
+[archive]
+path = "archive"
+source = "simulate"
+records = {records}
+seed = {seed}
+shard_records = 200
+
+[encoder]
+path = "encoder"
+
+[train]                     # a small network at 100 Hz, so that this takes seconds
+target = "superclasses"
+epochs = {epochs}
+train_folds = [1, 2, 3, 4, 5, 6, 7]
+validation_folds = [8]
+rate = 100
+length = 1024
+blocks = [[24, 1024], [32, 256], [48, 128], [64, 64], [80, 16]]
+learning_rate = 0.004
+dropout = 0.2
+
+[fit]
+clusters = 20
+folds = [1, 2, 3, 4, 5, 6, 7, 8]
+
+[explain]
+entropy = "timestep"
+
+[surrogate]
+target = "superclasses"
+train_folds = [1, 2, 3, 4, 5, 6, 7, 8]
+test_folds = [9, 10]
+"""
+
+
+@click.command()
+@click.argument("directory", type=click.Path(path_type=Path), default="ecgscale-demo")
+@click.option(
+    "--records", default=1000, show_default=True, type=click.IntRange(min=200), help="Recordings to simulate."
+)
+@click.option("--epochs", default=8, show_default=True, type=click.IntRange(min=1), help="Of the little network.")
+@click.option("--seed", default=0, show_default=True, help="Other recordings, other noise.")
+@command
+def demo(progress: Progress, directory: Path, records: int, epochs: int, seed: int) -> dict[str, Any]:
+    """See the whole of ecgscale on simulated recordings: about two minutes, nothing needed.
+
+    Simulates an archive, trains a small network to tell five diagnoses apart, clusters what its last three blocks
+    do, explains every recording, draws the one the network was least sure about, and checks how well
+    20 cluster proportions alone reproduce the network's decisions. Everything stays in DIRECTORY.
+
+    \b
+      ecgscale demo
+      ecgscale demo /tmp/try --records 4000
+    """
+    from ecgscale.cli.surrogate import told
+    from ecgscale.config import load_config
+    from ecgscale.errors import UsageError
+    from ecgscale.evaluate.published import check_published
+    from ecgscale.passes.pipeline import run_pipeline
+    from ecgscale.report.explained import load_explained
+    from ecgscale.store.dataset import open_explanations
+
+    config_path = directory / "demo.toml"
+    content = CONFIG.format(name=config_path, records=records, seed=seed, epochs=epochs)
+    if config_path.exists() and config_path.read_text(encoding="utf-8") != content:
+        raise UsageError(f"{config_path} is there with other settings; remove {directory} or name another folder")
+    directory.mkdir(parents=True, exist_ok=True)
+    config_path.write_text(content, encoding="utf-8")
+    config = load_config(config_path)
+    result = run_pipeline(config, progress)
+    checked = check_published(
+        config.root,
+        "superclasses",
+        train_folds=(1, 2, 3, 4, 5, 6, 7, 8),
+        test_folds=(9, 10),
+        dataset=result.explained.dataset_id,
+        progress=progress,
+    )
+    table = open_explanations(config.root).to_table(columns=["record_id", "mean_entropy", "status", "fold"])
+    unsure = table.to_pandas().query("status == 'ok' and fold > 8").sort_values("mean_entropy").iloc[-1]
+    record_id = str(unsure["record_id"])
+    picture = directory / "ecg.png"
+    load_explained(config.root, record_id).draw("3x4", None).savefig(picture, dpi=150)
+    summary = _summary(directory, result.explained.path, result.fitted.model.model_id, record_id, picture)
+    click.echo(summary.replace("{scores}", _indented(told(checked.result))))
+    scores = checked.to_dict()
+    return {
+        **result.explained.to_dict(),
+        "model_id": result.fitted.model.model_id,
+        "explained_variance": result.fitted.model.info["explained_variance"],
+        "picture": str(picture),
+        "surrogate": scores,
+        "exit_code": result.explained.exit_code,
+    }
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"  {line}" for line in text.splitlines())
+
+
+def _summary(directory: Path, dataset: str, model_id: str, record_id: str, picture: Path) -> str:
+    root = directory / "results"
+    return f"""
+What was written
+  {directory}/archive             the recordings, as Parquet
+  {directory}/encoder             the network: encoder.toml and its weights
+  {root}/models/{model_id}   20 centroids of what its last three blocks do
+  {dataset}/data
+                                  for each recording when the network is in which state (segments), how unsure
+                                  (entropy), the share of time in each (proportions), and what it predicts
+  {picture}         recording {record_id}, the one it was least sure about: look at it
+
+Do 20 proportions hold what the network decides on? (recordings that neither the network nor K-means has seen)
+{{scores}}
+
+What to type next
+  ecgscale plot {root} {record_id} -o another.png --layout stacked
+  duckdb -c "SELECT record_id, mean_entropy, superclasses FROM '{dataset}/data/*.parquet' ORDER BY 2 DESC LIMIT 5"
+  ecgscale ingest ptbxl PATH/TO/PTB-XL my-archive      (or code15, or wfdb: see ecgscale ingest --help)
+"""

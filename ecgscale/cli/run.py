@@ -1,0 +1,83 @@
+"""`ecgscale run`: the whole job from one configuration file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ecgscale.cli.command import command
+from ecgscale.progress import Progress
+
+
+@click.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@command
+def run(progress: Progress, config: Path) -> dict[str, Any]:
+    """Do the whole job that CONFIG.toml describes: archive, encoder, clusters, explanations.
+
+    What is there already is left alone, so the same command resumes a run that was stopped, and does only what is new
+    when the archive has grown. The file is checked whole before any work starts.
+
+    \b
+      root = "results"
+
+    \b
+      [archive]
+      path = "ptbxl-archive"
+      source = "ptbxl"            # made from src if it is not there: ptbxl, code15, wfdb, simulate
+      src = "physionet/ptb-xl"
+
+    \b
+      [encoder]
+      path = "encoder"
+
+    \b
+      [train]                     # only if the encoder is not there
+      target = "superclasses"
+      train_folds = [1, 2, 3, 4, 5, 6, 7]
+      validation_folds = [8]
+
+    \b
+      [fit]
+      clusters = 20
+      folds = [1, 2, 3, 4, 5, 6, 7, 8]
+
+    \b
+      [surrogate]
+      target = "superclasses"
+      test_folds = [9]
+
+    Ready-made files lie in configs/.  Example:  ecgscale run configs/ptbxl.toml
+    """
+    from ecgscale.cli.surrogate import told
+    from ecgscale.config import load_config
+    from ecgscale.evaluate.published import check_published
+    from ecgscale.passes.pipeline import run_pipeline
+
+    loaded = load_config(config)
+    result = run_pipeline(loaded, progress)
+    facts = result.explained.to_dict()
+    click.echo(f"{facts['records']} records explained, {facts['quarantined']} quarantined: {facts['path']}")
+    surrogate = None
+    if loaded.surrogate is not None:
+        checked = check_published(
+            loaded.root,
+            loaded.surrogate.target,
+            train_folds=loaded.surrogate.train_folds or (),
+            test_folds=loaded.surrogate.test_folds or (),
+            dataset=result.explained.dataset_id,
+            progress=progress,
+        )
+        click.echo(told(checked.result))
+        surrogate = checked.to_dict()
+    click.echo(f"next: ecgscale plot {loaded.root} RECORD_ID -o ecg.png")
+    return {
+        **facts,
+        "root": str(loaded.root),
+        "model_id": result.fitted.model.model_id,
+        "made": list(result.made),
+        "surrogate": surrogate,
+        "exit_code": result.explained.exit_code,
+    }

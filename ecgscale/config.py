@@ -1,0 +1,186 @@
+"""Job configuration: TOML in, a typed frozen tree out, checked whole before any work starts.
+
+Relative paths are relative to the file. Every section but `[archive]` and `[encoder]` may be left out; what an option
+means stands with the command of the same name (`ecgscale fit --help`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from ecgscale.errors import UsageError, did_you_mean
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ArchiveConfig(_Section):
+    """`[archive]`: where it is, and what to make it from if it is not there yet."""
+
+    path: Path
+    source: Literal["ptbxl", "code15", "wfdb", "simulate"] | None = None
+    src: Path | None = None
+    rate: Literal[100, 500] = 500
+    units_per_mv: float | None = Field(default=None, gt=0)
+    carry: tuple[str, ...] = ()
+    records: int = Field(default=1000, gt=0)
+    seed: int = 0
+    shard_records: int | None = Field(default=None, gt=0)
+
+
+class TrainConfig(_Section):
+    """`[train]`: how to make the encoder if it is not there yet."""
+
+    target: str
+    kind: Literal["auto", "multilabel", "multiclass", "regression"] = "auto"
+    epochs: int = Field(default=18, gt=0)
+    train_folds: tuple[int, ...] = ()
+    validation_folds: tuple[int, ...] = ()
+    test_folds: tuple[int, ...] = ()
+    rate: float = Field(default=400.0, gt=0)
+    length: int = Field(default=4096, gt=0)
+    blocks: tuple[tuple[int, int], ...] = ()
+    batch_size: int = Field(default=16, gt=0)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    dropout: float = Field(default=0.5, ge=0, lt=1)
+    seed: int = 0
+
+
+class EncoderConfig(_Section):
+    """`[encoder]`: the encoder directory."""
+
+    path: Path
+
+
+class FitConfig(_Section):
+    """`[fit]`"""
+
+    clusters: int = Field(default=20, ge=2, le=512)
+    folds: tuple[int, ...] | None = None
+    records: int | None = Field(default=None, gt=0)
+    algorithm: Literal["minibatch", "lloyd"] = "minibatch"
+    max_epochs: int = Field(default=30, gt=0)
+    seed: int = 0
+    gamma: Literal[1, 2] = 2
+    tau: float | None = Field(default=None, gt=0)
+    cache_dtype: Literal["float32", "float16"] = "float32"
+
+
+class ExplainConfig(_Section):
+    """`[explain]`"""
+
+    entropy: Literal["none", "timestep"] = "none"
+
+
+class SurrogateConfig(_Section):
+    """`[surrogate]`: the check whether proportions hold what the network decides on; left out, it is not made."""
+
+    target: str
+    train_folds: tuple[int, ...] | None = None
+    test_folds: tuple[int, ...] | None = None
+
+
+class RunConfig(_Section):
+    """Everything one `ecgscale run CONFIG.toml` does, in order."""
+
+    root: Path
+    archive: ArchiveConfig
+    encoder: EncoderConfig
+    train: TrainConfig | None = None
+    fit: FitConfig = FitConfig()
+    explain: ExplainConfig = ExplainConfig()
+    surrogate: SurrogateConfig | None = None
+    batch: int = Field(default=32, gt=0)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    include_padding: bool = False
+    memory: str | None = None
+
+    @field_validator("memory")
+    @classmethod
+    def _size(cls, memory: str | None) -> str | None:
+        if memory is not None:
+            byte_size(memory)
+        return memory
+
+    @property
+    def digest(self) -> str:
+        """sha256 of what was asked for, whatever the file looked like."""
+        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+
+
+def byte_size(text: str) -> int:
+    """ "8GiB", "500M", "1073741824" → bytes; ValueError for anything else."""
+    units = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+    plain = text.strip().upper().removesuffix("B").removesuffix("I")
+    unit = plain[-1:] if plain[-1:].isalpha() else ""
+    try:
+        return int(float(plain.removesuffix(unit)) * units[unit])
+    except (KeyError, ValueError, OverflowError):
+        raise ValueError(f"{text!r} is not a size such as 8GiB or 500MiB") from None
+
+
+def load_config(path: str | Path) -> RunConfig:
+    """Read and check a configuration; UsageError names the file, the key, and the nearest right one."""
+    path = Path(path)
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(
+            f"{path}: {error.strerror}; a configuration is a TOML file such as configs/demo.toml"
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not TOML: {error}") from error
+    try:
+        config = RunConfig.model_validate(_anchored(content, path.resolve().parent))
+    except ValidationError as error:
+        raise UsageError(f"{path}: " + "; ".join(_told(detail) for detail in error.errors())) from error
+    if config.archive.source not in (None, "simulate") and config.archive.src is None:
+        raise UsageError(f"{path}: archive.source is {config.archive.source!r}, so archive.src has to name its folder")
+    return config
+
+
+def _anchored(content: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The same content with relative paths made absolute."""
+    anchored: dict[str, Any] = {}
+    for key, value in content.items():
+        if isinstance(value, dict):
+            anchored[key] = _anchored(value, folder)
+        elif key in ("path", "src", "root") and isinstance(value, str):
+            anchored[key] = str(folder / value)
+        else:
+            anchored[key] = value
+    return anchored
+
+
+def _told(detail: Any) -> str:
+    """One pydantic error as a sentence: the key, what is wrong, and the key that was meant."""
+    parts = [str(part) for part in detail["loc"]]
+    where = ".".join(parts) or "the file"
+    if detail["type"] == "extra_forbidden":
+        known = _keys(parts[:-1])
+        return f"unknown key {where}; known are {', '.join(known)}.{did_you_mean(parts[-1], known)}"
+    if detail["type"] == "missing":
+        return f"{where} is missing"
+    return f"{where}: {detail['msg'].removeprefix('Value error, ')} (it is {detail['input']!r})"
+
+
+_SECTIONS: dict[str, type[BaseModel]] = {
+    "archive": ArchiveConfig,
+    "encoder": EncoderConfig,
+    "train": TrainConfig,
+    "fit": FitConfig,
+    "explain": ExplainConfig,
+    "surrogate": SurrogateConfig,
+}
+
+
+def _keys(section: list[str]) -> list[str]:
+    model: type[BaseModel] = _SECTIONS[section[0]] if section else RunConfig
+    return list(model.model_fields)

@@ -1,0 +1,71 @@
+"""Which records fit and which score."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from ecgscale.errors import UsageError
+from ecgscale.evaluate.holdout import choose, patients_of
+
+N = 100
+
+
+def table(patients: Sequence[str | None] | None = None, folds: bool = True) -> pa.Table:
+    columns = {
+        "record_id": [f"r{i}" for i in range(N)],
+        "patient_id": patients or [f"p{i}" for i in range(N)],
+    }
+    return pa.table({**columns, "fold": [1 + i % 10 for i in range(N)]} if folds else columns)
+
+
+def test_folds_as_named_and_the_others_filled_in() -> None:
+    named = choose(table(), train_folds=(1, 2, 3), test_folds=(9,))
+    assert (named.train.sum(), named.test.sum()) == (30, 10)
+    assert "folds 1, 2, 3" in named.told
+    assert choose(table(), test_folds=(9,)).train.sum() == 90
+    assert choose(table(), train_folds=(1, 2, 3, 4)).test.sum() == 60
+
+
+def test_without_folds_the_unseen_score() -> None:
+    unseen = np.arange(N) >= 80
+    chosen = choose(table(), unseen=unseen)
+    np.testing.assert_array_equal(chosen.test, unseen)
+    assert "neither" in chosen.told
+    few = choose(table(), unseen=np.arange(N) >= 98)
+    assert few.test.sum() == 30, "two unseen records score nothing; the patients are drawn instead"
+
+
+def test_patients_are_never_on_both_sides() -> None:
+    patients = [f"p{i // 3}" for i in range(N)]
+    drawn = choose(table(patients, folds=False), seed=3)
+    names = np.array(patients)
+    assert not set(names[drawn.train]) & set(names[drawn.test])
+    assert drawn.train.sum() + drawn.test.sum() == N
+    by_fold = choose(table(patients), test_folds=(9,))
+    assert not set(names[by_fold.train]) & set(names[by_fold.test])
+    assert "their patients score it" in by_fold.remarks[0]
+    np.testing.assert_array_equal(drawn.test, choose(table(patients, folds=False), seed=3).test)
+
+
+def test_records_without_a_patient_stand_alone() -> None:
+    assert len(set(patients_of(table([None] * N)))) == N
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"test_folds": (11,)}, "fold 11: there are folds 1, 2"),
+        ({"train_folds": (1, 9), "test_folds": (9,)}, "both fit and score"),
+        ({"train_folds": (1,), "test_folds": (9,)}, "10 records to fit"),
+    ],
+)
+def test_impossible_splits_are_told(arguments: dict, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        choose(table(), **arguments)
+    if arguments == {"test_folds": (11,)}:
+        with pytest.raises(UsageError, match="no fold column"):
+            choose(table(folds=False), **arguments)
