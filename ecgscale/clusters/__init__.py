@@ -2,8 +2,9 @@
 
     features    what a timestep's feature vector is; the dense oracle
     packed      activations as the kernels read them
-    kernels     the factored algebra on CPUs, compiled
+    kernels     the factored algebra on CPUs, compiled; accumulate and soft put its pieces together
     tensors     the same algebra in tensor form, for GPUs
+    compiled    how the kernels are compiled
     sums        what a pass over timesteps returns: integers, added in any order
     init        k-means++ on a sample
     kmeans      mini-batch and Lloyd, one loop, any backend

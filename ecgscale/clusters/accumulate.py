@@ -13,12 +13,12 @@ from functools import lru_cache
 import numba
 import numpy as np
 import torch
-from numba import njit, prange
+from numba import prange
 from numpy.typing import NDArray
 
+from ecgscale.clusters.compiled import kernel
 from ecgscale.clusters.features import BlockLayout
 from ecgscale.clusters.kernels import (
-    FAST,
     SCRATCH,
     gather,
     multiply_back,
@@ -118,7 +118,7 @@ class StackedCentroids:
         return cls(parts, half_norm, edges)
 
 
-@njit(cache=True, parallel=True, error_model="numpy", fastmath=FAST)
+@kernel(parallel=True)
 def _accumulate(values, gram, start, stop, records, table, shapes, centroids, scale, out):  # type: ignore[no-untyped-def]
     channels, lengths, scales = shapes
     parts, half_norm, edges = centroids
@@ -156,7 +156,7 @@ def _accumulate(values, gram, start, stop, records, table, shapes, centroids, sc
                     record_distortion[k] = 0.0
 
 
-@njit(cache=True, error_model="numpy", fastmath=FAST)
+@kernel()
 def assign_record(span, known, table, scales, half_norm, first_cluster, last_cluster, counts, distortion):  # type: ignore[no-untyped-def]
     """Assign one record's timesteps to centroids first..last; counts, distortion and gathered weights are added to.
 

@@ -11,11 +11,10 @@ This module holds the compiled pieces; `accumulate` (K-means) and `explain_recor
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from ecgscale.clusters.compiled import kernel
 from ecgscale.clusters.packed import CHUNK
 
-FAST = {"reassoc", "contract", "nsz"}
 CANCELLED = 1e-13
 """Share of ‖a r_l‖² + ‖b r_{l+1}‖² under which ‖z‖² is what float64 rounding leaves, and the norm counts as 0."""
 LOWEST = np.float32(-3e38)
@@ -24,7 +23,7 @@ LOWEST = np.float32(-3e38)
 BEST, SECOND, LABEL, NORM, VALUE, SCRATCH = 0, CHUNK, 2 * CHUNK, 3 * CHUNK, 4 * CHUNK, 5 * CHUNK
 
 
-@njit(cache=True, error_model="numpy", fastmath=FAST)
+@kernel()
 def project(values, channels, lengths, centroids, g):  # type: ignore[no-untyped-def]
     """g (Σ L_b, K) = ⟨r_l, c_k⟩ of one record, K even; `centroids` holds each block's (K, C'_b) part, flattened.
 
@@ -60,7 +59,7 @@ def project(values, channels, lengths, centroids, g):  # type: ignore[no-untyped
         value, low, part = value + size * length, low + length, part + size * n_clusters
 
 
-@njit(cache=True, error_model="numpy", fastmath=FAST)
+@kernel()
 def neighbour_weights(gram, rows, fraction, scales, tile):  # type: ignore[no-untyped-def]
     """Interpolation weights of a run's neighbours, times w_b/‖z_b(t)‖, and ‖f(t)‖², into `tile`.
 
@@ -97,7 +96,7 @@ def neighbour_weights(gram, rows, fraction, scales, tile):  # type: ignore[no-un
             right[u] = inverse * part[u]
 
 
-@njit(cache=True, error_model="numpy", fastmath=FAST)
+@kernel()
 def nearest_two(g, rows, half_norm, first, last, tile):  # type: ignore[no-untyped-def]
     """The largest two ⟨f(t), c_k⟩ − ‖c_k‖²/2 over centroids first..last of one run, into `tile`; lowest k on ties.
 
@@ -125,7 +124,7 @@ def nearest_two(g, rows, half_norm, first, last, tile):  # type: ignore[no-untyp
             tile[BEST + u] = v if better else b
 
 
-@njit(cache=True, error_model="numpy", fastmath=FAST)
+@kernel()
 def add_neighbours(g, rows, group, k, tile):  # type: ignore[no-untyped-def]
     """Add the terms of three further blocks, whose neighbours begin at `group`, to the values of centroid k."""
     for m in range(group, group + 6):
@@ -134,30 +133,32 @@ def add_neighbours(g, rows, group, k, tile):  # type: ignore[no-untyped-def]
             tile[VALUE + u] += tile[at + u] * near
 
 
-@njit(cache=True, error_model="numpy", fastmath=FAST)
+@kernel()
 def tally(tile, begin, end, offset, counts, distortion):  # type: ignore[no-untyped-def]
     """Add timesteps begin..end of a run to `counts` and `distortion`, cluster 0 at `offset`.
 
     Returns (Σ (best − second), True if the run lies in one cluster, as most do).
     """
     best, second, label, norm = tile[BEST:SECOND], tile[SECOND:LABEL], tile[LABEL:NORM], tile[NORM:VALUE]
-    margin, total, others = np.float32(0), np.float32(0), 0
-    for u in range(begin, end):
-        margin += best[u] - second[u]
-        others += label[u] != label[begin]
-    if others == 0:
-        for u in range(begin, end):
-            total += max(norm[u] - np.float32(2) * best[u], np.float32(0))
-        counts[offset + int(label[begin])] += end - begin
-        distortion[offset + int(label[begin])] += total
+    margin, total, others = np.float32(0), np.float32(0), np.float32(0)
+    here = label[begin]
+    # Over the whole run with a mask: a loop from begin to end would mostly be what is left of a vector.
+    for u in range(len(best)):
+        inside = begin <= u < end
+        margin += best[u] - second[u] if inside else np.float32(0)
+        total += max(norm[u] - np.float32(2) * best[u], np.float32(0)) if inside else np.float32(0)
+        others += np.float32(1) if inside and label[u] != here else np.float32(0)
+    if others == np.float32(0):
+        counts[offset + int(here)] += end - begin
+        distortion[offset + int(here)] += total
     else:
         for u in range(begin, end):
             counts[offset + int(label[u])] += 1
             distortion[offset + int(label[u])] += max(norm[u] - np.float32(2) * best[u], np.float32(0))
-    return margin, others == 0
+    return margin, others == np.float32(0)
 
 
-@njit(cache=True, error_model="numpy", fastmath=FAST)
+@kernel()
 def gather(rows, tile, begin, end, one_cluster, offset, back):  # type: ignore[no-untyped-def]
     """Add the weights of timesteps begin..end of a run to `back` (Σ L_b, K): the transpose of interpolation."""
     label = tile[LABEL:NORM]
@@ -165,15 +166,15 @@ def gather(rows, tile, begin, end, one_cluster, offset, back):  # type: ignore[n
         weight, row = tile[SCRATCH + m * CHUNK : SCRATCH + (m + 1) * CHUNK], back[rows[m]]
         if one_cluster:
             total = np.float32(0)
-            for u in range(begin, end):
-                total += weight[u]
+            for u in range(len(weight)):
+                total += weight[u] if begin <= u < end else np.float32(0)
             row[offset + int(label[begin])] += total
         else:
             for u in range(begin, end):
                 row[offset + int(label[u])] += weight[u]
 
 
-@njit(cache=True, error_model="numpy", fastmath=FAST)
+@kernel()
 def multiply_back(values, channels, lengths, back, sums):  # type: ignore[no-untyped-def]
     """sums (K, Σ C'_b) = Σ_l back[l, k] r_l for one record, and `back` is zeroed for the next."""
     value, low, column = 0, 0, 0
@@ -192,7 +193,7 @@ def multiply_back(values, channels, lengths, back, sums):  # type: ignore[no-unt
         column += size
 
 
-@njit(cache=True)
+@kernel(fast=False)
 def to_integer(value, scale):  # type: ignore[no-untyped-def]
     """Round to the nearest integer, halves to even, at a scale; one addition instead of a call.
 

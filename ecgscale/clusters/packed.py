@@ -18,9 +18,10 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-from numba import njit, prange
+from numba import prange
 from numpy.typing import NDArray
 
+from ecgscale.clusters.compiled import kernel
 from ecgscale.clusters.features import BlockLayout, half_pixel
 
 CHUNK = 16
@@ -87,7 +88,7 @@ def gram_terms(values: NDArray[np.float32], layout: BlockLayout) -> NDArray[np.f
     return gram
 
 
-@njit(cache=True, parallel=True, fastmath={"reassoc", "contract", "nsz"})
+@kernel(parallel=True)
 def _gram(values, channels, lengths, gram):  # type: ignore[no-untyped-def]
     for n in prange(values.shape[0]):
         start, low = 0, 0

@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import numba
 import numpy as np
-from numba import njit, prange
+from numba import prange
 from numpy.typing import NDArray
 
 from ecgscale.clusters.accumulate import StackedCentroids, kernel_threads
+from ecgscale.clusters.compiled import kernel
 from ecgscale.clusters.features import BlockLayout
 from ecgscale.clusters.kernels import (
     BEST,
-    FAST,
     LABEL,
     NORM,
     SCRATCH,
@@ -70,7 +70,7 @@ def soft_assign(
     return labels, entropy, counts, soft, means[0], means[1]
 
 
-@njit(cache=True, parallel=True, error_model="numpy", fastmath=FAST)
+@kernel(parallel=True)
 def _soft_assign(values, gram, span, table, shapes, centroids, softmax, out):  # type: ignore[no-untyped-def]
     start, stop = span
     first, count, rows, fraction = table
@@ -84,9 +84,10 @@ def _soft_assign(values, gram, span, table, shapes, centroids, softmax, out):  #
         g = np.empty((gram.shape[2], n_clusters + n_clusters % 2), np.float32)
         tile = np.zeros(SCRATCH + rows.shape[1] * CHUNK, np.float32)
         weights = np.empty((n_clusters, CHUNK), np.float32)
-        powers = np.empty(CHUNK, np.int32)
         sums = np.empty((2, CHUNK), np.float32)
+        scratch = np.empty(CHUNK, np.float32)
         entropy_sum, distance_sum = 0.0, 0.0
+        per_log = np.float32(1.0 / np.log(n_clusters)) if n_clusters > 1 else np.float32(0)
         project(values[n], channels, lengths, parts, g)
         for j in range(len(first)):
             begin, end = max(start[n] - first[j], 0), min(stop[n] - first[j], count[j])
@@ -94,23 +95,24 @@ def _soft_assign(values, gram, span, table, shapes, centroids, softmax, out):  #
                 continue
             neighbour_weights(gram[n], rows[j], fraction[j], scales, tile)
             nearest_two(g, rows[j], half_norm, 0, n_clusters, tile)
-            soft_weights(g, rows[j], half_norm, softmax[0], softmax[1], tile, weights, powers, sums)
+            soft_weights(g, rows[j], half_norm, softmax[0], softmax[1], tile, weights, sums)
             for u in range(begin, end):
-                t = first[j] + u
+                h = (np.log(sums[0, u]) + sums[1, u] / sums[0, u]) * per_log
+                scratch[u] = min(max(h, np.float32(0)), np.float32(1))
+            for u in range(begin, end):
                 k = int(tile[LABEL + u])
-                labels[n, t] = k
+                labels[n, first[j] + u] = k
+                entropy[n, first[j] + u] = scratch[u]
                 counts[n, k] += 1
-                if n_clusters > 1:
-                    h = (np.log(sums[0, u]) + sums[1, u] / sums[0, u]) / np.float32(np.log(n_clusters))
-                    entropy[n, t] = min(max(h, np.float32(0)), np.float32(1))
-                entropy_sum += np.float64(entropy[n, t])
-                distance_sum += max(tile[NORM + u] - np.float32(2) * tile[BEST + u], np.float32(0))
-            for u in range(CHUNK):
-                sums[0, u] = np.float32(1) / sums[0, u] if begin <= u < end else np.float32(0)
+                entropy_sum += np.float64(scratch[u])
+                distance_sum += np.float64(max(tile[NORM + u] - np.float32(2) * tile[BEST + u], np.float32(0)))
+            share = sums[0]
+            for u in range(len(share)):
+                share[u] = np.float32(1) / share[u] if begin <= u < end else np.float32(0)
             for k in range(n_clusters):
-                total = np.float32(0)
-                for u in range(CHUNK):
-                    total += weights[k, u] * sums[0, u]
+                weight, total = weights[k], np.float32(0)
+                for u in range(len(share)):
+                    total += weight[u] * share[u]
                 soft[n, k] += total
         n_valid = stop[n] - start[n]
         means[0, n], means[1, n] = entropy_sum / n_valid, distance_sum / n_valid
@@ -118,53 +120,53 @@ def _soft_assign(values, gram, span, table, shapes, centroids, softmax, out):  #
             soft[n, k] /= n_valid
 
 
-@njit(cache=True, error_model="numpy", fastmath=FAST)
-def soft_weights(g, rows, half_norm, gamma, inverse_tau, tile, weights, powers, sums):  # type: ignore[no-untyped-def]
+@kernel()
+def soft_weights(g, rows, half_norm, gamma, inverse_tau, tile, weights, sums):  # type: ignore[no-untyped-def]
     """weights (K, CHUNK) = exp(−E_k), E from the nearest centroid; sums (2, CHUNK) = Σ_k e^(−E_k), Σ_k E_k e^(−E_k)."""
-    length = len(powers)
-    value, energy = tile[VALUE:SCRATCH], tile[SECOND:LABEL]
-    best, norm = tile[BEST:SECOND], tile[NORM:VALUE]
-    for u in range(length):
-        sums[0, u], sums[1, u] = np.float32(0), np.float32(0)
+    # As in neighbour_weights, loops over a length that the compiler does not know become vectors.
+    best, nearest, norm, value = tile[BEST:SECOND], tile[SECOND:LABEL], tile[NORM:VALUE], tile[VALUE:SCRATCH]
+    w0, w1, w2 = tile[SCRATCH:], tile[SCRATCH + CHUNK :], tile[SCRATCH + 2 * CHUNK :]
+    w3, w4, w5 = tile[SCRATCH + 3 * CHUNK :], tile[SCRATCH + 4 * CHUNK :], tile[SCRATCH + 5 * CHUNK :]
+    total, moment = sums[0], sums[1]
+    for u in range(len(best)):
+        total[u], moment[u] = np.float32(0), np.float32(0)
+        nearest[u] = max(norm[u] - np.float32(2) * best[u], np.float32(0))
+        nearest[u] = nearest[u] if gamma == 2 else np.sqrt(nearest[u])
+    r0, r1, r2, r3, r4, r5 = rows[0], rows[1], rows[2], rows[3], rows[4], rows[5]
     for k in range(len(half_norm)):
-        for u in range(length):
-            value[u] = -half_norm[k]
-        for group in range(0, len(rows), 6):
+        n0, n1, n2, n3, n4, n5 = g[r0, k], g[r1, k], g[r2, k], g[r3, k], g[r4, k], g[r5, k]
+        base, weight = -half_norm[k], weights[k]
+        for u in range(len(best)):
+            value[u] = base + w0[u] * n0 + w1[u] * n1 + w2[u] * n2 + w3[u] * n3 + w4[u] * n4 + w5[u] * n5
+        for group in range(6, len(rows), 6):
             add_neighbours(g, rows, group, k, tile)
-        if gamma == 2:
-            for u in range(length):
-                nearest = max(norm[u] - np.float32(2) * best[u], np.float32(0))
-                energy[u] = (max(norm[u] - np.float32(2) * value[u], np.float32(0)) - nearest) * inverse_tau
-        else:
-            for u in range(length):
-                nearest = np.sqrt(max(norm[u] - np.float32(2) * best[u], np.float32(0)))
-                energy[u] = (np.sqrt(max(norm[u] - np.float32(2) * value[u], np.float32(0))) - nearest) * inverse_tau
-        negative_exponential(energy, powers, weights[k])
-        for u in range(length):
-            sums[0, u] += weights[k, u]
-            sums[1, u] += weights[k, u] * energy[u]
+        for u in range(len(best)):
+            distance = max(norm[u] - np.float32(2) * value[u], np.float32(0))
+            distance = distance if gamma == 2 else np.sqrt(distance)
+            energy = max((distance - nearest[u]) * inverse_tau, np.float32(0))
+            e = exp_negative(energy)
+            weight[u] = e
+            total[u] += e
+            moment[u] += e * energy
 
 
-@njit(cache=True, error_model="numpy", fastmath=FAST)
-def negative_exponential(energy, powers, out):  # type: ignore[no-untyped-def]
-    """out = exp(−energy) as float32 vectors, within 2 units in the last place: 2ⁿ from its bits, the rest a polynomial.
+@kernel()
+def exp_negative(energy):  # type: ignore[no-untyped-def]
+    """exp(−energy) for a float32 energy ≥ 0, within 1e-7 of it: 2ⁿ from its bits, the rest by Taylor's series to r⁷.
 
-    e^r for |r| ≤ ln 2 / 2 by its Taylor series to r⁷; energies above 87 give e⁻⁸⁷ ≈ 1.6e-38, nothing beside 1.
+    |r| ≤ ln 2 / 2. Energies above 87 give e⁻⁸⁷ ≈ 1.6e-38, nothing beside the nearest centroid's 1. A call of the
+    mathematics library would keep the loop around it from becoming vectors.
     """
-    bits = powers.view(np.float32)
-    for u in range(len(powers)):
-        x = -min(max(energy[u], np.float32(0)), np.float32(87))
-        n = np.floor(x * np.float32(1.4426950408889634) + np.float32(0.5))
-        # ln 2 in two parts, so that x − n ln 2 keeps its low bits.
-        r = (x - n * np.float32(0.693359375)) + n * np.float32(2.12194440e-4)
-        series = np.float32(1 / 5040)
-        series = series * r + np.float32(1 / 720)
-        series = series * r + np.float32(1 / 120)
-        series = series * r + np.float32(1 / 24)
-        series = series * r + np.float32(1 / 6)
-        series = series * r + np.float32(0.5)
-        series = series * r + np.float32(1)
-        out[u] = series * r + np.float32(1)
-        powers[u] = (np.int32(n) + np.int32(127)) << np.int32(23)
-    for u in range(len(powers)):
-        out[u] *= bits[u]
+    x = -min(energy, np.float32(87))
+    n = np.floor(x * np.float32(1.4426950408889634) + np.float32(0.5))
+    # ln 2 in two parts, so that x − n ln 2 keeps its low bits.
+    r = (x - n * np.float32(0.693359375)) + n * np.float32(2.12194440e-4)
+    series = np.float32(1 / 5040)
+    series = series * r + np.float32(1 / 720)
+    series = series * r + np.float32(1 / 120)
+    series = series * r + np.float32(1 / 24)
+    series = series * r + np.float32(1 / 6)
+    series = series * r + np.float32(0.5)
+    series = series * r + np.float32(1)
+    series = series * r + np.float32(1)
+    return series * np.int32((np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)
