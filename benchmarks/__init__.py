@@ -8,6 +8,6 @@ growth      time against records, clusters, timesteps and blocks; several K at o
     python -m benchmarks.kernels [--quick]      one of them; its last line is one JSON object
     python -m benchmarks                        all of them; writes benchmarks/results/ and docs/benchmarks.md
 
-Ours and theirs run in turn on the same arrays with the same number of threads, after a warm-up; a ratio is the median of
-the ratios of at least five such pairs.
+Ours and theirs run in turn on the same arrays with the same number of threads, after a warm-up; a ratio is the median
+of the ratios of at least five such pairs.
 """

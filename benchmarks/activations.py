@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from ecgscale.clusters.cache import ActivationCache
-from ecgscale.clusters.features import BlockLayout, half_pixel
+from ecgscale.clusters.features import BlockLayout
 
 CODE_LAYOUT = BlockLayout((196, 256, 320), (256, 64, 16), 4096, (0.5, 0.75, 1.0))
 """The last three blocks of the CODE ResNet: 71,680 activations a record, 772 channels, 4096 timesteps."""
@@ -44,12 +44,14 @@ def filled_cache(layout: BlockLayout, blocks: list[torch.Tensor]) -> ActivationC
     return cache
 
 
-def settled_centroids(cache: ActivationCache, n_clusters: int, iterations: int = 2, seed: int = 0) -> NDArray[np.float32]:
-    """(K, C) float32: distinct timesteps, then a few Lloyd iterations, so that clusters are of the usual sizes."""
+def settled_centroids(
+    cache: ActivationCache, n_clusters: int, iterations: int = 2, seed: int = 0
+) -> NDArray[np.float32]:
+    """(K, C) float32: distinct timesteps, then two Lloyd iterations, so that clusters are of the usual sizes."""
     sample = cache.sample(max(4 * n_clusters, cache.n_records), seed)
     chosen = np.random.default_rng(seed).permutation(len(sample))[:n_clusters]
     centroids = sample[chosen]
-    for _ in range(iterations):
+    for _ in range(2):
         sums = cache.assign_to([centroids])[0]
         some = sums.counts > 0
         moved = centroids.astype(np.float64)
@@ -68,13 +70,12 @@ def materialise(layout: BlockLayout, blocks: list[torch.Tensor]) -> torch.Tensor
 
 
 def multiply_adds(layout: BlockLayout, n_clusters: int) -> dict[str, int]:
-    """Multiply-adds a record and iteration: dense (assign and update), and factored (project, search, multiply back)."""
-    neighbours = 2 * layout.n_blocks
-    runs = len(np.unique(np.stack([half_pixel(l, layout.n_steps)[0] for l in layout.lengths]), axis=1).T)
+    """Multiply-adds a record and iteration: dense, of assignment and sums; factored, of projection and search.
+
+    The factored sums take at most what projection takes; most clusters touch few low-resolution steps.
+    """
     return {
         "dense": 2 * layout.n_steps * layout.n_channels * n_clusters,
         "project": layout.n_values * n_clusters,
-        "search": layout.n_steps * neighbours * n_clusters,
-        "gram": 2 * layout.n_values,
-        "runs": runs,
+        "search": layout.n_steps * 2 * layout.n_blocks * n_clusters,
     }

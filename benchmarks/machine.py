@@ -30,7 +30,7 @@ def machine_facts() -> dict[str, Any]:
 
 
 def load() -> float:
-    """Processes that wanted a core over the last minute; well above 0 before a benchmark means that it will be noisy."""
+    """Processes that wanted a core over the last minute; well above 0 before a benchmark, it will be noisy."""
     return round(os.getloadavg()[0], 2)
 
 

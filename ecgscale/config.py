@@ -100,6 +100,7 @@ class RunConfig(_Section):
     batch: int = Field(default=32, gt=0)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     include_padding: bool = False
+    precision: Literal["float32", "bfloat16"] = "float32"
     memory: str | None = None
 
     @field_validator("memory")

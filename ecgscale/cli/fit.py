@@ -33,6 +33,13 @@ from ecgscale.progress import Progress
 @click.option("--memory", type=BYTES, help="Stay below this (8GiB); activations that do not fit go to disk.")
 @click.option("--scratch", type=click.Path(path_type=Path, exists=True), help="Where they go. Default: $TMPDIR.")
 @click.option("--cache-dtype", type=click.Choice(["float32", "float16"]), default="float32", show_default=True)
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "bfloat16"]),
+    default="float32",
+    show_default=True,
+    help="Of the network; bfloat16 is faster on recent hardware, and recorded.",
+)
 @click.option("--compare-random", is_flag=True, help="Also tell what the same network with random weights would give.")
 @command
 def fit(
@@ -55,6 +62,7 @@ def fit(
     memory: int | None,
     scratch: Path | None,
     cache_dtype: Literal["float32", "float16"],
+    precision: Literal["float32", "bfloat16"],
     compare_random: bool,
 ) -> dict[str, Any]:
     """Fit clusters of what the network in ENCODER sees in the recordings of ARCHIVE.
@@ -83,6 +91,7 @@ def fit(
         batch=batch,
         device=device,
         include_padding=include_padding,
+        precision=precision,
         cache_dtype=cache_dtype,
         memory=memory,
         scratch=scratch,

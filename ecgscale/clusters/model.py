@@ -7,9 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +19,7 @@ from safetensors.numpy import load_file, save_file
 
 from ecgscale.clusters.features import BlockLayout
 from ecgscale.errors import ModelError
+from ecgscale.store.directories import place_whole
 
 MIN_TAU = 1e-6
 
@@ -75,37 +73,28 @@ class ClusterModel:
 
     def save(self, models: Path, sidecars: Mapping[str, str] | None = None) -> Path:
         """Write `models`/<model_id>/ whole, `sidecars` (name → text) included; one that is there is left alone."""
-        final = models / self.model_id
-        if final.exists():
-            return final
-        models.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix="_tmp-", dir=models))
-        try:
-            save_file(
-                {"centroids": np.ascontiguousarray(self.centroids), "counts": np.ascontiguousarray(self.counts)},
-                scratch / "centroids.safetensors",
-            )
-            facts = {
-                "n_clusters": self.n_clusters,
-                "channels": list(self.layout.channels),
-                "lengths": list(self.layout.lengths),
-                "n_steps": self.layout.n_steps,
-                "depth_scales": list(self.layout.scales),
-                "gamma": self.gamma,
-                "tau": self.tau,
-                **self.info,
+        facts = {
+            "n_clusters": self.n_clusters,
+            "channels": list(self.layout.channels),
+            "lengths": list(self.layout.lengths),
+            "n_steps": self.layout.n_steps,
+            "depth_scales": list(self.layout.scales),
+            "gamma": self.gamma,
+            "tau": self.tau,
+            **self.info,
+        }
+
+        def fill(scratch: Path) -> None:
+            arrays: dict[str, NDArray[Any]] = {
+                "centroids": np.ascontiguousarray(self.centroids),
+                "counts": np.ascontiguousarray(self.counts),
             }
+            save_file(arrays, scratch / "centroids.safetensors")
             for name, text in (sidecars or {}).items():
                 (scratch / name).write_text(text, encoding="utf-8")
             (scratch / "model.json").write_text(json.dumps(facts, indent=2) + "\n")
-            scratch.chmod(0o755)
-            os.rename(scratch, final)
-        except OSError:
-            if not final.exists():
-                raise
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-        return final
+
+        return place_whole(models / self.model_id, fill)
 
     @classmethod
     def load(cls, directory: str | Path) -> ClusterModel:

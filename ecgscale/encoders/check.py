@@ -101,7 +101,7 @@ def check_encoder(directory: str | Path, device: str = "cpu", batch: int = 4) ->
     return EncoderReport(
         encoder_id=encoder.encoder_id,
         contract=encoder.spec.model_dump(mode="json", exclude_none=True),
-        parameters=sum(parameter.numel() for parameter in encoder.module.parameters()),
+        parameters=encoder.n_parameters,
         prediction=prediction,
         layers=layers,
         taps=measure_taps(encoder),

@@ -2,35 +2,26 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import tempfile
 from pathlib import Path
 
-from ecgscale.encoders.spec import SPEC_FILE
+from ecgscale.encoders.spec import encoder_files
 from ecgscale.encoders.taps import Encoder
 from ecgscale.errors import EncoderError
+from ecgscale.store.directories import place_whole
 
 
 def copy_encoder(encoder: Encoder, root: Path) -> str:
-    """Copy the encoder's contract, weights and list of seen records to `root`/encoders/<encoder_id>; its id."""
-    if encoder.directory is None:
+    """Copy the encoder's files to `root`/encoders/<encoder_id>, unless they are there; its id."""
+    directory = encoder.directory
+    if directory is None:
         raise EncoderError("this encoder was made in memory; write it to a directory first")
-    final = root / "encoders" / encoder.encoder_id
-    if final.exists() or encoder.directory.resolve() == final.resolve():
-        return encoder.encoder_id
-    final.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix="_tmp-", dir=final.parent))
-    seen = encoder.spec.training.get("seen")
-    try:
-        for name in (SPEC_FILE, encoder.spec.weights, *([str(seen)] if seen else [])):
-            (scratch / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(encoder.directory / name, scratch / name)
-        scratch.chmod(0o755)
-        os.rename(scratch, final)
-    except OSError:
-        if not final.exists():
-            raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+
+    def fill(scratch: Path) -> None:
+        for source in encoder_files(directory):
+            target = scratch / source.relative_to(directory)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)
+
+    place_whole(root / "encoders" / encoder.encoder_id, fill)
     return encoder.encoder_id

@@ -44,7 +44,7 @@ class InputSpec(_Section):
 
 
 class OutputSpec(_Section):
-    """`[output]`: what `prediction` holds; `scale` is `value` for a regression (its own unit, e.g. years)."""
+    """`[output]`: what `prediction` holds. A regression gives `value` (its own unit, e.g. years), whatever is named."""
 
     kind: Literal["multilabel", "multiclass", "regression"]
     scale: Literal["logit", "probability", "value"]
@@ -53,14 +53,16 @@ class OutputSpec(_Section):
     @model_validator(mode="before")
     @classmethod
     def _default_scale(cls, section: Any) -> Any:
-        if isinstance(section, dict) and "scale" not in section:
-            return {**section, "scale": "value" if section.get("kind") == "regression" else "logit"}
-        return section
+        if not isinstance(section, dict):
+            return section
+        if section.get("kind") == "regression":
+            return {**section, "scale": "value"}
+        return {"scale": "logit", **section}
 
     @model_validator(mode="after")
     def _fits(self) -> OutputSpec:
-        if (self.kind == "regression") != (self.scale == "value"):
-            raise ValueError(f"scale {self.scale!r} does not suit {self.kind!r}: 'value' is for 'regression' alone")
+        if self.kind != "regression" and self.scale == "value":
+            raise ValueError(f"scale 'value' does not suit {self.kind!r}: it is for 'regression' alone")
         if len(set(self.names)) < len(self.names):
             raise ValueError(f"an output is named twice: {', '.join(self.names)}")
         return self

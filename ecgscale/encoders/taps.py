@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from ecgscale.encoders.weights import build_module, load_weights
 from ecgscale.errors import EncoderError, UsageError, did_you_mean
 
 DEFAULT_BATCH = 32
+Precision = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,20 @@ class Activations:
 class Encoder:
     """A network in inference mode together with its contract.
 
+    `precision` "bfloat16" runs matrix products in that type (off by default: it moves facts, and is recorded).
     `layout` holds (C_b, L_b) of every tapped layer in the contract's order, `hop` the smallest number of samples
     between two steps of any of them.
     """
 
     def __init__(
-        self, module: nn.Module, spec: EncoderSpec, *, device: str = "cpu", batch: int = DEFAULT_BATCH, digest: str = ""
+        self,
+        module: nn.Module,
+        spec: EncoderSpec,
+        *,
+        device: str = "cpu",
+        batch: int = DEFAULT_BATCH,
+        precision: Precision = "float32",
+        digest: str = "",
     ) -> None:
         if batch < 1:
             raise UsageError(f"batch is {batch}; at least one record has to go through at a time")
@@ -49,7 +58,10 @@ class Encoder:
         self.digest = digest
         self.directory: Path | None = None
         self.device = resolve_device(device)
-        self.module = module.to(self.device, torch.float32).eval().requires_grad_(False)
+        self.precision = precision
+        module = module.to(self.device, torch.float32).eval().requires_grad_(False)
+        self.n_parameters = sum(parameter.numel() for parameter in module.parameters())
+        self.module = _folded(module, spec.layers)
         self._x = torch.zeros((batch, len(spec.input.leads), spec.input.length), device=self.device)
         self._caught: dict[str, list[torch.Tensor]] = {}
         fix_arithmetic()
@@ -60,13 +72,19 @@ class Encoder:
         self.hop: int = max(1, spec.input.length // max(length for _, length in self.layout))
 
     @classmethod
-    def load(cls, directory: str | Path, device: str = "cpu", batch: int = DEFAULT_BATCH) -> Encoder:
+    def load(
+        cls,
+        directory: str | Path,
+        device: str = "cpu",
+        batch: int = DEFAULT_BATCH,
+        precision: Precision = "float32",
+    ) -> Encoder:
         """The encoder in `directory`, ready to run; EncoderError says what does not fit and what would."""
         directory = Path(directory)
         spec = load_spec(directory)
         module = build_module(spec)
         load_weights(module, directory, spec)
-        encoder = cls(module, spec, device=device, batch=batch, digest=encoder_digest(directory))
+        encoder = cls(module, spec, device=device, batch=batch, precision=precision, digest=encoder_digest(directory))
         encoder.directory = directory
         return encoder
 
@@ -89,7 +107,8 @@ class Encoder:
     def _run(self, what: str) -> tuple[list[torch.Tensor], torch.Tensor]:
         self._caught.clear()
         try:
-            with torch.inference_mode():
+            half = self.precision == "bfloat16"
+            with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=half):
                 output = self.module(self._x)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             raise EncoderError(
@@ -145,6 +164,13 @@ class Encoder:
                 f"{len(names)}: {', '.join(names)}"
             )
         return output.to(torch.float32)
+
+
+def _folded(module: nn.Module, layers: Iterable[str]) -> nn.Module:
+    """`module.folded()` where it offers that (see ResNet1d) and no tap would notice, else the module."""
+    fold = getattr(module, "folded", None)
+    inner = {split_layer(layer)[0].rpartition(".")[2] for layer in layers} & {"conv1", "bn1"}
+    return module if fold is None or inner else fold().requires_grad_(False)
 
 
 def split_layer(layer: str) -> tuple[str, int]:

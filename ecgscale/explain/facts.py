@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ecgscale.clusters.assign import Assignment, assign
 from ecgscale.clusters.model import ClusterModel
 from ecgscale.encoders.preprocess import OK, Prepared
-from ecgscale.encoders.taps import Activations, Encoder
+from ecgscale.encoders.taps import Activations, Encoder, Precision
 from ecgscale.errors import ModelError
 
 
@@ -39,7 +39,7 @@ class Facts:
 
 def load_encoder(model: ClusterModel, device: str = "auto", batch: int = 32) -> Encoder:
     """The encoder that `model` was fitted for; `ModelError` when the one beside it is another."""
-    encoder = Encoder.load(model.encoder_path, device=device, batch=batch)
+    encoder = Encoder.load(model.encoder_path, device=device, batch=batch, precision=fitted_precision(model))
     if encoder.digest != encoder_digest_of(model):
         raise ModelError(
             f"the encoder in {model.encoder_path} has digest {encoder.digest}, but cluster model {model.model_id} was "
@@ -63,6 +63,11 @@ def encoder_digest_of(model: ClusterModel) -> str:
     if not digest:
         raise ModelError(f"model.json of {model.model_id} does not name the digest of its encoder; fit again")
     return str(digest)
+
+
+def fitted_precision(model: ClusterModel) -> Precision:
+    """The arithmetic of the forward passes that `model` was fitted on."""
+    return "bfloat16" if model.info.get("precision") == "bfloat16" else "float32"
 
 
 def fitted_with_padding(model: ClusterModel) -> bool:

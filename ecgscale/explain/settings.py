@@ -21,13 +21,13 @@ class ExplainSettings:
     entropy: "timestep" writes the entropy of every valid timestep beside the means of the segments
     batch: records in a forward pass; part of the identity since convolutions choose their arithmetic by shape
     include_padding: explain zero padding too, as the published method does literally
-    dtype: arithmetic of the forward pass
+    dtype: arithmetic of the forward pass, as the cluster model was fitted
     """
 
     entropy: EntropyDetail = "none"
     batch: int = BATCH_RECORDS
     include_padding: bool = False
-    dtype: Literal["float32"] = "float32"
+    dtype: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:
         if self.entropy not in ("none", "timestep"):

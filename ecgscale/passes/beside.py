@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import tempfile
 from pathlib import Path
 
 from ecgscale.clusters.model import ClusterModel
 from ecgscale.encoders.copied import copy_encoder
 from ecgscale.encoders.taps import Encoder
+from ecgscale.store.directories import place_whole
 
 
 def keep_beside(model: ClusterModel, encoder: Encoder, root: Path) -> None:
     """Copy `model` and its `encoder` to `root`/models and `root`/encoders, whole, unless they are there."""
     copy_encoder(encoder, root)
-    final = root / "models" / model.model_id
-    if model.directory is None or final.exists():
-        return
-    final.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix="_tmp-", dir=final.parent))
-    try:
-        shutil.copytree(model.directory, scratch / model.model_id)
-        os.rename(scratch / model.model_id, final)
-    except OSError:
-        # Another process may have been faster.
-        if not final.exists():
-            raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    source = model.directory
+    if source is not None:
+        place_whole(
+            root / "models" / model.model_id, lambda scratch: shutil.copytree(source, scratch, dirs_exist_ok=True)
+        )

@@ -17,7 +17,7 @@ from ecgscale.archive.reader import Archive
 from ecgscale.clusters.model import ClusterModel
 from ecgscale.encoders.taps import Encoder
 from ecgscale.errors import ExitCode, PublishError, ShardError
-from ecgscale.explain.facts import encoder_digest_of, fitted_with_padding, load_encoder
+from ecgscale.explain.facts import encoder_digest_of, fitted_precision, fitted_with_padding, load_encoder
 from ecgscale.explain.settings import RESULTS_VERSION, EntropyDetail, ExplainSettings
 from ecgscale.passes.beside import keep_beside
 from ecgscale.passes.plan import Pending, Plan, freeze_plan
@@ -114,7 +114,9 @@ def explain_archive(
     model = ClusterModel.load(model_dir)
     if include_padding is None:
         include_padding = fitted_with_padding(model)
-    settings = ExplainSettings(entropy=entropy, batch=batch, include_padding=include_padding)
+    settings = ExplainSettings(
+        entropy=entropy, batch=batch, include_padding=include_padding, dtype=fitted_precision(model)
+    )
     identity = identify(archive, model, settings)
     store = dataset_store(root, identity.dataset_id)
     store.put_if_absent(DATASET_FILE, to_json(identity))

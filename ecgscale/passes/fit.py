@@ -24,7 +24,7 @@ from ecgscale.clusters.kmeans import FitSettings, KMeansFit, fit_kmeans
 from ecgscale.clusters.model import MIN_TAU, ClusterModel
 from ecgscale.encoders.copied import copy_encoder
 from ecgscale.encoders.seen import SEEN_FILE, seen_lines
-from ecgscale.encoders.taps import Encoder
+from ecgscale.encoders.taps import Encoder, Precision
 from ecgscale.errors import UsageError
 from ecgscale.passes.activations import fill_cache
 from ecgscale.passes.memory import MemoryPlan, plan_memory
@@ -52,6 +52,7 @@ class FitRequest:
     batch: int = 32
     device: str = "auto"
     include_padding: bool = False
+    precision: Precision = "float32"
     cache_dtype: Literal["float32", "float16"] = "float32"
     memory: int | None = None
     scratch: Path | None = None
@@ -106,7 +107,7 @@ def fit_archive(
     """
     request = request or FitRequest()
     root = Path(root)
-    encoder = Encoder.load(encoder_dir, device=request.device, batch=request.batch)
+    encoder = Encoder.load(encoder_dir, device=request.device, batch=request.batch, precision=request.precision)
     layout = encoder_layout(encoder)
     selection = select(archive, request.folds, request.records, request.settings.seed)
     for reason in selection.skipped.values():
@@ -236,6 +237,7 @@ def _identity(archive: Archive, encoder: Encoder, selection: Selection, request:
         "softmax": {"gamma": request.gamma, "tau": request.tau},
         "batch": request.batch,
         "include_padding": request.include_padding,
+        "precision": request.precision,
         "cache_dtype": request.cache_dtype,
         "device": encoder.device.type,
     }

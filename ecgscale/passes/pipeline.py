@@ -140,6 +140,7 @@ def fit_request(config: RunConfig) -> FitRequest:
         batch=config.batch,
         device=config.device,
         include_padding=config.include_padding,
+        precision=config.precision,
         cache_dtype=fit.cache_dtype,
         memory=byte_size(config.memory) if config.memory else None,
     )

@@ -121,3 +121,29 @@ def test_published_defaults_and_lengths() -> None:
 def test_shapes_that_do_not_fit(arguments: dict, told: str) -> None:
     with pytest.raises(ValueError, match=told):
         ResNet1d((12, 64), n_classes=2, **arguments)
+
+
+def test_folding_batch_norms_changes_nothing_but_rounding() -> None:
+    torch.manual_seed(0)
+    network = ResNet1d([3, 64], [[8, 64], [12, 16], [12, 4]], 2).eval()
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm1d):
+            torch.nn.init.uniform_(module.weight, 0.5, 2.0)
+            torch.nn.init.normal_(module.bias)
+            torch.nn.init.normal_(module.running_mean)
+            torch.nn.init.uniform_(module.running_var, 0.5, 2.0)
+    x = torch.randn(4, 3, 64, dtype=torch.float64)
+    network = network.double()
+    with torch.inference_mode():
+        before = network(x)
+        torch.testing.assert_close(network.folded()(x), before, rtol=1e-12, atol=1e-12)
+        assert torch.equal(network(x), before)
+    assert not any(
+        isinstance(m, torch.nn.BatchNorm1d) for m in (network.folded().bn1, network.folded().resblock1d_1.bn1)
+    )
+
+
+def test_gradients_flow_as_before() -> None:
+    network = ResNet1d([2, 16], [[4, 16], [4, 4]], 1)
+    network(torch.randn(3, 2, 16)).sum().backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())

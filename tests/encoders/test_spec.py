@@ -91,8 +91,9 @@ def test_a_directory_without_contract_says_what_an_encoder_is(tmp_path: Path) ->
 
 def test_a_regression_holds_values() -> None:
     assert OutputSpec.model_validate({"kind": "regression", "names": ["age"]}).scale == "value"
-    with pytest.raises(ValidationError, match="'value' is for 'regression'"):
-        OutputSpec(kind="regression", scale="logit", names=("age",))
+    assert OutputSpec(kind="regression", scale="logit", names=("age",)).scale == "value"
+    with pytest.raises(ValidationError, match="for 'regression'"):
+        OutputSpec(kind="multiclass", scale="value", names=("a", "b"))
 
 
 def test_written_and_read_again(tmp_path: Path) -> None:

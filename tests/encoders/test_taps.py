@@ -35,8 +35,9 @@ def test_taps_are_what_the_layers_return_in_the_order_given(tmp_path: Path) -> N
         prediction = net(torch.from_numpy(X))
     expected = [caught["resblock1d_2"][1], caught["resblock1d_1"][0], caught["resblock1d_0.conv2"]]
     for block, wanted in zip(found.blocks, expected, strict=True):
-        torch.testing.assert_close(block, wanted, rtol=0, atol=0)
-    torch.testing.assert_close(found.prediction, prediction, rtol=0, atol=0)
+        # Batch norms are folded into convolutions for inference: equal but for rounding.
+        torch.testing.assert_close(block, wanted, rtol=1e-4, atol=2e-6)
+    torch.testing.assert_close(found.prediction, prediction, rtol=1e-4, atol=2e-6)
     assert encoder.encoder_id.startswith("small-")
     assert encoder.directory == tmp_path
 

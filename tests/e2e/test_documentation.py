@@ -1,0 +1,143 @@
+"""What the documentation prints works, and what the code has is in the documentation."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+from pydantic import BaseModel
+
+from ecgscale.archive.schema import CORE_COLUMNS, DATA_BYTES_KEY, DIGEST_KEY, RESERVED_COLUMNS, VERSION_KEY
+from ecgscale.archive.validate import RECORD_STATUS
+from ecgscale.cli import COMMANDS, main
+from ecgscale.config import (
+    ArchiveConfig,
+    EncoderConfig,
+    ExplainConfig,
+    FitConfig,
+    RunConfig,
+    SurrogateConfig,
+    TrainConfig,
+)
+from ecgscale.encoders.spec import EncoderSpec, InputSpec, OutputSpec
+from ecgscale.errors import ExitCode
+from ecgscale.explain.schema import output_schema
+from ecgscale.store import open_explanations
+from tests.e2e.documents import DEMO, PAGES, REPOSITORY, Reader, blocks_of, real_data
+
+SECTIONS = (RunConfig, ArchiveConfig, TrainConfig, EncoderConfig, FitConfig, ExplainConfig, SurrogateConfig)
+
+
+@pytest.fixture(scope="session")
+def demo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `make demo` leaves behind, smaller."""
+    folder = tmp_path_factory.mktemp("documentation") / DEMO
+    result = CliRunner().invoke(main, ["demo", str(folder), "--records", "240", "--epochs", "1", "--json"])
+    assert result.exit_code == 0, result.output
+    assert Path(json.loads(result.stdout.splitlines()[-1])["picture"]).stat().st_size > 0
+    return folder
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_what_a_page_prints_works(
+    page: Path, demo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / DEMO).symlink_to(demo_folder)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    reader = Reader(real_data())
+    for block in blocks_of(page):
+        reader.run(block)
+
+
+def text_of(name: str) -> str:
+    return (REPOSITORY / name).read_text(encoding="utf-8")
+
+
+def assert_named(names: Iterator[str] | list[str] | tuple[str, ...], page: str) -> None:
+    """Every name stands in the page as code."""
+    told = set(re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text_of(page), flags=re.DOTALL)))
+    absent = sorted(set(names) - told)
+    assert not absent, f"{page} does not name {', '.join(absent)}"
+
+
+def test_the_data_format_names_every_column_and_status(demo_folder: Path) -> None:
+    page = "docs/data-format.md"
+    assert_named(CORE_COLUMNS, page)
+    assert_named(sorted(RESERVED_COLUMNS), page)
+    assert_named(output_schema(20).names, page)
+    assert_named(RECORD_STATUS, page)
+    assert_named([key.decode() for key in (DATA_BYTES_KEY, DIGEST_KEY, VERSION_KEY)], page)
+    model = next((demo_folder / "results" / "models").glob("*/model.json"))
+    assert_named(list(json.loads(model.read_text(encoding="utf-8"))), page)
+    explained = pq.read_schema(open_explanations(demo_folder / "results").files[0])
+    assert_named([key.decode() for key in explained.metadata if key.startswith(b"ecgscale.")], page)
+
+
+def test_operations_say_what_to_do_about_every_status_and_exit_code() -> None:
+    assert_named([status for status in RECORD_STATUS if status != "ok"], "docs/operations.md")
+    headings = re.findall(r"^## (.*)", text_of("docs/operations.md"), re.MULTILINE)
+    for code in ExitCode:
+        assert any(re.match(rf"(\d and )?{code.value}\b", heading) for heading in headings), code
+
+
+def fields_of(model: type[BaseModel]) -> list[str]:
+    return list(model.model_fields)
+
+
+@pytest.mark.parametrize("section", SECTIONS, ids=lambda section: section.__name__)
+def test_running_shows_every_key_of_a_configuration(section: type[BaseModel]) -> None:
+    shown = text_of("docs/running.md")
+    for key in fields_of(section):
+        assert re.search(rf"^(# )?{key} = |^\[{key}\]", shown, re.MULTILINE), f"docs/running.md does not show {key}"
+
+
+def test_encoders_name_every_key_of_the_contract() -> None:
+    sections = [f"[{section}]" for section in ("arguments", "input", "output", "training")]
+    plain = [key for key in fields_of(EncoderSpec) if f"[{key}]" not in sections]
+    assert_named([*plain, *sections, *fields_of(InputSpec), *fields_of(OutputSpec)], "docs/encoders.md")
+
+
+def leaf_commands() -> Iterator[tuple[str, ...]]:
+    """("fit",), ("ingest", "ptbxl"), …"""
+    context = click.Context(main)
+    for name in COMMANDS:
+        command = main.get_command(context, name)
+        yield from ((name, inner) for inner in command.commands) if isinstance(command, click.Group) else ((name,),)
+
+
+@pytest.mark.parametrize("words", leaf_commands(), ids=" ".join)
+def test_every_command_teaches_with_an_example(words: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(main, [*words, "--help"], prog_name="program")
+    assert result.exit_code == 0
+    assert f"ecgscale {' '.join(words)}" in result.output
+    assert "--json" in result.output
+
+
+def test_the_readme_has_every_command_and_every_package() -> None:
+    readme = text_of("README.md")
+    for name in COMMANDS:
+        assert f"| `ecgscale {name} " in readme, f"README.md has no row for `ecgscale {name}`"
+    tree = readme.split("```text")[1].split("```")[0]
+    packages = {path.parent.name for path in (REPOSITORY / "ecgscale").glob("*/__init__.py")}
+    assert set(re.findall(r"^  (\w+)/", tree, re.MULTILINE)) == packages
+    modules = {path.name for path in (REPOSITORY / "ecgscale").glob("*.py")} - {"__init__.py"}
+    assert set(re.findall(r"\w+\.py", tree)) == modules
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if not re.match(r"https?:", target):
+            file, _, anchor = target.partition("#")
+            linked = page.parent / file if file else page
+            assert linked.exists(), f"{page.name} links to {target}"
+            headings = re.findall(r"^#+ (.*)", linked.read_text(encoding="utf-8"), re.MULTILINE) if anchor else []
+            slugs = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+            assert not anchor or anchor in slugs, f"{page.name} links to {target}"
