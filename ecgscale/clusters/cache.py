@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ecgscale.clusters.accumulate import accumulate
 from ecgscale.clusters.features import BlockLayout
-from ecgscale.clusters.init import features_at, sampled_records, sampled_steps
+from ecgscale.clusters.init import draw_sample
 from ecgscale.clusters.packed import Packed, gram_terms, pack, row_length
 from ecgscale.clusters.sums import PartialSums
 from ecgscale.errors import EcgscaleError
@@ -137,10 +137,4 @@ class ActivationCache:
 
     def sample(self, n: int, seed: int) -> NDArray[np.float32]:
         """About `n` feature vectors, the same for any budget and any backend."""
-        usable = np.flatnonzero(self._stop > self._start)
-        chosen, per_record = sampled_records(n, len(usable), seed)
-        drawn = [np.empty((0, self._layout.n_channels), np.float32)]
-        for r in usable[chosen].tolist():
-            steps = sampled_steps(r, per_record, self._start[r], self._stop[r], seed)
-            drawn.append(features_at(self.rows(r), self._layout, steps))
-        return np.concatenate(drawn)
+        return draw_sample(self.rows, self._layout, self._start, self._stop, n, seed)

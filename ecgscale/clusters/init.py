@@ -6,6 +6,8 @@ on the record's number alone, never on how records are spread over workers.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.cluster import kmeans_plusplus
@@ -42,6 +44,24 @@ def features_at(values: NDArray[np.float32], layout: BlockLayout, steps: NDArray
         norm = np.sqrt((z * z).sum(1, keepdims=True))
         features.append(np.divide(scale * z, norm, out=np.zeros_like(z), where=norm > 0))
     return np.concatenate(features, 1).astype(np.float32)
+
+
+def draw_sample(
+    row: Callable[[int], NDArray[np.float32]],
+    layout: BlockLayout,
+    valid_start: NDArray[np.int32],
+    valid_stop: NDArray[np.int32],
+    n: int,
+    seed: int,
+) -> NDArray[np.float32]:
+    """About `n` feature vectors (n, C) of the records whose packed values `row` returns, a few from each."""
+    usable = np.flatnonzero(valid_stop > valid_start)
+    chosen, per_record = sampled_records(n, len(usable), seed)
+    drawn = [np.empty((0, layout.n_channels), np.float32)]
+    for r in usable[chosen].tolist():
+        steps = sampled_steps(r, per_record, int(valid_start[r]), int(valid_stop[r]), seed)
+        drawn.append(features_at(row(r), layout, steps))
+    return np.concatenate(drawn)
 
 
 def plus_plus(sample: NDArray[np.float32], n_clusters: int, n_init: int, seed: int) -> NDArray[np.float32]:

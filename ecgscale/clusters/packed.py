@@ -70,8 +70,8 @@ def pack(
     valid_start: NDArray[np.int32],
     valid_stop: NDArray[np.int32],
 ) -> Packed:
-    """Lay the tapped activations of B records out for the kernels; (B, C_b, L_b) each, on the CPU."""
-    tensors = [torch.as_tensor(block) for block in blocks_BCL]
+    """Lay the tapped activations of B records out for the kernels; (B, C_b, L_b) each."""
+    tensors = [torch.as_tensor(block).cpu() for block in blocks_BCL]
     values = np.zeros((len(tensors[0]), row_length(layout)), np.float32)
     for block, (where, _), length in zip(tensors, block_slices(layout), layout.lengths, strict=True):
         target = torch.from_numpy(values)[:, where].unflatten(1, (length, -1))

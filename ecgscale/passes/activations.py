@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ecgscale.archive.reader import Archive
 from ecgscale.archive.validate import check_batch
 from ecgscale.clusters.cache import ActivationCache
+from ecgscale.clusters.device_cache import DeviceCache
 from ecgscale.encoders.preprocess import OK, prepare
 from ecgscale.encoders.taps import Encoder
 from ecgscale.errors import ShardError
@@ -22,7 +23,7 @@ from ecgscale.progress import Progress
 
 
 def fill_cache(
-    cache: ActivationCache,
+    cache: ActivationCache | DeviceCache,
     archive: Archive,
     encoder: Encoder,
     selection: Selection,
@@ -44,7 +45,7 @@ def fill_cache(
                 if include_padding:
                     start, stop = np.zeros_like(start), np.full_like(stop, encoder.spec.input.length)
                 if kept.any():
-                    blocks = [block[finite].cpu() for block in activations.blocks]
+                    blocks = [block[finite] for block in activations.blocks]
                     cache.put(numbers[kept], blocks, start[kept], stop[kept])
             stage.advance(len(x))
     return +left_out

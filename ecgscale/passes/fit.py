@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 
 from ecgscale.archive.reader import Archive
 from ecgscale.clusters.cache import ActivationCache
+from ecgscale.clusters.device_cache import DeviceCache, device_bytes_per_record
 from ecgscale.clusters.features import BlockLayout
 from ecgscale.clusters.kmeans import FitSettings, KMeansFit, fit_kmeans
 from ecgscale.clusters.model import MIN_TAU, ClusterModel
@@ -34,6 +36,9 @@ from ecgscale.store.provenance import versions
 
 FIT_VERSION = 1
 """Raised when the same command would give other centroids; part of the model's id."""
+
+GPU_SHARE = 0.7
+"""Of the free GPU memory, what cached activations may take."""
 
 DOMINANT = 0.5
 NEARLY_EMPTY = 0.001
@@ -147,7 +152,7 @@ def _fit(
     progress: Progress,
 ) -> dict[int, ClusterModel]:
     started = time.monotonic()
-    with ActivationCache(layout, len(selection), memory.cache_budget, request.scratch, request.cache_dtype) as cache:
+    with open_cache(layout, len(selection), encoder, request, memory) as cache:
         left_out = fill_cache(cache, archive, encoder, selection, request.include_padding, progress)
         if left_out:
             told = ", ".join(f"{count} {status}" for status, count in sorted(left_out.items()))
@@ -160,6 +165,17 @@ def _fit(
         k: _model(fit, layout, request, {"records_used": used, "left_out": dict(left_out), "seconds": seconds})
         for k, fit in zip(todo, fits, strict=True)
     }
+
+
+def open_cache(
+    layout: BlockLayout, n_records: int, encoder: Encoder, request: FitRequest, memory: MemoryPlan
+) -> ActivationCache | DeviceCache:
+    """Where activations are kept: on the GPU that computes them if they fit there, else in memory and on disk."""
+    if encoder.device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(encoder.device)
+        if n_records * device_bytes_per_record(layout, request.cache_dtype) < GPU_SHARE * free:
+            return DeviceCache(layout, n_records, encoder.device, request.cache_dtype)
+    return ActivationCache(layout, n_records, memory.cache_budget, request.scratch, request.cache_dtype)
 
 
 def _model(fit: KMeansFit, layout: BlockLayout, request: FitRequest, facts: dict[str, Any]) -> ClusterModel:
