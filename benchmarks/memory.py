@@ -61,8 +61,10 @@ def run(size: Size, say: Callable[[str], None]) -> Result:
             return rounded(peak)
 
         by_records = {kept: fit(largest, kept, f"kept{kept}") for kept in size.kept}
-        by_archive = {n: fit(path, min(size.kept), f"fit{n}") for n, path in archives.items()}
-        [model] = (folder / f"kept{min(size.kept)}" / "models").iterdir()
+        least = min(size.kept)
+        by_archive = {n: fit(path, least, f"fit{n}") for n, path in archives.items() if path != largest}
+        by_archive[max(archives)] = by_records[least]
+        [model] = (folder / f"kept{least}" / "models").iterdir()
         explained = {}
         for n, path in archives.items():
             out = folder / f"explain{n}"
@@ -80,7 +82,7 @@ def run(size: Size, say: Callable[[str], None]) -> Result:
         "fit_peak_mb_by_archive_size": by_archive,
         "explain_peak_mb_by_archive_size": explained,
         "fit_fixed_mb": rounded(float(fixed)),
-        "kept_for_archive_sizes": min(size.kept),
+        "kept_for_archive_sizes": least,
         "bytes_per_record_by_layout": _by_layout(layout),
         "taps": [list(pair) for pair in zip(layout.channels, layout.lengths, strict=True)],
     }

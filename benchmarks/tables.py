@@ -21,9 +21,11 @@ details are in `benchmarks/results/`.
 REPEAT = """\
 ## Repeat it
 
-    make bench                                  # everything, about a quarter of an hour on two cores
-    .venv/bin/python -m benchmarks --quick      # everything, fewer records
-    .venv/bin/python -m benchmarks.kernels      # one; its last line is one JSON object
+```text
+make bench                                  # everything, about a quarter of an hour on two cores
+.venv/bin/python -m benchmarks --quick      # everything, fewer records
+.venv/bin/python -m benchmarks.kernels      # one; its last line is one JSON object
+```
 
 Let nothing else run meanwhile: on two cores any neighbour shows. A benchmark says so when the machine was busy before
 it began.

@@ -69,7 +69,7 @@ class FitConfig(_Section):
     max_epochs: int = Field(default=30, gt=0)
     seed: int = 0
     gamma: Literal[1, 2] = 2
-    tau: float | None = Field(default=None, gt=0)
+    tau: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     cache_dtype: Literal["float32", "float16"] = "float32"
 
 
@@ -134,7 +134,7 @@ def load_config(path: str | Path) -> RunConfig:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(
-            f"{path}: {error.strerror}; a configuration is a TOML file such as configs/demo.toml"
+            f"{path}: {error.strerror}; a configuration is a TOML file such as configs/ptbxl.toml"
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is not TOML: {error}") from error

@@ -78,8 +78,9 @@ def fit(
     """
     from ecgscale.archive.reader import Archive
     from ecgscale.clusters.kmeans import FitSettings
-    from ecgscale.passes.fit import FitRequest, fit_archive
+    from ecgscale.passes.fit import fit_archive
     from ecgscale.passes.random_weights import random_weights_variance
+    from ecgscale.passes.request import FitRequest
 
     request = FitRequest(
         clusters=clusters,

@@ -26,6 +26,8 @@ class IntegerList(click.ParamType):
             if not match:
                 self.fail(f"{value!r} is not a list of numbers such as 1,2,5 or 1-7,9", param, ctx)
             first, last = int(match[1]), int(match[2] or match[1])
+            if last < first:
+                self.fail(f"{value!r}: a range goes upwards, as {last}-{first}", param, ctx)
             numbers.extend(range(first, last + 1))
         return tuple(dict.fromkeys(numbers))
 

@@ -83,6 +83,11 @@ class ActivationCache:
         """Records, put or not."""
         return self._n_records
 
+    @property
+    def spans(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """The valid span of every record, [start, stop), (N,) each; empty where nothing was put."""
+        return self._start, self._stop
+
     def put(
         self,
         records: NDArray[np.int64],

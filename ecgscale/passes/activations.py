@@ -14,12 +14,21 @@ from ecgscale.archive.reader import Archive
 from ecgscale.archive.validate import check_batch
 from ecgscale.clusters.cache import ActivationCache
 from ecgscale.clusters.device_cache import DeviceCache
+from ecgscale.clusters.features import BlockLayout
 from ecgscale.encoders.preprocess import OK, prepare
 from ecgscale.encoders.taps import Encoder
 from ecgscale.errors import ShardError
 from ecgscale.passes.prefetch import prefetch
 from ecgscale.passes.selection import Selection
 from ecgscale.progress import Progress
+
+
+def encoder_layout(encoder: Encoder) -> BlockLayout:
+    """The shapes of an encoder's taps, its time axis and its depth scales."""
+    channels, lengths = zip(*encoder.layout, strict=True)
+    return BlockLayout(
+        tuple(channels), tuple(lengths), encoder.spec.input.length, tuple(map(float, encoder.spec.depth_scales))
+    )
 
 
 def fill_cache(

@@ -10,10 +10,11 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,15 +23,17 @@ from ecgscale.archive.reader import Archive
 from ecgscale.clusters.cache import ActivationCache
 from ecgscale.clusters.device_cache import DeviceCache, device_bytes_per_record
 from ecgscale.clusters.features import BlockLayout
-from ecgscale.clusters.kmeans import FitSettings, KMeansFit, fit_kmeans
+from ecgscale.clusters.kmeans import ActivationSource, KMeansFit, fit_kmeans
 from ecgscale.clusters.model import MIN_TAU, ClusterModel
 from ecgscale.encoders.copied import copy_encoder
 from ecgscale.encoders.seen import SEEN_FILE, seen_lines
-from ecgscale.encoders.taps import Encoder, Precision
-from ecgscale.errors import UsageError
-from ecgscale.passes.activations import fill_cache
+from ecgscale.encoders.taps import Encoder
+from ecgscale.passes.activations import encoder_layout, fill_cache
 from ecgscale.passes.memory import MemoryPlan, plan_memory
+from ecgscale.passes.pool_source import PoolSource
+from ecgscale.passes.request import FitRequest
 from ecgscale.passes.selection import Selection, select
+from ecgscale.passes.workers import OpenPool, WorkerSpec
 from ecgscale.progress import SILENT, Progress
 from ecgscale.store.provenance import versions
 
@@ -42,34 +45,6 @@ GPU_SHARE = 0.7
 
 DOMINANT = 0.5
 NEARLY_EMPTY = 0.001
-
-
-@dataclass(frozen=True)
-class FitRequest:
-    """What a user asks of `ecgscale fit`; `gamma` and `tau` as in docs/method.md (tau None: the rule for gamma)."""
-
-    clusters: tuple[int, ...] = (20,)
-    folds: tuple[int, ...] | None = None
-    records: int | None = None
-    settings: FitSettings = field(default_factory=FitSettings)
-    gamma: Literal[1, 2] = 2
-    tau: float | None = None
-    batch: int = 32
-    device: str = "auto"
-    include_padding: bool = False
-    precision: Precision = "float32"
-    cache_dtype: Literal["float32", "float16"] = "float32"
-    memory: int | None = None
-    scratch: Path | None = None
-
-    def __post_init__(self) -> None:
-        for k in self.clusters:
-            if not 2 <= k <= 512:
-                raise UsageError(f"--clusters {k}: between 2 and 512 clusters can be fitted")
-        if len(set(self.clusters)) < len(self.clusters):
-            raise UsageError(f"--clusters names a number twice: {', '.join(map(str, self.clusters))}")
-        if self.tau is not None and self.tau < MIN_TAU:
-            raise UsageError(f"--tau {self.tau} is below {MIN_TAU}; the soft assignment would be 0 or 1 everywhere")
 
 
 @dataclass(frozen=True)
@@ -105,19 +80,24 @@ def fit_archive(
     root: str | Path,
     request: FitRequest | None = None,
     progress: Progress = SILENT,
+    pool: OpenPool | None = None,
 ) -> list[FittedModel]:
     """Fit one model for each K asked for, save them under `root`/models, and copy the encoder beside them.
 
+    With a `pool`, its workers hold the activations; the centroids are the same to the last bit.
     Raises UsageError for a request that cannot be met; records that cannot be used are counted and told.
     """
     request = request or FitRequest()
     root = Path(root)
-    encoder = Encoder.load(encoder_dir, device=request.device, batch=request.batch, precision=request.precision)
+    # The driver of a pool only needs the shapes; its own machine may have no GPU.
+    device = request.device if pool is None else "cpu"
+    encoder = Encoder.load(encoder_dir, device=device, batch=request.batch, precision=request.precision)
     layout = encoder_layout(encoder)
     selection = select(archive, request.folds, request.records, request.settings.seed)
     for reason in selection.skipped.values():
         progress.say(f"left out of the fit: {reason}")
-    identity = _identity(archive, encoder, selection, request)
+    kind = encoder.device.type if pool is None else ("cuda" if request.device == "cuda" else "cpu")
+    identity = _identity(archive, encoder, selection, request, kind)
     ids = {k: f"k{k}-{_digest({**identity, 'n_clusters': k})[:12]}" for k in request.clusters}
     models = root / "models"
     found = {k: _finished(models / model_id) for k, model_id in ids.items()}
@@ -126,45 +106,66 @@ def fit_archive(
         memory = plan_memory(layout, len(selection), max(todo), sum(todo), encoder, request.cache_dtype, request.memory)
         progress.say(memory.told())
         encoder_id = copy_encoder(encoder, root)
-        for k, model in _fit(archive, encoder, layout, selection, request, todo, memory, progress).items():
+        work = _Work(archive, encoder, layout, selection, request, todo, memory, progress)
+        fitted = work.here() if pool is None else work.on(pool)
+        for k, model in fitted.items():
             info = {"model_id": ids[k], "encoder": _encoder_facts(encoder, encoder_id), **identity, **model.info}
             directory = replace(model, info=info).save(models, _sidecars(archive, selection))
             found[k] = ClusterModel.load(directory)
     return [_fitted(found[k], k not in todo) for k in request.clusters]
 
 
-def encoder_layout(encoder: Encoder) -> BlockLayout:
-    """The shapes of an encoder's taps, its time axis and its depth scales."""
-    channels, lengths = zip(*encoder.layout, strict=True)
-    return BlockLayout(
-        tuple(channels), tuple(lengths), encoder.spec.input.length, tuple(map(float, encoder.spec.depth_scales))
-    )
+@dataclass(frozen=True)
+class _Work:
+    """What is left to fit, and the two ways of doing it."""
 
+    archive: Archive
+    encoder: Encoder
+    layout: BlockLayout
+    selection: Selection
+    request: FitRequest
+    todo: Sequence[int]
+    memory: MemoryPlan
+    progress: Progress
 
-def _fit(
-    archive: Archive,
-    encoder: Encoder,
-    layout: BlockLayout,
-    selection: Selection,
-    request: FitRequest,
-    todo: Sequence[int],
-    memory: MemoryPlan,
-    progress: Progress,
-) -> dict[int, ClusterModel]:
-    started = time.monotonic()
-    with open_cache(layout, len(selection), encoder, request, memory) as cache:
-        left_out = fill_cache(cache, archive, encoder, selection, request.include_padding, progress)
+    def here(self) -> dict[int, ClusterModel]:
+        """In this process."""
+        started = time.monotonic()
+        with open_cache(self.layout, len(self.selection), self.encoder, self.request, self.memory) as cache:
+            left_out = fill_cache(
+                cache, self.archive, self.encoder, self.selection, self.request.include_padding, self.progress
+            )
+            return self._cluster(cache, left_out, started)
+
+    def on(self, pool: OpenPool) -> dict[int, ClusterModel]:
+        """On the workers of a pool."""
+        started = time.monotonic()
+        arguments = {
+            "archive": str(self.archive.path.absolute()),
+            "encoder": str(Path(str(self.encoder.directory)).absolute()),
+            "request": self.request,
+            "cache_budget": self.memory.cache_budget,
+        }
+        with pool(WorkerSpec("ecgscale.passes.fit_worker:FitWorker", arguments)) as workers:
+            source = PoolSource(workers, self.layout, self.selection, self.progress)
+            return self._cluster(source, source.fill(), started)
+
+    def _cluster(self, source: ActivationSource, left_out: Counter[str], started: float) -> dict[int, ClusterModel]:
+        n_left_out = sum(left_out.values())
         if left_out:
             told = ", ".join(f"{count} {status}" for status, count in sorted(left_out.items()))
-            progress.say(f"{sum(left_out.values())} of {len(selection)} records take no part: {told}")
+            self.progress.say(f"{n_left_out} of {len(self.selection)} records take no part: {told}")
         forward_s = time.monotonic() - started
-        fits = fit_kmeans(cache, todo, request.settings, progress)
-    seconds = {"forward": round(forward_s, 3), "kmeans": round(time.monotonic() - started - forward_s, 3)}
-    used = len(selection) - sum(left_out.values())
-    return {
-        k: _model(fit, layout, request, {"records_used": used, "left_out": dict(left_out), "seconds": seconds})
-        for k, fit in zip(todo, fits, strict=True)
-    }
+        fits = fit_kmeans(source, self.todo, self.request.settings, self.progress)
+        facts = {
+            "records_used": len(self.selection) - n_left_out,
+            "left_out": dict(sorted(left_out.items())),
+            "seconds": {
+                "forward": round(forward_s, 3),
+                "kmeans": round(time.monotonic() - started - forward_s, 3),
+            },
+        }
+        return {k: _model(fit, self.layout, self.request, facts) for k, fit in zip(self.todo, fits, strict=True)}
 
 
 def open_cache(
@@ -230,7 +231,9 @@ def diagnose(model: ClusterModel) -> Iterator[str]:
         yield "the fit ended at its limit of steps before it settled; raise --max-epochs"
 
 
-def _identity(archive: Archive, encoder: Encoder, selection: Selection, request: FitRequest) -> dict[str, Any]:
+def _identity(
+    archive: Archive, encoder: Encoder, selection: Selection, request: FitRequest, device: str
+) -> dict[str, Any]:
     """Everything that decides the centroids."""
     records = hashlib.sha256("\n".join(map(str, selection.record_ids)).encode())
     contents = hashlib.sha256(
@@ -255,7 +258,7 @@ def _identity(archive: Archive, encoder: Encoder, selection: Selection, request:
         "include_padding": request.include_padding,
         "precision": request.precision,
         "cache_dtype": request.cache_dtype,
-        "device": encoder.device.type,
+        "device": device,
     }
 
 

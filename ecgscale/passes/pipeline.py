@@ -22,7 +22,8 @@ from ecgscale.encoders.splits import Folds
 from ecgscale.encoders.train import TrainSettings, train_encoder
 from ecgscale.errors import UsageError
 from ecgscale.passes.explain import ExplainResult, explain_archive
-from ecgscale.passes.fit import FitRequest, FittedModel, fit_archive
+from ecgscale.passes.fit import FittedModel, fit_archive
+from ecgscale.passes.request import FitRequest
 from ecgscale.progress import SILENT, Progress
 
 
@@ -39,13 +40,13 @@ class PipelineResult:
 
 def run_pipeline(config: RunConfig, progress: Progress = SILENT) -> PipelineResult:
     """Do what `config` says. Raises UsageError before any work when an input is absent and cannot be made."""
-    made = _check(config)
+    made, request = _check(config), fit_request(config)
     archive = _archive(config.archive, "archive" in made, progress)
     if "encoder" in made:
         assert config.train is not None
         progress.say(f"training an encoder into {config.encoder.path}")
         train_encoder(archive, config.encoder.path, train_settings(config.train, config.device), progress=progress)
-    [fitted] = fit_archive(archive, config.encoder.path, config.root, fit_request(config), progress)
+    [fitted] = fit_archive(archive, config.encoder.path, config.root, request, progress)
     for warning in fitted.warnings:
         progress.say(f"note: {warning}")
     explained = explain_archive(

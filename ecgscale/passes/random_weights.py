@@ -13,8 +13,8 @@ from ecgscale.clusters.kmeans import fit_kmeans
 from ecgscale.encoders.spec import load_spec
 from ecgscale.encoders.taps import Encoder
 from ecgscale.encoders.weights import build_module
-from ecgscale.passes.activations import fill_cache
-from ecgscale.passes.fit import FitRequest, encoder_layout
+from ecgscale.passes.activations import encoder_layout, fill_cache
+from ecgscale.passes.request import FitRequest
 from ecgscale.passes.selection import select
 from ecgscale.progress import SILENT, Progress
 

@@ -67,6 +67,15 @@ class ShardExplainer:
             run=run,
         )
 
+    def probe(self, shard: Shard, first: int, last: int) -> int:
+        """Compute the batches that hold rows first..last and keep nothing; how many rows that were."""
+        rows = 0
+        for raw, prepared in self._prepared(shard):
+            if raw.first_row < last and raw.first_row + len(raw) > first:
+                explain_batch(prepared, self.encoder, self.model, self.settings.include_padding)
+                rows += len(raw)
+        return rows
+
     def metadata(self, source: Source) -> dict[str, object]:
         """What an output file says of itself: everything its bytes depend on, nothing else."""
         spec = self.encoder.spec

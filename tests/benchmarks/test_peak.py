@@ -18,7 +18,7 @@ def test_anonymous_memory_counts_and_mapped_files_do_not(tmp_path_factory: pytes
     path.write_bytes(b"\1" * size)
     empty = peak_bytes([sys.executable, "-c", HOLD.format("pass")])
     filled = peak_bytes([sys.executable, "-c", HOLD.format(f"x = b'\\1' * {size}")])
-    mapped = f"m = mmap.mmap(open({str(path)!r}, 'rb').fileno(), 0, access=mmap.ACCESS_READ); s = m.find(b'\\2')"
+    mapped = f"f = open({str(path)!r}, 'rb'); m = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ); m.find(b'\\2')"
     read = peak_bytes([sys.executable, "-c", HOLD.format(mapped)])
     assert filled - empty == pytest.approx(size, rel=0.1)
     assert read - empty < size / 4

@@ -1,0 +1,89 @@
+"""The worker of a distributed fit: owns shards, keeps their activations, answers with integer sums."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ecgscale.archive.reader import Archive
+from ecgscale.clusters.cache import ActivationCache, bytes_per_record
+from ecgscale.clusters.init import features_at, sampled_steps
+from ecgscale.clusters.sums import PartialSums
+from ecgscale.encoders.taps import Encoder
+from ecgscale.passes.activations import encoder_layout, fill_cache
+from ecgscale.passes.request import FitRequest
+from ecgscale.passes.selection import Selection
+from ecgscale.progress import SILENT
+
+
+@dataclass(frozen=True)
+class Filled:
+    """What filling a shard found: records left out by status, valid spans (N,) on the time axis, what was told."""
+
+    left_out: Counter[str]
+    valid_start: NDArray[np.int32]
+    valid_stop: NDArray[np.int32]
+
+
+class FitWorker:
+    """Activations of the shards it was given; record numbers are those of the whole selection."""
+
+    def __init__(self, archive: str, encoder: str, request: FitRequest, cache_budget: int | None) -> None:
+        self._archive, self._request = Archive.open(archive), request
+        self._encoder = Encoder.load(encoder, device=request.device, batch=request.batch, precision=request.precision)
+        self._layout = encoder_layout(self._encoder)
+        self._room = cache_budget
+        self._caches: dict[str, tuple[int, ActivationCache]] = {}
+        self.device = self._encoder.device.type
+
+    def fill(self, shard: str, rows: NDArray[np.int64], first: int) -> Filled:
+        """Run the network over these rows of a shard; their records are numbered from `first`."""
+        self.drop(shard)
+        scratch = Path(self._request.scratch) if self._request.scratch else None
+        cache = ActivationCache(self._layout, len(rows), self._room, scratch, self._request.cache_dtype)
+        if self._room is not None:
+            self._room -= cache.n_resident * bytes_per_record(self._layout, self._request.cache_dtype)
+        selection = Selection({shard: rows}, {shard: 0}, [None] * len(rows), [None] * len(rows), {})
+        left_out = fill_cache(cache, self._archive, self._encoder, selection, self._request.include_padding, SILENT)
+        self._caches[shard] = (first, cache)
+        return Filled(left_out, *cache.spans)
+
+    def drop(self, shard: str) -> None:
+        """Forget a shard, if it is there."""
+        if shard in self._caches:
+            _, cache = self._caches.pop(shard)
+            if self._room is not None:
+                self._room += cache.n_resident * bytes_per_record(self._layout, self._request.cache_dtype)
+            cache.close()
+
+    def assign(
+        self, shards: Sequence[str], centroid_sets: Sequence[NDArray[np.float32]], records: NDArray[np.int64] | None
+    ) -> list[PartialSums]:
+        """Sums over `records` (all by default) of these shards for each set of centroids."""
+        total = [PartialSums.zero(len(c), self._layout) for c in centroid_sets]
+        for shard in shards:
+            first, cache = self._caches[shard]
+            here = None
+            if records is not None:
+                here = records[(records >= first) & (records < first + cache.n_records)] - first
+            sums = cache.assign_to(centroid_sets, here)
+            total = [a + b for a, b in zip(total, sums, strict=True)]
+        return total
+
+    def sample(
+        self, shards: Sequence[str], records: NDArray[np.int64], per_record: int, seed: int
+    ) -> dict[int, NDArray[np.float32]]:
+        """Feature vectors of those of `records` that lie in these shards, by record number."""
+        found: dict[int, NDArray[np.float32]] = {}
+        for shard in shards:
+            first, cache = self._caches[shard]
+            start, stop = cache.spans
+            for r in records[(records >= first) & (records < first + cache.n_records)].tolist():
+                steps = sampled_steps(r, per_record, int(start[r - first]), int(stop[r - first]), seed)
+                found[r] = features_at(cache.rows(r - first), self._layout, steps)
+        return found

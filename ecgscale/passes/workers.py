@@ -1,0 +1,79 @@
+"""What passes ask of a pool of workers; `ecgscale.runtime` provides one in processes or in Ray actors.
+
+A worker is an object made anywhere from an import path and plain arguments. It does one call at a time and may keep
+state between calls. Calls are handed out as workers become free; one that is pinned goes to that worker or to nobody.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True)
+class WorkerSpec:
+    """How to make a worker: "package.module:callable" and its keyword arguments, all of which can be pickled."""
+
+    factory: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+    def make(self) -> Any:
+        """The worker, in this process."""
+        module, name = self.factory.split(":")
+        return getattr(importlib.import_module(module), name)(**self.arguments)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a worker's method. `records` is what it weighs, `worker` pins it, `what` names it in messages.
+
+    `attempts` overrides how often the pool tries it.
+    """
+
+    key: str
+    method: str
+    arguments: tuple[Any, ...] = ()
+    records: int = 0
+    worker: int | None = None
+    what: str = ""
+    attempts: int | None = None
+
+
+@dataclass(frozen=True)
+class Done:
+    """A call that returned, and the worker that did it."""
+
+    call: Call
+    value: Any
+    worker: int
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A call given up: `reason` for people, `fatal` attempts that took their worker along, `lost` if it was pinned."""
+
+    call: Call
+    reason: str
+    attempts: int = 1
+    fatal: int = 0
+    lost: bool = False
+
+
+class WorkerPool(Protocol):
+    """Workers of one specification, replaced when they die."""
+
+    def run(self, calls: Iterable[Call]) -> Iterator[Done | Failed]:
+        """Outcomes in the order in which they come; one for every call, however often it had to be tried.
+
+        An EcgscaleError that concerns the whole run (a usage error in a worker) is raised.
+        """
+
+    def wanted(self) -> int:
+        """How many workers there should be."""
+
+
+OpenPool = Callable[[WorkerSpec], AbstractContextManager[WorkerPool]]
+"""A runtime, as passes see it: make workers of this specification."""

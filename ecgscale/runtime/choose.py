@@ -1,0 +1,49 @@
+"""`--runtime local|ray --workers N`, as the commands understand it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+from ecgscale.errors import UsageError
+from ecgscale.passes.workers import OpenPool, WorkerPool, WorkerSpec
+from ecgscale.progress import SILENT, Progress
+from ecgscale.runtime.scheduler import Backend, Limits, Scheduler
+
+RuntimeName = Literal["local", "ray"]
+
+
+def choose_runtime(
+    name: RuntimeName,
+    workers: int | None,
+    *,
+    gpus: float = 0.0,
+    limits: Limits | None = None,
+    progress: Progress = SILENT,
+) -> OpenPool | None:
+    """The pool to hand to a pass; None for one worker on this machine, which is this process itself.
+
+    Raises UsageError for fewer than one worker.
+    """
+    if workers is not None and workers < 1:
+        raise UsageError(f"--workers {workers}: at least one worker is needed")
+    if name == "local" and (workers or 1) == 1:
+        return None
+
+    @contextmanager
+    def open_pool(spec: WorkerSpec) -> Iterator[WorkerPool]:
+        with Scheduler(_backend(name, workers or 1, gpus), spec, limits, progress) as pool:
+            yield pool
+
+    return open_pool
+
+
+def _backend(name: RuntimeName, workers: int, gpus: float) -> Backend:
+    if name == "local":
+        from ecgscale.runtime.processes import ProcessBackend
+
+        return ProcessBackend(workers)
+    from ecgscale.runtime.ray_pool import RayBackend
+
+    return RayBackend(workers, gpus)

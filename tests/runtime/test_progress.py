@@ -1,0 +1,123 @@
+"""Progress: plain lines that stay readable in a night's log, a bar on a terminal, the same calls for both."""
+
+from __future__ import annotations
+
+import io
+import os
+import pty
+import re
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from ecgscale.progress import SILENT
+from ecgscale.runtime import progress as shown
+from ecgscale.runtime.progress import make_progress
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
+    """The time that plain progress sees, in seconds; put a number in to move it."""
+    now = [100.0]
+    monkeypatch.setattr(shown.time, "monotonic", lambda: now[0])
+    yield now
+
+
+def test_plain_lines_come_every_few_seconds_and_at_the_end(clock: list[float]) -> None:
+    stream = io.StringIO()
+    with make_progress(stream).stage("explain", 1000, "records") as stage:
+        for _ in range(100):
+            clock[0] += 0.2
+            stage.advance(10)
+    lines = stream.getvalue().splitlines()
+    assert lines[0] == "explain: 250/1000 records, 50.0/s, 15 s left"
+    assert lines[-1] == "explain: 1000/1000 records, 50.0/s, 20.0 s"
+    assert len(lines) == 5
+
+
+def test_plain_lines_carry_the_last_note_and_do_without_a_total(clock: list[float]) -> None:
+    stream = io.StringIO()
+    with make_progress(stream).stage("headers", None, "records") as stage:
+        stage.note("part-00000.parquet")
+        stage.note("part-00001.parquet")
+        clock[0] += 10
+        stage.advance()
+    told, ended = stream.getvalue().splitlines()
+    assert told == "headers: 1 records, 0.1/s (part-00001.parquet)"
+    assert ended == "headers: 1 records, 0.1/s, 10.0 s (part-00001.parquet)"
+
+
+def test_what_is_said_is_a_line_of_its_own(clock: list[float]) -> None:
+    stream = io.StringIO()
+    progress = make_progress(stream)
+    progress.say("note: [bold]brackets[/bold] stay")
+    with progress.stage("fit", 2, "steps") as stage:
+        stage.advance(2)
+        progress.say("in between")
+    assert stream.getvalue().splitlines()[:2] == ["note: [bold]brackets[/bold] stay", "in between"]
+    assert "\x1b" not in stream.getvalue()
+
+
+def test_a_stage_that_fails_does_not_claim_to_have_ended(clock: list[float]) -> None:
+    stream = io.StringIO()
+    with pytest.raises(KeyboardInterrupt), make_progress(stream).stage("train", 10, "records"):
+        raise KeyboardInterrupt
+    assert stream.getvalue() == ""
+
+
+def test_a_bar_on_a_terminal() -> None:
+    stream = Terminal()
+    progress = make_progress(stream)
+    with progress.stage("explain", 40, "records") as stage:
+        stage.note("part-00003.parquet [0]")
+        progress.say("set aside: [red]part-00001[/red]")
+        for _ in range(40):
+            stage.advance()
+    with progress.stage("headers", None, "records") as stage:
+        stage.advance(3)
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", stream.getvalue())
+    assert "set aside: [red]part-00001[/red]" in text
+    assert "40/40 records" in text
+    assert "part-00003.parquet [0]" in text
+    assert "/s" in text
+    assert stream.getvalue().endswith("\x1b[?25h") or "\x1b[?25h" in stream.getvalue()
+
+
+def test_a_real_terminal_gets_its_cursor_back_after_an_interruption() -> None:
+    ours, theirs = pty.openpty()
+    seen: list[bytes] = []
+
+    def read() -> None:
+        while True:
+            try:
+                seen.append(os.read(ours, 4096))
+            except OSError:
+                return
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    with os.fdopen(theirs, "w", encoding="utf-8") as stream:
+        progress = make_progress(stream)
+        with pytest.raises(KeyboardInterrupt), progress.stage("train", 9, "records") as stage:
+            stage.advance(4)
+            raise KeyboardInterrupt
+        progress.say("stopped")
+    reader.join(timeout=10)
+    os.close(ours)
+    text = b"".join(seen).decode()
+    assert "4/9" in text
+    assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")
+    assert text.rstrip().endswith("stopped")
+
+
+def test_silence_takes_the_same_calls() -> None:
+    SILENT.say("nothing")
+    with SILENT.stage("fit", None, "steps") as stage:
+        stage.advance(3)
+        stage.note("nothing")
