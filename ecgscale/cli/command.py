@@ -48,6 +48,14 @@ def command(function: Callable[..., dict[str, Any] | None]) -> Callable[..., Non
                 raise
             click.echo(f"error: {error}", err=True)
             facts, code = {"error": str(error)}, int(error.exit_code)
+        except BrokenPipeError:
+            raise  # whoever read our output has gone; click ends quietly
+        except OSError as error:
+            if os.environ.get("ECGSCALE_DEBUG"):
+                raise
+            told = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+            click.echo(f"error: {told}", err=True)
+            facts, code = {"error": told}, int(ExitCode.FAILED)
         except KeyboardInterrupt:
             click.echo("stopped; type the same command again to go on from here", err=True)
             facts, code = {"error": "stopped"}, int(ExitCode.STOPPED)

@@ -20,12 +20,15 @@ from ecgscale.errors import ExitCode, PublishError, ShardError
 from ecgscale.explain.facts import encoder_digest_of, fitted_precision, fitted_with_padding, load_encoder
 from ecgscale.explain.settings import RESULTS_VERSION, EntropyDetail, ExplainSettings
 from ecgscale.passes.beside import keep_beside
+from ecgscale.passes.give_up import poisoned_rows, told_poison
 from ecgscale.passes.plan import Pending, Plan, freeze_plan
 from ecgscale.passes.shard import ShardExplainer
+from ecgscale.passes.workers import Call, Done, OpenPool, WorkerSpec
 from ecgscale.progress import SILENT, Progress, Stage
-from ecgscale.store.commit import Commit, find_commit, restamp, to_json
+from ecgscale.store.commit import Commit, Source, find_commit, restamp, to_json
 from ecgscale.store.dataset import dataset_store
 from ecgscale.store.doubles import require_distinct_records
+from ecgscale.store.failures import remember
 from ecgscale.store.manifest import (
     ArchiveFacts,
     DatasetFacts,
@@ -103,10 +106,12 @@ def explain_archive(
     include_padding: bool | None = None,
     device: str = "auto",
     progress: Progress = SILENT,
+    pool: OpenPool | None = None,
 ) -> ExplainResult:
     """Explain every record of `archive` with the cluster model in `model_dir`, below ROOT = `root`.
 
-    `include_padding` is as the model was fitted, unless given. A model from elsewhere is copied below ROOT.
+    `include_padding` is as the model was fitted, unless given. A model from elsewhere is copied below ROOT. With a
+    `pool`, its workers compute and commit whole shards; the files are the same to the last bit.
     Raises `PublishError` when a record id stands in two shards, `ShardError` when no shard can be read; what was
     committed stays. A KeyboardInterrupt may come at any time.
     """
@@ -120,7 +125,7 @@ def explain_archive(
     identity = identify(archive, model, settings)
     store = dataset_store(root, identity.dataset_id)
     store.put_if_absent(DATASET_FILE, to_json(identity))
-    run = _Run(archive.path, Path(root), model, settings, identity, store, device, progress)
+    run = _Run(archive.path, Path(root), model, settings, identity, store, device, progress, pool)
     for _ in range(PUBLISH_ATTEMPTS):
         result = run.attempt()
         if result is not None:
@@ -157,9 +162,11 @@ class _Run:
         store: LocalObjects,
         device: str,
         progress: Progress,
+        pool: OpenPool | None,
     ) -> None:
         self.archive_path, self.root, self.model, self.settings = archive_path, root, model, settings
         self.identity, self.store, self.device, self.progress = identity, store, device, progress
+        self.pool = pool
         self.facts = run_facts()
         self.encoder: Encoder | None = None
         self.computed = self.restamped = 0
@@ -199,6 +206,9 @@ class _Run:
             self.restamped += 1
         if not plan.pending:
             return commits, set_aside
+        if self.pool is not None:
+            self._commit_on(self.pool, archive, plan, commits, set_aside)
+            return commits, set_aside
         explainer = self._explainer(archive)
         with self.progress.stage("explain", plan.pending_records, "records") as stage:
             for pending in plan.pending:
@@ -206,9 +216,66 @@ class _Run:
                 try:
                     commits.append(self._commit_one(explainer, pending, stage))
                 except ShardError as error:
-                    set_aside.append(SetAside(**pending.source.model_dump(), reason=str(error)))
-                    self.progress.say(f"set aside: {error}")
+                    self._set_aside(pending.source, str(error), set_aside)
         return commits, set_aside
+
+    def _commit_on(
+        self, pool: OpenPool, archive: Archive, plan: Plan, commits: list[Commit], set_aside: list[SetAside]
+    ) -> None:
+        """Have the workers of a pool commit what is pending, as they become free."""
+        self._beside("cpu")
+        pending_by_key = {pending.source.key: pending for pending in plan.pending}
+        calls = [
+            Call(key, "commit", (pending,), pending.source.rows, what=key) for key, pending in pending_by_key.items()
+        ]
+        with (
+            pool(self._worker_spec(archive)) as workers,
+            self.progress.stage("explain", plan.pending_records, "records") as stage,
+        ):
+            given_up = []
+            for outcome in workers.run(calls):
+                source = pending_by_key[outcome.call.key].source
+                stage.advance(source.rows)
+                stage.note(source.key)
+                if isinstance(outcome, Done):
+                    commits.append(outcome.value.commit)
+                    self.computed += outcome.value.computed
+                elif outcome.fatal:
+                    given_up.append(outcome)
+                else:
+                    self._set_aside(source, outcome.reason, set_aside)
+            # The rest is safe; now workers may be spent on finding out which record it is.
+            for outcome in given_up:
+                pending = pending_by_key[outcome.call.key]
+                reason = told_poison(outcome.reason, poisoned_rows(workers, pending))
+                remember(self.store, pending.source, reason, self.facts)
+                self._set_aside(pending.source, reason, set_aside)
+
+    def _set_aside(self, source: Source, reason: str, set_aside: list[SetAside]) -> None:
+        set_aside.append(SetAside(**source.model_dump(), reason=reason))
+        self.progress.say(f"set aside: {reason}")
+
+    def _worker_spec(self, archive: Archive) -> WorkerSpec:
+        assert self.model.directory is not None
+        return WorkerSpec(
+            "ecgscale.passes.explain_worker:ExplainWorker",
+            {
+                "archive": str(archive.path.absolute()),
+                "root": str(self.root.absolute()),
+                "dataset_id": self.identity.dataset_id,
+                "model": str(self.model.directory),
+                "settings": self.settings,
+                "device": self.device,
+                "run_id": self.facts.run_id,
+            },
+        )
+
+    def _beside(self, device: str) -> Encoder:
+        """The encoder, loaded once, with copies of it and of the model below ROOT."""
+        if self.encoder is None:
+            self.encoder = load_encoder(self.model, device, self.settings.batch)
+            keep_beside(self.model, self.encoder, self.root)
+        return self.encoder
 
     def _commit_one(self, explainer: ShardExplainer, pending: Pending, stage: Stage) -> Commit:
         source = pending.source
@@ -222,11 +289,9 @@ class _Run:
         return commit
 
     def _explainer(self, archive: Archive) -> ShardExplainer:
-        if self.encoder is None:
-            self.encoder = load_encoder(self.model, self.device, self.settings.batch)
-            keep_beside(self.model, self.encoder, self.root)
-            self.facts = self.facts.model_copy(update={"device": str(self.encoder.device)})
-        return ShardExplainer(archive, self.encoder, self.model, self.settings)
+        encoder = self._beside(self.device)
+        self.facts = self.facts.model_copy(update={"device": str(encoder.device)})
+        return ShardExplainer(archive, encoder, self.model, self.settings)
 
     def _result(self, manifest: Manifest, before: Manifest | None) -> ExplainResult:
         content = manifest.content

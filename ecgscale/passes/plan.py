@@ -24,6 +24,7 @@ from ecgscale.store.commit import (
     stem_of_commit,
     stem_of_key,
 )
+from ecgscale.store.failures import remembered
 from ecgscale.store.manifest import Manifest, SetAside, plan_digest
 from ecgscale.store.objects import ObjectStore
 
@@ -105,6 +106,10 @@ def freeze_plan(archive: Archive, store: ObjectStore, newest: Manifest | None) -
         source = Source(
             key=shard.key, size=shard.size, stamp=stamp, rows=footer.rows, content_digest=footer.content_digest
         )
+        failure = remembered(store, source)
+        if failure is not None:
+            set_aside.append(SetAside(**source.model_dump(), reason=failure.reason))
+            continue
         same = earlier.of(source)
         if same is not None:
             moved.append(Moved(source, same))

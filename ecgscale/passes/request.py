@@ -41,6 +41,6 @@ class FitRequest:
             raise UsageError(f"--clusters names a number twice: {', '.join(map(str, self.clusters))}")
         if self.tau is not None and not MIN_TAU <= self.tau < math.inf:
             raise UsageError(
-                f"--tau {self.tau}: a temperature is a number from {MIN_TAU} on; below it, every soft assignment would be"
-                " 0 or 1, and infinity would make all of them equal"
+                f"--tau {self.tau}: a temperature is a number from {MIN_TAU} on; below it, every soft assignment would"
+                " be 0 or 1, and infinity would make all of them equal"
             )

@@ -68,12 +68,16 @@ class ShardExplainer:
         )
 
     def probe(self, shard: Shard, first: int, last: int) -> int:
-        """Compute the batches that hold rows first..last and keep nothing; how many rows that were."""
+        """Compute rows first..last and keep nothing, the others of their batches left out; how many there were."""
         rows = 0
-        for raw, prepared in self._prepared(shard):
-            if raw.first_row < last and raw.first_row + len(raw) > first:
+        for raw in self.archive.batches(shard, (), batch_records=self.settings.batch):
+            asked = [first <= raw.first_row + i < last for i in range(len(raw))]
+            if any(asked):
+                status, flags = check_batch(raw, set())
+                status = [state if wanted else "not_probed" for state, wanted in zip(status, asked, strict=True)]
+                prepared = prepare(raw, status, flags, self.encoder.spec.input, self.encoder.hop)
                 explain_batch(prepared, self.encoder, self.model, self.settings.include_padding)
-                rows += len(raw)
+                rows += sum(asked)
         return rows
 
     def metadata(self, source: Source) -> dict[str, object]:
