@@ -87,6 +87,14 @@ class SurrogateConfig(_Section):
     test_folds: tuple[int, ...] | None = None
 
 
+class RuntimeConfig(_Section):
+    """`[runtime]`: where fit and explain run; one local worker is this process itself."""
+
+    name: Literal["local", "ray"] = "local"
+    workers: int = Field(default=1, gt=0)
+    gpus_per_worker: float | None = Field(default=None, ge=0)
+
+
 class RunConfig(_Section):
     """Everything one `ecgscale run CONFIG.toml` does, in order."""
 
@@ -97,6 +105,7 @@ class RunConfig(_Section):
     fit: FitConfig = FitConfig()
     explain: ExplainConfig = ExplainConfig()
     surrogate: SurrogateConfig | None = None
+    runtime: RuntimeConfig = RuntimeConfig()
     batch: int = Field(default=32, gt=0)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     include_padding: bool = False
@@ -179,6 +188,7 @@ _SECTIONS: dict[str, type[BaseModel]] = {
     "fit": FitConfig,
     "explain": ExplainConfig,
     "surrogate": SurrogateConfig,
+    "runtime": RuntimeConfig,
 }
 
 

@@ -11,7 +11,7 @@ from ecgscale.cli.command import command
 from ecgscale.progress import Progress
 
 CONFIG = """\
-# What `ecgscale demo` ran; `ecgscale run {name}` runs it again. Change it for your own recordings.
+# What `ecgscale demo` ran; `ecgscale run` with this file runs it again. Change it for your own recordings.
 root = "results"
 
 [archive]
@@ -77,7 +77,7 @@ def demo(progress: Progress, directory: Path, records: int, epochs: int, seed: i
     from ecgscale.store.dataset import open_explanations
 
     config_path = directory / "demo.toml"
-    content = CONFIG.format(name=config_path, records=records, seed=seed, epochs=epochs)
+    content = CONFIG.format(records=records, seed=seed, epochs=epochs)
     if config_path.exists() and config_path.read_text(encoding="utf-8") != content:
         raise UsageError(f"{config_path} is there with other settings; remove {directory} or name another folder")
     directory.mkdir(parents=True, exist_ok=True)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from ecgscale.cli.command import command
+from ecgscale.cli.options import pool_of, runtime_options
 from ecgscale.progress import Progress
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     help="Explain zero padding too, as the published method does; by default as the model was fitted.",
 )
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@runtime_options
 @command
 def explain(
     progress: Progress,
@@ -48,6 +50,9 @@ def explain(
     batch: int,
     include_padding: bool | None,
     device: str,
+    runtime: Literal["local", "ray"],
+    workers: int | None,
+    gpus_per_worker: float | None,
 ) -> dict[str, Any]:
     """Say for every record of ARCHIVE when the network is in which cluster, and how surely.
 
@@ -57,7 +62,8 @@ def explain(
 
     \b
     Example:
-      ecgscale explain archive --model out/models/ptbxl-k20-1a2b3c --out out
+      ecgscale explain archive --model out/models/k20-1a2b3c4d5e6f --out out
+      ecgscale explain archive --model out/models/k20-1a2b3c4d5e6f --out out --runtime ray --workers 16 --device cuda
     Then, in Python:
       import duckdb, ecgscale
       ds = ecgscale.open_explanations("out")
@@ -66,6 +72,7 @@ def explain(
     from ecgscale.archive.reader import Archive
     from ecgscale.passes.explain import explain_archive
 
+    pool, device = pool_of(runtime, workers, gpus_per_worker, device, progress)
     result = explain_archive(
         Archive.open(archive),
         model,
@@ -75,6 +82,7 @@ def explain(
         include_padding=include_padding,
         device=device,
         progress=progress,
+        pool=pool,
     )
     click.echo(_summary(result, root))
     return {**result.to_dict(), "exit_code": int(result.exit_code)}

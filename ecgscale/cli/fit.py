@@ -8,7 +8,7 @@ from typing import Any, Literal
 import click
 
 from ecgscale.cli.command import command
-from ecgscale.cli.options import BYTES, INTEGERS
+from ecgscale.cli.options import BYTES, INTEGERS, pool_of, runtime_options
 from ecgscale.progress import Progress
 
 
@@ -41,6 +41,7 @@ from ecgscale.progress import Progress
     help="Of the network; bfloat16 is faster on recent hardware, and recorded.",
 )
 @click.option("--compare-random", is_flag=True, help="Also tell what the same network with random weights would give.")
+@runtime_options
 @command
 def fit(
     progress: Progress,
@@ -64,6 +65,9 @@ def fit(
     cache_dtype: Literal["float32", "float16"],
     precision: Literal["float32", "bfloat16"],
     compare_random: bool,
+    runtime: Literal["local", "ray"],
+    workers: int | None,
+    gpus_per_worker: float | None,
 ) -> dict[str, Any]:
     """Fit clusters of what the network in ENCODER sees in the recordings of ARCHIVE.
 
@@ -73,8 +77,10 @@ def fit(
     \b
       ecgscale fit ptbxl-archive --encoder my-encoder --out results --folds 1-8
       ecgscale fit ptbxl-archive --encoder my-encoder --out results --clusters 5,10,20,50
+      ecgscale fit code15-archive --encoder my-encoder --out results --runtime ray --workers 16 --device cuda
 
-    The same command again finds the finished model. Next: ecgscale explain.
+    The centroids are the same to the last bit on any number of workers, killed or not. The same command again
+    finds the finished model. Next: ecgscale explain.
     """
     from ecgscale.archive.reader import Archive
     from ecgscale.clusters.kmeans import FitSettings
@@ -82,6 +88,7 @@ def fit(
     from ecgscale.passes.random_weights import random_weights_variance
     from ecgscale.passes.request import FitRequest
 
+    pool, device = pool_of(runtime, workers, gpus_per_worker, device, progress)
     request = FitRequest(
         clusters=clusters,
         folds=folds,
@@ -98,7 +105,7 @@ def fit(
         scratch=scratch,
     )
     opened = Archive.open(archive)
-    fitted = fit_archive(opened, encoder, out, request, progress)
+    fitted = fit_archive(opened, encoder, out, request, progress, pool)
     for one in fitted:
         info = one.model.info
         click.echo(

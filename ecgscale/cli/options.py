@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from ecgscale.config import byte_size
+from ecgscale.progress import Progress
+
+if TYPE_CHECKING:
+    from ecgscale.passes.workers import OpenPool
 
 
 class IntegerList(click.ParamType):
@@ -49,3 +55,42 @@ class ByteSize(click.ParamType):
 
 INTEGERS = IntegerList()
 BYTES = ByteSize()
+
+
+def runtime_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --runtime, --workers and --gpus-per-worker; the body takes them as keywords of these names."""
+    options = (
+        click.option(
+            "--runtime",
+            type=click.Choice(["local", "ray"]),
+            default="local",
+            show_default=True,
+            help="ray joins the cluster of RAY_ADDRESS, or starts a private one.",
+        ),
+        click.option("--workers", type=click.IntRange(min=1), help="Processes or Ray actors. Default: 1."),
+        click.option(
+            "--gpus-per-worker",
+            type=click.FloatRange(min=0),
+            help="Of Ray actors; a fraction shares a GPU. Default: 1 with --device cuda, else 0.",
+        ),
+    )
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def pool_of(
+    runtime: Literal["local", "ray"],
+    workers: int | None,
+    gpus_per_worker: float | None,
+    device: str,
+    progress: Progress,
+) -> tuple[OpenPool | None, str]:
+    """The pool that these options mean, and the device its workers use ("auto" on Ray: CPUs unless GPUs are given)."""
+    from ecgscale.runtime.choose import choose_runtime
+
+    if runtime == "ray" or (workers or 1) > 1:
+        gpus = gpus_per_worker if gpus_per_worker is not None else float(device == "cuda")
+        device = "cuda" if gpus > 0 or device == "cuda" else "cpu"
+        return choose_runtime(runtime, workers, gpus=gpus, progress=progress), device
+    return None, device

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from ecgscale.cli.command import command
+from ecgscale.cli.options import pool_of
 from ecgscale.progress import Progress
 
 
@@ -57,7 +58,9 @@ def run(progress: Progress, config: Path) -> dict[str, Any]:
     from ecgscale.passes.pipeline import run_pipeline
 
     loaded = load_config(config)
-    result = run_pipeline(loaded, progress)
+    where = loaded.runtime
+    pool, device = pool_of(where.name, where.workers, where.gpus_per_worker, loaded.device, progress)
+    result = run_pipeline(loaded, progress, pool, device)
     facts = result.explained.to_dict()
     click.echo(f"{facts['records']} records explained, {facts['quarantined']} quarantined: {facts['path']}")
     surrogate = None

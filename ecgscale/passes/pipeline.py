@@ -24,6 +24,7 @@ from ecgscale.errors import UsageError
 from ecgscale.passes.explain import ExplainResult, explain_archive
 from ecgscale.passes.fit import FittedModel, fit_archive
 from ecgscale.passes.request import FitRequest
+from ecgscale.passes.workers import OpenPool
 from ecgscale.progress import SILENT, Progress
 
 
@@ -38,15 +39,20 @@ class PipelineResult:
     made: tuple[str, ...]
 
 
-def run_pipeline(config: RunConfig, progress: Progress = SILENT) -> PipelineResult:
-    """Do what `config` says. Raises UsageError before any work when an input is absent and cannot be made."""
-    made, request = _check(config), fit_request(config)
+def run_pipeline(
+    config: RunConfig, progress: Progress = SILENT, pool: OpenPool | None = None, device: str | None = None
+) -> PipelineResult:
+    """Do what `config` says, fit and explain on the workers of `pool` if there is one, which have `device`.
+
+    Raises UsageError before any work when an input is absent and cannot be made."""
+    device = device or config.device
+    made, request = _check(config), fit_request(config, device)
     archive = _archive(config.archive, "archive" in made, progress)
     if "encoder" in made:
         assert config.train is not None
         progress.say(f"training an encoder into {config.encoder.path}")
         train_encoder(archive, config.encoder.path, train_settings(config.train, config.device), progress=progress)
-    [fitted] = fit_archive(archive, config.encoder.path, config.root, request, progress)
+    [fitted] = fit_archive(archive, config.encoder.path, config.root, request, progress, pool)
     for warning in fitted.warnings:
         progress.say(f"note: {warning}")
     explained = explain_archive(
@@ -56,8 +62,9 @@ def run_pipeline(config: RunConfig, progress: Progress = SILENT) -> PipelineResu
         entropy=config.explain.entropy,
         batch=config.batch,
         include_padding=config.include_padding,
-        device=config.device,
+        device=device,
         progress=progress,
+        pool=pool,
     )
     return PipelineResult(config.archive.path, config.encoder.path, fitted, explained, made)
 
@@ -128,7 +135,7 @@ def train_settings(config: TrainConfig, device: str) -> TrainSettings:
     )
 
 
-def fit_request(config: RunConfig) -> FitRequest:
+def fit_request(config: RunConfig, device: str) -> FitRequest:
     """What `[fit]` and the common keys mean to the fit."""
     fit = config.fit
     return FitRequest(
@@ -139,7 +146,7 @@ def fit_request(config: RunConfig) -> FitRequest:
         gamma=fit.gamma,
         tau=fit.tau,
         batch=config.batch,
-        device=config.device,
+        device=device,
         include_padding=config.include_padding,
         precision=config.precision,
         cache_dtype=fit.cache_dtype,

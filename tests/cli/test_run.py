@@ -1,0 +1,112 @@
+"""`ecgscale run` as a user types it: one file, everything made that is missing, nothing made twice."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from ecgscale.cli import main
+from tests.encoders.small_networks import write_small_encoder
+from tests.passes.simulated import cut_short, simulated
+from tests.passes.test_pipeline import CONFIG, SIMULATE, TRAIN
+
+SURROGATE = '[surrogate]\ntarget = "superclasses"\ntrain_folds = [1, 2, 3, 4, 5, 6, 7, 8]\ntest_folds = [9, 10]\n'
+
+
+def write_config(folder: Path, archive: str = SIMULATE, train: str = TRAIN, more: str = "") -> Path:
+    path = folder / "job.toml"
+    path.write_text(CONFIG.format(archive=archive, train=train) + more)
+    return path
+
+
+def run(config: Path) -> Result:
+    return CliRunner().invoke(main, ["run", str(config), "--json"])
+
+
+def facts(result: Result) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
+    return found
+
+
+def contents(folder: Path) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def test_from_nothing_and_again(tmp_path: Path) -> None:
+    config = write_config(tmp_path, SIMULATE.replace("48", "160"), more=SURROGATE)
+    first = run(config)
+    assert first.exit_code == 0, first.output
+    found = facts(first)
+    assert found["made"] == ["archive", "encoder"]
+    assert (found["records"], found["root"]) == (160, str(tmp_path / "results"))
+    assert found["surrogate"]["target"] == "superclasses"
+    assert 0 <= found["surrogate"]["scores"]["agreement"] <= 1
+    assert f"160 records explained, 0 quarantined: {found['path']}" in first.stdout
+    assert (tmp_path / "results" / "models" / found["model_id"] / "model.json").exists()
+    before = contents(tmp_path)
+    again = facts(run(config))
+    assert again["made"] == []
+    assert (again["computed"], again["unchanged"], again["published"]) == (0, found["shards"], False)
+    assert again["surrogate"]["scores"] == found["surrogate"]["scores"]
+    assert contents(tmp_path) == before
+
+
+def test_what_is_missing_is_made_and_the_rest_left_alone(tmp_path: Path) -> None:
+    simulated(tmp_path / "archive", 40, 20)
+    write_small_encoder(tmp_path / "encoder")
+    before = contents(tmp_path)
+    found = facts(run(write_config(tmp_path)))
+    assert (found["made"], found["surrogate"]) == ([], None)
+    assert before.items() <= contents(tmp_path).items()
+
+
+def test_stopped_in_the_middle_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ecgscale.passes import pipeline
+
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    config = write_config(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "fit_archive", stop)
+        stopped = run(config)
+    assert (stopped.exit_code, facts(stopped)) == (6, {"error": "stopped", "exit_code": 6})
+    assert (tmp_path / "encoder" / "encoder.toml").exists()
+    resumed = run(config)
+    assert (resumed.exit_code, facts(resumed)["made"]) == (0, [])
+
+
+def test_shards_set_aside_are_exit_code_3(tmp_path: Path) -> None:
+    cut_short(simulated(tmp_path / "archive", 40, 20) / "part-00001.parquet")
+    write_small_encoder(tmp_path / "encoder")
+    result = run(write_config(tmp_path))
+    assert result.exit_code == 3
+    assert (facts(result)["records"], facts(result)["exit_code"]) == (20, 3)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ("[fit]\ncluster = 3", "Did you mean 'clusters'?"),
+        ("[explain]\nentropy = 1", "explain.entropy"),
+        ("[[archive]]", "is not TOML"),
+    ],
+)
+def test_a_wrong_file_is_exit_code_2_and_nothing_happens(tmp_path: Path, wrong: str, told: str) -> None:
+    config = tmp_path / "job.toml"
+    config.write_text(f'root = "r"\n[archive]\npath = "a"\nsource = "simulate"\n[encoder]\npath = "e"\n{wrong}\n')
+    result = run(config)
+    assert result.exit_code == 2
+    assert told in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["job.toml"]
+
+
+def test_a_target_that_is_not_there_lists_those_that_are(tmp_path: Path) -> None:
+    result = run(write_config(tmp_path, train=TRAIN.replace("superclasses", "superclass")))
+    assert result.exit_code == 2
+    assert "no column 'superclass' to train on. Did you mean 'superclasses'?" in result.stderr
+    assert "rhythm" in result.stderr
