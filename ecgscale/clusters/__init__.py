@@ -8,6 +8,7 @@
     sums        what a pass over timesteps returns: integers, added in any order
     init        k-means++ on a sample
     kmeans      mini-batch and Lloyd, one loop, any backend
+    checkpoint  where a fit stands
     cache       low-resolution activations between epochs; device_cache keeps them on a GPU
     model       the cluster model on disk
     assign      labels, entropy and proportions under a frozen model

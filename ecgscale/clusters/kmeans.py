@@ -23,6 +23,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ecgscale.clusters.checkpoint import Checkpoint, FitState
 from ecgscale.clusters.features import BlockLayout
 from ecgscale.clusters.init import plus_plus
 from ecgscale.clusters.sums import PartialSums
@@ -105,9 +106,11 @@ def fit_kmeans(
     n_clusters: Sequence[int],
     settings: FitSettings | None = None,
     progress: Progress = SILENT,
+    checkpoint: Checkpoint | None = None,
 ) -> list[KMeansFit]:
     """Fit one K-means for each K in `n_clusters`, in one pass over the activations for all of them.
 
+    With a `checkpoint`, goes on from what it holds, and ends with the bits of an undisturbed fit.
     Raises UsageError when there are no valid timesteps, or fewer distinct ones in the sample than clusters.
     """
     settings = settings or FitSettings()
@@ -117,18 +120,29 @@ def fit_kmeans(
     # Around the origin the distortion is Σ‖f‖², so one pass with a single zero centroid gives the total variance.
     mean = whole.feature_sums[0] / whole.n_timesteps
     variance = max(whole.inertia - whole.n_timesteps * float(mean @ mean), 0.0)
-    sample = source.sample(settings.sample, settings.seed)
+    states = checkpoint.load() if checkpoint else {}
+    if sorted(states) != list(range(len(n_clusters))):
+        sample = source.sample(settings.sample, settings.seed)
+        starts = [plus_plus(sample, k, settings.n_init, settings.seed) for k in n_clusters]
+        states = {at: FitState.at(start) for at, start in enumerate(starts)}
     algorithm = _lloyd if settings.algorithm == "lloyd" else _minibatch
-    fits: dict[int, Fit] = {}
-    for at, k in enumerate(n_clusters):
-        start = plus_plus(sample, k, settings.n_init, settings.seed)
-        fits[at] = algorithm(source, start, settings, variance, whole.n_timesteps)
-    total = settings.max_iterations if settings.algorithm == "lloyd" else _minibatch_steps(source, settings)
+    fits = {at: algorithm(source, state, settings, variance, whole.n_timesteps) for at, state in states.items()}
+    total = settings.max_iterations + 1 if settings.algorithm == "lloyd" else _minibatch_steps(source, settings)
     with progress.stage("fit", total, "steps") as stage:
-        return _in_step(source, fits, stage)
+        done_before = max(state.step for state in states.values())
+        if done_before:
+            stage.advance(done_before)
+            progress.say(f"going on from step {done_before}")
+        return _in_step(source, fits, states, stage, checkpoint)
 
 
-def _in_step(source: ActivationSource, fits: dict[int, Fit], stage: Stage) -> list[KMeansFit]:
+def _in_step(
+    source: ActivationSource,
+    fits: dict[int, Fit],
+    states: dict[int, FitState],
+    stage: Stage,
+    checkpoint: Checkpoint | None,
+) -> list[KMeansFit]:
     """Run all fits, answering requests for the same records together."""
     done: dict[int, KMeansFit] = {}
     asked = {at: next(fit) for at, fit in fits.items()}
@@ -146,6 +160,8 @@ def _in_step(source: ActivationSource, fits: dict[int, Fit], stage: Stage) -> li
                     done[at] = finished.value
                     del asked[at]
         stage.advance()
+        if checkpoint is not None and checkpoint.due():
+            checkpoint.save(states)
     return [done[at] for at in sorted(done)]
 
 
@@ -158,80 +174,80 @@ def _minibatch_steps(source: ActivationSource, settings: FitSettings) -> int:
 
 
 def _minibatch(
-    source: ActivationSource, start: NDArray[np.float32], settings: FitSettings, variance: float, n_timesteps: int
+    source: ActivationSource, state: FitState, settings: FitSettings, variance: float, n_timesteps: int
 ) -> Fit:
-    centres = start.astype(np.float64)
-    weights = np.zeros(len(start), np.int64)
-    history: list[float] = []
-    smoothed: float | None = None
-    best, since_best, repaired, converged = np.inf, 0, 0, False
     size = _batch_size(source.n_records, settings)
     steps = -(-source.n_records // size)
-    for step in range(steps * settings.max_epochs):
-        if step % steps == 0:
-            order = np.random.default_rng([settings.seed, step // steps]).permutation(source.n_records)
-        records = np.sort(order[(step % steps) * size :][:size])
-        sums = yield centres.astype(np.float32), records
-        if sums.n_timesteps == 0:
-            continue
-        weights += sums.counts
-        moved = sums.counts > 0
-        centres[moved] += (sums.feature_sums[moved] - sums.counts[moved, None] * centres[moved]) / weights[moved, None]
-        history.append(sums.inertia / sums.n_timesteps)
-        share = min(1.0, 2.0 * sums.n_timesteps / (n_timesteps + 1))
-        smoothed = history[-1] if smoothed is None else smoothed + share * (history[-1] - smoothed)
-        best, since_best = (smoothed, 0) if smoothed < best else (best, since_best + 1)
-        if step % steps == steps - 1:
-            centres, weights, n_split = split_empty(centres, weights, sums.distortion)
-            repaired += n_split
-        if since_best >= settings.patience:
-            converged = True
-            break
-    return (yield from _finish(centres, variance, history, converged, repaired))
+    while not state.finishing:
+        epoch, at = divmod(state.step, steps)
+        order = np.random.default_rng([settings.seed, epoch]).permutation(source.n_records)
+        sums = yield state.centres.astype(np.float32), np.sort(order[at * size :][:size])
+        state.step += 1
+        if sums.n_timesteps > 0:
+            _learn(state, sums, n_timesteps)
+            if at == steps - 1:
+                state.centres, state.weights, n_split = split_empty(state.centres, state.weights, sums.distortion)
+                state.repaired += n_split
+        state.converged = state.since_best >= settings.patience
+        state.finishing = state.converged or state.step >= steps * settings.max_epochs
+    return (yield from _finish(state, variance))
 
 
-def _lloyd(
-    source: ActivationSource, start: NDArray[np.float32], settings: FitSettings, variance: float, n_timesteps: int
-) -> Fit:
-    centres = start.astype(np.float64)
+def _learn(state: FitState, sums: PartialSums, n_timesteps: int) -> None:
+    """Move the centres towards a batch, each by the share that the batch has of all it has seen."""
+    state.weights = state.weights + sums.counts
+    moved = sums.counts > 0
+    towards = sums.feature_sums[moved] - sums.counts[moved, None] * state.centres[moved]
+    state.centres = state.centres.copy()
+    state.centres[moved] += towards / state.weights[moved, None]
+    state.history.append(sums.inertia / sums.n_timesteps)
+    share = min(1.0, 2.0 * sums.n_timesteps / (n_timesteps + 1))
+    before = state.history[-1] if state.smoothed is None else state.smoothed
+    state.smoothed = before + share * (state.history[-1] - before)
+    if state.best is None or state.smoothed < state.best:
+        state.best, state.since_best = state.smoothed, 0
+    else:
+        state.since_best += 1
+
+
+def _lloyd(source: ActivationSource, state: FitState, settings: FitSettings, variance: float, n_timesteps: int) -> Fit:
     tol = settings.tol * variance / n_timesteps / source.layout.n_channels
-    history: list[float] = []
-    previous: PartialSums | None = None
-    repaired, converged = 0, False
-    for _ in range(settings.max_iterations):
-        sums = yield centres.astype(np.float32), None
-        history.append(sums.inertia / n_timesteps)
-        if previous is not None and _repeats(sums, previous):
-            converged = True
-            break
-        previous = sums
-        moved = np.where((sums.counts > 0)[:, None], sums.feature_sums / np.maximum(sums.counts, 1)[:, None], centres)
-        moved, _, n_split = split_empty(moved, sums.counts.copy(), sums.distortion)
-        repaired += n_split
-        shift = float(((moved - centres) ** 2).sum())
-        centres = moved
-        if n_split == 0 and shift <= tol:
-            converged = True
-            break
-    return (yield from _finish(centres, variance, history, converged, repaired))
+    while not state.finishing:
+        sums = yield state.centres.astype(np.float32), None
+        state.step += 1
+        state.history.append(sums.inertia / n_timesteps)
+        if _repeats(sums, state):
+            state.converged = True
+        else:
+            state.previous_counts, state.previous_sums = sums.counts, sums.sums
+            mean = sums.feature_sums / np.maximum(sums.counts, 1)[:, None]
+            moved = np.where((sums.counts > 0)[:, None], mean, state.centres)
+            moved, _, n_split = split_empty(moved, sums.counts, sums.distortion)
+            state.repaired += n_split
+            shift = float(((moved - state.centres) ** 2).sum())
+            state.centres = moved
+            state.converged = n_split == 0 and shift <= tol
+        state.finishing = state.converged or state.step >= settings.max_iterations
+    return (yield from _finish(state, variance))
 
 
-def _finish(centres: NDArray[np.float64], variance: float, history: list[float], converged: bool, repaired: int) -> Fit:
+def _finish(state: FitState, variance: float) -> Fit:
     """The exact last pass; clusters that are still empty are split once more, a bounded number of times."""
-    final = yield centres.astype(np.float32), None
+    final = yield state.centres.astype(np.float32), None
     for _ in range(MAX_REPAIRS):
         if (final.counts > 0).all() or final.inertia == 0.0:
             break
-        centres, _, n_split = split_empty(centres, final.counts.copy(), final.distortion)
-        repaired += n_split
-        final = yield centres.astype(np.float32), None
-    return KMeansFit(
-        centres.astype(np.float32), final, variance, len(history), converged, repaired, [float(h) for h in history]
-    )
+        state.centres, _, n_split = split_empty(state.centres, final.counts, final.distortion)
+        state.repaired += n_split
+        final = yield state.centres.astype(np.float32), None
+    centroids = state.centres.astype(np.float32)
+    return KMeansFit(centroids, final, variance, state.step, state.converged, state.repaired, list(state.history))
 
 
-def _repeats(sums: PartialSums, previous: PartialSums) -> bool:
-    return np.array_equal(sums.counts, previous.counts) and np.array_equal(sums.sums, previous.sums)
+def _repeats(sums: PartialSums, state: FitState) -> bool:
+    if state.previous_counts is None or state.previous_sums is None:
+        return False
+    return np.array_equal(sums.counts, state.previous_counts) and np.array_equal(sums.sums, state.previous_sums)
 
 
 def split_empty(

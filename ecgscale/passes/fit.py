@@ -21,6 +21,7 @@ import torch
 
 from ecgscale.archive.reader import Archive
 from ecgscale.clusters.cache import ActivationCache
+from ecgscale.clusters.checkpoint import Checkpoint
 from ecgscale.clusters.device_cache import DeviceCache, device_bytes_per_record
 from ecgscale.clusters.features import BlockLayout
 from ecgscale.clusters.kmeans import ActivationSource, KMeansFit, fit_kmeans
@@ -106,12 +107,14 @@ def fit_archive(
         memory = plan_memory(layout, len(selection), max(todo), sum(todo), encoder, request.cache_dtype, request.memory)
         progress.say(memory.told())
         encoder_id = copy_encoder(encoder, root)
-        work = _Work(archive, encoder, layout, selection, request, todo, memory, progress)
+        checkpoint = Checkpoint(root / "_fits" / f"{_digest({**identity, 'n_clusters': todo})[:16]}.npz")
+        work = _Work(archive, encoder, layout, selection, request, todo, memory, progress, checkpoint)
         fitted = work.here() if pool is None else work.on(pool)
         for k, model in fitted.items():
             info = {"model_id": ids[k], "encoder": _encoder_facts(encoder, encoder_id), **identity, **model.info}
             directory = replace(model, info=info).save(models, _sidecars(archive, selection))
             found[k] = ClusterModel.load(directory)
+        checkpoint.remove()
     return [_fitted(found[k], k not in todo) for k in request.clusters]
 
 
@@ -127,6 +130,7 @@ class _Work:
     todo: Sequence[int]
     memory: MemoryPlan
     progress: Progress
+    checkpoint: Checkpoint
 
     def here(self) -> dict[int, ClusterModel]:
         """In this process."""
@@ -156,7 +160,7 @@ class _Work:
             told = ", ".join(f"{count} {status}" for status, count in sorted(left_out.items()))
             self.progress.say(f"{n_left_out} of {len(self.selection)} records take no part: {told}")
         forward_s = time.monotonic() - started
-        fits = fit_kmeans(source, self.todo, self.request.settings, self.progress)
+        fits = fit_kmeans(source, self.todo, self.request.settings, self.progress, self.checkpoint)
         facts = {
             "records_used": len(self.selection) - n_left_out,
             "left_out": dict(sorted(left_out.items())),

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from sklearn.cluster import KMeans, MiniBatchKMeans
 
 from ecgscale.clusters.cache import ActivationCache, bytes_per_record
+from ecgscale.clusters.checkpoint import Checkpoint
 from ecgscale.clusters.features import BlockLayout, dense_assign, dense_features
 from ecgscale.clusters.init import features_at, plus_plus, sampled_steps
 from ecgscale.clusters.kmeans import FitSettings, fit_kmeans, split_empty
@@ -205,3 +206,52 @@ def test_integer_sums_hold_ten_billion_timesteps() -> None:
         assert MAX_TIMESTEPS * max(layout.scales) * scale.features <= 2.0**62
         assert MAX_TIMESTEPS * 4 * layout.square_norm * scale.distances <= 2.0**62
     assert sum_scale(CODE_LIKE).features >= 2.0**28
+
+
+class Stopped(Exception):
+    """The process was ended here."""
+
+
+class StoppingSource:
+    """A backend that breaks off after so many requests."""
+
+    def __init__(self, cache: ActivationCache, requests: int) -> None:
+        self.cache, self.left, self.layout, self.n_records = cache, requests, cache.layout, cache.n_records
+        self.sample = cache.sample
+
+    def assign_to(
+        self, centroid_sets: Sequence[NDArray[np.float32]], records: NDArray[np.int64] | None = None
+    ) -> list[PartialSums]:
+        self.left -= 1
+        if self.left < 0:
+            raise Stopped
+        return self.cache.assign_to(centroid_sets, records)
+
+
+@pytest.mark.parametrize("algorithm", ["minibatch", "lloyd"])
+def test_a_fit_that_was_stopped_anywhere_ends_with_the_same_bits(algorithm: str, tmp_path: Path) -> None:
+    settings = FitSettings(algorithm=algorithm, sample=400, max_epochs=2, max_iterations=9, tol=0.0)  # type: ignore[arg-type]
+    with cached() as cache:
+        undisturbed = fit_kmeans(cache, [3, 6], settings)
+        for requests in (1, 3, 8):
+            checkpoint = Checkpoint(tmp_path / f"{requests}.npz", interval_s=0.0)
+            with pytest.raises(Stopped):
+                fit_kmeans(StoppingSource(cache, requests), [3, 6], settings, checkpoint=checkpoint)
+            again = Checkpoint(checkpoint.path, interval_s=0.0)
+            assert bool(again.load()) == (requests > 1)
+            resumed = fit_kmeans(cache, [3, 6], settings, checkpoint=again)
+            for one, other in zip(undisturbed, resumed, strict=True):
+                assert np.array_equal(one.centroids, other.centroids)
+                assert (one.n_iter, one.history, one.final.margin) == (other.n_iter, other.history, other.final.margin)
+
+
+def test_a_damaged_checkpoint_is_as_good_as_none(tmp_path: Path) -> None:
+    path = tmp_path / "state.npz"
+    path.write_bytes(b"PK\x03\x04 not a zip")
+    assert Checkpoint(path).load() == {}
+    with cached(12) as cache:
+        settings = FitSettings(sample=200, max_epochs=1)
+        [fit] = fit_kmeans(cache, [3], settings, checkpoint=Checkpoint(path, interval_s=0.0))
+        assert np.array_equal(fit.centroids, fit_kmeans(cache, [3], settings)[0].centroids)
+    Checkpoint(path).remove()
+    assert not path.exists()
