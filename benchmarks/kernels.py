@@ -21,8 +21,11 @@ from ecgscale.clusters.features import BlockLayout
 from ecgscale.clusters.packed import pack
 from ecgscale.clusters.soft import soft_assign
 
-AGREEMENT = 1e-5
-"""Largest relative difference of new centroids that float32 sums of a million timesteps may have."""
+AGREEMENT = 1e-4
+"""Largest relative difference of new centroids: peers that add a cluster up in float32 one by one come to 3e-5."""
+
+TIES = 1e-5
+"""Largest share of timesteps in other clusters: equally near to two in float32."""
 
 
 @dataclass(frozen=True)
@@ -69,17 +72,23 @@ def run(size: Size, say: Callable[[str], None]) -> Result:
 
 
 def compare(problem: Problem, peer: Peer, repetitions: int) -> dict[str, float]:
-    """Times of `problem.ours` and of `peer`, and by how much their new centroids differ. Raises when they differ."""
+    """Times of `problem.ours` and of `peer`, and by how much their answers differ; AssertionError when they do.
+
+    `difference` is that of the new centroids, relative (Frobenius norm); `moved` counts timesteps in other clusters.
+    """
     pairs = paired(problem.ours, peer.run, before_theirs=peer.prepare, repetitions=repetitions)
     ours = problem.ours()
     peer.prepare()
-    theirs = peer.centroids(peer.run())
+    answer = peer.run()
     some = ours.counts > 0
     expected = ours.feature_sums[some] / ours.counts[some, None]
-    difference = float(np.linalg.norm(theirs[some] - expected) / np.linalg.norm(expected))
-    if not difference <= AGREEMENT:
-        raise AssertionError(f"{peer.name}: new centroids differ by {difference:.1e}, {AGREEMENT} at most")
-    return {**pairs.facts(problem.records), "difference": rounded(difference)}
+    found = peer.centroids(answer)[some]
+    facts = {"difference": rounded(float(np.linalg.norm(found - expected) / np.linalg.norm(expected)))}
+    if peer.counts is not None:
+        facts["moved"] = float(np.abs(peer.counts(answer) - ours.counts).sum() / 2)
+    if not facts["difference"] <= AGREEMENT or facts.get("moved", 0) > 1 + TIES * ours.n_timesteps:
+        raise AssertionError(f"{peer.name} finds another answer: {facts}, over {ours.n_timesteps} timesteps")
+    return {**pairs.facts(problem.records), **facts}
 
 
 def _around(problem: Problem, repetitions: int) -> dict[str, float]:

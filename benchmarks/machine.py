@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import time
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -29,9 +30,34 @@ def machine_facts() -> dict[str, Any]:
     }
 
 
-def load() -> float:
-    """Processes that wanted a core over the last minute; well above 0 before a benchmark, it will be noisy."""
-    return round(os.getloadavg()[0], 2)
+class Neighbours:
+    """How busy other processes keep the machine from now on; timings beside them are noisy."""
+
+    def __init__(self) -> None:
+        self._busy, self._own, self._since = _busy_s(), _own_s(), time.monotonic()
+
+    def share(self) -> float | None:
+        """Cores that others used on average, 0 when alone; None where the system does not tell."""
+        busy = _busy_s()
+        if busy is None or self._busy is None:
+            return None
+        others = busy - self._busy - (_own_s() - self._own)
+        return round(max(others, 0.0) / max(time.monotonic() - self._since, 1e-9), 3)
+
+
+def _busy_s() -> float | None:
+    """Seconds that all processors have worked since they started."""
+    stat = Path("/proc/stat")
+    if not stat.is_file():
+        return None
+    words = stat.read_text().split()[1:]  # the first line is the sum over processors
+    user, nice, system, _idle, _waiting, irq, softirq = map(int, words[:7])
+    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
+
+
+def _own_s() -> float:
+    """Processor seconds of this process and of its children that have ended."""
+    return sum(os.times()[:4])
 
 
 def _processor() -> str:

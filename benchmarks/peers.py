@@ -76,15 +76,21 @@ class Features:
 
 @dataclass(frozen=True)
 class Peer:
-    """`run` does one iteration after `prepare`; `centroids` takes new centroids (K, C) out of what `run` gave."""
+    """`run` does one iteration after `prepare`.
+
+    `centroids` takes the new centroids (K, C) out of what `run` gave, `counts` the sizes (K,) of the clusters, where
+    the peer tells them.
+    """
 
     name: str
     run: Callable[[], Any]
     centroids: Callable[[Any], NDArray[np.floating]]
     prepare: Callable[[], object] = lambda: None
+    counts: Callable[[Any], NDArray[np.int64]] | None = None
 
 
 Sums = tuple[torch.Tensor, torch.Tensor]
+"""Counts (K,) and totals (K, C) of one iteration."""
 
 
 def _means(sums: Sums) -> NDArray[np.floating]:
@@ -93,22 +99,27 @@ def _means(sums: Sums) -> NDArray[np.floating]:
     return means
 
 
+def _counts(sums: Sums) -> NDArray[np.int64]:
+    counts: NDArray[np.int64] = sums[0].numpy()
+    return counts
+
+
+def _torch(name: str, run: Callable[[], Sums]) -> Peer:
+    return Peer(name, run, _means, counts=_counts)
+
+
 def dense(problem: Problem) -> Peer:
     """Dense torch on (records, C, D) features: two einsums, as one writes the formulas down."""
     c, n_clusters = torch.from_numpy(problem.centroids), problem.n_clusters
     half, features = c.square().sum(1) / 2, problem.features.by_channel
-    return Peer("dense", lambda: _dense_step(features, c, half, n_clusters), _means)
+    return _torch("dense", lambda: _dense_step(features, c, half, n_clusters))
 
 
 def dense_with_materialise(problem: Problem) -> Peer:
     """The same, from activations: what a pass over an archive costs when features do not fit in memory."""
     c, n_clusters = torch.from_numpy(problem.centroids), problem.n_clusters
     half, layout, activations = c.square().sum(1) / 2, problem.layout, problem.activations
-    return Peer(
-        "dense_with_materialise",
-        lambda: _dense_step(materialise(layout, activations), c, half, n_clusters),
-        _means,
-    )
+    return _torch("dense_with_materialise", lambda: _dense_step(materialise(layout, activations), c, half, n_clusters))
 
 
 def _dense_step(x_NCD: torch.Tensor, c_KC: torch.Tensor, half_K: torch.Tensor, n_clusters: int) -> Sums:
@@ -127,7 +138,7 @@ def dense_rows(problem: Problem) -> Peer:
         totals = torch.zeros(n_clusters, rows.shape[1]).index_add_(0, labels, rows)
         return torch.bincount(labels, minlength=n_clusters), totals
 
-    return Peer("dense_rows", run, _means)
+    return _torch("dense_rows", run)
 
 
 def sklearn(problem: Problem) -> Peer:

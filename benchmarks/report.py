@@ -10,14 +10,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import load
+from benchmarks.machine import Neighbours
 from benchmarks.tables import page
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 RESULTS = REPOSITORY / "benchmarks" / "results"
 PAGE = REPOSITORY / "docs" / "benchmarks.md"
 
-NOISY_LOAD = 0.5
+NOISY = 0.1
+"""Cores used by others from which on a result is told to be noisy."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,12 @@ def main(run: Callable[[bool, Callable[[str], None]], Result], about: str | None
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="all ratios in under four minutes, on fewer records")
     arguments = parser.parse_args()
-    busy = load()
-    if busy > NOISY_LOAD:
-        say(f"note: {busy} processes wanted a core over the last minute; timings beside them are noisy")
-    print(run(arguments.quick, say).line())
+    neighbours = Neighbours()
+    result = run(arguments.quick, say)
+    others = neighbours.share()
+    if others is not None and others > NOISY:
+        say(f"note: other processes kept {others:g} cores busy meanwhile; these timings are noisy")
+    print(Result(result.benchmark, result.ratios, {**result.details, "cores_used_by_others": others}).line())
 
 
 def write_results(results: Mapping[str, Mapping[str, Any]], machine: Mapping[str, Any], quick: bool) -> None:

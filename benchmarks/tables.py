@@ -27,8 +27,8 @@ make bench                                  # everything, about a quarter of an 
 .venv/bin/python -m benchmarks.kernels      # one; its last line is one JSON object
 ```
 
-Let nothing else run meanwhile: on two cores any neighbour shows. A benchmark says so when the machine was busy before
-it began.
+Let nothing else run meanwhile: on two cores any neighbour shows. Each result tells how many cores other processes used
+while it was measured (`cores_used_by_others`), and a benchmark says so when that was more than a tenth of one.
 """
 
 
@@ -69,7 +69,9 @@ def _machine(result: Mapping[str, Any]) -> str:
     machine = result["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items() if name != "ecgscale")
     gpu = f", {machine['gpu']}" if machine["gpu"] else ""
+    others = result["details"].get("cores_used_by_others")
     quick = "; quick sizes" if result["quick"] else ""
+    quick += f"; others used {others:g} cores meanwhile" if others else ""
     return (
         f"Measured on {machine['date']}: {machine['processor']}, {machine['cores']} cores,"
         f" {machine['memory_gib']:g} GiB{gpu}, {machine['system']}, Python {machine['python']}, {versions}{quick}."

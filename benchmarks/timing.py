@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numba
 import torch
 from threadpoolctl import threadpool_limits
 
@@ -108,6 +109,8 @@ def median_seconds(call: Callable[[], object], repetitions: int = REPETITIONS) -
 def threads(count: int) -> Iterator[None]:
     """Give torch, the compiled kernels (which follow torch), BLAS and OpenMP libraries `count` threads each."""
     before = torch.get_num_threads()
+    # In this order: when numba starts its threads, it sets the number that torch has too.
+    numba.set_num_threads(count)
     torch.set_num_threads(count)
     try:
         with threadpool_limits(count):

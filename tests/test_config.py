@@ -43,7 +43,7 @@ def test_two_sections_are_enough(tmp_path: Path) -> None:
     assert (config.root, config.archive.path) == (tmp_path / "results", tmp_path / "archive")
     assert (config.fit.clusters, config.fit.folds, config.batch, config.surrogate) == (20, None, 32, None)
     with pytest.raises(Exception, match="frozen"):
-        config.batch = 4  # type: ignore[misc]
+        config.batch = 4
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
@@ -134,7 +134,9 @@ def test_the_digest_is_of_the_content(tmp_path: Path) -> None:
     def digest(text: str) -> str:
         return load_config(write(tmp_path, text)).digest
 
-    same = '# by hand\n[encoder]\npath = "./encoder"\n[archive]\npath = "archive"\nrecords = 1000\n[fit]\nclusters = 20\n'
+    same = (
+        '# by hand\n[encoder]\npath = "./encoder"\n[archive]\npath = "archive"\nrecords = 1000\n[fit]\nclusters = 20\n'
+    )
     assert digest(LEAST) == digest(f'root = "results"\n{same}')
     assert digest(LEAST) != digest(f"{LEAST}\n[fit]\nseed = 1")
     assert len(digest(LEAST)) == 64

@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from ecgscale.archive.schema import FIDUCIAL_TYPE, archive_schema
+from ecgscale.archive.shard_file import ROW_GROUP_RECORDS, ShardInMemory, put_whole
 from ecgscale.archive.synthetic_patients import (
     DEVICES,
     SITES,
@@ -43,8 +44,6 @@ GLOBAL_LEAD = "global"
 EXTRA_FIELDS = (pa.field("superclasses", pa.list_(pa.string())), pa.field("rhythm", pa.string()))
 SCHEMA = archive_schema("int16", EXTRA_FIELDS)
 
-_AT_ONCE = 128
-
 
 def simulate(
     path: str | Path,
@@ -62,6 +61,31 @@ def simulate(
     Returns archive, archive_id, records, shards and patients. Raises `UsageError` for arguments that make no
     recording, `ArchiveError` for a folder that cannot be written to.
     """
+    with (
+        simulated_writer(
+            path, records, seed, shard_records, progress, rate=rate, seconds=seconds, overwrite=overwrite
+        ) as writer,
+        progress.stage("simulate", records, "records") as stage,
+    ):
+        for start in range(0, records, ROW_GROUP_RECORDS):
+            stop = min(start + ROW_GROUP_RECORDS, records)
+            writer.append_table(simulate_records(seed, start, stop, rate=rate, seconds=seconds))
+            stage.advance(stop - start)
+    return simulated_facts(writer, seed)
+
+
+def simulated_writer(
+    path: str | Path,
+    records: int,
+    seed: int,
+    shard_records: int | None,
+    progress: Progress,
+    *,
+    rate: float,
+    seconds: float,
+    overwrite: bool,
+) -> ArchiveWriter:
+    """The writer of a simulated archive, whoever makes its shards; its archive_id is a digest of the arguments."""
     _check(records, seed, rate, seconds)
     source = {
         "kind": "simulated",
@@ -72,31 +96,39 @@ def simulate(
         "seconds": float(seconds),
         "shard_records": shard_records,
     }
-    identity = hashlib.sha256(json.dumps(source, sort_keys=True).encode()).hexdigest()[:32]
-    with (
-        ArchiveWriter(
-            path,
-            source,
-            "int16",
-            EXTRA_FIELDS,
-            shard_records=shard_records,
-            archive_id=identity,
-            overwrite=overwrite,
-            progress=progress,
-        ) as writer,
-        progress.stage("simulate", records, "records") as stage,
-    ):
-        for start in range(0, records, _AT_ONCE):
-            stop = min(start + _AT_ONCE, records)
-            writer.append_table(simulate_records(seed, start, stop, rate=rate, seconds=seconds))
-            stage.advance(stop - start)
+    return ArchiveWriter(
+        path,
+        source,
+        "int16",
+        EXTRA_FIELDS,
+        shard_records=shard_records,
+        archive_id=hashlib.sha256(json.dumps(source, sort_keys=True).encode()).hexdigest()[:32],
+        overwrite=overwrite,
+        progress=progress,
+    )
+
+
+def simulated_facts(writer: ArchiveWriter, seed: int) -> dict[str, Any]:
+    """What `simulate` returns of a finished archive."""
     return {
-        "archive": str(path),
-        "archive_id": identity,
+        "archive": str(writer.path),
+        "archive_id": writer.archive_id,
         "records": writer.records,
         "shards": writer.shards,
-        "patients": len({patient_of(seed, index)[0] for index in range(records)}),
+        "patients": len({patient_of(seed, index)[0] for index in range(writer.records)}),
     }
+
+
+def write_simulated_shard(
+    path: Path, seed: int, start: int, stop: int, *, rate: float = 500.0, seconds: float = 10.0
+) -> int:
+    """Write records `start` to `stop` (exclusive) to `path` as one shard, in one piece; how many they are."""
+    shard = ShardInMemory(SCHEMA)
+    for first in range(start, stop, ROW_GROUP_RECORDS):
+        last = min(first + ROW_GROUP_RECORDS, stop)
+        shard.write(simulate_records(seed, first, last, rate=rate, seconds=seconds))
+    put_whole(path, shard.close())
+    return shard.rows
 
 
 def simulate_records(seed: int, start: int, stop: int, *, rate: float = 500.0, seconds: float = 10.0) -> pa.Table:

@@ -163,13 +163,18 @@ class ArchiveWriter:
 
     def _close_shard(self) -> None:
         assert self._shard is not None
-        put_whole(self._writing(self.shards), self._shard.close())
-        self.records += self._shard.rows
-        self.shards += 1
+        put_whole(self.writing(self.shards), self._shard.close())
+        self.adopt(self._shard.rows)
         self._shard = None
 
-    def _writing(self, number: int) -> Path:
+    def writing(self, number: int) -> Path:
+        """Where shard `number` lies until the archive is finished."""
         return self.path / f"_writing-{self._token}-{number:05d}.parquet"
+
+    def adopt(self, rows: int) -> None:
+        """Take in the next shard, of so many rows, that somebody has put at `writing(self.shards)`."""
+        self.records += rows
+        self.shards += 1
 
     def _finish(self) -> None:
         self._rows_to_table()
@@ -183,7 +188,7 @@ class ArchiveWriter:
         for old in self.path.glob("part-*.parquet"):
             old.unlink()
         for number in range(self.shards):
-            os.rename(self._writing(number), self.path / f"part-{number:05d}.parquet")
+            os.rename(self.writing(number), self.path / f"part-{number:05d}.parquet")
         for left_over in self.path.glob("_writing-*"):
             left_over.unlink()
         info = {
@@ -198,8 +203,8 @@ class ArchiveWriter:
         put_whole(self.path / "_archive.json", json.dumps(info, indent=2, ensure_ascii=False).encode() + b"\n")
 
     def _abandon(self) -> None:
-        for number in range(self.shards + 1):
-            self._writing(number).unlink(missing_ok=True)
+        for own in self.path.glob(f"_writing-{self._token}-*"):
+            own.unlink(missing_ok=True)
         kept = " The archive that was there before is untouched." if (self.path / "_archive.json").exists() else ""
         self._progress.say(f"no archive was written to {self.path}.{kept}")
 

@@ -9,6 +9,7 @@ import click
 COMMANDS = {
     "demo": "ecgscale.cli.demo:demo",
     "run": "ecgscale.cli.run:run",
+    "plan": "ecgscale.cli.plan:plan",
     "ingest": "ecgscale.cli.ingest:ingest",
     "simulate": "ecgscale.cli.simulate:simulate",
     "inspect": "ecgscale.cli.inspect:inspect",
@@ -18,6 +19,7 @@ COMMANDS = {
     "explain": "ecgscale.cli.explain:explain",
     "plot": "ecgscale.cli.plot:plot",
     "surrogate": "ecgscale.cli.surrogate:surrogate",
+    "localise": "ecgscale.cli.localise:localise",
 }
 
 

@@ -15,6 +15,7 @@ import click
 
 from ecgscale.errors import EcgscaleError, ExitCode
 from ecgscale.progress import Progress
+from ecgscale.runtime.metrics import MeteredProgress
 from ecgscale.runtime.progress import make_progress
 
 
@@ -36,11 +37,11 @@ def command(function: Callable[..., dict[str, Any] | None]) -> Callable[..., Non
     @json_option
     @functools.wraps(function)
     def wrapped(*args: Any, as_json: bool, **options: Any) -> None:
-        progress: Progress = make_progress()
         # A job stop or spot notice ends work the way Ctrl-C does: nothing half-written, resumable, exit code 6.
         main_thread = threading.current_thread() is threading.main_thread()
         before = signal.signal(signal.SIGTERM, _interrupt) if main_thread else None
         try:
+            progress: Progress = MeteredProgress(make_progress())
             facts = dict(function(progress, *args, **options) or {})
             code = int(facts.pop("exit_code", ExitCode.DONE))
         except EcgscaleError as error:
@@ -56,7 +57,10 @@ def command(function: Callable[..., dict[str, Any] | None]) -> Callable[..., Non
             told = f"{error.filename}: {error.strerror}" if error.filename else str(error)
             click.echo(f"error: {told}", err=True)
             facts, code = {"error": told}, int(ExitCode.FAILED)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit) as ended:
+            # Connecting to a Ray cluster puts Ray's own SIGTERM handler in place of ours: it exits with the signal.
+            if isinstance(ended, SystemExit) and ended.code != signal.SIGTERM:
+                raise
             click.echo("stopped; type the same command again to go on from here", err=True)
             facts, code = {"error": "stopped"}, int(ExitCode.STOPPED)
         finally:

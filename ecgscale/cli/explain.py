@@ -71,19 +71,23 @@ def explain(
     """
     from ecgscale.archive.reader import Archive
     from ecgscale.passes.explain import explain_archive
+    from ecgscale.runtime.run_record import run_record
 
     pool, device = pool_of(runtime, workers, gpus_per_worker, device, progress)
-    result = explain_archive(
-        Archive.open(archive),
-        model,
-        root,
-        entropy=entropy,
-        batch=batch,
-        include_padding=include_padding,
-        device=device,
-        progress=progress,
-        pool=pool,
-    )
+    with run_record(root, "explain", {"name": runtime, "workers": workers or 1, "device": device}, progress) as record:
+        result = explain_archive(
+            Archive.open(archive),
+            model,
+            root,
+            entropy=entropy,
+            batch=batch,
+            include_padding=include_padding,
+            device=device,
+            progress=progress,
+            pool=pool,
+            watch=record,
+        )
+        record.add(result.exit_code, explained=result.to_dict())
     click.echo(_summary(result, root))
     return {**result.to_dict(), "exit_code": int(result.exit_code)}
 

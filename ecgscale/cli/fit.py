@@ -87,6 +87,7 @@ def fit(
     from ecgscale.passes.fit import fit_archive
     from ecgscale.passes.random_weights import random_weights_variance
     from ecgscale.passes.request import FitRequest
+    from ecgscale.runtime.run_record import run_record
 
     pool, device = pool_of(runtime, workers, gpus_per_worker, device, progress)
     request = FitRequest(
@@ -105,7 +106,9 @@ def fit(
         scratch=scratch,
     )
     opened = Archive.open(archive)
-    fitted = fit_archive(opened, encoder, out, request, progress, pool)
+    with run_record(out, "fit", {"name": runtime, "workers": workers or 1, "device": device}, progress) as record:
+        fitted = fit_archive(opened, encoder, out, request, progress, pool)
+        record.add(fitted=[one.facts() for one in fitted])
     for one in fitted:
         info = one.model.info
         click.echo(

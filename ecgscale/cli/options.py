@@ -1,15 +1,17 @@
-"""Option values that several commands share: lists of numbers, sizes in bytes."""
+"""What several commands share: lists of numbers, sizes in bytes, and where work runs."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from ecgscale.config import byte_size
+from ecgscale.config import RunConfig, byte_size
 from ecgscale.progress import Progress
+from ecgscale.runtime.ray_job import under_ray_job, workers_that_fit
 
 if TYPE_CHECKING:
     from ecgscale.passes.workers import OpenPool
@@ -94,3 +96,35 @@ def pool_of(
         device = "cuda" if gpus > 0 or device == "cuda" else "cpu"
         return choose_runtime(runtime, workers, gpus=gpus, progress=progress), device
     return None, device
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the work of a configuration runs: a pool (None: this process), and the device of who computes."""
+
+    runtime: Literal["local", "ray"]
+    workers: int
+    device: str
+    pool: OpenPool | None
+
+    def facts(self) -> dict[str, Any]:
+        """For the run record."""
+        return {"name": self.runtime, "workers": self.workers, "device": self.device}
+
+
+def placement_of(config: RunConfig, progress: Progress) -> Placement:
+    """What `[runtime]` means here.
+
+    In a job that was submitted to a Ray cluster, what the section leaves open is that cluster, and as many workers as
+    it has room for when the job starts; anywhere else it is this process.
+    """
+    where = config.runtime
+    runtime, workers = where.name, where.workers
+    if under_ray_job():
+        if "name" not in where.model_fields_set:
+            runtime = "ray"
+        if runtime == "ray" and "workers" not in where.model_fields_set:
+            gpus = where.gpus_per_worker
+            workers = workers_that_fit(gpus if gpus is not None else float(config.device == "cuda"))
+    pool, device = pool_of(runtime, workers, where.gpus_per_worker, config.device, progress)
+    return Placement(runtime, workers, device, pool)

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from ecgscale.cli.command import command
-from ecgscale.cli.options import pool_of
+from ecgscale.cli.options import placement_of
 from ecgscale.progress import Progress
 
 
@@ -56,11 +56,14 @@ def run(progress: Progress, config: Path) -> dict[str, Any]:
     from ecgscale.config import load_config
     from ecgscale.evaluate.published import check_published
     from ecgscale.passes.pipeline import run_pipeline
+    from ecgscale.runtime.run_record import run_record
 
     loaded = load_config(config)
-    where = loaded.runtime
-    pool, device = pool_of(where.name, where.workers, where.gpus_per_worker, loaded.device, progress)
-    result = run_pipeline(loaded, progress, pool, device)
+    where = placement_of(loaded, progress)
+    with run_record(loaded.root, "run", where.facts(), progress) as record:
+        result = run_pipeline(loaded, progress, where.pool, where.device, record)
+        explained, fitted = result.explained, result.fitted
+        record.add(explained.exit_code, made=result.made, fitted=[fitted.facts()], explained=explained.to_dict())
     facts = result.explained.to_dict()
     click.echo(f"{facts['records']} records explained, {facts['quarantined']} quarantined: {facts['path']}")
     surrogate = None

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
 from ecgscale.cli.command import command
+from ecgscale.cli.options import pool_of, runtime_options
 from ecgscale.progress import Progress
 
 
@@ -19,6 +20,7 @@ from ecgscale.progress import Progress
 @click.option("--rate", type=float, default=500.0, show_default=True, help="Sampling rate in Hz.")
 @click.option("--seconds", type=float, default=10.0, show_default=True, help="Length of each recording.")
 @click.option("--overwrite", is_flag=True, help="Replace the archive that is there.")
+@runtime_options
 @command
 def simulate(
     progress: Progress,
@@ -29,6 +31,9 @@ def simulate(
     rate: float,
     seconds: float,
     overwrite: bool,
+    runtime: Literal["local", "ray"],
+    workers: int | None,
+    gpus_per_worker: float | None,
 ) -> dict[str, Any]:
     """Write a synthetic 12-lead archive to ARCHIVE: no data needed, and the truth is known.
 
@@ -41,19 +46,21 @@ def simulate(
       ecgscale inspect demo.archive
       ecgscale train demo.archive --target superclasses --out demo.encoder
 
-    A large one, for measurements of scale:
+    A large one, for measurements of scale; on any number of workers the same bytes:
 
     \b
-      ecgscale simulate big.archive --records 100000 --seed 7 --shard-records 2000
+      ecgscale simulate big.archive --records 100000 --seed 7 --shard-records 2000 --workers 8
     """
-    from ecgscale.archive.synthetic import simulate as write_simulated
+    from ecgscale.passes.simulate import simulate_archive
 
-    facts = write_simulated(
+    pool, _ = pool_of(runtime, workers, gpus_per_worker, "cpu", progress)
+    facts = simulate_archive(
         archive,
         records,
         seed,
         shard_records,
         progress,
+        pool,
         rate=rate,
         seconds=seconds,
         overwrite=overwrite,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -12,30 +12,76 @@ from ecgscale.cli.options import INTEGERS
 from ecgscale.progress import Progress
 
 if TYPE_CHECKING:
-    from ecgscale.evaluate.surrogate import SurrogateResult
+    from collections.abc import Callable
+
+    from ecgscale.evaluate.result import SurrogateResult
 
 _LINES = {
     "agreement": "agrees with the network",
     "majority_agreement": "  always the most frequent answer",
     "exact_match": "agrees in every label",
     "majority_exact_match": "  always the most frequent answer",
+    "kappa": "Cohen's kappa with the network",
     "accuracy": "right by the labels: forest",
     "network_accuracy": "                     network",
+    "majority_accuracy": "                     most frequent label",
     "auroc": "AUROC by the labels: forest",
     "network_auroc": "                     network",
+    "auroc_thresholded": "  from 0/1 decisions: forest",
+    "network_auroc_thresholded": "                     network",
+    "average_precision": "average precision: forest",
+    "network_average_precision": "                     network",
+    "average_precision_thresholded": "  from 0/1 decisions: forest",
+    "network_average_precision_thresholded": "                     network",
     "r2": "R2 to the network's values",
     "mae_to_network": "mean absolute error to them",
+    "label_r2": "R2 by the labels: forest",
+    "network_r2": "                  network",
     "mae": "mean absolute error by the labels: forest",
     "network_mae": "                                   network",
     "mean_mae": "                                   always the mean",
+}
+
+_SHORT = {
+    "agreement": "agreement",
+    "kappa": "kappa",
+    "accuracy": "accuracy",
+    "auroc": "AUROC",
+    "average_precision": "AP",
+    "r2": "R2",
+    "mae_to_network": "MAE to net",
+    "label_r2": "R2 labels",
+    "mae": "MAE",
 }
 
 
 @click.command()
 @click.argument("root", type=click.Path(path_type=Path))
 @click.option("--target", metavar="COLUMN", help="Label column; by default the one the encoder was trained on.")
-@click.option("--train-folds", type=INTEGERS, default=(), help="Folds that fit the forests, e.g. 1-8.")
-@click.option("--test-folds", type=INTEGERS, default=(), help="Folds that score them.")
+@click.option("--folds", metavar="fold|patients:N", help="Cross-validate by the archive's folds, or by patient.")
+@click.option("--train-folds", type=INTEGERS, default=(), help="No rotation: folds that fit the forests, e.g. 1-8 …")
+@click.option("--test-folds", type=INTEGERS, default=(), help="… and folds that score them.")
+@click.option("--within", type=INTEGERS, default=(), help="Use the records of these folds alone.")
+@click.option(
+    "--thresholds",
+    type=click.Choice(["accuracy", "f1", "half"]),
+    default="accuracy",
+    show_default=True,
+    help="When a network says yes: what is best for its validation records, or 0.5.",
+)
+@click.option("--baselines/--no-baselines", default=True, show_default=True, help="Permuted proportions, raw signals.")
+@click.option("--with-network-baselines", is_flag=True, help="Also what needs the network again, on a sample.")
+@click.option(
+    "--baseline-records", type=click.IntRange(30), default=2000, show_default=True, help="Size of the sample."
+)
+@click.option("--archive", type=click.Path(path_type=Path), help="Where the archive is now, if it moved.")
+@click.option("--trees", type=click.IntRange(1), default=500, show_default=True, help="Of each forest.")
+@click.option("--fit-records", type=click.IntRange(20), default=20_000, show_default=True, help="At most, a forest.")
+@click.option("--out-of-core", is_flag=True, help="Never hold all proportions in memory; no baselines then.")
+@click.option(
+    "--runtime", type=click.Choice(["local", "ray"]), default="local", help="Where --out-of-core asks forests."
+)
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Of network baselines.")
 @click.option("--dataset", metavar="ID", help="Which explanations; by default those published last.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--bootstrap", type=click.IntRange(10), default=1000, show_default=True, help="Resamples of patients.")
@@ -44,8 +90,20 @@ def surrogate(
     progress: Progress,
     root: Path,
     target: str | None,
+    folds: str | None,
     train_folds: tuple[int, ...],
     test_folds: tuple[int, ...],
+    within: tuple[int, ...],
+    thresholds: Literal["accuracy", "f1", "half"],
+    baselines: bool,
+    with_network_baselines: bool,
+    baseline_records: int,
+    archive: Path | None,
+    trees: int,
+    fit_records: int,
+    out_of_core: bool,
+    runtime: Literal["local", "ray"],
+    device: str,
     dataset: str | None,
     seed: int,
     bootstrap: int,
@@ -56,39 +114,152 @@ def surrogate(
     answer, says how much of the network's decisions the clusters carry. Another learns the true labels and stands
     beside the network there. Brackets hold 95 % intervals from resampled patients.
 
-    Without folds, the records score that neither encoder nor K-means has seen, if both kept a list and there are
-    enough; otherwise 30 % of the patients.
+    Every record is scored by forests that never saw its patient: one forest for each of the archive's folds, unless
+    --folds patients:10 or --train-folds and --test-folds say otherwise. What comes first are the records that neither
+    encoder nor K-means has seen; those they have seen stand apart. Results go to ROOT/evaluations.
 
     \b
       ecgscale surrogate results
       ecgscale surrogate results --target superclasses --train-folds 1-8 --test-folds 9
+      ecgscale surrogate results --folds patients:10 --with-network-baselines
     """
-    from ecgscale.evaluate.published import check_published
+    from functools import partial
 
+    from ecgscale.evaluate.forests import ForestSettings
+    from ecgscale.evaluate.published import check_published
+    from ecgscale.evaluate.published_baselines import archive_baselines
+    from ecgscale.evaluate.surrogate import SurrogateRequest
+
+    request = SurrogateRequest(
+        folds=folds,
+        train_folds=train_folds,
+        test_folds=test_folds,
+        within=within,
+        thresholds=thresholds,
+        forests=ForestSettings(trees=trees, fit_records=fit_records, seed=seed),
+        n_bootstrap=bootstrap,
+        baselines=baselines and not out_of_core,
+        importance=not out_of_core,
+        out_of_core=out_of_core,
+    )
+    more = partial(
+        archive_baselines,
+        archive=archive,
+        with_network=with_network_baselines,
+        records=baseline_records,
+        seed=seed,
+        device=device,
+        progress=progress,
+    )
     checked = check_published(
         root,
         target,
-        train_folds=train_folds,
-        test_folds=test_folds,
+        request,
         dataset=dataset,
-        seed=seed,
-        n_bootstrap=bootstrap,
+        baselines=more,
+        scheduler=_scheduler(runtime, progress) if out_of_core else None,
         progress=progress,
     )
     click.echo(told(checked.result))
     for line in checked.seen_by():
         click.echo(f"seen before by the {line}")
+    click.echo(f"written: {checked.path}")
     return checked.to_dict()
 
 
 def told(result: SurrogateResult) -> str:
     """The scores as lines for people."""
+    from ecgscale.evaluate.groups import TOLD
+
     lines = [
         f"{result.target} ({result.kind}): {result.split}",
-        f"{result.train_records} records fitted the forests, {result.records} score them",
+        f"{result.train_records} records fitted a forest, {result.records} score ({TOLD[result.headline]})",
     ]
     for name, text in _LINES.items():
         value, pair = result.scores[name], result.intervals.get(name)
         if value is not None:
-            lines.append(f"  {text:<43} {value:.3f}" + (f"  [{pair[0]:.3f}, {pair[1]:.3f}]" if pair else ""))
+            spread = _over_parts(result, name)
+            lines.append(f"  {text:<43} {value:.3f}" + (f"  [{pair[0]:.3f}, {pair[1]:.3f}]" if pair else "") + spread)
+    lines += [*_labels(result), *_groups(result), *_baselines(result), *_importance(result)]
     return "\n".join([*lines, *(f"note: {remark}" for remark in result.remarks)])
+
+
+def _over_parts(result: SurrogateResult, name: str) -> str:
+    part = result.folds["summary"].get(name)
+    return f"  parts: {part['mean']:.3f} ± {part['sd']:.3f}" if part and part["sd"] is not None else ""
+
+
+def _labels(result: SurrogateResult) -> list[str]:
+    if not result.per_label:
+        return []
+    columns = ("agreement", "kappa", "accuracy", "network_accuracy", "auroc", "network_auroc", "average_precision")
+    heads = ("records", "agreement", "kappa", "accuracy", "network", "AUROC", "network", "AP")
+    rows = [
+        [name, str(scores["records_with"]), *(_number(scores[column]) for column in columns)]
+        for name, scores in result.per_label.items()
+    ]
+    return ["", *_table(["label", *heads], rows)]
+
+
+def _groups(result: SurrogateResult) -> list[str]:
+    from ecgscale.evaluate.groups import TOLD
+
+    if len(result.groups) < 2:
+        return []
+    columns = ["r2", "mae", "network_mae"] if result.kind == "regression" else [
+        "agreement", "majority_agreement", "accuracy", "network_accuracy", "auroc", "network_auroc"
+    ]  # fmt: skip
+    rows = [
+        [TOLD[name], str(facts["records"]), *(_number(facts.get("scores", {}).get(column)) for column in columns)]
+        for name, facts in result.groups.items()
+    ]
+    return ["", *_table(["records", "", *(column.replace("_", " ") for column in columns)], rows)]
+
+
+def _baselines(result: SurrogateResult) -> list[str]:
+    if not result.baselines:
+        return []
+    columns = [name for name in _SHORT if result.scores.get(name) is not None]
+    rows = []
+    for name, facts in result.baselines.items():
+        if "scores" in facts:
+            rows.append([name, *(_number(facts["scores"].get(column)) for column in columns), f"{facts['records']}"])
+            rows.append(["  less than proportions by", *(_signed(facts, column) for column in columns), ""])
+        else:
+            rows.append([f"{name}: {facts['remark']}", *("" for _ in columns), ""])
+    return ["", *_table(["instead of proportions", *(_SHORT[column] for column in columns), "records"], rows)]
+
+
+def _importance(result: SurrogateResult) -> list[str]:
+    best = sorted(result.importance, key=lambda entry: -entry["lost"])[:5]
+    if not best:
+        return []
+    what = "R2" if result.kind == "regression" else "agreement"
+    return ["", f"{what} lost when a cluster's share is shuffled: " + ", ".join(
+        f"{entry['cluster']}: {entry['lost']:.3f}" for entry in best
+    )]  # fmt: skip
+
+
+def _signed(facts: dict[str, Any], name: str) -> str:
+    value = facts["difference"].get(name)
+    return "" if value is None else f"{value:+.3f}"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def _table(heads: list[str], rows: list[list[str]]) -> list[str]:
+    widths = [max(len(row[i]) for row in [heads, *rows]) for i in range(len(heads))]
+    return [
+        "  " + "  ".join(cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(pairs))
+        for pairs in (list(zip(row, widths, strict=True)) for row in [heads, *rows])
+    ]
+
+
+def _scheduler(runtime: Literal["local", "ray"], progress: Progress) -> Callable[..., Any] | None:
+    if runtime == "local":
+        return None
+    from ecgscale.runtime.dask_on_ray import dask_on_ray
+
+    return dask_on_ray(progress)

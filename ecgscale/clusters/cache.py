@@ -35,7 +35,8 @@ def bytes_per_record(layout: BlockLayout, dtype: Literal["float32", "float16"] =
 class ActivationCache:
     """Packed activations of `n_records` records, filled once by record number, then read by a fit.
 
-    `budget` bytes stay in memory (None: everything); the rest goes to a scratch file in `scratch`, deleted on close.
+    `budget` bytes stay in memory (None: everything); the rest goes to a scratch file in `scratch`. It has no
+    name, so it is gone with the process, however that ends.
     Use as a context manager. A record that is never put has an empty span and takes no part.
     """
 
@@ -52,11 +53,9 @@ class ActivationCache:
         resident = n_records if budget is None else min(n_records, max(budget // each, 0))
         self.n_resident, self.n_spilled = resident, n_records - resident
         self._values: list[NDArray[np.floating]] = [np.empty((resident, row_length(layout)), self.dtype)]
-        self._directory: tempfile.TemporaryDirectory[str] | None = None
         if self.n_spilled:
-            self._directory = tempfile.TemporaryDirectory(prefix="ecgscale-activations-", dir=scratch)
-            path = Path(self._directory.name) / "values"
-            self._values.append(np.memmap(path, self.dtype, mode="w+", shape=(self.n_spilled, row_length(layout))))
+            with tempfile.TemporaryFile(dir=scratch) as file:
+                self._values.append(np.memmap(file, self.dtype, mode="w+", shape=(self.n_spilled, row_length(layout))))
         self._gram = np.zeros((n_records, 2, layout.n_low), np.float64)
         self._start, self._stop = np.zeros(n_records, np.int32), np.zeros(n_records, np.int32)
 
@@ -67,11 +66,8 @@ class ActivationCache:
         self.close()
 
     def close(self) -> None:
-        """Give the memory back and delete the scratch file."""
+        """Give the memory and the scratch file back."""
         self._values = []
-        if self._directory is not None:
-            self._directory.cleanup()
-            self._directory = None
 
     @property
     def layout(self) -> BlockLayout:

@@ -6,7 +6,7 @@ together, because they are no independent evidence. Weights are (B, N), scores (
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,13 +16,34 @@ Scorer = Callable[[Weights], NDArray[np.float64]]
 
 _CHUNK_VALUES = 4_000_000
 
+MOST_DRAWN = 200_000_000
+"""Records × resamples that one set of intervals is worth."""
+
 
 def patient_weights(patients: Sequence[object], n_resamples: int, seed: int) -> Weights:
     """(n_resamples, N): how often the patient of each record is drawn when patients are drawn with replacement."""
-    _, owner = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
-    n_patients = int(owner.max()) + 1
-    counts = np.random.default_rng(seed).multinomial(n_patients, np.full(n_patients, 1 / n_patients), size=n_resamples)
-    return counts[:, owner].astype(np.float64)
+    return np.concatenate(list(_drawn(patients, n_resamples, seed)))
+
+
+def intervals(
+    scorers: Mapping[str, Scorer | None],
+    patients: Sequence[object],
+    n_resamples: int,
+    seed: int,
+    level: float = 0.95,
+) -> dict[str, tuple[float, float] | None]:
+    """The interval of every scorer over the same resamples of the patients, a few resamples in memory at a time.
+
+    Above MOST_DRAWN records × resamples fewer resamples are drawn, 100 at least.
+    """
+    n_resamples = min(n_resamples, max(MOST_DRAWN // max(len(patients), 1), 100))
+    values: dict[str, list[NDArray[np.float64]]] = {name: [] for name, scorer in scorers.items() if scorer}
+    for weights in _drawn(patients, n_resamples, seed):
+        for name, scores in values.items():
+            scorer = scorers[name]
+            assert scorer is not None
+            scores.append(scorer(weights))
+    return {name: _central(np.concatenate(values[name]), level) if name in values else None for name in scorers}
 
 
 def interval(scorer: Scorer, weights: Weights, level: float = 0.95) -> tuple[float, float] | None:
@@ -31,7 +52,20 @@ def interval(scorer: Scorer, weights: Weights, level: float = 0.95) -> tuple[flo
     Resamples without a value (a class that was not drawn) are left out; more than half of them must have one.
     """
     rows = max(_CHUNK_VALUES // max(weights.shape[1], 1), 1)
-    scores = np.concatenate([scorer(weights[i : i + rows]) for i in range(0, len(weights), rows)])
+    return _central(np.concatenate([scorer(weights[i : i + rows]) for i in range(0, len(weights), rows)]), level)
+
+
+def _drawn(patients: Sequence[object], n_resamples: int, seed: int) -> Iterator[Weights]:
+    _, owner = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
+    n_patients = int(owner.max()) + 1
+    share, rng = np.full(n_patients, 1 / n_patients), np.random.default_rng(seed)
+    rows = max(_CHUNK_VALUES // max(len(owner), 1), 1)
+    for first in range(0, n_resamples, rows):
+        counts = rng.multinomial(n_patients, share, size=min(rows, n_resamples - first))
+        yield counts[:, owner].astype(np.float64)
+
+
+def _central(scores: NDArray[np.float64], level: float) -> tuple[float, float] | None:
     known = scores[np.isfinite(scores)]
     if 2 * len(known) <= len(scores):
         return None
@@ -63,6 +97,11 @@ def macro_auroc(truth: NDArray[np.integer], scores: NDArray[np.floating]) -> Sco
         return _ratio(np.where(known, each, 0).sum(axis=0), known.sum(axis=0))
 
     return score
+
+
+def auroc(truth: NDArray[np.integer], scores: NDArray[np.floating]) -> Scorer | None:
+    """Scorer of the area under the ROC curve of (N,) truth 0/1 and scores; None unless truth has both values."""
+    return macro_auroc(truth[:, None], scores[:, None])
 
 
 def r_squared(truth: NDArray[np.floating], predicted: NDArray[np.floating]) -> Scorer:

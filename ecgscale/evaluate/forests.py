@@ -1,41 +1,86 @@
-"""Random forests from cluster proportions to what a network or a physician said."""
+"""Random forests from a vector a record (cluster proportions, a baseline's features) to what was said about it."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Literal
+
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.base import BaseEstimator
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 
-TREES = 500
 LEAF_RECORDS = 2
+TREES = 500
+
+Kind = Literal["multilabel", "multiclass", "regression"]
 
 
-def forest_classes(
-    x: NDArray[np.float32], y: NDArray[np.int64], asked: NDArray[np.float32], *, exclusive: bool, seed: int
-) -> NDArray[np.float64]:
-    """(n_asked, n) probabilities of each of n labels, from proportions x (N, K) and labels y (N, n) in 0/1.
+@dataclass(frozen=True)
+class ForestSettings:
+    """How forests are grown; they depend on the seed, not on how many cores grow them.
 
-    `exclusive`: exactly one label a record, else each for itself. A label that never occurs in y gets 0. The forest
-    depends on the seed, not on how many cores grow it.
+    `fit_records`: at most so many records fit one forest, a seeded draw of those there are.
     """
-    forest = RandomForestClassifier(TREES, min_samples_leaf=LEAF_RECORDS, random_state=seed, n_jobs=-1)
-    forest.fit(x, y.argmax(axis=1) if exclusive else y)
-    told = forest.predict_proba(asked)
-    shares = np.zeros((len(asked), y.shape[1]))
-    if exclusive:
-        shares[:, forest.classes_] = told
+
+    trees: int = TREES
+    leaf_records: int = LEAF_RECORDS
+    fit_records: int = 20_000
+    seed: int = 0
+    n_jobs: int = -1
+
+
+class SurrogateForest(BaseEstimator):
+    """One forest for all labels of a record: `predict` gives (n, n_labels) probabilities, or (n,) values.
+
+    `kind` "multilabel": each label for itself; "multiclass": exactly one a record; "regression": a number. A label
+    that never occurred while fitting gets 0. It speaks scikit-learn, so that dask-ml can carry it to the data.
+    """
+
+    def __init__(self, kind: Kind, settings: ForestSettings) -> None:
+        self.kind = kind
+        self.settings = settings
+
+    def fit(self, x: NDArray[np.floating], y: NDArray) -> SurrogateForest:
+        """Grow on features x (n, F) and labels y: (n, n_labels) 0/1, or (n,) values."""
+        asked = self.settings
+        grown = RandomForestRegressor if self.kind == "regression" else RandomForestClassifier
+        forest = grown(asked.trees, min_samples_leaf=asked.leaf_records, random_state=asked.seed, n_jobs=asked.n_jobs)
+        self.n_labels_ = y.shape[1] if y.ndim == 2 else 1
+        if self.kind == "multiclass":
+            y = y.argmax(axis=1)
+        elif y.ndim == 2 and y.shape[1] == 1:
+            y = y[:, 0]
+        self.forest_ = forest.fit(x, y)
+        return self
+
+    def predict(self, x: NDArray[np.floating]) -> NDArray[np.float64]:
+        """(n, n_labels) probabilities, or (n,) values of a regression; `x` (n, F), an array or a frame."""
+        x = np.asarray(x, dtype=np.float32)
+        if not len(x):
+            return np.zeros((0,) if self.kind == "regression" else (0, self.n_labels_))
+        if self.kind == "regression":
+            return np.asarray(self.forest_.predict(x), dtype=np.float64)
+        told = self.forest_.predict_proba(x)
+        shares = np.zeros((len(x), self.n_labels_))
+        if self.kind == "multiclass":
+            shares[:, self.forest_.classes_] = told
+            return shares
+        # One label is a plain array to scikit-learn, several are a list of arrays.
+        columns, classes = ([told], [self.forest_.classes_]) if self.n_labels_ == 1 else (told, self.forest_.classes_)
+        for i, (column, seen) in enumerate(zip(columns, classes, strict=True)):
+            if 1 in seen:
+                shares[:, i] = column[:, list(seen).index(1)]
         return shares
-    # One label is a plain array to scikit-learn, several are a list of arrays.
-    columns, classes = ([told], [forest.classes_]) if y.shape[1] == 1 else (told, forest.classes_)
-    for i, (column, seen) in enumerate(zip(columns, classes, strict=True)):
-        if 1 in seen:
-            shares[:, i] = column[:, list(seen).index(1)]
-    return shares
 
 
-def forest_values(
-    x: NDArray[np.float32], y: NDArray[np.floating], asked: NDArray[np.float32], *, seed: int
-) -> NDArray[np.float64]:
-    """(n_asked,) values from proportions x (N, K) and values y (N,)."""
-    forest = RandomForestRegressor(TREES, min_samples_leaf=LEAF_RECORDS, random_state=seed, n_jobs=-1)
-    return np.asarray(forest.fit(x, y).predict(asked))
+def decided(says: NDArray[np.floating], kind: Kind, thresholds: NDArray[np.floating] | None = None) -> NDArray:
+    """Probabilities (n, n_labels) as 0/1: above the thresholds (0.5), or the largest alone for exclusive classes.
+
+    Values of a regression stay as they are.
+    """
+    if kind == "regression":
+        return says
+    if kind == "multiclass":
+        return (says.argmax(axis=1)[:, None] == np.arange(says.shape[1])).astype(np.int64)
+    return (says > (0.5 if thresholds is None else thresholds)).astype(np.int64)

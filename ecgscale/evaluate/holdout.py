@@ -1,4 +1,4 @@
-"""Which records fit a surrogate and which score it, and what had seen the latter before."""
+"""Which records fit a surrogate and which score it, by folds that are named."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from ecgscale.errors import UsageError
 
-HOLDOUT_SHARE = 0.3
 FEWEST_TRAIN, FEWEST_TEST = 20, 5
 
 
@@ -31,31 +30,16 @@ def patients_of(table: pa.Table) -> NDArray[np.str_]:
     return np.array([f"p:{patient}" if patient else f"r:{record}" for patient, record in pairs], dtype=str)
 
 
-def choose(
-    table: pa.Table,
-    train_folds: Sequence[int] = (),
-    test_folds: Sequence[int] = (),
-    unseen: NDArray[np.bool_] | None = None,
-    seed: int = 0,
-) -> Holdout:
-    """Split records by folds if folds are named, else by what was seen before, else by patient.
+def choose(table: pa.Table, train_folds: Sequence[int] = (), test_folds: Sequence[int] = ()) -> Holdout:
+    """Split records by the folds that are named; all others take the part that is not.
 
-    Without `test_folds`, all folds but `train_folds` score; without either, the `unseen` (N,) records if there are
-    enough, or those of a seeded 30 % of the patients. A patient who scores does not fit. Raises `UsageError` for folds
-    that do not exist or overlap, and for too few records.
+    A patient who scores does not fit. Raises `UsageError` for folds that do not exist or overlap, and for too few
+    records.
     """
-    patients, folds = patients_of(table), _folds(table)
-    if train_folds or test_folds:
-        fitting, scoring = _named(folds, train_folds, test_folds)
-        train, test = np.isin(folds, fitting), np.isin(folds, scoring)
-        told = f"fitted on folds {_told(fitting)}, scored on fold{'s' if len(scoring) > 1 else ''} {_told(scoring)}"
-    elif unseen is not None and unseen.sum() >= FEWEST_TEST and (~unseen).sum() >= FEWEST_TRAIN:
-        train, test = ~unseen, unseen
-        told = "scored on the records that neither encoder nor K-means has seen, fitted on the others"
-    else:
-        test = np.isin(patients, _drawn(patients, seed))
-        train = ~test
-        told = f"fitted on {1 - HOLDOUT_SHARE:.0%} of the patients, scored on the others"
+    patients, folds = patients_of(table), folds_of(table)
+    fitting, scoring = _named(folds, train_folds, test_folds)
+    train, test = np.isin(folds, fitting), np.isin(folds, scoring)
+    told = f"fitted on folds {_told(fitting)}, scored on fold{'s' if len(scoring) > 1 else ''} {_told(scoring)}"
     shared = train & np.isin(patients, patients[test])
     train &= ~shared
     remarks = (f"{shared.sum()} records do not fit the surrogate: their patients score it",) if shared.any() else ()
@@ -81,16 +65,11 @@ def _named(
     return fitting, list(test_folds) or [fold for fold in have if fold not in train_folds]
 
 
-def _folds(table: pa.Table) -> NDArray[np.int64]:
+def folds_of(table: pa.Table) -> NDArray[np.int64]:
+    """(N,) the fold of each record, −1 where it has none."""
     if "fold" not in table.column_names:
         return np.full(table.num_rows, -1)
     return np.array([-1 if fold is None else fold for fold in table.column("fold").to_pylist()], dtype=np.int64)
-
-
-def _drawn(patients: NDArray[np.str_], seed: int) -> NDArray[np.str_]:
-    known = np.unique(patients)
-    order = np.random.default_rng(seed).permutation(len(known))
-    return known[order[: round(HOLDOUT_SHARE * len(known))]]
 
 
 def _told(folds: Sequence[int]) -> str:

@@ -2,28 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ecgscale.clusters.model import ClusterModel
-from ecgscale.encoders.spec import load_spec
+from ecgscale.encoders.spec import EncoderSpec, load_spec
 from ecgscale.errors import UsageError
+from ecgscale.evaluate.baselines import Baseline
+from ecgscale.evaluate.out_of_core import OutOfCore
+from ecgscale.evaluate.result import SurrogateResult
 from ecgscale.evaluate.seen import Seen, what_was_seen
-from ecgscale.evaluate.surrogate import SurrogateResult, holdout_surrogate
+from ecgscale.evaluate.surrogate import (
+    ExplainedRecords,
+    SurrogateRequest,
+    explained_records,
+    score_surrogate,
+)
 from ecgscale.evaluate.truth import label_columns, target_columns
+from ecgscale.evaluate.written import evaluation_name, write_evaluation
 from ecgscale.progress import SILENT, Progress
-from ecgscale.store.dataset import find_dataset, open_explanations
+from ecgscale.store.dataset import ExplainedDataset, find_dataset, open_explanations
+
+Scheduler = Callable[..., Any] | str | None
+
+
+@dataclass(frozen=True)
+class PublishedRecords:
+    """The explained records of one dataset, and everything they came from."""
+
+    root: Path
+    found: ExplainedDataset
+    spec: EncoderSpec
+    encoder_dir: Path
+    model: ClusterModel
+    target: str
+    seen: Seen
+    data: ExplainedRecords
+
+    @property
+    def archive_path(self) -> Path:
+        """Where the archive was when it was explained."""
+        assert self.found.manifest is not None
+        return Path(self.found.manifest.content.archive.path)
 
 
 @dataclass(frozen=True)
 class PublishedSurrogate:
-    """The scores of one dataset, and what its encoder and its clusters had seen."""
+    """The scores of one dataset, what its encoder and its clusters had seen, and where the scores were written."""
 
     result: SurrogateResult
     seen: Seen
     dataset_id: str
+    path: Path | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """For `--json`."""
@@ -32,10 +64,11 @@ class PublishedSurrogate:
             **self.result.to_dict(),
             "dataset_id": self.dataset_id,
             **{name: list(seen) if seen else None for name, seen in folds.items()},
+            "path": str(self.path) if self.path else None,
         }
 
     def seen_by(self) -> list[str]:
-        """Who saw the records scored before, in words."""
+        """Who saw the records of the headline before, in words."""
         result = self.result
         return [
             f"encoder: {_told_folds(self.seen.encoder_folds)}{_told_count(result.seen_by_encoder, result.records)}",
@@ -43,22 +76,18 @@ class PublishedSurrogate:
         ]
 
 
-def check_published(
+def open_published(
     root: str | Path,
     target: str | None = None,
-    *,
-    train_folds: Sequence[int] = (),
-    test_folds: Sequence[int] = (),
+    request: SurrogateRequest | None = None,
     dataset: str | None = None,
-    seed: int = 0,
-    n_bootstrap: int = 1000,
-    progress: Progress = SILENT,
-) -> PublishedSurrogate:
-    """Score surrogates of the network on the newest explanations below `root` (or those of `dataset`).
+) -> PublishedRecords:
+    """The explained records of the newest dataset below `root` (or `dataset`), with labels of `target`.
 
-    `target` is the label column, by default the one the encoder says it was trained on. Errors as
-    `holdout_surrogate`; `UsageError` too when nothing is published or no target is known.
+    `target` is by default the column that the encoder says it was trained on. Raises `UsageError` when nothing is
+    published, when no target is known, or when the dataset has no such column (listing those it has).
     """
+    request = request or SurrogateRequest()
     found = find_dataset(root, dataset)
     assert found.manifest is not None
     identity = found.manifest.content.identity
@@ -71,22 +100,56 @@ def check_published(
     if not asked:
         there = ", ".join(label_columns(schema))
         raise UsageError(f"{spec.name} does not say what it was trained on; give --target, one of: {there}")
-    columns = ["record_id", "patient_id", "status", "prediction", "proportions", *target_columns(schema, asked)]
-    table = explanations.to_table(columns=[*columns, *(name for name in ("fold",) if name in schema.names)])
-    progress.say(f"surrogate of {spec.name} on {asked}: {table.num_rows} records")
+    columns = ["record_id", "patient_id", "status", "prediction", *target_columns(schema, asked)]
+    columns += ["fold"] if "fold" in schema.names else []
+    columns += [] if request.out_of_core else ["proportions"]
+    table = explanations.to_table(columns=columns)
     records = [str(record) for record in table.column("record_id").to_pylist()]
     seen = what_was_seen(found.manifest, spec, encoder_dir, model, records, table.column("patient_id").to_pylist())
-    result = holdout_surrogate(
-        table,
-        asked,
-        spec.output,
-        train_folds=train_folds,
-        test_folds=test_folds,
-        seen=seen,
-        seed=seed,
-        n_bootstrap=n_bootstrap,
-    )
-    return PublishedSurrogate(result, seen, found.dataset_id)
+    data = explained_records(table, asked, spec.output, request, seen)
+    return PublishedRecords(Path(root), found, spec, encoder_dir, model, asked, seen, data)
+
+
+def check_published(
+    root: str | Path,
+    target: str | None = None,
+    request: SurrogateRequest | None = None,
+    *,
+    train_folds: Sequence[int] = (),
+    test_folds: Sequence[int] = (),
+    dataset: str | None = None,
+    baselines: Callable[[PublishedRecords], Mapping[str, Baseline]] | None = None,
+    scheduler: Scheduler = None,
+    write: bool = True,
+    progress: Progress = SILENT,
+) -> PublishedSurrogate:
+    """Score surrogates of the network on the newest explanations below `root` (or those of `dataset`), and write the
+    scores beside them.
+
+    `train_folds` and `test_folds` stand for those of the `request`; `baselines` makes more of them than permuted
+    proportions; `scheduler` is dask's, for a request out of core. Errors as `open_published` and `score_surrogate`.
+    """
+    request = request or SurrogateRequest()
+    if train_folds or test_folds:
+        request = replace(request, train_folds=tuple(train_folds), test_folds=tuple(test_folds))
+    published = open_published(root, target, request, dataset)
+    data = published.data
+    progress.say(f"surrogate of {published.spec.name} on {published.target}: {len(data.questions)} records")
+    features = None
+    if request.out_of_core:
+        files = published.found.files()
+        features = OutOfCore.over(
+            files, data.table.column("record_id").to_pylist(), published.model.n_clusters, scheduler
+        )
+    made = baselines(published) if baselines and request.baselines else {}
+    result = score_surrogate(data, published.target, request, features=features, baselines=made, progress=progress)
+    checked = PublishedSurrogate(result, published.seen, published.found.dataset_id)
+    if not write:
+        return checked
+    name = evaluation_name("surrogate", published.target)
+    tables = {"records": result.out_of_fold}
+    path = write_evaluation(root, checked.dataset_id, name, checked.to_dict(), tables, settings=asdict(request))
+    return replace(checked, path=path)
 
 
 def _told_folds(folds: tuple[int, ...] | None) -> str:

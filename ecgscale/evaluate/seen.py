@@ -6,7 +6,7 @@ Both keep lists of hashed record and patient names beside themselves (`encoders.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,19 +24,26 @@ from ecgscale.store.manifest import Manifest
 class Seen:
     """For N records, whether encoder and K-means had seen them or another record of their patient.
 
-    None where that cannot be known: the encoder came from elsewhere, or the archive moved. Folds are None where the
-    split was not by fold.
+    `validation`: the records themselves on which the encoder was stopped, a part of what it has seen. None where that
+    cannot be known: the encoder came from elsewhere, or the archive moved. Folds are None where the split was not by
+    fold.
     """
 
     encoder: NDArray[np.bool_] | None
     clusters: NDArray[np.bool_] | None
     encoder_folds: tuple[int, ...] | None
     clusters_folds: tuple[int, ...] | None
+    validation: NDArray[np.bool_] | None = None
 
     @property
     def neither(self) -> NDArray[np.bool_] | None:
         """(N,) records seen by neither; None unless both are known."""
         return None if self.encoder is None or self.clusters is None else ~(self.encoder | self.clusters)
+
+    def of(self, records: NDArray[np.bool_]) -> Seen:
+        """The same of some of the records (N,)."""
+        masks = {name: getattr(self, name) for name in ("encoder", "clusters", "validation")}
+        return replace(self, **{name: None if mask is None else mask[records] for name, mask in masks.items()})
 
 
 def what_was_seen(
@@ -56,6 +63,7 @@ def what_was_seen(
         clusters=None if source is None else _fitted_on(model, source, record_ids, patient_ids),
         encoder_folds=_folds([*training["train_folds"], *training["validation_folds"]]) if by_fold else None,
         clusters_folds=_folds(fitted_on.get("folds") or ()),
+        validation=None if source is None else _validated_on(encoder_dir, spec, source, record_ids),
     )
 
 
@@ -84,6 +92,18 @@ def _fitted_on(
         for record, patient in names
     ]
     return np.array(seen, dtype=bool)
+
+
+def _validated_on(
+    encoder_dir: Path, spec: EncoderSpec, source: str, record_ids: Sequence[str]
+) -> NDArray[np.bool_] | None:
+    """(N,) whether the encoder was stopped on the record; None for one without a list."""
+    name = spec.training.get("seen")
+    if not name or not (encoder_dir / str(name)).is_file():
+        return None
+    lines = (encoder_dir / str(name)).read_text(encoding="utf-8").splitlines()[1:]
+    known = {line.split("\t")[1] for line in lines if line.startswith("validation\t")}
+    return np.array([hashed(source, "record", record) in known for record in record_ids], dtype=bool)
 
 
 def _folds(folds: Sequence[int]) -> tuple[int, ...] | None:

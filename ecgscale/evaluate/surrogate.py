@@ -1,14 +1,15 @@
-"""Do the cluster proportions say what the network says?
+"""Does the share of time spent in each cluster reproduce the network?
 
-Two random forests see nothing of a record but its K proportions. One is fitted on the network's own decisions; how
-often it decides as the network does, on records it was not fitted on, is the *agreement* (beside what always giving
-the most frequent answer reaches). The other is fitted on the true labels; its accuracy and AUROC stand beside the
-network's. After Boubekki et al. (arXiv 2509.15198, section on cluster proportions).
+Two random forests see nothing of a record but its cluster proportions. One is fitted on the network's own decisions:
+its agreement with the network says how much of what the network decides on is in the proportions. The other is fitted
+on the true labels; its scores stand beside the network's. After Boubekki et al. (arXiv 2509.15198, section on cluster
+proportions). Every record is scored by forests that never saw its patient, and records that encoder or K-means had
+seen stand apart.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,135 +19,207 @@ from numpy.typing import NDArray
 
 from ecgscale.encoders.spec import OutputSpec
 from ecgscale.errors import UsageError
-from ecgscale.evaluate.bootstrap import Scorer, Weights, interval, patient_weights
-from ecgscale.evaluate.comparison import ExplainedRecords, classification_scorers, regression_scorers
-from ecgscale.evaluate.holdout import choose, patients_of
+from ecgscale.evaluate.baselines import Baseline, Comparison, compare, permuted
+from ecgscale.evaluate.bootstrap import intervals
+from ecgscale.evaluate.breakdown import by_group, by_label, by_part, by_record, value_of
+from ecgscale.evaluate.forests import ForestSettings
+from ecgscale.evaluate.groups import groups_of, headline_of
+from ecgscale.evaluate.holdout import patients_of
+from ecgscale.evaluate.importance import Importance
+from ecgscale.evaluate.metrics import difference
+from ecgscale.evaluate.out_of_fold import Answers, Features, InMemory, answer
+from ecgscale.evaluate.questions import Questions, list_matrix, pose
+from ecgscale.evaluate.result import SurrogateResult
+from ecgscale.evaluate.rotation import Rotation, rotate
+from ecgscale.evaluate.scores import DIFFERENCES, SCORES, Scorers, scorers
 from ecgscale.evaluate.seen import Seen
+from ecgscale.evaluate.thresholds import Criterion
 from ecgscale.evaluate.truth import read_truth
-
-SCORES = (
-    "agreement",
-    "majority_agreement",
-    "exact_match",
-    "majority_exact_match",
-    "accuracy",
-    "network_accuracy",
-    "auroc",
-    "network_auroc",
-    "r2",
-    "mae_to_network",
-    "mae",
-    "network_mae",
-    "mean_mae",
-)
+from ecgscale.progress import SILENT, Progress
 
 
 @dataclass(frozen=True)
-class SurrogateResult:
-    """Scores of the records held out; None where the kind of target has no such score.
+class SurrogateRequest:
+    """What a user asks of `ecgscale surrogate`; `folds` as in `rotation.rotate`, `within` keeps these folds alone."""
 
-    agreement, exact_match: the forest against the network's decisions, per label and for all labels of a record;
-    majority_…: always the most frequent decision. accuracy, auroc: the forest fitted on labels against the labels;
-    network_…: the network. For a regression r2 and mae_to_network: the forest against the network's values; mae: the
-    forest fitted on labels against the labels; network_mae: the network; mean_mae: always the mean label.
-    """
+    folds: str | None = None
+    train_folds: tuple[int, ...] = ()
+    test_folds: tuple[int, ...] = ()
+    within: tuple[int, ...] = ()
+    thresholds: Criterion = "accuracy"
+    forests: ForestSettings = field(default_factory=ForestSettings)
+    n_bootstrap: int = 1000
+    baselines: bool = False
+    network_baselines: bool = False
+    baseline_records: int = 2000
+    importance: bool = False
+    out_of_core: bool = False
 
-    target: str
-    kind: str
-    scores: dict[str, float | None]
-    intervals: dict[str, tuple[float, float] | None]
-    records: int
-    train_records: int
-    labelled_records: int
+
+@dataclass(frozen=True)
+class ExplainedRecords:
+    """N explained records: who they are (record_id, patient_id, fold), the questions, the proportions (N, K) where they
+    lie in memory, and what had been seen."""
+
+    table: pa.Table
+    questions: Questions
+    proportions: NDArray[np.float32] | None
+    seen: Seen | None
     quarantined: int
-    split: str
-    seen_by_encoder: int | None
-    """Of the records that score, how many had been seen; None where that is not known."""
-    seen_by_clusters: int | None
-    remarks: tuple[str, ...] = field(default=())
 
-    def to_dict(self) -> dict[str, Any]:
-        """For `--json`: every score by its name, the 95 % intervals under `intervals`."""
-        return {
-            "target": self.target,
-            "kind": self.kind,
-            **self.scores,
-            "intervals": {name: list(pair) if pair else None for name, pair in self.intervals.items()},
-            "records": self.records,
-            "train_records": self.train_records,
-            "labelled_records": self.labelled_records,
-            "quarantined": self.quarantined,
-            "split": self.split,
-            "seen_by_encoder": self.seen_by_encoder,
-            "seen_by_clusters": self.seen_by_clusters,
-            "remarks": list(self.remarks),
-        }
+    @property
+    def patients(self) -> NDArray[np.str_]:
+        """(N,)"""
+        return patients_of(self.table)
 
 
-def holdout_surrogate(
+def explained_records(
     explanations: pa.Table,
     target: str,
     output: OutputSpec,
-    *,
-    train_folds: Sequence[int] = (),
-    test_folds: Sequence[int] = (),
+    request: SurrogateRequest,
     seen: Seen | None = None,
-    seed: int = 0,
-    n_bootstrap: int = 1000,
-) -> SurrogateResult:
-    """Fit the forests on one part of the explained records and score them on another.
+) -> ExplainedRecords:
+    """The records to score, from columns record_id, patient_id, status, prediction, `target` and, where they are to lie
+    in memory, proportions; for folds, fold. Quarantined ones and those of folds that are not `within` are left out.
 
-    `explanations` has the columns record_id, patient_id, status, prediction, proportions, `target` and, for folds,
-    fold; `output` is the encoder's. Unless `test_folds` say otherwise, records score that neither encoder nor K-means
-    has `seen` (N,). Intervals are the central 95 % over `n_bootstrap` resamples of the patients scored. Raises
-    `UsageError` for labels, folds or numbers of records that make no score.
+    Raises `UsageError` for labels that the network does not tell, and for folds that are not there.
     """
-    usable = np.array([status == "ok" for status in explanations.column("status").to_pylist()], dtype=bool)
-    explained = explanations.filter(pa.array(usable))
-    truth = read_truth(explained, target, output)
-    unseen = seen.neither if seen else None
-    holdout = choose(explained, train_folds, test_folds, None if unseen is None else unseen[usable], seed)
-    prediction = _matrix(explained, "prediction")
-    if prediction.shape[1] != len(output.names):
-        raise UsageError(
-            f"predictions have {prediction.shape[1]} values, the encoder names {len(output.names)} outputs"
+    ok = np.array([status == "ok" for status in explanations.column("status").to_pylist()], dtype=bool)
+    kept = ok & _within(explanations, request.within)
+    table = explanations.filter(pa.array(kept))
+    if not table.num_rows:
+        raise UsageError("no explained record is left to score: all are quarantined, or in other folds")
+    seen = seen.of(kept) if seen else None
+    truth = read_truth(table, target, output)
+    validation = seen.validation if seen else None
+    questions = pose(list_matrix(table, "prediction"), truth, output, validation, request.thresholds)
+    proportions = list_matrix(table, "proportions") if "proportions" in table.column_names else None
+    return ExplainedRecords(table, questions, proportions, seen, int((~ok).sum()))
+
+
+def score_surrogate(
+    data: ExplainedRecords,
+    target: str,
+    request: SurrogateRequest,
+    *,
+    features: Features | None = None,
+    baselines: Mapping[str, Baseline] | None = None,
+    progress: Progress = SILENT,
+) -> SurrogateResult:
+    """Fit the forests, part by part, and score what they say about records they never saw.
+
+    `features` are the proportions in memory unless they come from elsewhere; `baselines` are compared beside the
+    permuted proportions when the request asks for baselines. Raises `UsageError` for splits that make no score.
+    """
+    rotation = rotate(data.table, request.folds, request.train_folds, request.test_folds, request.forests.seed)
+    groups = groups_of(rotation.scored, data.seen)
+    headline, remark = headline_of(groups)
+    group = groups[headline]
+    importance = None
+    if request.importance and data.proportions is not None:
+        importance = Importance(data.questions, data.proportions, group, request.forests.seed)
+    if features is None:
+        assert data.proportions is not None
+        features = InMemory(data.proportions)
+    answers = answer(
+        data.questions,
+        features,
+        rotation,
+        request.forests,
+        on_forest=importance.on_forest if importance else None,
+        progress=progress,
+    )
+    found = scorers(data.questions, answers, group)
+    differences: Scorers = {}
+    for pair in DIFFERENCES:
+        first, second = (found.get(name) for name in pair)
+        if first and second:
+            differences[" - ".join(pair)] = difference(first, second)
+    spread = intervals(
+        {**found, **differences}, data.patients[group].tolist(), request.n_bootstrap, request.forests.seed
+    )
+    compared: dict[str, dict[str, Any]] = {}
+    if request.baselines and data.proportions is not None:
+        settings = request.forests
+        held = Comparison(
+            data.questions, data.proportions, rotation, answers, group, data.patients, settings, request.n_bootstrap
         )
-    records = ExplainedRecords(_matrix(explained, "proportions"), prediction, truth, holdout, output, seed)
-    compare = regression_scorers if output.kind == "regression" else classification_scorers
-    scorers, remarks = compare(records)
-    weights = patient_weights(patients_of(explained)[holdout.test].tolist(), n_bootstrap, seed)
-    alike = np.ones((1, weights.shape[1]))
-    quarantined = int((~usable).sum())
-    if quarantined:
-        remarks.append(f"{quarantined} quarantined records are left out")
+        given = {"permuted": permuted(data.proportions, settings.seed), **(baselines or {})}
+        compared = compare(held, given, progress)
+    seen = data.seen
     return SurrogateResult(
         target=target,
-        kind=output.kind,
-        scores={name: _one(scorers.get(name), alike) for name in SCORES},
-        intervals={name: interval(scorer, weights) if scorer else None for name, scorer in scorers.items()},
-        records=int(holdout.test.sum()),
-        train_records=int(holdout.train.sum()),
-        labelled_records=int((holdout.test & truth.known).sum()),
-        quarantined=quarantined,
-        split=holdout.told,
-        seen_by_encoder=_count(seen.encoder if seen else None, usable, holdout.test),
-        seen_by_clusters=_count(seen.clusters if seen else None, usable, holdout.test),
-        remarks=(*holdout.remarks, *remarks),
+        kind=data.questions.kind,
+        names=data.questions.names,
+        scores={name: value_of(found.get(name), group) for name in SCORES},
+        intervals={name: spread[name] for name in found},
+        per_label=by_label(data.questions, answers, group),
+        groups={
+            name: by_group(data.questions, answers, mask, data.patients, request.n_bootstrap, request.forests.seed)
+            for name, mask in groups.items()
+        },
+        headline=headline,
+        folds=by_part(data.questions, answers, rotation, group),
+        differences={
+            name: {"value": value_of(scorer, group), "interval": spread[name]} for name, scorer in differences.items()
+        },
+        baselines=compared,
+        importance=importance.result() if importance else [],
+        thresholds=_thresholds(data.questions),
+        records=int(group.sum()),
+        train_records=round(float(np.mean([part.train.sum() for part in rotation.parts]))),
+        labelled_records=int((group & data.questions.known).sum()),
+        quarantined=data.quarantined,
+        split=rotation.told,
+        seen_by_encoder=None if seen is None or seen.encoder is None else int(seen.encoder[group].sum()),
+        seen_by_clusters=None if seen is None or seen.clusters is None else int(seen.clusters[group].sum()),
+        remarks=tuple(_remarks(data, answers, rotation, group, remark)),
+        out_of_fold=by_record(data.table, data.questions, answers, rotation, seen),
     )
 
 
-def _count(seen: NDArray[np.bool_] | None, usable: NDArray[np.bool_], test: NDArray[np.bool_]) -> int | None:
-    return None if seen is None else int(seen[usable][test].sum())
+def _within(table: pa.Table, within: tuple[int, ...]) -> NDArray[np.bool_]:
+    if not within:
+        return np.ones(table.num_rows, dtype=bool)
+    own = (
+        [-1 if fold is None else fold for fold in table.column("fold").to_pylist()]
+        if "fold" in table.column_names
+        else []
+    )
+    if absent := sorted(set(within) - set(own)):
+        there = ", ".join(map(str, sorted(set(own) - {-1}))) or "none"
+        raise UsageError(f"no record is in fold {', '.join(map(str, absent))}; there are: {there}")
+    return np.isin(own, within)
 
 
-def _one(scorer: Scorer | None, alike: Weights) -> float | None:
-    value = float(scorer(alike)[0]) if scorer else float("nan")
-    return value if np.isfinite(value) else None
+def _thresholds(questions: Questions) -> dict[str, float]:
+    if questions.thresholds is None:
+        return {}
+    return dict(zip(questions.names, map(float, questions.thresholds), strict=True))
 
 
-def _matrix(table: pa.Table, column: str) -> NDArray[np.float32]:
-    """A list column of equally long lists as (N, n)."""
-    flat = table.column(column).combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    if not table.num_rows or len(flat) % table.num_rows:
-        raise UsageError(f"{column}: {len(flat)} values for {table.num_rows} records; nothing to score")
-    return np.asarray(flat, dtype=np.float32).reshape(table.num_rows, -1)
+def _remarks(
+    data: ExplainedRecords,
+    answers: Answers,
+    rotation: Rotation,
+    group: NDArray[np.bool_],
+    headline: str | None,
+) -> list[str]:
+    questions = data.questions
+    told = [*([headline] if headline else []), *rotation.remarks, *questions.remarks, *answers.remarks]
+    if data.quarantined:
+        told.append(f"{data.quarantined} quarantined records are left out")
+    if unlabelled := int((group & ~questions.known).sum()):
+        told.append(f"{unlabelled} records scored have no label: they count for the network's scores alone")
+    labelled = group & questions.known
+    if questions.kind != "regression" and labelled.any():
+        counts = questions.y[labelled].sum(axis=0)
+        for name, n in zip(questions.names, counts.tolist(), strict=True):
+            if n in (0, labelled.sum()):
+                told.append(f"no AUROC for {name}: {n} of the {labelled.sum()} labelled records scored have it")
+            elif n == 1:
+                told.append(f"one record alone of those scored has {name}: its scores hang on it")
+    if data.proportions is not None and len(questions) < data.proportions.shape[1]:
+        told.append(f"{len(questions)} records are fewer than the {data.proportions.shape[1]} clusters")
+    return told

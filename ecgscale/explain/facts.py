@@ -17,6 +17,7 @@ from ecgscale.clusters.model import ClusterModel
 from ecgscale.encoders.preprocess import OK, Prepared
 from ecgscale.encoders.taps import Activations, Encoder, Precision
 from ecgscale.errors import ModelError
+from ecgscale.progress import Stopwatch
 
 
 @dataclass(frozen=True)
@@ -75,16 +76,29 @@ def fitted_with_padding(model: ClusterModel) -> bool:
     return bool(model.info.get("include_padding", False))
 
 
-def explain_batch(prepared: Prepared, encoder: Encoder, model: ClusterModel, include_padding: bool = False) -> Facts:
-    """Facts of up to `encoder.batch` prepared records. With `include_padding` all D timesteps count as valid."""
+def explain_batch(
+    prepared: Prepared,
+    encoder: Encoder,
+    model: ClusterModel,
+    include_padding: bool = False,
+    watch: Stopwatch | None = None,
+) -> Facts:
+    """Facts of up to `encoder.batch` prepared records. With `include_padding` all D timesteps count as valid.
+
+    `watch` learns of the stages "forward" and "cluster".
+    """
+    watch = watch or Stopwatch()
     status, flags = list(prepared.status), [list(flag) for flag in prepared.flags]
     usable = np.array([state == OK for state in status])
     n_outputs = len(encoder.spec.output.names)
     if not usable.any():
         none = np.zeros(0, np.int32)
         return Facts(status, flags, usable, none, none, np.zeros((0, n_outputs), np.float32), None)
-    activations = encoder.forward(prepared.x)
-    for row in np.flatnonzero(usable & ~_finite(activations)):
+    with watch.time("forward"):
+        activations = encoder.forward(prepared.x)
+        # Asking for values waits for the device, so its time is counted here and nowhere else.
+        finite = _finite(activations)
+    for row in np.flatnonzero(usable & ~finite):
         status[row] = "non_finite_output"
         usable[row] = False
     start, stop = prepared.valid_start[usable], prepared.valid_stop[usable]
@@ -94,7 +108,8 @@ def explain_batch(prepared: Prepared, encoder: Encoder, model: ClusterModel, inc
     if not usable.all():
         kept = torch.from_numpy(np.flatnonzero(usable)).to(prediction.device)
         blocks, prediction = tuple(block[kept] for block in blocks), prediction[kept]
-    assignment = assign(blocks, model, start, stop) if usable.any() else None
+    with watch.time("cluster"):
+        assignment = assign(blocks, model, start, stop) if usable.any() else None
     return Facts(status, flags, usable, start, stop, prediction.cpu().numpy(), assignment)
 
 

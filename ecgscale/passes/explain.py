@@ -9,26 +9,30 @@ set aside, told, and tried again by the next run.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ecgscale.archive.reader import Archive
 from ecgscale.clusters.model import ClusterModel
+from ecgscale.encoders.spec import load_spec
 from ecgscale.encoders.taps import Encoder
 from ecgscale.errors import ExitCode, PublishError, ShardError
 from ecgscale.explain.facts import encoder_digest_of, fitted_precision, fitted_with_padding, load_encoder
 from ecgscale.explain.settings import RESULTS_VERSION, EntropyDetail, ExplainSettings
 from ecgscale.passes.beside import keep_beside
-from ecgscale.passes.give_up import poisoned_rows, told_poison
+from ecgscale.passes.explain_worker import Committed
+from ecgscale.passes.give_up import examine
 from ecgscale.passes.plan import Pending, Plan, freeze_plan
 from ecgscale.passes.shard import ShardExplainer
+from ecgscale.passes.watch import RunWatch, ShardDone, Unwatched
 from ecgscale.passes.workers import Call, Done, OpenPool, WorkerSpec
-from ecgscale.progress import SILENT, Progress, Stage
+from ecgscale.progress import SILENT, Progress, Stage, Stopwatch
 from ecgscale.store.commit import Commit, Source, find_commit, restamp, to_json
 from ecgscale.store.dataset import dataset_store
 from ecgscale.store.doubles import require_distinct_records
-from ecgscale.store.failures import remember
+from ecgscale.store.failures import code_digest, remember
 from ecgscale.store.manifest import (
     ArchiveFacts,
     DatasetFacts,
@@ -107,11 +111,13 @@ def explain_archive(
     device: str = "auto",
     progress: Progress = SILENT,
     pool: OpenPool | None = None,
+    watch: RunWatch | None = None,
 ) -> ExplainResult:
     """Explain every record of `archive` with the cluster model in `model_dir`, below ROOT = `root`.
 
     `include_padding` is as the model was fitted, unless given. A model from elsewhere is copied below ROOT. With a
-    `pool`, its workers compute and commit whole shards; the files are the same to the last bit.
+    `pool`, its workers compute and commit whole shards; the files are the same to the last bit. `watch` is told of
+    every shard as it is done.
     Raises `PublishError` when a record id stands in two shards, `ShardError` when no shard can be read; what was
     committed stays. A KeyboardInterrupt may come at any time.
     """
@@ -125,7 +131,8 @@ def explain_archive(
     identity = identify(archive, model, settings)
     store = dataset_store(root, identity.dataset_id)
     store.put_if_absent(DATASET_FILE, to_json(identity))
-    run = _Run(archive.path, Path(root), model, settings, identity, store, device, progress, pool)
+    watch = watch or Unwatched()
+    run = _Run(archive.path, Path(root), model, settings, identity, store, device, progress, pool, watch)
     for _ in range(PUBLISH_ATTEMPTS):
         result = run.attempt()
         if result is not None:
@@ -163,12 +170,14 @@ class _Run:
         device: str,
         progress: Progress,
         pool: OpenPool | None,
+        watch: RunWatch,
     ) -> None:
         self.archive_path, self.root, self.model, self.settings = archive_path, root, model, settings
         self.identity, self.store, self.device, self.progress = identity, store, device, progress
-        self.pool = pool
-        self.facts = run_facts()
+        self.pool, self.watch = pool, watch
+        self.facts = run_facts().model_copy(update={"run_id": watch.run_id})
         self.encoder: Encoder | None = None
+        self.code = code_digest(load_spec(model.encoder_path).factory)
         self.computed = self.restamped = 0
 
     def attempt(self) -> ExplainResult | None:
@@ -177,7 +186,7 @@ class _Run:
         base = newest_number(self.store)
         newest = read_manifest(self.store, base) if base else None
         archive = self._open_archive()
-        plan = freeze_plan(archive, self.store, newest)
+        plan = freeze_plan(archive, self.store, newest, self.code)
         commits, set_aside = self._commit(archive, plan)
         if not commits:
             raise ShardError(
@@ -200,6 +209,7 @@ class _Run:
         """Commit what is not committed yet; all commits of the plan, and the shards that could not be read."""
         commits, set_aside = list(plan.committed), list(plan.set_aside)
         for aside in set_aside:
+            self.watch.shard_set_aside(aside.key, aside.reason)
             self.progress.say(f"set aside: {aside.reason}")
         for moved in plan.moved:
             commits.append(restamp(self.store, moved.source, moved.earlier, self.facts))
@@ -238,8 +248,7 @@ class _Run:
                 stage.advance(source.rows)
                 stage.note(source.key)
                 if isinstance(outcome, Done):
-                    commits.append(outcome.value.commit)
-                    self.computed += outcome.value.computed
+                    commits.append(self._committed(outcome.value))
                 elif outcome.fatal:
                     given_up.append(outcome)
                 else:
@@ -247,12 +256,21 @@ class _Run:
             # The rest is safe; now workers may be spent on finding out which record it is.
             for outcome in given_up:
                 pending = pending_by_key[outcome.call.key]
-                reason = told_poison(outcome.reason, poisoned_rows(workers, pending))
-                remember(self.store, pending.source, reason, self.facts)
-                self._set_aside(pending.source, reason, set_aside)
+                verdict = examine(workers, pending, outcome.reason)
+                if isinstance(verdict, Done):
+                    commits.append(self._committed(verdict.value))
+                else:
+                    remember(self.store, pending.source, verdict, self.facts, self.code)
+                    self._set_aside(pending.source, verdict, set_aside)
+
+    def _committed(self, done: Committed) -> Commit:
+        if done.computed:
+            self._computed(done.commit, done.seconds)
+        return done.commit
 
     def _set_aside(self, source: Source, reason: str, set_aside: list[SetAside]) -> None:
         set_aside.append(SetAside(**source.model_dump(), reason=reason))
+        self.watch.shard_set_aside(source.key, reason)
         self.progress.say(f"set aside: {reason}")
 
     def _worker_spec(self, archive: Archive) -> WorkerSpec:
@@ -284,9 +302,15 @@ class _Run:
         if standing is not None:
             stage.advance(source.rows)
             return standing
-        commit = explainer.commit(pending, self.store, self.facts, stage)
-        self.computed += 1
+        watch = Stopwatch()
+        commit = explainer.commit(pending, self.store, self.facts, stage, watch)
+        self._computed(commit, watch.seconds)
         return commit
+
+    def _computed(self, commit: Commit, seconds: Mapping[str, float]) -> None:
+        self.computed += 1
+        output = commit.output
+        self.watch.shard_done(ShardDone(commit.source.key, output.rows, output.quarantined, output.size, seconds))
 
     def _explainer(self, archive: Archive) -> ShardExplainer:
         encoder = self._beside(self.device)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ecgscale.archive.reader import Archive
@@ -11,7 +12,7 @@ from ecgscale.explain.facts import load_encoder
 from ecgscale.explain.settings import ExplainSettings
 from ecgscale.passes.plan import Pending
 from ecgscale.passes.shard import ShardExplainer
-from ecgscale.progress import SILENT
+from ecgscale.progress import SILENT, Stopwatch
 from ecgscale.store.commit import Commit, find_commit
 from ecgscale.store.dataset import dataset_store
 from ecgscale.store.provenance import run_facts
@@ -19,10 +20,11 @@ from ecgscale.store.provenance import run_facts
 
 @dataclass(frozen=True)
 class Committed:
-    """A shard's commit record, and whether this worker computed it."""
+    """A shard's commit record, whether this worker computed it, and then its seconds by stage."""
 
     commit: Commit
     computed: bool
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
 
 class ExplainWorker:
@@ -51,8 +53,10 @@ class ExplainWorker:
         standing = find_commit(self._store, source.key, source.size, source.stamp)
         if standing is not None:
             return Committed(standing, False)
+        watch = Stopwatch()
         with SILENT.stage("explain", source.rows, "records") as stage:
-            return Committed(self._explainer.commit(pending, self._store, self._facts, stage), True)
+            commit = self._explainer.commit(pending, self._store, self._facts, stage, watch)
+        return Committed(commit, True, watch.seconds)
 
     def probe(self, pending: Pending, first: int, last: int) -> int:
         """Compute rows first..last of a shard without committing anything: does it survive? The rows computed."""

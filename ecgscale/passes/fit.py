@@ -28,7 +28,7 @@ from ecgscale.clusters.kmeans import ActivationSource, KMeansFit, fit_kmeans
 from ecgscale.clusters.model import MIN_TAU, ClusterModel
 from ecgscale.encoders.copied import copy_encoder
 from ecgscale.encoders.seen import SEEN_FILE, seen_lines
-from ecgscale.encoders.taps import Encoder
+from ecgscale.encoders.taps import Encoder, resolve_device
 from ecgscale.passes.activations import encoder_layout, fill_cache
 from ecgscale.passes.memory import MemoryPlan, plan_memory
 from ecgscale.passes.pool_source import PoolSource
@@ -99,13 +99,13 @@ def fit_archive(
         progress.say(f"left out of the fit: {reason}")
     kind = encoder.device.type if pool is None else ("cuda" if request.device == "cuda" else "cpu")
     identity = _identity(archive, encoder, selection, request, kind)
-    ids = {k: f"k{k}-{_digest({**identity, 'n_clusters': k})[:12]}" for k in request.clusters}
+    ids = _model_ids(identity, request)
     models = root / "models"
     found = {k: _finished(models / model_id) for k, model_id in ids.items()}
     todo = [k for k in request.clusters if found[k] is None]
     if todo:
         memory = plan_memory(layout, len(selection), max(todo), sum(todo), encoder, request.cache_dtype, request.memory)
-        progress.say(memory.told())
+        progress.say(memory.told(workers=pool is not None))
         encoder_id = copy_encoder(encoder, root)
         checkpoint = Checkpoint(root / "_fits" / f"{_digest({**identity, 'n_clusters': todo})[:16]}.npz")
         work = _Work(archive, encoder, layout, selection, request, todo, memory, progress, checkpoint)
@@ -116,6 +116,21 @@ def fit_archive(
             found[k] = ClusterModel.load(directory)
         checkpoint.remove()
     return [_fitted(found[k], k not in todo) for k in request.clusters]
+
+
+def fitted_models(
+    archive: Archive, encoder_dir: str | Path, root: str | Path, request: FitRequest
+) -> dict[int, ClusterModel]:
+    """Those models that `fit_archive` would find finished, by K; nothing is computed and nothing written.
+
+    `request.device` is that of the fit: of the workers, if there were some.
+    """
+    encoder = Encoder.load(encoder_dir, batch=request.batch, precision=request.precision)
+    selection = select(archive, request.folds, request.records, request.settings.seed)
+    kind = resolve_device(request.device).type if request.device == "auto" else request.device
+    ids = _model_ids(_identity(archive, encoder, selection, request, kind), request)
+    found = {k: _finished(Path(root) / "models" / model_id) for k, model_id in ids.items()}
+    return {k: model for k, model in found.items() if model is not None}
 
 
 @dataclass(frozen=True)
@@ -264,6 +279,10 @@ def _identity(
         "cache_dtype": request.cache_dtype,
         "device": device,
     }
+
+
+def _model_ids(identity: dict[str, Any], request: FitRequest) -> dict[int, str]:
+    return {k: f"k{k}-{_digest({**identity, 'n_clusters': k})[:12]}" for k in request.clusters}
 
 
 def _digest(facts: dict[str, Any]) -> str:

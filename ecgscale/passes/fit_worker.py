@@ -1,9 +1,14 @@
-"""The worker of a distributed fit: owns shards, keeps their activations, answers with integer sums."""
+"""The worker of a distributed fit: owns shards, keeps their activations, answers with integer sums.
+
+A selection is numbered as a whole; a shard's cache numbers its own records from 0. What a worker answers is added up
+over the shards it was asked for, so that an answer is one partial sum whatever it holds.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +23,7 @@ from ecgscale.encoders.taps import Encoder
 from ecgscale.passes.activations import encoder_layout, fill_cache
 from ecgscale.passes.request import FitRequest
 from ecgscale.passes.selection import Selection
-from ecgscale.progress import SILENT
+from ecgscale.progress import SILENT, Stage
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,20 @@ class Filled:
     left_out: Counter[str]
     valid_start: NDArray[np.int32]
     valid_stop: NDArray[np.int32]
+    told: tuple[str, ...] = ()
+
+
+class _Told:
+    """A Progress that keeps what is said: the driver repeats it."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def stage(self, name: str, total: int | None, unit: str) -> AbstractContextManager[Stage]:
+        return SILENT.stage(name, total, unit)
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
 
 
 class FitWorker:
@@ -49,17 +68,20 @@ class FitWorker:
         if self._room is not None:
             self._room -= cache.n_resident * bytes_per_record(self._layout, self._request.cache_dtype)
         selection = Selection({shard: rows}, {shard: 0}, [None] * len(rows), [None] * len(rows), {})
-        left_out = fill_cache(cache, self._archive, self._encoder, selection, self._request.include_padding, SILENT)
+        told = _Told()
+        try:
+            left_out = fill_cache(cache, self._archive, self._encoder, selection, self._request.include_padding, told)
+        except BaseException:
+            self._give_back(cache)
+            raise
         self._caches[shard] = (first, cache)
-        return Filled(left_out, *cache.spans)
+        return Filled(left_out, *cache.spans, tuple(told.said))
 
     def drop(self, shard: str) -> None:
         """Forget a shard, if it is there."""
         if shard in self._caches:
             _, cache = self._caches.pop(shard)
-            if self._room is not None:
-                self._room += cache.n_resident * bytes_per_record(self._layout, self._request.cache_dtype)
-            cache.close()
+            self._give_back(cache)
 
     def assign(
         self, shards: Sequence[str], centroid_sets: Sequence[NDArray[np.float32]], records: NDArray[np.int64] | None
@@ -87,3 +109,8 @@ class FitWorker:
                 steps = sampled_steps(r, per_record, int(start[r - first]), int(stop[r - first]), seed)
                 found[r] = features_at(cache.rows(r - first), self._layout, steps)
         return found
+
+    def _give_back(self, cache: ActivationCache) -> None:
+        if self._room is not None:
+            self._room += cache.n_resident * bytes_per_record(self._layout, self._request.cache_dtype)
+        cache.close()

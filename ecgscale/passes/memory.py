@@ -40,9 +40,10 @@ class MemoryPlan:
         """The projected peak of anonymous and shared memory."""
         return self.fixed + self.scratch + self.cache_resident
 
-    def told(self) -> str:
+    def told(self, workers: bool = False) -> str:
         """One line for the user."""
-        line = f"memory: at most {mebibytes(self.peak)} (activations {mebibytes(self.cache_resident)})"
+        each = " a worker" if workers else ""
+        line = f"memory: at most {mebibytes(self.peak)}{each} (activations {mebibytes(self.cache_resident)})"
         return line + (f", {mebibytes(self.cache_spilled)} on disk" if self.cache_spilled else "")
 
 

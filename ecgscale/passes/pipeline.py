@@ -12,7 +12,6 @@ from ecgscale.archive.code15 import ingest_code15
 from ecgscale.archive.ptbxl import ingest_ptbxl
 from ecgscale.archive.reader import Archive
 from ecgscale.archive.source import IngestOptions
-from ecgscale.archive.synthetic import simulate
 from ecgscale.archive.wfdb_records import ingest_wfdb
 from ecgscale.clusters.kmeans import FitSettings
 from ecgscale.config import ArchiveConfig, RunConfig, TrainConfig, byte_size
@@ -22,10 +21,14 @@ from ecgscale.encoders.splits import Folds
 from ecgscale.encoders.train import TrainSettings, train_encoder
 from ecgscale.errors import UsageError
 from ecgscale.passes.explain import ExplainResult, explain_archive
-from ecgscale.passes.fit import FittedModel, fit_archive
+from ecgscale.passes.fit import FittedModel, fit_archive, fitted_models
 from ecgscale.passes.request import FitRequest
+from ecgscale.passes.simulate import simulate_archive
+from ecgscale.passes.watch import RunWatch
 from ecgscale.passes.workers import OpenPool
 from ecgscale.progress import SILENT, Progress
+from ecgscale.store.dataset import dataset_ids, dataset_store
+from ecgscale.store.manifest import newest_number, read_manifest
 
 
 @dataclass(frozen=True)
@@ -40,37 +43,96 @@ class PipelineResult:
 
 
 def run_pipeline(
-    config: RunConfig, progress: Progress = SILENT, pool: OpenPool | None = None, device: str | None = None
+    config: RunConfig,
+    progress: Progress = SILENT,
+    pool: OpenPool | None = None,
+    device: str | None = None,
+    watch: RunWatch | None = None,
 ) -> PipelineResult:
     """Do what `config` says, fit and explain on the workers of `pool` if there is one, which have `device`.
 
     Raises UsageError before any work when an input is absent and cannot be made."""
-    device = device or config.device
-    made, request = _check(config), fit_request(config, device)
-    archive = _archive(config.archive, "archive" in made, progress)
+    made = to_be_made(config)
+    make_archive(config, progress, pool)
+    fitted = fit_config(config, progress, pool, device)
+    explained = explain_config(config, fitted.directory, progress, pool, device, watch)
+    return PipelineResult(config.archive.path, config.encoder.path, fitted, explained, made)
+
+
+def make_archive(config: RunConfig, progress: Progress = SILENT, pool: OpenPool | None = None) -> Archive:
+    """The archive; made from its source if it is not there, on the workers of `pool` where the source allows it."""
+    return _archive(config.archive, "archive" in to_be_made(config), progress, pool)
+
+
+def fit_config(
+    config: RunConfig, progress: Progress = SILENT, pool: OpenPool | None = None, device: str | None = None
+) -> FittedModel:
+    """The cluster model of a configuration; its encoder is trained first, in this process, if it is not there."""
+    made, archive = to_be_made(config), Archive.open(config.archive.path)
     if "encoder" in made:
         assert config.train is not None
         progress.say(f"training an encoder into {config.encoder.path}")
         train_encoder(archive, config.encoder.path, train_settings(config.train, config.device), progress=progress)
+    request = fit_request(config, device or config.device)
     [fitted] = fit_archive(archive, config.encoder.path, config.root, request, progress, pool)
     for warning in fitted.warnings:
         progress.say(f"note: {warning}")
-    explained = explain_archive(
-        archive,
-        fitted.directory,
+    return fitted
+
+
+def explain_config(
+    config: RunConfig,
+    model_dir: Path,
+    progress: Progress = SILENT,
+    pool: OpenPool | None = None,
+    device: str | None = None,
+    watch: RunWatch | None = None,
+) -> ExplainResult:
+    """Explain the archive of a configuration with the cluster model in `model_dir`."""
+    return explain_archive(
+        Archive.open(config.archive.path),
+        model_dir,
         config.root,
         entropy=config.explain.entropy,
         batch=config.batch,
         include_padding=config.include_padding,
-        device=device,
+        device=device or config.device,
         progress=progress,
         pool=pool,
+        watch=watch,
     )
-    return PipelineResult(config.archive.path, config.encoder.path, fitted, explained, made)
 
 
-def _check(config: RunConfig) -> tuple[str, ...]:
-    """Which inputs have to be made."""
+def fitted_model(config: RunConfig, device: str | None = None) -> Path:
+    """The finished model that `fit_config` made; UsageError when there is none for the archive as it is now."""
+    archive, request = Archive.open(config.archive.path), fit_request(config, device or config.device)
+    found = fitted_models(archive, config.encoder.path, config.root, request).get(config.fit.clusters)
+    if found is None or found.directory is None:
+        raise UsageError(
+            f"{config.root} holds no finished model of this configuration and the archive as it is now. Fit one first"
+            " (jobs/fit_clusters.py, or ecgscale run); to go on with an earlier model, name it with --model"
+        )
+    return found.directory
+
+
+def published_model(config: RunConfig) -> Path:
+    """The model of what was last published of this archive below the configuration's root; UsageError without any."""
+    archive_id = Archive.open(config.archive.path).archive_id
+    stores = [dataset_store(config.root, name) for name in dataset_ids(config.root)]
+    found = [read_manifest(store, newest_number(store)) for store in stores]
+    of_archive = [manifest for manifest in found if manifest and manifest.content.identity.archive_id == archive_id]
+    if not of_archive:
+        raise UsageError(
+            f"nothing of {config.archive.path} was published below {config.root} yet, so no model is frozen. Fit and"
+            " explain once (jobs/fit_clusters.py, then jobs/explain_archive.py; or ecgscale run), or give --model"
+        )
+    newest = max(of_archive, key=lambda manifest: manifest.created)
+    return config.root / "models" / newest.content.identity.model_id
+
+
+def to_be_made(config: RunConfig) -> tuple[str, ...]:
+    """Which inputs are not there and have to be made; UsageError for one that cannot be, or a fit that cannot be."""
+    fit_request(config, config.device)
     made = []
     if not (config.archive.path / "_archive.json").exists():
         if config.archive.source is None:
@@ -91,7 +153,7 @@ def _check(config: RunConfig) -> tuple[str, ...]:
     return tuple(made)
 
 
-def _archive(config: ArchiveConfig, make: bool, progress: Progress) -> Archive:
+def _archive(config: ArchiveConfig, make: bool, progress: Progress, pool: OpenPool | None) -> Archive:
     if make:
         progress.say(f"making the archive {config.path} from {config.source}")
         # An unfinished archive is in nobody's use: it has no _archive.json.
@@ -99,7 +161,11 @@ def _archive(config: ArchiveConfig, make: bool, progress: Progress) -> Archive:
             carry=config.carry, shard_records=config.shard_records, overwrite=True, progress=progress
         )
         if config.source == "simulate":
-            simulate(config.path, config.records, config.seed, config.shard_records, progress, overwrite=True)
+            # Only shards of a known number of records can be told apart before they are written.
+            workers = pool if config.shard_records else None
+            simulate_archive(
+                config.path, config.records, config.seed, config.shard_records, progress, workers, overwrite=True
+            )
         elif config.source == "ptbxl":
             ingest_ptbxl(_src(config), config.path, config.rate, options)
         elif config.source == "code15":

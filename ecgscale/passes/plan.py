@@ -85,8 +85,11 @@ def require_unchanged(shard: Shard) -> None:
         raise ShardError(f"{shard.path} was changed while it was read; type the command again")
 
 
-def freeze_plan(archive: Archive, store: ObjectStore, newest: Manifest | None) -> Plan:
-    """The plan for the shards of `archive` as listed, given the commits in `store` and the newest manifest."""
+def freeze_plan(archive: Archive, store: ObjectStore, newest: Manifest | None, code: str) -> Plan:
+    """The plan for the shards of `archive` as listed, given the commits in `store` and the newest manifest.
+
+    A shard that was given up with this `code` (its digest) is set aside at once.
+    """
     earlier = _Earlier(store, newest)
     committed: list[Commit] = []
     moved: list[Moved] = []
@@ -106,7 +109,7 @@ def freeze_plan(archive: Archive, store: ObjectStore, newest: Manifest | None) -
         source = Source(
             key=shard.key, size=shard.size, stamp=stamp, rows=footer.rows, content_digest=footer.content_digest
         )
-        failure = remembered(store, source)
+        failure = remembered(store, source, code)
         if failure is not None:
             set_aside.append(SetAside(**source.model_dump(), reason=failure.reason))
             continue

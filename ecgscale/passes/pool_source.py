@@ -1,14 +1,14 @@
 """A pool of workers as a backend of K-means: the same seam, the same bits.
 
-The driver knows which worker owns which shard. A step sends centroids out and gets one partial sum a worker back; when
-a worker died, its shards are computed again by others and only they are asked again. Sums are integers, so neither
-who owned what nor the order of answers can be told from the result.
+The driver knows which worker owns which shard. A step sends centroids out and gets one partial sum a worker back, added
+up as they come; when a worker died, its shards are computed again by those that hold least and only they are asked
+again. Sums are integers, so neither who owned what nor the order of answers can be told from the result.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,13 +23,25 @@ from ecgscale.passes.selection import Selection
 from ecgscale.passes.workers import Call, Done, Failed, WorkerPool
 from ecgscale.progress import Progress
 
+MOST_LOSSES = 5
+"""Workers that may die over one shard in one step."""
+
+LIGHT = 100
+"""Assigning so many records takes less time than computing one; deadlines grow with the latter."""
+
+NOBODY = -1
+
 
 class PoolSource:
     """Activations of a selection, spread over the workers of a pool."""
 
     def __init__(self, pool: WorkerPool, layout: BlockLayout, selection: Selection, progress: Progress) -> None:
         self._pool, self._layout, self._selection, self._progress = pool, layout, selection, progress
-        self._owner: dict[str, int] = {}
+        self._shards = list(selection.rows)
+        self._place = {shard: at for at, shard in enumerate(self._shards)}
+        self._first = np.array([selection.first[shard] for shard in self._shards], np.int64)
+        self._size = np.array([len(selection.rows[shard]) for shard in self._shards], np.int64)
+        self._owner = np.full(len(self._shards), NOBODY, np.int64)
         self._start = np.zeros(len(selection), np.int32)
         self._stop = np.zeros(len(selection), np.int32)
 
@@ -43,32 +55,26 @@ class PoolSource:
         """Records of the selection."""
         return len(self._selection)
 
-    def fill(self, shards: Iterable[str] | None = None) -> Counter[str]:
-        """Have these shards (all by default) computed by whoever is free; records left out, by status."""
-        shards = list(self._selection.rows if shards is None else shards)
+    def fill(self) -> Counter[str]:
+        """Have every shard computed by whoever is free; records left out, by status.
+
+        Raises EcgscaleError for a shard that nobody can compute.
+        """
         left_out: Counter[str] = Counter()
-        total = sum(len(self._selection.rows[shard]) for shard in shards)
-        calls = (self._fill_call(shard) for shard in shards)
-        with self._progress.stage("activations", total, "records") as stage:
+        calls = (self._fill_call(at) for at in range(len(self._shards)))
+        with self._progress.stage("activations", self.n_records, "records") as stage:
             for outcome in self._pool.run(calls):
-                shard, n = outcome.call.key, outcome.call.records
-                if isinstance(outcome, Failed):
-                    raise EcgscaleError(
-                        f"{outcome.reason}. A fit without {shard} would be another fit: repair the shard, or leave its"
-                        " records out with --folds or --records"
-                    )
-                filled: Filled = outcome.value
-                first = self._selection.first[shard]
-                self._start[first : first + n], self._stop[first : first + n] = filled.valid_start, filled.valid_stop
-                self._owner[shard] = outcome.worker
+                filled = self._filled(outcome)
                 left_out.update(filled.left_out)
-                stage.advance(n)
+                for told in filled.told:
+                    self._progress.say(told)
+                stage.advance(outcome.call.records)
         return left_out
 
     def assign_to(
         self, centroid_sets: Sequence[NDArray[np.float32]], records: NDArray[np.int64] | None = None
     ) -> list[PartialSums]:
-        """Sums over `records` (all by default) for each set of centroids."""
+        """Sums over `records` (sorted; all by default) for each set of centroids."""
         total = [PartialSums.zero(len(c), self._layout) for c in centroid_sets]
         for answer in self._ask("assign", records, lambda part: (centroid_sets, part)):
             total = [a + b for a, b in zip(total, answer, strict=True)]
@@ -80,57 +86,112 @@ class PoolSource:
         chosen, per_record = sampled_records(n, len(usable), seed)
         records = usable[chosen]
         found: dict[int, NDArray[np.float32]] = {}
-        for answer in self._ask("sample", records, lambda part: (part, per_record, seed)):
+        for answer in self._ask("sample", np.sort(records), lambda part: (part, per_record, seed)):
             found.update(answer)
         empty = np.empty((0, self._layout.n_channels), np.float32)
         return np.concatenate([empty, *(found[r] for r in records.tolist())])
 
-    def _ask(self, method: str, records: NDArray[np.int64] | None, arguments: Any) -> list[Any]:
+    def _ask(
+        self,
+        method: str,
+        records: NDArray[np.int64] | None,
+        arguments: Callable[[NDArray[np.int64] | None], tuple[Any, ...]],
+    ) -> Iterator[Any]:
         """One answer from each owner of shards that hold `records`, however often owners die."""
-        answers = []
-        shards = [shard for shard in self._selection.rows if self._holds(shard, records)]
-        while shards:
-            orphans = [shard for shard in shards if shard not in self._owner]
-            if orphans:
-                self.fill(orphans)
-            by_owner: dict[int, list[str]] = {}
-            for shard in shards:
-                by_owner.setdefault(self._owner[shard], []).append(shard)
+        todo = np.arange(len(self._shards)) if records is None else self._holding(records)
+        losses = np.zeros(len(self._shards), np.int64)
+        while len(todo):
+            self._settle_orphans(todo, losses)
+            shares = self._by_owner(todo)
             calls = [
-                Call(f"{method}-{owner}", method, (mine, *arguments(self._part(mine, records))), worker=owner)
-                for owner, mine in by_owner.items()
+                self._pinned(owner, method, mine, arguments(self._part(mine, records)))
+                for owner, mine in shares.items()
             ]
-            shards = []
+            todo = np.empty(0, np.int64)
             for outcome in self._pool.run(calls):
-                mine = list(outcome.call.arguments[0])
+                owner = outcome.call.worker
                 if isinstance(outcome, Done):
-                    answers.append(outcome.value)
+                    yield outcome.value
                 elif outcome.lost:
-                    shards += mine
+                    assert owner is not None
+                    todo = np.append(todo, self._lost(shares[owner], owner, losses, outcome.reason))
                 else:
                     raise EcgscaleError(f"a worker failed in the fit: {outcome.reason}")
-            gone = {self._owner[shard] for shard in shards}
-            self._owner = {shard: owner for shard, owner in self._owner.items() if owner not in gone}
-        return answers
 
-    def _fill_call(self, shard: str) -> Call:
-        rows = self._selection.rows[shard]
-        return Call(shard, "fill", (shard, rows, self._selection.first[shard]), len(rows), what=shard)
+    def _by_owner(self, shards: NDArray[np.int64]) -> dict[int, NDArray[np.int64]]:
+        by_owner = shards[np.argsort(self._owner[shards], kind="stable")]
+        owners, at = np.unique(self._owner[by_owner], return_index=True)
+        return dict(zip(owners.tolist(), np.split(by_owner, at[1:]), strict=True))
 
-    def _holds(self, shard: str, records: NDArray[np.int64] | None) -> bool:
-        if records is None:
-            return True
-        first = self._selection.first[shard]
-        at, end = np.searchsorted(records, (first, first + len(self._selection.rows[shard])))
-        return bool(end > at)
+    def _settle_orphans(self, todo: NDArray[np.int64], losses: NDArray[np.int64]) -> None:
+        """Give shards without an owner to the workers that hold least, until each has one.
 
-    def _part(self, shards: Sequence[str], records: NDArray[np.int64] | None) -> NDArray[np.int64] | None:
+        The dead one's successor is waited for a while: over a night of deaths, those that never die would end up
+        with everything.
+        """
+        while len(orphans := todo[self._owner[todo] == NOBODY]):
+            self._progress.say(
+                f"{self._size[orphans].sum():,} records in {len(orphans)} shards were lost with their worker; they are"
+                " computed again"
+            )
+            held = {number: int(self._size[self._owner == number].sum()) for number in self._pool.ready()}
+            calls = []
+            for at in sorted(orphans.tolist(), key=lambda at: -self._size[at]):
+                least = min(held, key=lambda number: (held[number], number))
+                held[least] += int(self._size[at])
+                calls.append(self._fill_call(at, least))
+            for outcome in self._pool.run(calls):
+                if isinstance(outcome, Failed) and outcome.lost:
+                    at = self._place[outcome.call.key]
+                    self._lost(np.array([at]), outcome.call.worker, losses, outcome.reason)
+                else:
+                    self._filled(outcome)
+
+    def _lost(
+        self, shards: NDArray[np.int64], owner: int | None, losses: NDArray[np.int64], reason: str
+    ) -> NDArray[np.int64]:
+        """Note that these shards' worker died, and with it all that it held."""
+        losses[shards] += 1
+        if losses[shards].max() > MOST_LOSSES:
+            name = self._shards[int(shards[losses[shards].argmax()])]
+            raise EcgscaleError(
+                f"{MOST_LOSSES + 1} workers died in one step over {name}; last: {reason}. More memory a worker, more"
+                " workers, or a limit with --memory; then type the same command again"
+            )
+        self._owner[self._owner == owner] = NOBODY
+        return shards
+
+    def _filled(self, outcome: Done | Failed) -> Filled:
+        if isinstance(outcome, Failed):
+            raise EcgscaleError(
+                f"{outcome.reason}. A fit without {outcome.call.key} would be another fit: repair the shard, or leave"
+                " its records out with --folds or --records"
+            )
+        filled: Filled = outcome.value
+        at = self._place[outcome.call.key]
+        here = slice(self._first[at], self._first[at] + self._size[at])
+        self._start[here], self._stop[here] = filled.valid_start, filled.valid_stop
+        self._owner[at] = outcome.worker
+        return filled
+
+    def _fill_call(self, at: int, worker: int | None = None) -> Call:
+        shard = self._shards[at]
+        arguments = (shard, self._selection.rows[shard], self._selection.first[shard])
+        return Call(shard, "fill", arguments, int(self._size[at]), worker, what=shard)
+
+    def _pinned(self, owner: int, method: str, mine: NDArray[np.int64], arguments: tuple[Any, ...]) -> Call:
+        shards = [self._shards[at] for at in mine.tolist()]
+        weight = int(self._size[mine].sum()) // LIGHT
+        return Call(f"{method}-{owner}", method, (shards, *arguments), weight, owner)
+
+    def _holding(self, records: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Places of the shards that hold any of the sorted `records`."""
+        at, end = np.searchsorted(records, (self._first, self._first + self._size))
+        return np.flatnonzero(end > at)
+
+    def _part(self, shards: NDArray[np.int64], records: NDArray[np.int64] | None) -> NDArray[np.int64] | None:
         """Those of the sorted `records` that lie in these shards."""
         if records is None:
             return None
-        parts = []
-        for shard in shards:
-            first = self._selection.first[shard]
-            at, end = np.searchsorted(records, (first, first + len(self._selection.rows[shard])))
-            parts.append(records[at:end])
-        return np.concatenate(parts)
+        at, end = np.searchsorted(records, (self._first[shards], self._first[shards] + self._size[shards]))
+        return np.concatenate([records[a:b] for a, b in zip(at, end, strict=True)])

@@ -24,7 +24,8 @@ from ecgscale.explain.schema import OUTPUT_SCHEMA_VERSION, output_rows, output_s
 from ecgscale.explain.settings import RESULTS_VERSION, ExplainSettings
 from ecgscale.passes.plan import Pending, require_unchanged
 from ecgscale.passes.prefetch import prefetch
-from ecgscale.progress import Stage
+from ecgscale.passes.watch import TOTAL
+from ecgscale.progress import Stage, Stopwatch
 from ecgscale.store.commit import Commit, Source, commit_output
 from ecgscale.store.objects import ObjectStore
 from ecgscale.store.provenance import RunFacts
@@ -43,34 +44,45 @@ class ShardExplainer:
         self._carried = [field.name for field in archive.carried_fields()]
         self._schema = output_schema(len(model.centroids), archive.carried_fields())
 
-    def commit(self, pending: Pending, store: ObjectStore, run: RunFacts, stage: Stage) -> Commit:
+    def commit(
+        self, pending: Pending, store: ObjectStore, run: RunFacts, stage: Stage, watch: Stopwatch | None = None
+    ) -> Commit:
         """Compute and commit one shard; returns the commit record that holds.
 
+        `watch` learns where the seconds went: the stages of `ecgscale.passes.watch`.
         Raises `ShardError`, with nothing committed, when the shard breaks off, changes meanwhile, or has columns that
         the archive's first shard has not.
         """
+        watch = watch or Stopwatch()
+        with watch.time(TOTAL):
+            return self._commit(pending, store, run, stage, watch)
+
+    def _commit(self, pending: Pending, store: ObjectStore, run: RunFacts, stage: Stage, watch: Stopwatch) -> Commit:
         source = pending.source
-        table = self._rows(pending.shard, stage)
+        table = self._rows(pending.shard, stage, watch)
         require_unchanged(pending.shard)
         if table.num_rows != source.rows:
             raise ShardError(f"{pending.shard.path}: its footer says {source.rows} records, {table.num_rows} were read")
         statuses = table["status"].to_pylist()
         quarantined = Counter(status for status in statuses if status != OK)
         ids = zip(table["record_id"].to_pylist(), statuses, strict=True)
-        return commit_output(
-            store,
-            source,
-            to_parquet(table.to_batches(), self._schema, self.metadata(source)),
-            record_ids=[record_id for record_id, status in ids if status != NO_ID],
-            quarantined=dict(quarantined),
-            rows=table.num_rows,
-            run=run,
-        )
+        with watch.time("write"):
+            return commit_output(
+                store,
+                source,
+                to_parquet(table.to_batches(), self._schema, self.metadata(source)),
+                record_ids=[record_id for record_id, status in ids if status != NO_ID],
+                quarantined=dict(quarantined),
+                rows=table.num_rows,
+                run=run,
+            )
 
     def probe(self, shard: Shard, first: int, last: int) -> int:
         """Compute rows first..last and keep nothing, the others of their batches left out; how many there were."""
         rows = 0
         for raw in self.archive.batches(shard, (), batch_records=self.settings.batch):
+            if raw.first_row >= last:
+                break  # reading on could be what kills
             asked = [first <= raw.first_row + i < last for i in range(len(raw))]
             if any(asked):
                 status, flags = check_batch(raw, set())
@@ -96,14 +108,15 @@ class ShardExplainer:
             "output": spec.output.model_dump(mode="json"),
         }
 
-    def _rows(self, shard: Shard, stage: Stage) -> pa.Table:
+    def _rows(self, shard: Shard, stage: Stage, watch: Stopwatch) -> pa.Table:
         spec = self.encoder.spec.input
         rows = []
-        with closing(prefetch(self._prepared(shard))) as batches:
+        with closing(prefetch(self._prepared(shard, watch))) as batches:
             for raw, prepared in batches:
-                facts = explain_batch(prepared, self.encoder, self.model, self.settings.include_padding)
+                facts = explain_batch(prepared, self.encoder, self.model, self.settings.include_padding, watch)
                 try:
-                    row = output_rows(raw, prepared, facts, spec, self._schema, self.settings.entropy == "timestep")
+                    with watch.time("write"):
+                        row = output_rows(raw, prepared, facts, spec, self._schema, self.settings.entropy == "timestep")
                 except pa.ArrowException as error:
                     raise ShardError(
                         f"{shard.path}: a carried column is of another type than in the archive's first shard: {error}"
@@ -112,9 +125,12 @@ class ShardExplainer:
                 stage.advance(len(raw))
         return pa.Table.from_batches(rows, schema=self._schema)
 
-    def _prepared(self, shard: Shard) -> Iterator[tuple[RawBatch, Prepared]]:
+    def _prepared(self, shard: Shard, watch: Stopwatch) -> Iterator[tuple[RawBatch, Prepared]]:
         seen: set[str] = set()
         spec, hop = self.encoder.spec.input, self.encoder.hop
-        for raw in self.archive.batches(shard, self._carried, batch_records=self.settings.batch):
-            status, flags = check_batch(raw, seen)
-            yield raw, prepare(raw, status, flags, spec, hop)
+        raws = self.archive.batches(shard, self._carried, batch_records=self.settings.batch)
+        for raw in watch.each("read", raws):
+            with watch.time("prepare"):
+                status, flags = check_batch(raw, seen)
+                prepared = prepare(raw, status, flags, spec, hop)
+            yield raw, prepared

@@ -71,8 +71,8 @@ class WorkerPool(Protocol):
         An EcgscaleError that concerns the whole run (a usage error in a worker) is raised.
         """
 
-    def wanted(self) -> int:
-        """How many workers there should be."""
+    def ready(self) -> list[int]:
+        """Numbers of the workers, after waiting a while for those that are being replaced; one at least."""
 
 
 OpenPool = Callable[[WorkerSpec], AbstractContextManager[WorkerPool]]

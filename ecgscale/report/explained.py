@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 
 from ecgscale.archive import Archive
 from ecgscale.encoders.spec import load_spec
-from ecgscale.errors import ArchiveError, EcgscaleError, UsageError
+from ecgscale.errors import EcgscaleError, UsageError
 from ecgscale.evaluate.outputs import probabilities
+from ecgscale.evaluate.source import open_source
 from ecgscale.report.ecg_paper import Layout, draw_recording
 from ecgscale.report.page import Band
+from ecgscale.report.signals import Recording, read_recordings
 from ecgscale.store.dataset import find_dataset, open_explanations
-from ecgscale.store.manifest import Manifest
 
 _LABELS = ("superclasses", "rhythm", "age", "sex")
 
@@ -77,8 +78,10 @@ def load_explained(
             f"record {record_id!r} was quarantined: {row['status']} (shard {row['source_shard']}). "
             "It has no segments to draw; `ecgscale inspect ARCHIVE` tells more."
         )
-    opened = _open_archive(found.manifest, archive)
-    signal_mv, leads, rate = _read_signal(opened, str(row["source_shard"]), record_id)
+    opened, why_not = open_source(found.manifest, archive)
+    if opened is None:
+        raise UsageError(why_not)
+    recording = _read_signal(opened, str(row["source_shard"]), record_id)
     start_s, encoder_rate = float(row["start_s"]), float(row["sampling_rate"])
 
     def seconds(step: int) -> float:
@@ -91,6 +94,7 @@ def load_explained(
         entropy = (start_s + steps / encoder_rate, np.array(row["entropy"]))
     output = load_spec(Path(root) / "encoders" / found.manifest.content.identity.encoder_id).output
     outputs = dict(zip(output.names, probabilities(np.array(row["prediction"]), output).tolist(), strict=True))
+    signal_mv, leads, rate = recording.signal_mv, recording.leads, recording.rate
     return ExplainedRecording(record_id, signal_mv, leads, rate, segments, entropy, outputs, row, found.dataset_id)
 
 
@@ -108,31 +112,9 @@ def _find_row(root: str | Path, dataset_id: str, record_id: str) -> dict[str, An
     return next((row for row in rows if row["status"] == "ok"), rows[0])
 
 
-def _open_archive(manifest: Manifest, moved_to: str | Path | None) -> Archive:
-    facts = manifest.content.archive
-    try:
-        archive = Archive.open(moved_to if moved_to is not None else facts.path)
-    except ArchiveError as error:
-        if moved_to is not None:
-            raise
-        raise UsageError(f"{error} (it was explained there). If it moved, say where it is now: --archive") from error
-    if archive.archive_id != facts.archive_id:
-        raise UsageError(
-            f"{archive.path} is archive {archive.archive_id}; explained was {facts.archive_id}. "
-            "Give the one that was explained (--archive), or explain this one."
-        )
-    return archive
-
-
-def _read_signal(
-    archive: Archive, shard_key: str, record_id: str
-) -> tuple[NDArray[np.float64], tuple[str, ...], float]:
-    """(n_leads, n_samples) in millivolts, the leads and the sampling rate of a record of one shard."""
-    for batch in archive.batches(archive.shard(shard_key), columns=[]):
-        if record_id in batch.record_ids:
-            i = batch.record_ids.index(record_id)
-            signal_mv = batch.signal(i).astype(np.float64) / float(batch.units_per_mv[i])
-            return signal_mv, batch.leads[i], float(batch.sampling_rate[i])
+def _read_signal(archive: Archive, shard_key: str, record_id: str) -> Recording:
+    for recording in read_recordings(archive, {shard_key: [record_id]}):
+        return recording
     raise EcgscaleError(
         f"{archive.path}: shard {shard_key} no longer holds record {record_id!r}; it changed after it was explained. "
         "Explain the archive again."

@@ -7,16 +7,21 @@ import multiprocessing
 import os
 import pickle
 import signal
+import threading
 from collections.abc import Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from ecgscale.errors import EcgscaleError
 from ecgscale.passes.workers import WorkerSpec
 from ecgscale.runtime.scheduler import Reply
 from ecgscale.runtime.worker import WorkerShell
 
 GRACE_S = 2.0
+
+
+def share_of_cores(workers: int) -> int:
+    """Threads for each of so many workers on this machine."""
+    return max(1, len(os.sched_getaffinity(0)) // workers)
 
 
 class ProcessMember:
@@ -29,7 +34,12 @@ class ProcessMember:
         self.process = context.Process(
             target=_serve, args=(theirs, spec, threads), name=f"worker-{number}", daemon=True
         )
-        self.process.start()
+        # Ctrl-C goes to the whole terminal group; the driver decides what it means and ends its workers.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            self.process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
 
     def call(self, method: str, arguments: tuple[Any, ...]) -> None:
@@ -51,8 +61,10 @@ class ProcessMember:
             if not self.connection.poll():
                 return self._died()
             kind, value = self.connection.recv()
-        except (EOFError, OSError, pickle.UnpicklingError):
+        except (EOFError, OSError):
             return self._died()
+        except Exception as error:  # unpickling runs code of whatever was sent
+            return Reply(died=f"answered with what cannot be read ({type(error).__name__}: {error})")
         return Reply(value=value) if kind == "value" else Reply(error=value)
 
     def _died(self) -> Reply:
@@ -67,7 +79,7 @@ class ProcessBackend:
 
     def __init__(self, workers: int) -> None:
         self._workers = workers
-        self._threads = max(1, len(os.sched_getaffinity(0)) // workers)
+        self._threads = share_of_cores(workers)
         self._numbers = itertools.count()
 
     def wanted(self) -> int:
@@ -96,10 +108,10 @@ class ProcessBackend:
 
 
 def _serve(connection: Connection, spec: WorkerSpec, threads: int) -> None:
-    """The loop of one process: calls come in, values or errors go out, until the pipe closes."""
-    # Ctrl-C goes to the whole terminal group; the driver decides what it means and ends its workers.
+    """The loop of one process: calls come in, values or errors go out, until the pipe closes or the driver is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_end_with_the_driver, daemon=True).start()
     shell = WorkerShell(spec, threads)
     while True:
         try:
@@ -109,8 +121,21 @@ def _serve(connection: Connection, spec: WorkerSpec, threads: int) -> None:
         try:
             message: tuple[str, Any] = ("value", shell.call(method, arguments))
         except Exception as error:
-            message = ("error", error if _travels(error) else EcgscaleError(f"{type(error).__name__}: {error}"))
-        connection.send(message)
+            message = ("error", error if _travels(error) else RuntimeError(f"{type(error).__name__}: {error}"))
+        try:
+            connection.send(message)
+        except OSError:
+            return
+        except Exception as error:  # pickling runs code of whatever is sent; nothing of it was sent yet
+            connection.send(("error", RuntimeError(f"the answer to {method} cannot be sent: {error}")))
+
+
+def _end_with_the_driver() -> None:
+    """A driver that was killed cannot end its workers; nobody waits for what they compute."""
+    driver = multiprocessing.parent_process()
+    if driver is not None:
+        driver.join()
+        os._exit(1)
 
 
 def _travels(error: Exception) -> bool:

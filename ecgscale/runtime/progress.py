@@ -1,15 +1,20 @@
-"""Progress on stderr: a bar with rate and time left on a terminal, plain lines elsewhere.
+"""Progress on stderr: a bar with rate and time left on a terminal, plain lines elsewhere, JSON lines in a job's log.
 
-Plain lines come at most every few seconds, so that a night's log stays readable.
+Lines come at most every few seconds, so that a night's log stays readable. `ECGSCALE_LOG` (`json` or `text`) chooses
+what comes where there is no terminal; without it, JSON under a Ray job.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TextIO
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Protocol, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
@@ -17,15 +22,23 @@ from rich.progress import Progress as RichProgress
 from rich.progress import Task as RichTask
 from rich.text import Text
 
+from ecgscale.errors import UsageError
 from ecgscale.progress import Progress, Stage
+from ecgscale.runtime.ray_job import under_ray_job
 
 PLAIN_INTERVAL_S = 5.0
+LOG = "ECGSCALE_LOG"
 
 
 def make_progress(stream: TextIO | None = None) -> Progress:
-    """The progress display that suits `stream` (stderr by default)."""
+    """The progress display that suits `stream` (stderr by default); UsageError for an `ECGSCALE_LOG` of no meaning."""
     stream = stream or sys.stderr
-    return _TerminalProgress(stream) if stream.isatty() else _PlainProgress(stream)
+    if stream.isatty():
+        return _TerminalProgress(stream)
+    log = os.environ.get(LOG) or ("json" if under_ray_job() else "text")
+    if log not in ("json", "text"):
+        raise UsageError(f"{LOG}={log}: it is json or text")
+    return _LineProgress(stream, _JsonLines() if log == "json" else _PlainLines())
 
 
 class _RateColumn(TextColumn):
@@ -64,9 +77,79 @@ class _TerminalProgress:
         self._console.print(text, markup=False, highlight=False)
 
 
-class _PlainStage:
-    def __init__(self, stream: TextIO, name: str, total: int | None, unit: str) -> None:
-        self._stream, self._name, self._total, self._unit = stream, name, total, unit
+@dataclass(frozen=True)
+class _State:
+    """A stage as it is told: what is done after so many seconds."""
+
+    name: str
+    total: int | None
+    unit: str
+    done: int
+    seconds: float
+    note: str
+    ended: bool
+
+    @property
+    def rate(self) -> float:
+        return self.done / self.seconds
+
+    @property
+    def seconds_left(self) -> float | None:
+        known = self.total and self.rate and not self.ended
+        return max((self.total or 0) - self.done, 0) / self.rate if known else None
+
+
+class _Lines(Protocol):
+    def told(self, state: _State) -> str: ...
+
+    def said(self, text: str) -> str: ...
+
+
+class _PlainLines:
+    """For people: `explain: 250/1000 records, 50.0/s, 15 s left (part-00000.parquet)`."""
+
+    def told(self, state: _State) -> str:
+        of_total = f"/{state.total}" if state.total is not None else ""
+        line = f"{state.name}: {state.done}{of_total} {state.unit}, {state.rate:,.1f}/s"
+        if state.ended:
+            line += f", {state.seconds:.1f} s"
+        elif state.seconds_left is not None:
+            line += f", {state.seconds_left:.0f} s left"
+        return line + (f" ({state.note})" if state.note else "")
+
+    def said(self, text: str) -> str:
+        return text
+
+
+class _JsonLines:
+    """For programs: one object a line, `time` in UTC; `ended` when the stage is over, `said` for a message."""
+
+    def told(self, state: _State) -> str:
+        left = state.seconds_left
+        facts: dict[str, Any] = {
+            "time": _utc(),
+            "stage": state.name,
+            "done": state.done,
+            "total": state.total,
+            "unit": state.unit,
+            "rate": round(state.rate, 3),
+            "seconds": round(state.seconds, 3),
+            "seconds_left": round(left, 1) if left is not None else None,
+            "ended": state.ended,
+        }
+        return json.dumps(facts | ({"note": state.note} if state.note else {}))
+
+    def said(self, text: str) -> str:
+        return json.dumps({"time": _utc(), "said": text})
+
+
+def _utc() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+class _LineStage:
+    def __init__(self, stream: TextIO, lines: _Lines, name: str, total: int | None, unit: str) -> None:
+        self._stream, self._lines, self._name, self._total, self._unit = stream, lines, name, total, unit
         self._done, self._note = 0, ""
         self._started = self._told = time.monotonic()
 
@@ -81,25 +164,19 @@ class _PlainStage:
     def tell(self, ended: bool = False) -> None:
         self._told = time.monotonic()
         seconds = max(self._told - self._started, 1e-9)
-        rate = self._done / seconds
-        of_total = f"/{self._total}" if self._total is not None else ""
-        line = f"{self._name}: {self._done}{of_total} {self._unit}, {rate:,.1f}/s"
-        if ended:
-            line += f", {seconds:.1f} s"
-        elif self._total and rate:
-            line += f", {max(self._total - self._done, 0) / rate:.0f} s left"
-        print(line + (f" ({self._note})" if self._note else ""), file=self._stream, flush=True)
+        state = _State(self._name, self._total, self._unit, self._done, seconds, self._note, ended)
+        print(self._lines.told(state), file=self._stream, flush=True)
 
 
-class _PlainProgress:
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+class _LineProgress:
+    def __init__(self, stream: TextIO, lines: _Lines) -> None:
+        self._stream, self._lines = stream, lines
 
     @contextmanager
     def stage(self, name: str, total: int | None, unit: str) -> Iterator[Stage]:
-        stage = _PlainStage(self._stream, name, total, unit)
+        stage = _LineStage(self._stream, self._lines, name, total, unit)
         yield stage
         stage.tell(ended=True)
 
     def say(self, text: str) -> None:
-        print(text, file=self._stream, flush=True)
+        print(self._lines.said(text), file=self._stream, flush=True)

@@ -1,21 +1,30 @@
 """A pool of Ray actors (`--runtime ray`): on the cluster that RAY_ADDRESS names, else on a private one here.
 
 Actors are made with no restarts of Ray's own: the scheduler replaces the dead, knows what they held, and never waits
-for one that no longer fits anywhere. Neither signals nor features pass through the object store.
+for one that no longer fits anywhere. Neither signals nor features pass through the object store, but for the sample
+that a fit starts from.
 """
 
 from __future__ import annotations
 
 import itertools
 import os
+import signal
+import socket
 import tempfile
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-from ecgscale.errors import EcgscaleError, UsageError
+from ecgscale.errors import UsageError
 from ecgscale.passes.workers import WorkerSpec
+from ecgscale.runtime.processes import share_of_cores
 from ecgscale.runtime.scheduler import Reply
 from ecgscale.runtime.worker import WorkerShell
+
+ANSWER_S = 10.0
+"""How long a head may take to accept a connection."""
 
 
 class RayMember:
@@ -33,16 +42,20 @@ class RayMember:
         """Kill the actor."""
         import ray
 
+        self.pending = None
         ray.kill(self.actor, no_restart=True)
 
 
 class RayBackend:
-    """`workers` actors, each with `gpus` of a GPU (a fraction shares one) or `cpus` logical CPUs."""
+    """`workers` actors, each with `gpus` of a GPU (a fraction shares one) and `cpus` logical CPUs."""
 
-    def __init__(self, workers: int, gpus: float = 0.0, cpus: float = 1.0, threads: int | None = None) -> None:
-        self._workers, self._gpus, self._cpus, self._threads = workers, gpus, cpus, threads
+    def __init__(self, workers: int, gpus: float = 0.0, cpus: float = 1.0) -> None:
+        self._workers, self._gpus, self._cpus = workers, gpus, cpus
         self._numbers = itertools.count()
-        self._owned = connect(workers)
+        self._joined_before = joined()
+        self._private = connect(workers)
+        # Logical CPUs of a private cluster are as many as workers; those of another are cores.
+        self._threads = max(1, int(cpus)) if self._private is None else share_of_cores(workers)
 
     def wanted(self) -> int:
         """As many as asked for: those that do not fit yet wait for the cluster to grow."""
@@ -59,15 +72,13 @@ class RayBackend:
         """Replies of these actors, deaths included."""
         import ray
 
-        by_reference = {member.pending: member for member in members if member.pending is not None}
-        if not by_reference:
-            return []
-        ready, _ = ray.wait(list(by_reference), num_returns=1, timeout=timeout)
-        if ready:
+        by_reference = {member.pending: member for member in members}
+        references = list(by_reference)
+        ready, _ = ray.wait(references, num_returns=1, timeout=timeout)
+        if ready and len(references) > 1:
             # Whatever else is there already comes along.
-            more, _ = ray.wait(list(by_reference), num_returns=len(by_reference), timeout=0)
-            ready = more or ready
-        return [(by_reference[reference], _reply(reference)) for reference in ready]
+            ready, _ = ray.wait(references, num_returns=len(references), timeout=0)
+        return [(by_reference[reference], reply) for reference, reply in zip(ready, _replies(ready), strict=True)]
 
     def told(self) -> str:
         """For the error when none can be had."""
@@ -77,12 +88,26 @@ class RayBackend:
         return f"a worker needs {self._cpus:g} CPU and {self._gpus:g} GPU, the cluster has {has or 'nothing'}"
 
     def close(self) -> None:
-        """Shut down the private cluster, or leave the other one."""
+        """Shut down the private cluster, or leave the one that was joined for this pool."""
         import ray
 
-        ray.shutdown()
-        if self._owned is not None:
-            self._owned.cleanup()
+        if not self._joined_before:
+            with _our_sigterm():
+                ray.shutdown()
+        if self._private is not None:
+            self._private.cleanup()
+
+
+def _replies(references: Sequence[Any]) -> list[Reply]:
+    """What these finished calls ended with; all at once where none failed."""
+    import ray
+
+    if len(references) > 1:
+        try:
+            return [Reply(value=value) for value in ray.get(list(references))]
+        except ray.exceptions.RayError:
+            pass  # one of them failed: each for itself
+    return [_reply(reference) for reference in references]
 
 
 def _reply(reference: Any) -> Reply:
@@ -91,12 +116,27 @@ def _reply(reference: Any) -> Reply:
     try:
         return Reply(value=ray.get(reference))
     except ray.exceptions.RayTaskError as error:
-        cause = error.cause if isinstance(error.cause, Exception) else None
-        return Reply(error=cause or EcgscaleError(str(error).strip().splitlines()[-1]))
-    except (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError, ray.exceptions.ObjectLostError) as error:
-        return Reply(died=f"died ({str(error).strip().splitlines()[0]})")
-    except ray.exceptions.OutOfMemoryError as error:
-        return Reply(died=f"ran out of memory ({str(error).strip().splitlines()[0]})")
+        if isinstance(error.cause, Exception):
+            return Reply(error=error.cause)
+        return Reply(error=RuntimeError(str(error).strip().splitlines()[-1]))
+    except ray.exceptions.RayActorError as error:
+        reason = _reason(str(error))
+        return Reply(died=f"died ({reason})", blameless=error.preempted or "node has died" in reason)
+    except ray.exceptions.RayError as error:
+        return Reply(died=f"was lost ({type(error).__name__}: {_reason(str(error))})")
+
+
+def _reason(text: str) -> str:
+    """The line of Ray's message that says why: the last one that does not list a field, less its advice."""
+    lines = [line for line in text.strip().splitlines() if not line.startswith("\t")]
+    return lines[-1].split(" Some common causes")[0].strip() if lines else "no reason given"
+
+
+def joined() -> bool:
+    """Whether this process is connected to a cluster."""
+    import ray
+
+    return bool(ray.is_initialized())
 
 
 def connect(workers: int) -> tempfile.TemporaryDirectory[str] | None:
@@ -107,25 +147,52 @@ def connect(workers: int) -> tempfile.TemporaryDirectory[str] | None:
     """
     import ray
 
-    if ray.is_initialized():
+    if joined():
         return None
     address = os.environ.get("RAY_ADDRESS")
     if address:
         try:
-            ray.init(address=address, log_to_driver=False)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise UsageError(f"RAY_ADDRESS={address} does not answer: {error}; nothing was started") from error
+            _knock(address)
+            with _our_sigterm():
+                ray.init(address=address, log_to_driver=False, configure_logging=False)
+        except (OSError, RuntimeError, ValueError) as error:
+            raise UsageError(
+                f"RAY_ADDRESS={address} does not answer: {error}. Nothing was started; start the cluster or correct"
+                " the address, or leave RAY_ADDRESS out for a private cluster on this machine"
+            ) from error
         return None
     # A private cluster listens on loopback for this user alone; tokens would be written into the home directory.
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     # Socket paths are limited to 107 bytes, so the directory is short.
     directory = tempfile.TemporaryDirectory(prefix="ecgs-", dir="/tmp", ignore_cleanup_errors=True)
-    ray.init(
-        address="local",
-        num_cpus=workers,
-        include_dashboard=False,
-        log_to_driver=False,
-        _temp_dir=directory.name,
-        configure_logging=False,
-    )
+    with _our_sigterm():
+        ray.init(
+            address="local",
+            num_cpus=workers,
+            include_dashboard=False,
+            log_to_driver=False,
+            _temp_dir=directory.name,
+            configure_logging=False,
+        )
     return directory
+
+
+def _knock(address: str) -> None:
+    """Raise OSError when nobody listens at HOST:PORT: Ray itself tries for minutes, then ends the process."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), ANSWER_S).close()
+
+
+@contextmanager
+def _our_sigterm() -> Iterator[None]:
+    """Keep this process's own answer to SIGTERM, which Ray would replace by one that exits with 15."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if before is not None:  # None: set by something that is not Python
+            signal.signal(signal.SIGTERM, before)

@@ -1,30 +1,34 @@
 """One scheduler for every kind of pool: hands calls to workers as they become free, and survives what happens to them.
 
-    free worker ← next call            no static split: a slow worker simply takes fewer
-    worker dies, or outlives a deadline → it is replaced, its call goes back with a growing pause
+    free worker ← next call             no static split: a slow worker simply takes fewer
+    worker dies, or outlives a deadline → it is replaced, its call goes back with a growing pause, to another if it can
     call fails `attempts` times         → given up and told; the rest goes on
     call raises ShardError              → given up at once: another worker would find the same shard
     call raises a usage error           → the whole run would: it is raised
+    worker cannot be made               → tried again ever more slowly while others work, raised when none does
+    worker is unlike the others         → raised; refused, if others have worked already
 
 What a pool is made of (processes, Ray actors) is a `Backend`: it starts, calls, waits for and ends members. The
-driver keeps one call a worker and the waiting ones as an iterator, so its memory does not grow with the run.
+driver keeps one call a worker and the waiting ones as an iterator, so neither its memory nor its time for a call grow
+with the run.
 """
 
 from __future__ import annotations
 
-import heapq
 import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ecgscale.errors import EcgscaleError, ShardError, UsageError
 from ecgscale.passes.workers import Call, Done, Failed, WorkerSpec
 from ecgscale.progress import SILENT, Progress
-from ecgscale.store.provenance import versions
+from ecgscale.runtime.queue import Attempted, Queue
+from ecgscale.runtime.worker import Hello, kind
 
-POLL_S = 0.5
+LONGEST_PAUSE = 6
+"""Pauses double so many times."""
 
 
 class NoWorkers(EcgscaleError):
@@ -33,11 +37,15 @@ class NoWorkers(EcgscaleError):
 
 @dataclass(frozen=True)
 class Reply:
-    """What came of a call: a value, an error raised by it, or the death of the worker."""
+    """What came of a call: a value, an error raised by it, or the death of the worker.
+
+    `blameless` deaths came from outside (a node went away), so they are not held against the call.
+    """
 
     value: Any = None
     error: BaseException | None = None
     died: str | None = None
+    blameless: bool = False
 
 
 class Member(Protocol):
@@ -51,7 +59,7 @@ class Member(Protocol):
         """Begin a call; one at a time."""
 
     def end(self) -> None:
-        """End the worker, whatever it does."""
+        """End the worker, whatever it does. Called once."""
 
 
 class Backend(Protocol):
@@ -75,28 +83,29 @@ class Backend(Protocol):
 
 @dataclass(frozen=True)
 class Limits:
-    """How long to wait, and how often to try. Deadlines grow with a call's records."""
+    """How long to wait, and how often to try. Deadlines grow with a call's records.
+
+    attempts: of a call, and of starting workers before any is ready; moves: attempts that were lost with a node and
+    do not count; start_s: until the first worker is ready; replace_s: for a dead one's successor, where it is waited
+    for; poll_s: how often deadlines are looked at.
+    """
 
     attempts: int = 3
+    moves: int = 20
     pause_s: float = 1.0
     deadline_s: float = 600.0
-    deadline_s_per_record: float = 2.0
+    deadline_s_per_record: float = 1.0
     start_s: float = 300.0
-    restarts: int = 20
+    replace_s: float = 20.0
+    poll_s: float = 0.5
 
     def deadline(self, call: Call) -> float:
         """Seconds after which a call's worker counts as hung."""
         return self.deadline_s + self.deadline_s_per_record * call.records
 
-
-@dataclass
-class _Attempted:
-    """A call on its way."""
-
-    call: Call
-    tried: int = 0
-    fatal: int = 0
-    reasons: list[str] = field(default_factory=list)
+    def pause(self, failures: int) -> float:
+        """Seconds before the next attempt after so many failures."""
+        return self.pause_s * 2.0 ** min(failures - 1, LONGEST_PAUSE)
 
 
 @dataclass
@@ -104,8 +113,8 @@ class _Running:
     """A member, the call it has, and when that has to be over; `greeting` until its first answer."""
 
     member: Any
-    until: float
-    at: _Attempted | None = None
+    until: float = math.inf
+    at: Attempted | None = None
     greeting: bool = True
 
 
@@ -117,75 +126,70 @@ class Scheduler:
     ) -> None:
         self._backend, self._spec, self._limits, self._progress = backend, spec, limits or Limits(), progress
         self._members: dict[int, _Running] = {}
-        self._deaths = 0
+        self._free: dict[int, _Running] = {}
+        self._ready: set[int] = set()
+        self._kind, self._kind_of = kind(), "this process"
+        self._worked = False
+        self._failed_starts, self._start_after = 0, 0.0
         self._alone_since = time.monotonic()
-        self._kinds: dict[str, Any] = dict(versions())
+        self._next_look = 0.0
 
     def __enter__(self) -> Scheduler:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        for running in self._members.values():
-            running.member.end()
-        self._members.clear()
+        for running in list(self._members.values()):
+            self._dismiss(running)
         self._backend.close()
 
-    def wanted(self) -> int:
-        """How many workers there should be."""
-        return self._backend.wanted()
+    def ready(self) -> list[int]:
+        """Numbers of the workers, after waiting a while for those that are being replaced; one at least."""
+        until = time.monotonic() + self._limits.replace_s
+        while True:
+            self._fill_up()
+            if len(self._ready) == self._backend.wanted() or (self._ready and time.monotonic() >= until):
+                return sorted(self._ready)
+            for member, reply in self._wait(math.inf):
+                self._settle(member, reply, None)
 
     def run(self, calls: Iterable[Call]) -> Iterator[Done | Failed]:
         """Outcomes as they come; see `WorkerPool`."""
-        waiting = iter(calls)
-        pinned: dict[int, list[_Attempted]] = {}
-        later: list[tuple[float, int, _Attempted]] = []
-        exhausted = False
-        while True:
-            self._fill_up()
-            for running in [r for r in self._members.values() if r.at is None and not r.greeting]:
-                number = running.member.number
-                if pinned.get(number):
-                    self._begin(running, pinned[number].pop(0))
-                    continue
-                attempted = self._due(later)
-                while attempted is None and not exhausted:
-                    call = next(waiting, None)
-                    if call is None:
-                        exhausted = True
-                    elif call.worker is None or call.worker == number:
-                        attempted = _Attempted(call)
-                    elif call.worker in self._members:
-                        pinned.setdefault(call.worker, []).append(_Attempted(call))
-                    else:
-                        yield Failed(call, f"worker {call.worker} is gone", lost=True)
-                if attempted is not None:
-                    self._begin(running, attempted)
-            busy = any(r.at is not None for r in self._members.values())
-            if exhausted and not busy and not later and not any(pinned.values()):
-                return
-            for member, reply in self._wait(later):
-                outcome = self._settle(member, reply, later)
-                if outcome is not None:
-                    yield outcome
-            for number in [n for n in pinned if n not in self._members]:
-                for attempted in pinned.pop(number):
-                    yield Failed(attempted.call, f"worker {number} is gone", lost=True)
+        queue = Queue(calls)
+        try:
+            while True:
+                for attempted in queue.orphans(self._members):
+                    yield Failed(attempted.call, f"worker {attempted.call.worker} is gone", lost=True)
+                self._hand_out(queue)
+                if queue.empty and not any(running.at is not None for running in self._members.values()):
+                    return
+                self._fill_up()
+                for member, reply in self._wait(queue.next_due()):
+                    outcome = self._settle(member, reply, queue)
+                    if outcome is not None:
+                        yield outcome
+        finally:
+            # Whoever stopped listening does not want the rest, and the next run must not be told of it.
+            for running in [running for running in self._members.values() if running.at is not None]:
+                self._dismiss(running)
+
+    def _hand_out(self, queue: Queue) -> None:
+        for number, running in list(self._free.items()):
+            attempted = queue.take(number, self._ready)
+            if attempted is not None:
+                del self._free[number]
+                attempted.tried += 1
+                running.at = attempted
+                running.until = time.monotonic() + self._limits.deadline(attempted.call)
+                running.member.call(attempted.call.method, attempted.call.arguments)
 
     def _fill_up(self) -> None:
-        while len(self._members) < self._backend.wanted():
-            if self._deaths > self._limits.restarts:
-                break
+        now = time.monotonic()
+        while len(self._members) < self._backend.wanted() and now >= self._start_after:
             member = self._backend.start(self._spec)
             # A worker that waits for the cluster to grow may take as long as it takes, once another one works.
-            self._members[member.number] = _Running(member, math.inf)
+            self._members[member.number] = _Running(member)
             member.call("hello", ())
-        if not self._members:
-            raise NoWorkers(
-                f"no worker is left, {self._deaths} died. What was finished stays; see the messages above, then type"
-                " the same command again"
-            )
-        now = time.monotonic()
-        if any(not running.greeting for running in self._members.values()):
+        if self._ready:
             self._alone_since = now
         elif now - self._alone_since > self._limits.start_s:
             raise NoWorkers(
@@ -193,88 +197,119 @@ class Scheduler:
                 " stays; give the cluster room and type the same command again"
             )
 
-    def _begin(self, running: _Running, attempted: _Attempted) -> None:
-        attempted.tried += 1
-        running.at = attempted
-        running.until = time.monotonic() + self._limits.deadline(attempted.call)
-        running.member.call(attempted.call.method, attempted.call.arguments)
-
-    def _due(self, later: list[tuple[float, int, _Attempted]]) -> _Attempted | None:
-        if later and later[0][0] <= time.monotonic():
-            return heapq.heappop(later)[2]
-        return None
-
-    def _wait(self, later: list[tuple[float, int, _Attempted]]) -> list[tuple[Any, Reply]]:
+    def _wait(self, due: float) -> list[tuple[Any, Reply]]:
+        """Replies, those of workers past their deadline included; at the latest when a paused call is due."""
         now = time.monotonic()
-        busy = [r for r in self._members.values() if r.at is not None or r.greeting]
-        nearest = min([*(r.until for r in busy), *(t for t, _, _ in later[:1])], default=now + POLL_S)
-        replies = self._backend.wait([r.member for r in busy], max(min(nearest - now, POLL_S), 0.001))
-        if replies:
-            return replies
+        busy = [running for running in self._members.values() if running.at is not None or running.greeting]
+        timeout = max(min(due - now, self._limits.poll_s), 0.001)
+        if not busy:
+            time.sleep(timeout)
+            return []
+        replies = self._backend.wait([running.member for running in busy], timeout)
         now = time.monotonic()
-        hung = [r for r in busy if r.until < now]
-        for running in hung:
-            running.member.end()
-        return [(r.member, Reply(died=self._overdue(r))) for r in hung]
+        if now >= self._next_look:
+            self._next_look = now + self._limits.poll_s
+            answered = {member.number for member, _ in replies}
+            for running in busy:
+                if running.until < now and running.member.number not in answered and running.at is not None:
+                    deadline = self._limits.deadline(running.at.call)
+                    replies.append((running.member, Reply(died=f"did not answer within {deadline:.0f} s")))
+        return replies
 
-    def _overdue(self, running: _Running) -> str:
-        assert running.at is not None
-        return f"did not answer within {self._limits.deadline(running.at.call):.0f} s"
-
-    def _settle(self, member: Any, reply: Reply, later: list[tuple[float, int, _Attempted]]) -> Done | Failed | None:
+    def _settle(self, member: Any, reply: Reply, queue: Queue | None) -> Done | Failed | None:
         running = self._members.get(member.number)
         if running is None:
             return None
-        if reply.died is not None:
-            del self._members[member.number]
-            member.end()
-            self._deaths += 1
-            self._progress.say(f"worker {member.number} {reply.died}; it is replaced")
         if running.greeting:
-            running.greeting = False
-            if reply.error is not None:
-                raise reply.error
-            if reply.died is None:
-                self._same_kind(reply.value)
+            self._greeted(running, reply)
             return None
-        attempted, running.at = running.at, None
-        assert attempted is not None
+        attempted, running.at, running.until = running.at, None, math.inf
+        if reply.died is None:
+            self._free[member.number] = running
+        else:
+            self._dismiss(running)
+            told = f" on {attempted.call.what}" if attempted is not None and attempted.call.what else ""
+            self._progress.say(f"worker {member.number} {reply.died}{told}; it is replaced")
+        if attempted is None or queue is None:
+            return None
         if reply.died is None and reply.error is None:
-            self._deaths = 0
+            self._worked = True
             return Done(attempted.call, reply.value, member.number)
-        return self._again(attempted, reply, later)
+        return self._again(attempted, reply, member.number, queue)
 
-    def _again(self, attempted: _Attempted, reply: Reply, later: list[tuple[float, int, _Attempted]]) -> Failed | None:
+    def _greeted(self, running: _Running, reply: Reply) -> None:
+        """A worker says what it is, or that it could not be made."""
+        error = reply.error
+        if error is None and reply.died is None:
+            error = self._unlike(reply.value)
+            if error is None:
+                running.greeting = False
+                self._free[running.member.number] = running
+                self._ready.add(running.member.number)
+                self._failed_starts = 0
+                return
+        number = running.member.number
+        self._dismiss(running)
+        # At the beginning it is the set-up that is wrong; later, one node that came and is unlike the others.
+        if isinstance(error, UsageError) and not self._worked:
+            raise error
+        self._failed_starts += 1
+        self._start_after = time.monotonic() + self._limits.pause(self._failed_starts)
+        reason = reply.died or (str(error) if isinstance(error, EcgscaleError) else f"{type(error).__name__}: {error}")
+        self._progress.say(f"worker {number} did not start: {reason}")
+        if self._failed_starts >= self._limits.attempts and not self._ready:
+            raise NoWorkers(
+                f"no worker could be started, {self._failed_starts} were tried; last: {reason}. What was finished"
+                " stays; put it right and type the same command again"
+            )
+
+    def _unlike(self, hello: Hello) -> UsageError | None:
+        """What a worker differs in from the driver or from the first worker: bits would depend on who does what."""
+        for name, value in hello.kind.items():
+            known = self._kind.setdefault(name, value)
+            if value != known:
+                return UsageError(
+                    f"a worker on {hello.host} has {name} {value}, {self._kind_of} {known}. One run admits one kind,"
+                    " since results have to be the same whoever computes them; give all nodes the same software,"
+                    " devices and threads"
+                )
+        self._kind_of = "the others"
+        return None
+
+    def _again(self, attempted: Attempted, reply: Reply, number: int, queue: Queue) -> Failed | None:
+        """Put a call back after it failed, or give it up."""
         call, error = attempted.call, reply.error
         if isinstance(error, UsageError):
             raise error
-        attempted.fatal += reply.died is not None
-        attempted.reasons.append(reply.died or f"{type(error).__name__}: {error}")
+        reason = reply.died or f"{type(error).__name__}: {error}"
         if call.worker is not None:
-            return Failed(call, attempted.reasons[-1], attempted.tried, attempted.fatal, reply.died is not None)
+            return Failed(call, reason + _advice(error), attempted.tried, attempted.fatal, reply.died is not None)
         if isinstance(error, ShardError):
             return Failed(call, str(error), attempted.tried)
-        if attempted.tried >= (call.attempts or self._limits.attempts):
-            reason = (
-                f"{call.what or call.key}: given up after {attempted.tried} attempts; last: {attempted.reasons[-1]}"
-            )
-            return Failed(call, reason + _advice(error), attempted.tried, attempted.fatal)
-        pause = self._limits.pause_s * 2.0 ** (attempted.tried - 1)
-        heapq.heappush(later, (time.monotonic() + pause, id(attempted), attempted))
-        return None
+        if reply.blameless and attempted.moved < self._limits.moves:
+            attempted.moved += 1
+            attempted.tried -= 1
+        else:
+            attempted.fatal += reply.died is not None
+        if attempted.tried < (call.attempts or self._limits.attempts):
+            attempted.failed_on.add(number)
+            queue.put_back(attempted, time.monotonic() + self._limits.pause(max(attempted.tried, 1)))
+            return None
+        if isinstance(error, EcgscaleError):
+            raise error  # it says itself what is wrong, and it is not the shard: a full disk, for one
+        told = f"{call.what or call.key}: given up after {attempted.tried} attempts; last: {reason}{_advice(error)}"
+        return Failed(call, told, attempted.tried, attempted.fatal)
 
-    def _same_kind(self, facts: dict[str, Any]) -> None:
-        """Raise UsageError when a worker is not like the driver and the others: bits would depend on who does what."""
-        for name, value in facts.items():
-            if self._kinds.setdefault(name, value) != value:
-                raise UsageError(
-                    f"workers differ in {name}: {self._kinds[name]} and {value}. One run admits one kind, since"
-                    " results have to be the same whoever computes them; give all nodes the same software and devices"
-                )
+    def _dismiss(self, running: _Running) -> None:
+        number = running.member.number
+        del self._members[number]
+        self._free.pop(number, None)
+        self._ready.discard(number)
+        running.member.end()
 
 
 def _advice(error: BaseException | None) -> str:
     text = f"{type(error).__name__} {error}".lower()
-    if "out of memory" in text or isinstance(error, MemoryError):
+    if "out of memory" in text or "outofmemory" in text or isinstance(error, MemoryError):
         return " (out of memory: a smaller --batch needs less)"
     return ""

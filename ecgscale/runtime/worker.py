@@ -2,9 +2,31 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import sys
+from dataclasses import dataclass
 from typing import Any
 
 from ecgscale.passes.workers import WorkerSpec
+from ecgscale.store.failures import code_digest
+from ecgscale.store.provenance import versions
+
+THREADS = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+@dataclass(frozen=True)
+class Hello:
+    """A worker's first answer: what all workers of a run must share, and where it is."""
+
+    kind: dict[str, Any]
+    host: str
+    pid: int
+
+
+def kind() -> dict[str, Any]:
+    """What decides bits in this process, as far as the driver has to share it: versions, and the code itself."""
+    return {**versions(), "ecgscale code": code_digest()}
 
 
 class WorkerShell:
@@ -13,20 +35,22 @@ class WorkerShell:
     def __init__(self, spec: WorkerSpec, threads: int | None = None) -> None:
         self._spec, self._threads = spec, threads
         self._worker: Any = None
+        if threads is not None:
+            # Read by libraries as they are loaded, which is when the worker is made; some reset each other's later.
+            os.environ.update(dict.fromkeys(THREADS, str(threads)))
 
     def call(self, method: str, arguments: tuple[Any, ...]) -> Any:
-        """`hello` answers with the facts that all workers of a run must share; others are the worker's own methods."""
+        """`hello` answers what the worker is like; others are the worker's own methods."""
         if self._worker is None:
-            if self._threads is not None:
-                import torch
-
-                torch.set_num_threads(self._threads)
             self._worker = self._spec.make()
+            if self._threads is not None and "torch" in sys.modules:
+                sys.modules["torch"].set_num_threads(self._threads)
         if method == "hello":
             return self._hello()
         return getattr(self._worker, method)(*arguments)
 
-    def _hello(self) -> dict[str, Any]:
-        from ecgscale.store.provenance import versions
-
-        return {**versions(), "device": getattr(self._worker, "device", "cpu")}
+    def _hello(self) -> Hello:
+        facts = {"device": getattr(self._worker, "device", "cpu"), "threads": self._threads}
+        if self._threads is None and "torch" in sys.modules:
+            facts["threads"] = sys.modules["torch"].get_num_threads()
+        return Hello({**kind(), **facts}, socket.gethostname(), os.getpid())

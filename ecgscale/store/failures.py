@@ -6,14 +6,15 @@ Only failures that took workers along are remembered: they cost minutes each, an
 from __future__ import annotations
 
 import hashlib
-from functools import lru_cache
+import importlib.util
+from functools import cache
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
 from ecgscale.store.commit import Source, read_json_object, stem_of_key, to_json
 from ecgscale.store.objects import ObjectStore
-from ecgscale.store.provenance import RunFacts, utc_now
+from ecgscale.store.provenance import RunFacts, utc_now, versions
 
 FAILURES = "_failed"
 
@@ -30,27 +31,32 @@ class Failure(BaseModel):
     run: RunFacts
 
 
-@lru_cache(maxsize=1)
-def code_digest() -> str:
-    """16 hex digits of this package's source files: what "the code changed" means."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.parent.rglob("*.py")):
-        digest.update(path.read_bytes())
+@cache
+def code_digest(factory: str = "") -> str:
+    """16 hex digits of what "the code" is: this package's sources, the module of an encoder's `factory`, versions."""
+    digest = hashlib.sha256(repr(sorted(versions().items())).encode())
+    package = Path(__file__).parent.parent
+    for path in sorted(package.rglob("*.py")):
+        digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    module = factory.partition(":")[0]
+    spec = importlib.util.find_spec(module) if module and module.split(".")[0] != package.name else None
+    if spec is not None and spec.has_location and spec.origin is not None:
+        digest.update(module.encode() + b"\0" + Path(spec.origin).read_bytes())
     return digest.hexdigest()[:16]
 
 
-def remember(store: ObjectStore, source: Source, reason: str, run: RunFacts) -> None:
-    """Write down that `source` was given up."""
-    failure = Failure(source=source, reason=reason, code=code_digest(), failed_at=utc_now(), run=run)
+def remember(store: ObjectStore, source: Source, reason: str, run: RunFacts, code: str) -> None:
+    """Write down that `source` was given up with this code."""
+    failure = Failure(source=source, reason=reason, code=code, failed_at=utc_now(), run=run)
     store.put(_name(source), to_json(failure))
 
 
-def remembered(store: ObjectStore, source: Source) -> Failure | None:
+def remembered(store: ObjectStore, source: Source, code: str) -> Failure | None:
     """The failure of this very content with this very code, if there was one."""
     failure = read_json_object(store, _name(source), Failure)
     if failure is None:
         return None
-    same = failure.source.content_digest == source.content_digest and failure.code == code_digest()
+    same = failure.source.content_digest == source.content_digest and failure.code == code
     return failure if same else None
 
 

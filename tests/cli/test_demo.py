@@ -63,7 +63,7 @@ def test_the_queries_and_commands_that_it_suggests_work(shown: tuple[Path, Resul
     assert plotted.exit_code == 0, plotted.output
     assert (tmp_path / "another.png").exists()
     query = next(line for line in suggested if line.startswith("duckdb")).split('"')[1]
-    assert len(duckdb.sql(query).fetchall()) == 5
+    assert len(duckdb.execute(query).fetchall()) == 5
     again = CliRunner().invoke(main, ["run", str(directory / "demo.toml")])
     assert again.exit_code == 0, again.output
     assert load_config(directory / "demo.toml").archive.records == 200
@@ -98,9 +98,10 @@ def test_on_a_terminal_there_are_bars(shown: tuple[Path, Result]) -> None:
 
     directory, _ = shown
     ours, theirs = pty.openpty()
+    words = ["fit", directory / "archive", "--encoder", directory / "encoder", "--out", directory / "again"]
+    options = ["--records", "40", "--clusters", "3", "--max-epochs", "2", "--compare-random"]
     with subprocess.Popen(
-        [*COMMAND, "fit", str(directory / "archive"), "--encoder", str(directory / "encoder"), "--records", "40"]
-        + ["--out", str(directory / "again"), "--clusters", "3", "--max-epochs", "2", "--compare-random"],
+        [*COMMAND, *map(str, words), *options],
         stdout=subprocess.PIPE,
         stderr=theirs,
         env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "120"},

@@ -67,7 +67,9 @@ def damage_signals(shard: Path) -> None:
     """Overwrite the samples of the shard's last row group: its footer and its other columns stay readable."""
     meta = pq.read_metadata(shard)
     group = meta.row_group(meta.num_row_groups - 1)
-    column = next(group.column(i) for i in range(group.num_columns) if group.column(i).path_in_schema.startswith("signal"))
+    column = next(
+        group.column(i) for i in range(group.num_columns) if group.column(i).path_in_schema.startswith("signal")
+    )
     at = column.dictionary_page_offset or column.data_page_offset
     with open(shard, "r+b") as file:
         file.seek(at)

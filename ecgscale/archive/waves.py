@@ -1,0 +1,161 @@
+"""Annotated waves of many recordings, brought from one annotation a lead to one wave of the heart.
+
+The rule for merging leads: at every sample it is counted how many leads are inside a wave of a kind; where at least
+half of the record's annotated leads are, there is a wave, and its onset, peak and offset are the medians over the
+annotations that overlap it. A record with one annotated lead, or with the simulator's "global" one, keeps its waves as
+they are. Annotations without an onset or an offset cannot be placed and are left out.
+
+All records are worked on at once: nothing here loops over records or waves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+WAVES = ("P", "QRS", "T")
+P, QRS, T = range(3)
+
+LEAST_SHARE = 0.5
+"""Of a record's annotated leads that have to be inside a wave."""
+
+
+@dataclass(frozen=True)
+class Waves:
+    """Waves of N records, in the order of record and onset; record i has those at offsets[i]:offsets[i + 1].
+
+    kind: int8, index of WAVES; onset, peak, offset: float64 samples of the recording, both ends inside the wave
+    """
+
+    offsets: NDArray[np.int64]
+    kind: NDArray[np.int8]
+    onset: NDArray[np.float64]
+    peak: NDArray[np.float64]
+    offset: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def record(self) -> NDArray[np.int64]:
+        """Which record each wave belongs to."""
+        return np.repeat(np.arange(len(self)), np.diff(self.offsets))
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """(N,) waves a record."""
+        return np.diff(self.offsets)
+
+
+def waves_of(
+    n_records: int,
+    record: NDArray[np.integer],
+    kind: NDArray[np.integer],
+    onset: NDArray[np.floating],
+    peak: NDArray[np.floating],
+    offset: NDArray[np.floating],
+) -> Waves:
+    """Waves in any order as `Waves`."""
+    order = np.lexsort((onset, record))
+    offsets = np.zeros(n_records + 1, np.int64)
+    np.cumsum(np.bincount(record, minlength=n_records), out=offsets[1:])
+    points = (values[order].astype(np.float64) for values in (onset, peak, offset))
+    return Waves(offsets, kind[order].astype(np.int8), *points)
+
+
+def merge_leads(fiducials: pa.ListArray | pa.ChunkedArray, least_share: float = LEAST_SHARE) -> Waves:
+    """The waves of N records from a column of `FIDUCIAL_TYPE` (null or empty: a record without waves)."""
+    record = _chunk(pc.list_parent_indices(fiducials)).to_numpy().astype(np.int64)
+    marks = _chunk(pc.list_flatten(fiducials))
+    lead = _chunk(marks.field("lead")).dictionary_encode().indices.fill_null(-1).to_numpy(zero_copy_only=False)
+    kind = pc.index_in(marks.field("wave"), pa.array(WAVES)).fill_null(-1).to_numpy(zero_copy_only=False)
+    onset, peak, offset = (
+        marks.field(name).cast(pa.float64()).fill_null(np.nan).to_numpy(zero_copy_only=False)
+        for name in ("onset", "peak", "offset")
+    )
+    return merge_annotations(len(fiducials), record, lead, kind, onset, peak, offset, least_share)
+
+
+def merge_annotations(
+    n_records: int,
+    record: NDArray[np.integer],
+    lead: NDArray[np.integer],
+    kind: NDArray[np.integer],
+    onset: NDArray[np.float64],
+    peak: NDArray[np.float64],
+    offset: NDArray[np.float64],
+    least_share: float = LEAST_SHARE,
+) -> Waves:
+    """The waves of N records from annotations, one value each, in any order.
+
+    `lead` and `kind` are numbers (kind as in WAVES, −1 for others); points are samples, NaN where unknown.
+    """
+    n_leads = _distinct(record, lead, n_records)
+    with np.errstate(invalid="ignore"):
+        whole = (kind >= 0) & (offset >= onset)
+    group = record[whole].astype(np.int64) * len(WAVES) + kind[whole]
+    onset, peak, offset = (values[whole] for values in (onset, peak, offset))
+    region, first, last = _covered(group, onset, offset, np.multiply(n_leads, least_share, dtype=np.float64))
+    member = _member_of(group, onset, offset, region, first, last)
+    peak = np.where(np.isfinite(peak), peak, (onset + offset) / 2)
+    onset, peak, offset = (_medians(values, member, len(region)) for values in (onset, peak, offset))
+    return waves_of(n_records, region // len(WAVES), region % len(WAVES), onset, peak, offset)
+
+
+def _distinct(record: NDArray[np.integer], lead: NDArray[np.integer], n_records: int) -> NDArray[np.int64]:
+    """(n_records,) how many different leads a record has annotations of."""
+    pairs = np.unique(np.stack([record, lead]).astype(np.int64), axis=1)
+    return np.bincount(pairs[0], minlength=n_records)
+
+
+def _covered(
+    group: NDArray[np.int64], onset: NDArray[np.float64], offset: NDArray[np.float64], needed: NDArray[np.float64]
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+    """(group, first, last) of the stretches that at least `needed` (a record's) intervals cover, in order."""
+    groups, at = np.concatenate([group, group]), np.concatenate([onset, offset + 1])
+    change = np.repeat([1, -1], len(group))
+    order = np.lexsort((at, groups))
+    groups, at = groups[order], at[order]
+    # A group's changes sum to zero, so the running sum starts every group at zero.
+    depth = np.cumsum(change[order])
+    is_last = np.append((groups[1:] != groups[:-1]) | (at[1:] != at[:-1]), True)[: len(at)]
+    groups, at, depth = groups[is_last], at[is_last], depth[is_last]
+    enough = (depth > 0) & (depth >= needed[groups // len(WAVES)])
+    before = np.append(False, enough[:-1])[: len(enough)]
+    begins, ends = enough & ~before, ~enough & before
+    return groups[begins], at[begins], at[ends] - 1
+
+
+def _member_of(
+    group: NDArray[np.int64],
+    onset: NDArray[np.float64],
+    offset: NDArray[np.float64],
+    region: NDArray[np.int64],
+    first: NDArray[np.float64],
+    last: NDArray[np.float64],
+) -> NDArray[np.int64]:
+    """For each interval the number of the first stretch of its group that it overlaps, −1 for none."""
+    if not len(region):
+        return np.full(len(group), -1, np.int64)
+    reach = float(max(offset.max(), last.max()) + 2)
+    found = np.searchsorted(region * reach + last, group * reach + onset)
+    near = np.minimum(found, len(region) - 1)
+    overlaps = (found < len(region)) & (region[near] == group) & (first[near] <= offset)
+    return np.where(overlaps, near, -1)
+
+
+def _medians(values: NDArray[np.float64], member: NDArray[np.int64], n: int) -> NDArray[np.float64]:
+    """(n,) the median of the values of each member number, which all occur."""
+    values, member = values[member >= 0], member[member >= 0]
+    ordered = values[np.lexsort((values, member))]
+    count = np.bincount(member, minlength=n)
+    start = np.cumsum(count) - count
+    return (ordered[start + (count - 1) // 2] + ordered[start + count // 2]) / 2
+
+
+def _chunk(column: pa.Array | pa.ChunkedArray) -> pa.Array:
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column

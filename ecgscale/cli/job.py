@@ -1,0 +1,65 @@
+"""What the targets of `ray job submit` in jobs/ share: one configuration in, exit codes and a run record out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ecgscale.cli.command import command
+from ecgscale.cli.options import Placement, placement_of
+from ecgscale.config import RunConfig, load_config
+from ecgscale.progress import Progress
+
+if TYPE_CHECKING:
+    from ecgscale.passes.explain import ExplainResult
+    from ecgscale.runtime.run_record import RunRecord
+
+config_option = click.option(
+    "--config",
+    "config_path",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="The file that `ecgscale run` takes. Relative paths in it are relative to the file.",
+)
+model_option = click.option("--model", type=click.Path(path_type=Path), help="Explain with this model: ROOT/models/ID.")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job on its way: what it was asked for, where it runs, and the record it leaves below ROOT."""
+
+    config: RunConfig
+    where: Placement
+    progress: Progress
+    record: RunRecord
+
+    def explained(self, result: ExplainResult) -> dict[str, Any]:
+        """Record and tell what an explain pass did; the facts of the job."""
+        facts = result.to_dict()
+        self.record.add(result.exit_code, explained=facts)
+        click.echo(f"{facts['records']} records explained, {facts['quarantined']} quarantined: {facts['path']}")
+        return {**facts, "exit_code": int(result.exit_code)}
+
+
+def job(function: Callable[..., dict[str, Any]]) -> Callable[..., None]:
+    """Make a job of a function that takes a `Job` (and its own options) and returns facts.
+
+    Put it below `config_option`. Exit codes, SIGTERM and `--json` are those of any command.
+    """
+
+    @command
+    def body(progress: Progress, config_path: Path, **options: Any) -> dict[str, Any]:
+        from ecgscale.runtime.run_record import run_record
+
+        config = load_config(config_path)
+        where = placement_of(config, progress)
+        with run_record(config.root, f"jobs/{function.__name__}", where.facts(), progress) as record:
+            facts = function(Job(config, where, progress, record), **options)
+        return {**facts, "run": str(config.root / record.key)}
+
+    body.__name__, body.__doc__ = function.__name__, function.__doc__
+    return body

@@ -1,0 +1,239 @@
+"""Do clusters go with P, QRS, T and the rest between beats? Every answer stands beside what circular shifts give.
+
+information      mutual information over the entropy of P, QRS, T and TP
+adjusted         mutual information adjusted for chance, on the same four
+purity           timesteps in the commonest of the four in their cluster
+boundary_f1_…    changes of cluster against onsets and offsets of waves, one to one, within so many milliseconds
+qrs_f1           a union of clusters, chosen on half of the patients to find QRS timesteps, scored on the other half
+
+The PQ and ST segments are neither wave nor rest: they stand in the table of shares and count against the union of QRS
+clusters, but the first three scores leave them out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ecgscale.archive.waves import QRS
+from ecgscale.evaluate.agreement import (
+    Scores,
+    adjusted_information,
+    best_union,
+    explained_entropy,
+    f1_of_pairs,
+    purity,
+    share_of_cluster,
+    share_of_part,
+    union_scores,
+)
+from ecgscale.evaluate.bootstrap import Weights, interval, patient_weights
+from ecgscale.evaluate.shifts import N_SHIFTS, counts_by_record, draw_shifts, shifted_counts, shifted_matches
+from ecgscale.evaluate.timelines import MAIN_PARTS, PARTS, Timelines
+
+TOLERANCES_MS = (20, 40)
+
+
+@dataclass(frozen=True)
+class AgainstShifts:
+    """A score, its 95 % interval over patients, and what circular shifts give: their mean, their 99th percentile, and
+    the share of them (this one included) that are as high. None where there is nothing to score."""
+
+    value: float | None
+    interval: tuple[float, float] | None
+    shifted_mean: float | None
+    shifted_p99: float | None
+    p_value: float | None
+
+
+@dataclass(frozen=True)
+class QrsUnion:
+    """A union of clusters that was chosen on some records, and how it finds QRS timesteps on others."""
+
+    clusters: tuple[int, ...]
+    chosen_on: int
+    scored_on: int
+    f1_where_chosen: float | None
+    f1: float | None
+    precision: float | None
+    recall: float | None
+
+
+@dataclass(frozen=True)
+class Localisation:
+    """Scores by name; counts (K, W) of timesteps; shares against shifts; the unions, either half choosing once."""
+
+    scores: dict[str, AgainstShifts]
+    unions: tuple[QrsUnion, ...]
+    counts: NDArray[np.int64]
+    shares: pa.Table
+    records: int
+    timesteps: int
+    n_shifts: int
+    remarks: tuple[str, ...] = field(default=())
+
+    def to_dict(self) -> dict[str, Any]:
+        """For `--json` and the report; shares are a table of their own."""
+        return {
+            "scores": self.scores,
+            "qrs_unions": self.unions,
+            "records": self.records,
+            "timesteps": self.timesteps,
+            "timesteps_by_part": dict(zip(PARTS, self.counts.sum(0).tolist(), strict=True)),
+            "purest": _purest(self.counts),
+            "n_shifts": self.n_shifts,
+            "remarks": list(self.remarks),
+        }
+
+
+def localise(
+    lines: Timelines,
+    n_clusters: int,
+    patients: Sequence[str],
+    *,
+    n_shifts: int = N_SHIFTS,
+    n_bootstrap: int = 1000,
+    seed: int = 0,
+) -> Localisation:
+    """Compare clusters and waves of N records; records without waves have no part in it."""
+    used = np.flatnonzero(lines.stop > lines.start)
+    lines, patients = lines.take(used), [patients[i] for i in used.tolist()]
+    half = halves(patients, seed)
+    shifts = draw_shifts(lines.stop - lines.start, n_shifts, seed)
+    by_half = shifted_counts(lines, shifts, half, n_clusters)
+    total = by_half.sum(1)
+    weights = patient_weights(patients, n_bootstrap, seed) if len(used) else np.zeros((0, 0))
+    by_record = counts_by_record(lines, n_clusters)
+    scores = {
+        name: _against(score(total[..., :MAIN_PARTS]), _resampled(score, by_record[..., :MAIN_PARTS], weights))
+        for name, score in (
+            ("information", explained_entropy),
+            ("adjusted", adjusted_information),
+            ("purity", purity),
+        )
+    }
+    scores |= _boundary_scores(lines, shifts, weights)
+    unions, scores["qrs_f1"] = _qrs(by_half, by_record, half, weights)
+    remarks = []
+    if len(used) and not (half == 1).any():
+        remarks.append("one patient alone: no other half to score a union of QRS clusters on")
+    return Localisation(
+        scores=scores,
+        unions=unions,
+        counts=total[0],
+        shares=_share_table(total),
+        records=len(used),
+        timesteps=int(total[0].sum()),
+        n_shifts=n_shifts,
+        remarks=tuple(remarks),
+    )
+
+
+def halves(patients: Sequence[str], seed: int) -> NDArray[np.int64]:
+    """(N,) 0 or 1: half of the patients, drawn, and the others; of an odd number the first half has one more."""
+    _, owner = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
+    n_patients = int(owner.max()) + 1 if len(owner) else 0
+    second = np.zeros(n_patients, np.int64)
+    second[np.random.default_rng([seed, 6]).permutation(n_patients)[: n_patients // 2]] = 1
+    return np.asarray(second[owner])
+
+
+def _against(values: Scores, resampled: Scores | None = None) -> AgainstShifts:
+    """The first of `values` (1 + S,) against the others; `resampled` (B,) are those of the bootstrap."""
+    value, shifted = float(values[0]), values[1:][np.isfinite(values[1:])]
+    if not np.isfinite(value):
+        return AgainstShifts(None, None, None, None, None)
+    pair = interval(lambda rows: rows[:, 0], resampled[:, None]) if resampled is not None and len(resampled) else None
+    if not len(shifted):
+        return AgainstShifts(value, pair, None, None, None)
+    as_high = (1 + int((shifted >= value).sum())) / (1 + len(shifted))
+    return AgainstShifts(value, pair, float(shifted.mean()), float(np.quantile(shifted, 0.99)), as_high)
+
+
+def _resampled(score: Any, by_record: NDArray[np.int64], weights: Weights) -> Scores:
+    """(B,) a score of (N, K, W) counts under every row of weights."""
+    return np.asarray(score(np.tensordot(weights, by_record.astype(np.float64), axes=1)))
+
+
+def _boundary_scores(lines: Timelines, shifts: NDArray[np.int64], weights: Weights) -> dict[str, AgainstShifts]:
+    spans_s, everyone = (lines.stop - lines.start) / lines.rate, np.arange(len(lines))
+    found, there = (np.diff(points.offsets) for points in (lines.boundaries, lines.edges))
+    tolerances = tuple(ms / 1000 for ms in TOLERANCES_MS)
+
+    def matches(moved: NDArray[np.int64], groups: NDArray[np.int64]) -> NDArray[np.int64]:
+        return shifted_matches(lines.boundaries, lines.edges, spans_s, moved / lines.rate, groups, tolerances)
+
+    pairs = matches(shifts, np.zeros_like(everyone))[:, 0]
+    by_record = matches(shifts[:1], everyone)[0]
+    return {
+        f"boundary_f1_{ms}ms": _against(
+            f1_of_pairs(pairs[:, i], found.sum(), there.sum()),
+            f1_of_pairs(weights @ by_record[:, i], weights @ found, weights @ there) if len(everyone) else None,
+        )
+        for i, ms in enumerate(TOLERANCES_MS)
+    }
+
+
+def _qrs(
+    by_half: NDArray[np.int64], by_record: NDArray[np.int64], half: NDArray[np.int64], weights: Weights
+) -> tuple[tuple[QrsUnion, ...], AgainstShifts]:
+    """The unions that either half chooses, and the F1 of the first half's on the second; each shift chooses anew."""
+    if by_half.shape[1] < 2:
+        return (), AgainstShifts(None, None, None, None, None)
+    unions = []
+    for chooser in (0, 1):
+        chosen, other = by_half[0, chooser], by_half[0, 1 - chooser]
+        union = best_union(chosen, QRS)
+        f1, precision, recall = (_known(score) for score in union_scores(other, union, QRS))
+        here = _known(union_scores(chosen, union, QRS)[0])
+        sizes = int((half == chooser).sum()), int((half != chooser).sum())
+        unions.append(QrsUnion(tuple(union.tolist()), *sizes, here, f1, precision, recall))
+    values = [float(union_scores(second, best_union(first, QRS), QRS)[0]) for first, second in by_half]
+    scored = np.tensordot(weights * (half == 1), by_record.astype(np.float64), axes=1)
+    resampled = union_scores(scored, np.array(unions[0].clusters, np.int64), QRS)[0]
+    return tuple(unions), _against(np.array(values), resampled)
+
+
+def _share_table(counts: NDArray[np.int64]) -> pa.Table:
+    """One row a cluster and part, from (1 + S, K, W) counts."""
+    of_part, of_cluster = share_of_part(counts), share_of_cluster(counts)
+    n_clusters, n_parts = counts.shape[1:]
+    cluster, part = np.divmod(np.arange(n_clusters * n_parts), n_parts)
+    columns: dict[str, Any] = {
+        "cluster": cluster.astype(np.int16),
+        "part": [PARTS[i] for i in part],
+        "timesteps": counts[0].ravel(),
+        "share_of_part": _nullable(of_part[0]),
+        "share_of_cluster": _nullable(of_cluster[0]),
+    }
+    for name, shares in (("share_of_part", of_part[1:]), ("share_of_cluster", of_cluster[1:])):
+        known = np.isfinite(shares).all(0) if len(shares) else np.zeros(counts.shape[1:], bool)
+        safe = np.where(np.isfinite(shares), shares, 0.0) if len(shares) else np.zeros((1, *counts.shape[1:]))
+        columns[f"{name}_shifted_mean"] = _nullable(np.where(known, safe.mean(0), np.nan))
+        columns[f"{name}_shifted_p99"] = _nullable(np.where(known, np.quantile(safe, 0.99, axis=0), np.nan))
+    return pa.table(columns)
+
+
+def _purest(counts: NDArray[np.int64]) -> dict[str, dict[str, float | int] | None]:
+    """For each part the cluster with the largest share of its timesteps there."""
+    shares = share_of_cluster(counts)
+    found: dict[str, dict[str, float | int] | None] = {}
+    for part, name in enumerate(PARTS):
+        known = np.where(np.isfinite(shares[:, part]), shares[:, part], -1.0)
+        cluster = int(known.argmax()) if len(known) else -1
+        there = cluster >= 0 and counts[:, part].any()
+        found[name] = {"cluster": cluster, "share": float(known[cluster])} if there else None
+    return found
+
+
+def _nullable(values: Scores) -> pa.Array:
+    return pa.array(values.ravel(), pa.float64(), from_pandas=True)
+
+
+def _known(score: Scores) -> float | None:
+    return float(score) if np.isfinite(score) else None

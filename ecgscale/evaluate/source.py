@@ -1,0 +1,58 @@
+"""The recordings behind a published dataset: its archive, and a seeded choice of its records."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ecgscale.archive import Archive
+from ecgscale.errors import ArchiveError, UsageError
+from ecgscale.store.manifest import Manifest
+
+NEIGHBOURS = 32
+"""Records that are drawn together: they lie in one row group, so that a choice does not read the whole archive."""
+
+
+def open_source(manifest: Manifest, moved_to: str | Path | None) -> tuple[Archive | None, str]:
+    """(the archive that was explained, "") or (None, why it cannot be opened).
+
+    Raises `ArchiveError` or `UsageError` when `moved_to` is given and is no archive, or another one.
+    """
+    facts = manifest.content.archive
+    try:
+        archive = Archive.open(moved_to if moved_to is not None else facts.path)
+    except ArchiveError as error:
+        if moved_to is not None:
+            raise
+        return None, f"{error} (it was explained there). If it moved, say where it is now: --archive"
+    if archive.archive_id == facts.archive_id:
+        return archive, ""
+    told = (
+        f"{archive.path} is archive {archive.archive_id}; explained was {facts.archive_id}. "
+        "Give the one that was explained (--archive), or explain this one."
+    )
+    if moved_to is not None:
+        raise UsageError(told)
+    return None, told
+
+
+def draw_records(n_there: int, n: int | None, seed: int) -> NDArray[np.int64]:
+    """Sorted numbers of `n` of `n_there` records (all for None), drawn as stretches of NEIGHBOURS."""
+    if n is None or n >= n_there:
+        return np.arange(n_there)
+    starts = np.arange(0, n_there, NEIGHBOURS)
+    drawn = np.random.default_rng([seed, 7]).permutation(starts)[:, None] + np.arange(NEIGHBOURS)
+    return np.sort(drawn[drawn < n_there][:n])
+
+
+def by_shard(explanations: pa.Table) -> dict[str, list[str]]:
+    """Shard key → record ids of these explained records."""
+    found: dict[str, list[str]] = defaultdict(list)
+    shards, names = (explanations.column(name).to_pylist() for name in ("source_shard", "record_id"))
+    for shard, name in zip(shards, names, strict=True):
+        found[shard].append(name)
+    return dict(found)

@@ -1,0 +1,196 @@
+"""Activations extracted once and asked many times: other K, other records, other layers, other depth factors.
+
+Everything a K-means or a proportion needs is in the packed low-resolution activations, normalised per block and scaled
+only when they are read (docs/method.md). So a sweep over depth factors, layers and training records needs one forward
+pass, and each of its fits has the seam of `clusters.kmeans.ActivationSource`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ecgscale.archive.reader import Archive
+from ecgscale.clusters.accumulate import accumulate
+from ecgscale.clusters.cache import ActivationCache
+from ecgscale.clusters.features import BlockLayout
+from ecgscale.clusters.init import draw_sample
+from ecgscale.clusters.packed import Packed, block_slices, gram_terms
+from ecgscale.clusters.soft import soft_assign
+from ecgscale.clusters.sums import PartialSums
+from ecgscale.encoders.taps import Encoder
+from ecgscale.errors import ArchiveError, ShardError, UsageError
+from ecgscale.passes.activations import encoder_layout, fill_cache
+from ecgscale.passes.selection import Selection
+from ecgscale.progress import SILENT, Progress
+
+AT_ONCE = 256
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """Packed activations of N records in memory, and the network's `predictions` (N, n_outputs); `record_ids` stand in
+    the order of the record numbers."""
+
+    layout: BlockLayout
+    packed: Packed
+    record_ids: tuple[str, ...]
+    predictions: NDArray[np.float32]
+
+    @property
+    def n_records(self) -> int:
+        """N."""
+        return len(self.packed)
+
+    def of(self, records: NDArray[np.int64]) -> Chosen:
+        """A source of these record numbers alone, numbered 0… in their order."""
+        return Chosen(self, np.asarray(records, np.int64))
+
+    def with_scales(self, scales: Sequence[float]) -> Extracted:
+        """The same activations under other depth factors; nothing is copied."""
+        return replace(self, layout=replace(self.layout, scales=tuple(map(float, scales))))
+
+    def with_blocks(self, blocks: Sequence[int]) -> Extracted:
+        """Some of the tapped blocks alone, by number; their values are copied."""
+        pieces = list(block_slices(self.layout))
+        layout = self.layout
+        kept = BlockLayout(
+            tuple(layout.channels[b] for b in blocks),
+            tuple(layout.lengths[b] for b in blocks),
+            layout.n_steps,
+            tuple(layout.scales[b] for b in blocks),
+        )
+        values = np.concatenate([self.packed.values[:, pieces[b][0]] for b in blocks], axis=1)
+        gram = np.concatenate([self.packed.gram[:, :, pieces[b][1]] for b in blocks], axis=2)
+        return replace(self, layout=kept, packed=replace(self.packed, values=values, gram=np.ascontiguousarray(gram)))
+
+    def proportions(self, centroids: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(N, K) share of valid timesteps in each cluster."""
+        return self.soft(centroids, 2, 1.0).proportions
+
+    def soft(self, centroids: NDArray[np.float32], gamma: int, tau: float, labels: bool = False) -> Shares:
+        """What a model of these centroids (K, C), γ and τ says of every record; `labels` keeps labels too."""
+        found = []
+        for first in range(0, self.n_records, AT_ONCE):
+            some = slice(first, first + AT_ONCE)
+            part = Packed(*(getattr(self.packed, name)[some] for name in Packed.__dataclass_fields__))
+            label, entropy, counts, soft, mean_entropy, _ = soft_assign(part, self.layout, centroids, gamma, tau)
+            spread = np.quantile(entropy[label >= 0], [0.01, 0.99]) if (label >= 0).any() else np.zeros(2)
+            found.append((counts, soft, mean_entropy, label if labels else label[:, :0], spread[None]))
+        counts, soft, mean_entropy, label, spread = (np.concatenate(column) for column in zip(*found, strict=True))
+        share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+        return Shares(share.astype(np.float32), soft.astype(np.float32), mean_entropy, label, spread.mean(axis=0))
+
+    def pooled(self) -> NDArray[np.float32]:
+        """(N, C) mean of every channel of every block over the steps that touch the valid span, unnormalised."""
+        columns = []
+        start, stop = self.packed.valid_start, self.packed.valid_stop
+        for (where, _), length, channels in zip(
+            block_slices(self.layout), self.layout.lengths, self.layout.channels, strict=True
+        ):
+            hop = self.layout.n_steps / length
+            step = np.arange(length)
+            inside = ((step + 1) * hop > start[:, None]) & (step * hop < stop[:, None])
+            weight = inside / np.maximum(inside.sum(axis=1, keepdims=True), 1)
+            block_BLC = self.packed.values[:, where].reshape(self.n_records, length, -1)
+            columns.append(np.einsum("nl,nlc->nc", weight.astype(np.float32), block_BLC)[:, :channels])
+        return np.concatenate(columns, axis=1)
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Of N records: `proportions` and `soft` (N, K), `mean_entropy` (N,), `labels` (N, D) or (N, 0), and the 1 % and
+    99 % quantile of the entropy over timesteps."""
+
+    proportions: NDArray[np.float32]
+    soft: NDArray[np.float32]
+    mean_entropy: NDArray[np.float64]
+    labels: NDArray[np.int16]
+    entropy_range: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Some records of what was extracted, as a backend of a K-means fit."""
+
+    whole: Extracted
+    records: NDArray[np.int64]
+
+    @property
+    def layout(self) -> BlockLayout:
+        """Shapes of the tapped blocks."""
+        return self.whole.layout
+
+    @property
+    def n_records(self) -> int:
+        """How many were chosen."""
+        return len(self.records)
+
+    def assign_to(
+        self, centroid_sets: Sequence[NDArray[np.float32]], records: NDArray[np.int64] | None = None
+    ) -> list[PartialSums]:
+        """Sums over the valid timesteps of `records` (all of the chosen by default) for each set of centroids."""
+        chosen = self.records if records is None else self.records[records]
+        return accumulate(self.whole.packed, self.layout, centroid_sets, chosen)
+
+    def sample(self, n: int, seed: int) -> NDArray[np.float32]:
+        """About `n` feature vectors (n, C), a few a record."""
+        packed = self.whole.packed
+        start, stop = packed.valid_start[self.records], packed.valid_stop[self.records]
+        return draw_sample(lambda r: packed.values[self.records[r]], self.layout, start, stop, n, seed)
+
+
+def extract(
+    archive: Archive,
+    encoder: Encoder,
+    record_ids: Sequence[str],
+    include_padding: bool = False,
+    progress: Progress = SILENT,
+) -> Extracted:
+    """Run the network once over these records; those that cannot be used are left out.
+
+    Raises ArchiveError for ids that the archive does not have, UsageError when no record is left.
+    """
+    selection = selection_of(archive, record_ids)
+    layout = encoder_layout(encoder)
+    predictions = np.zeros((len(selection), len(encoder.spec.output.names)), np.float32)
+    with ActivationCache(layout, len(selection)) as cache:
+        fill_cache(cache, archive, encoder, selection, include_padding, progress, predictions)
+        start, stop = cache.spans
+        usable = np.flatnonzero(stop > start)
+        if not len(usable):
+            raise UsageError(f"{archive.path}: none of {len(selection)} records could be used")
+        values = np.stack([cache.rows(int(r)) for r in usable])
+        start, stop = start[usable], stop[usable]
+    ids = tuple(str(selection.record_ids[r]) for r in usable)
+    return Extracted(layout, Packed(values, gram_terms(values, layout), start, stop), ids, predictions[usable])
+
+
+def selection_of(archive: Archive, record_ids: Sequence[str]) -> Selection:
+    """The records of these ids, numbered in the archive's order; of an id that stands there twice, the first."""
+    unreadable: list[ShardError] = []
+    has_patients = "patient_id" in archive.schema().names
+    table = archive.metadata(["record_id", *(["patient_id"] if has_patients else [])], unreadable)
+    ids = table.column("record_id").to_pylist()
+    wanted, seen = set(record_ids), set()
+    keep = []
+    for at, record in enumerate(ids):
+        if record in wanted and record not in seen:
+            seen.add(record)
+            keep.append(at)
+    if absent := len(wanted) - len(keep):
+        some = ", ".join(sorted(wanted - seen)[:3])
+        raise ArchiveError(f"{archive.path} does not have {absent} of the {len(wanted)} records asked for: {some}")
+    table = table.take(pa.array(keep, pa.int64()))
+    shards = table.column("shard").to_numpy()
+    rows = table.column("row").to_numpy().astype(np.int64)
+    names = list(dict.fromkeys(shards.tolist()))
+    by_shard = {name: rows[shards == name] for name in names}
+    first = dict(zip(names, np.cumsum([0, *(len(by_shard[name]) for name in names[:-1])]).tolist(), strict=True))
+    patients = table.column("patient_id").to_pylist() if has_patients else [None] * len(keep)
+    skipped = {str(i): str(error) for i, error in enumerate(unreadable)}
+    return Selection(by_shard, first, table.column("record_id").to_pylist(), patients, skipped)

@@ -1,0 +1,187 @@
+"""Chosen recordings in the form that a page carries: plain JSON, samples as base64 of int16.
+
+What the eye cannot tell apart on paper is left out: rates above 300 Hz come down to 250 Hz, and limb leads that follow
+from I and II are not stored twice. Times are seconds from the recording's first sample, as everywhere.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections import defaultdict
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from scipy.signal import resample_poly
+
+from ecgscale.leads import CANONICAL_LEADS, derive_limb_leads
+from ecgscale.progress import SILENT, Progress
+from ecgscale.report.choice import disagreement
+from ecgscale.report.published import Published
+from ecgscale.report.signals import Recording, read_recordings
+from ecgscale.store.dataset import open_explanations
+
+DISPLAY_RATE, FINE_RATE = 250.0, 300.0
+LONGEST_S, SHOWN_S = 12.0, 10.0
+"""Recordings up to the first are shown whole, the beginning of longer ones."""
+SAME_MV = 0.025
+"""A lead nearer than this to what follows from I and II is not stored: a fourth of a millimetre on paper."""
+
+_DERIVED = ("III", "aVR", "aVL", "aVF")
+_FACTS = ("age", "sex", "rhythm", "site", "device", "fold")
+_ENTROPY_RATE = 100.0
+
+
+def embed_recordings(
+    published: Published, chosen: Mapping[int, list[str]], progress: Progress = SILENT
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """(the chosen rows (row number → reasons) with signal, segments and entropy, the most uncertain first; remarks).
+
+    Recordings that the archive does not hold (any more) come without a signal; all when the archive is not there.
+    """
+    remarks: list[str] = [published.archive_note] if published.archive is None else []
+    segments = _segments(published, chosen)
+    told = {row: facts | segments[row] for row, facts in _descriptions(published, chosen).items()}
+    numbers = {published.rows.record_ids[row]: row for row in chosen}
+    if published.archive is not None:
+        with progress.stage("signals", len(chosen), "recordings") as stage:
+            for recording in read_recordings(published.archive, by_shard(published, chosen), remarks):
+                told[numbers[recording.record_id]] |= packed_signal(recording)
+                stage.advance()
+    return sorted(told.values(), key=lambda record: (-record["mean_entropy"], record["id"])), remarks
+
+
+def by_shard(published: Published, rows: Mapping[int, Any] | NDArray[np.integer]) -> dict[str, list[str]]:
+    """Shard key → record ids of these rows."""
+    shards = published.rows.table.column("source_shard")
+    found: dict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        found[str(shards[int(row)])].append(published.rows.record_ids[int(row)])
+    return found
+
+
+def as_ratio(factor: float) -> Fraction:
+    """A change of rate as whole numbers, near enough for the eye."""
+    return Fraction(factor).limit_denominator(1000)
+
+
+def packed_signal(recording: Recording) -> dict[str, Any]:
+    """rate, leads, signal (base64 of int16, lead after lead), uv (microvolts of one unit), n (samples a lead),
+    duration (s of the whole recording), derived (leads that follow from I and II), each lead less its median."""
+    duration = recording.signal_mv.shape[1] / recording.rate
+    shown = duration if duration <= LONGEST_S else SHOWN_S
+    signal = recording.signal_mv[:, : round(shown * recording.rate)]
+    signal = signal - np.median(signal, axis=1, keepdims=True)
+    rate = recording.rate
+    if rate > FINE_RATE:
+        ratio = as_ratio(DISPLAY_RATE / rate)
+        signal = resample_poly(signal, ratio.numerator, ratio.denominator, axis=1, padtype="line")
+        rate *= ratio.numerator / ratio.denominator
+    leads, derived = _stored_leads(signal, recording.leads)
+    stored = signal[[recording.leads.index(lead) for lead in leads]]
+    unit = max(1.0, float(np.ceil(np.abs(stored).max(initial=0) * 1000 / 32767)))
+    return {
+        "rate": rate,
+        "duration": round(duration, 3),
+        "n": signal.shape[1],
+        "uv": unit,
+        "leads": leads,
+        "derived": derived,
+        "signal": _base64(np.round(stored * 1000 / unit).astype("<i2")),
+    }
+
+
+def _stored_leads(signal: NDArray[np.float64], leads: tuple[str, ...]) -> tuple[list[str], list[str]]:
+    """(leads to store, limb leads that a reader computes from I and II)."""
+    derived = []
+    if "I" in leads and "II" in leads:
+        limb = signal[[leads.index("I"), leads.index("II")]]
+        for lead, follows in zip(_DERIVED, derive_limb_leads(limb, ("I", "II"), _DERIVED), strict=True):
+            apart = np.abs(signal[leads.index(lead)] - follows + np.median(follows)) if lead in leads else np.zeros(1)
+            if apart.max() <= SAME_MV:
+                derived.append(lead)
+    order = {lead: place for place, lead in enumerate(CANONICAL_LEADS)}
+    kept = [lead for lead in dict.fromkeys(leads) if lead not in derived]
+    return sorted(kept, key=lambda lead: order.get(lead, len(order))), derived
+
+
+def _segments(published: Published, chosen: Mapping[int, list[str]]) -> dict[int, dict[str, Any]]:
+    names = {published.rows.record_ids[row]: row for row in chosen}
+    columns = ["record_id", "segments", "entropy", "start_s", "sampling_rate", "valid_start", "valid_stop"]
+    wanted = (pc.field("status") == "ok") & pc.field("record_id").isin(list(names))
+    table = open_explanations(published.root, published.dataset_id).to_table(columns=columns, filter=wanted)
+    found = {}
+    for row in table.to_pylist():
+        rate, start_s = float(row["sampling_rate"]), float(row["start_s"])
+        edges = [start_s + s["start"] / rate for s in row["segments"]] + [start_s + row["valid_stop"] / rate]
+        found[names[row["record_id"]]] = {
+            "edges": [round(edge, 3) for edge in edges],
+            "clusters": [s["cluster"] for s in row["segments"]],
+            "entropies": [round(s["entropy"], 3) for s in row["segments"]],
+            **_entropy_curve(row["entropy"], rate, start_s + row["valid_start"] / rate),
+        }
+    return found
+
+
+def _entropy_curve(values: list[float] | None, rate: float, start_s: float) -> dict[str, Any]:
+    """Entropy moment by moment as base64 of uint8 (255 is 1), thinned to about 100 Hz; empty where it was not kept."""
+    if not values:
+        return {}
+    step = max(round(rate / _ENTROPY_RATE), 1)
+    thinned = np.round(np.clip(values[::step], 0, 1) * 255).astype(np.uint8)
+    return {"curve": _base64(thinned), "curve_start": round(start_s, 4), "curve_rate": rate / step}
+
+
+def _descriptions(published: Published, chosen: Mapping[int, list[str]]) -> dict[int, dict[str, Any]]:
+    """What stands beside each signal: names, labels, outputs, why it was chosen, who had seen it."""
+    rows, table = published.rows, published.rows.table
+    columns = [name for name in _FACTS if name in table.column_names]
+    decided, labelled, apart = published.decided(), published.labelled(), disagreement(published)
+    found = {}
+    for row, reasons in chosen.items():
+        facts = {name: table.column(name)[row].as_py() for name in columns}
+        found[row] = {
+            "id": rows.record_ids[row],
+            "reasons": reasons,
+            "facts": {name: _plain(value) for name, value in facts.items() if value is not None},
+            "flags": table.column("flags")[row].as_py() or [],
+            "labels": _labels(published, row, labelled),
+            "outputs": [round(float(value), 4) for value in rows.outputs[row]],
+            "decided": _named(published.classes, decided[row]),
+            "disagreement": round(float(apart[row]), 4) if np.isfinite(apart[row]) else None,
+            "mean_entropy": round(float(rows.mean_entropy[row]), 4),
+            "seen": _seen(published, row),
+        }
+    return found
+
+
+def _named(classes: tuple[str, ...], which: NDArray[np.bool_]) -> list[str]:
+    return [name for name, there in zip(classes, which, strict=True) if there]
+
+
+def _labels(published: Published, row: int, labelled: NDArray[np.bool_]) -> list[str] | float | None:
+    """Classes by name, or the value of a regression; None where not known."""
+    truth = published.rows.truth
+    if truth is None or not truth.known[row]:
+        return None
+    return float(truth.y[row]) if published.is_regression else _named(published.classes, labelled[row])
+
+
+def _seen(published: Published, row: int) -> str:
+    """Who had seen the recording, or another of its patient."""
+    seen = published.seen
+    if seen.encoder is None or seen.clusters is None:
+        return "not known"
+    who = [name for name, by in (("the network", seen.encoder), ("K-means", seen.clusters)) if by[row]]
+    return " and ".join(who) if who else "neither"
+
+
+def _plain(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _base64(values: NDArray) -> str:
+    return base64.b64encode(np.ascontiguousarray(values).tobytes()).decode("ascii")

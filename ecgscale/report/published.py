@@ -1,0 +1,218 @@
+"""One published dataset with all that is known about it: what was run, every explained row, what was evaluated.
+
+Signals and segments stay on disk; what is held here is a few hundred bytes a recording.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset
+from numpy.typing import NDArray
+
+from ecgscale.archive import Archive
+from ecgscale.clusters.model import ClusterModel
+from ecgscale.encoders.spec import EncoderSpec, load_spec
+from ecgscale.errors import UsageError
+from ecgscale.evaluate.outputs import decisions, probabilities
+from ecgscale.evaluate.seen import Seen, what_was_seen
+from ecgscale.evaluate.source import open_source
+from ecgscale.evaluate.truth import Truth, label_columns, read_truth, target_columns
+from ecgscale.evaluate.written import Evaluation, read_evaluations
+from ecgscale.report.names import read_names
+from ecgscale.store.dataset import find_dataset, open_explanations
+from ecgscale.store.manifest import Manifest
+
+_PLAIN = ("record_id", "patient_id", "source_shard", "prediction", "proportions", "mean_entropy", "distortion", "flags")
+_IF_THERE = ("age", "sex", "fold", "site", "device", "rhythm")
+_EXAMPLES = 5
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The M explained records (quarantined ones are counted elsewhere), in the order of the archive.
+
+    table: record_id, patient_id, source_shard, flags and what of age, sex, fold, … is there; proportions: (M, K);
+    raw: (M, n) the network's outputs; outputs: the same as probabilities, or values of a regression; truth: labels as
+    the network names them, None without a known target.
+    """
+
+    table: pa.Table
+    proportions: NDArray[np.float32]
+    raw: NDArray[np.float32]
+    outputs: NDArray[np.float64]
+    mean_entropy: NDArray[np.float32]
+    truth: Truth | None
+
+    def __len__(self) -> int:
+        return self.table.num_rows
+
+    @cached_property
+    def record_ids(self) -> list[str]:
+        """(M,) names."""
+        return [str(name) for name in self.table.column("record_id").to_pylist()]
+
+    def numbers(self, column: str) -> NDArray[np.float64] | None:
+        """A numeric column as (M,), NaN where unknown; None where the column is not there, empty, or no number."""
+        if column not in self.table.column_names:
+            return None
+        kind = self.table.schema.field(column).type
+        if not (pa.types.is_floating(kind) or pa.types.is_integer(kind)):
+            return None
+        values = self.table.column(column).cast(pa.float64()).to_numpy().astype(np.float64)
+        return values if np.isfinite(values).any() else None
+
+
+@dataclass(frozen=True)
+class Quarantine:
+    """Records without facts: how many by status, and a few of each by name."""
+
+    counts: dict[str, int]
+    examples: dict[str, list[str]]
+    total: int
+    """All rows of the dataset, explained or not."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """A dataset of explanations and what belongs to it; `archive` is None where it cannot be opened, for a reason."""
+
+    root: Path
+    dataset_id: str
+    manifest: Manifest
+    spec: EncoderSpec
+    model: ClusterModel
+    names: dict[int, str]
+    target: str | None
+    target_note: str
+    rows: Rows
+    quarantine: Quarantine
+    seen: Seen
+    evaluations: dict[str, Evaluation]
+    archive: Archive | None
+    archive_note: str
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The network's outputs by name."""
+        return self.spec.output.names
+
+    @property
+    def is_regression(self) -> bool:
+        """Whether the network gives a value instead of classes."""
+        return self.spec.output.kind == "regression"
+
+    def decided(self) -> NDArray[np.bool_]:
+        """(M, n) which classes the network says of each record; all False for a regression."""
+        return _as_sets(decisions(self.rows.raw, self.spec.output), self.spec.output.kind, len(self.classes))
+
+    def labelled(self) -> NDArray[np.bool_]:
+        """(M, n) which classes the labels say; all False where nothing is known, and for a regression."""
+        if self.rows.truth is None or self.is_regression:
+            return np.zeros((len(self.rows), len(self.classes)), dtype=bool)
+        sets = _as_sets(self.rows.truth.y, self.spec.output.kind, len(self.classes))
+        return sets & self.rows.truth.known[:, None]
+
+
+def open_published(root: str | Path, dataset: str | None = None, archive: str | Path | None = None) -> Published:
+    """Read a dataset below `root` (the one published last, unless `dataset` names one).
+
+    `archive` says where the archive is now, if it moved. Raises `UsageError` when nothing is published, when
+    `archive` is another one than was explained, and when no recording was explained.
+    """
+    found = find_dataset(root, dataset)
+    assert found.manifest is not None
+    identity = found.manifest.content.identity
+    encoder_dir = Path(root) / "encoders" / identity.encoder_id
+    spec, model = load_spec(encoder_dir), ClusterModel.load(Path(root) / "models" / identity.model_id)
+    explanations = open_explanations(root, found.dataset_id)
+    target, columns, note = _target(spec, explanations.schema)
+    rows, truth_note = _read_rows(explanations, spec, target, columns)
+    if not len(rows):
+        raise UsageError(
+            f"dataset {found.dataset_id} below {root} holds no explained recording: all of them are quarantined. "
+            "`ecgscale inspect ARCHIVE` tells why."
+        )
+    opened, archive_note = open_source(found.manifest, archive)
+    patients = rows.table.column("patient_id").to_pylist()
+    return Published(
+        root=Path(root),
+        dataset_id=found.dataset_id,
+        manifest=found.manifest,
+        spec=spec,
+        model=model,
+        names=read_names(Path(root) / "models" / identity.model_id, model.n_clusters),
+        target=target,
+        target_note=note or truth_note,
+        rows=rows,
+        quarantine=_quarantine(explanations),
+        seen=what_was_seen(found.manifest, spec, encoder_dir, model, rows.record_ids, patients),
+        evaluations=read_evaluations(root, found.dataset_id),
+        archive=opened,
+        archive_note=archive_note,
+    )
+
+
+def _target(spec: EncoderSpec, schema: pa.Schema) -> tuple[str | None, list[str], str]:
+    """(target, its columns, a remark): what the encoder was trained on, or columns of the names of its outputs."""
+    known = label_columns(schema)
+    told = spec.training.get("target")
+    asked = str(told) if told else ",".join(spec.output.names)
+    try:
+        return asked, target_columns(schema, asked), ""
+    except UsageError:
+        there = ", ".join(known) or "none"
+        what = f"{told!r}, on which the network was trained" if told else "what the network tells"
+        return None, [], f"no label column holds {what}; label columns are: {there}"
+
+
+def _read_rows(
+    explanations: pyarrow.dataset.Dataset, spec: EncoderSpec, target: str | None, columns: list[str]
+) -> tuple[Rows, str]:
+    names = explanations.schema.names
+    wanted = dict.fromkeys([*_PLAIN, *(name for name in _IF_THERE if name in names), *columns])
+    table = explanations.to_table(columns=list(wanted), filter=pc.field("status") == "ok")
+    truth, note = None, ""
+    if target is not None and table.num_rows:
+        try:
+            truth = read_truth(table, target, spec.output)
+        except UsageError as error:
+            note = str(error)
+    raw = matrix(table, "prediction")
+    rows = Rows(
+        table=table.drop_columns(["prediction", "proportions", "mean_entropy"]),
+        proportions=matrix(table, "proportions"),
+        raw=raw,
+        outputs=probabilities(raw, spec.output),
+        mean_entropy=table.column("mean_entropy").to_numpy(),
+        truth=truth,
+    )
+    return rows, note
+
+
+def matrix(table: pa.Table, column: str) -> NDArray[np.float32]:
+    """A list column of equally long lists without nulls as (N, n)."""
+    flat = pc.list_flatten(table.column(column)).to_numpy()
+    return np.asarray(flat, dtype=np.float32).reshape(table.num_rows, -1 if table.num_rows else 0)
+
+
+def _quarantine(explanations: pyarrow.dataset.Dataset) -> Quarantine:
+    aside = explanations.to_table(columns=["record_id", "status"], filter=pc.field("status") != "ok")
+    statuses = aside.column("status").to_pylist()
+    examples: dict[str, list[str]] = {status: [] for status in sorted(set(statuses))}
+    for record, status in zip(aside.column("record_id").to_pylist(), statuses, strict=True):
+        if len(examples[status]) < _EXAMPLES:
+            examples[status].append("(without a name)" if not record else str(record))
+    return Quarantine(dict(Counter(statuses).most_common()), examples, explanations.count_rows())
+
+
+def _as_sets(values: NDArray, kind: str, n: int) -> NDArray[np.bool_]:
+    if kind == "regression":
+        return np.zeros((len(values), n), dtype=bool)
+    return values == 1 if values.ndim == 2 else values[:, None] == np.arange(n)

@@ -1,0 +1,206 @@
+"""The sections of the page that explanations alone can fill: headline, correlations, uncertainty, quarantine, lineage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ecgscale.archive.validate import STATUS_MEANING
+from ecgscale.report.atlas import surrogate_of
+from ecgscale.report.blocks import Block, Chart, Heading, Missing, Pairs, Paragraph, Remark, Section, TableBlock
+from ecgscale.report.blocks import correlation_matrix as matrix_of
+from ecgscale.report.charts import Series, box_chart, line_chart
+from ecgscale.report.lineage import command_for, lineage_tables, seen_table
+from ecgscale.report.published import Published
+from ecgscale.report.relations import (
+    age_groups,
+    class_groups,
+    correlations,
+    entropy_by,
+    error_by_entropy,
+    label_variables,
+    output_variables,
+    right_groups,
+)
+from ecgscale.report.tables import Cell, Row, Table, between, number, written
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A headline number: what it is, its value, what to know about it."""
+
+    name: str
+    value: str
+    note: str
+
+
+def tiles(published: Published) -> list[Tile]:
+    """The few numbers to see first."""
+    rows, info = published.rows, published.model.info
+    entropy = rows.mean_entropy[np.isfinite(rows.mean_entropy)]
+    low, middle, high = np.quantile(entropy, [0.05, 0.5, 0.95]).tolist() if len(entropy) else (np.nan,) * 3
+    aside = published.quarantine.total - len(rows)
+    found = [Tile("recordings explained", f"{len(rows):,}", f"{aside:,} quarantined of {published.quarantine.total:,}")]
+    neither = published.seen.neither
+    if neither is not None:
+        found.append(
+            Tile("of them new to network and K-means", f"{int(neither.sum()):,}", "the headline rests on these")
+        )
+    found += _surrogate_tiles(published)
+    explained = info.get("explained_variance")
+    largest = (info.get("diagnostics") or {}).get("largest_share")
+    note = f"{explained:.0%} of the variance" if isinstance(explained, float) else ""
+    if isinstance(largest, float):
+        note += f"{', ' if note else ''}largest {largest:.0%} of the time"
+    found.append(Tile("clusters", str(published.model.n_clusters), note))
+    found.append(Tile("mean entropy", f"{middle:.2f}", f"median; 5 to 95 % of recordings {low:.2f} to {high:.2f}"))
+    return found
+
+
+def _surrogate_tiles(published: Published) -> list[Tile]:
+    name = surrogate_of(published)
+    if name is None:
+        return [Tile("agreement of a forest with the network", "–", "not measured yet: see “Do the clusters hold it?”")]
+    facts = published.evaluations[name].facts
+    intervals = facts.get("intervals") or {}
+    on = f"on {facts.get('records')} recordings"
+    if facts.get("kind") == "regression":
+        note = f"{between(intervals.get('r2'))} {on}"
+        return [Tile("R² of a forest to the network", written(facts.get("r2")), note)]
+    usual = written(facts.get("majority_agreement"))
+    note = f"{between(intervals.get('agreement'))} {on}; usual answer {usual}"
+    found = [Tile("agreement of a forest with the network", written(facts.get("agreement")), note)]
+    if facts.get("auroc") is not None:
+        note = f"{between(intervals.get('auroc'))}; the network {written(facts.get('network_auroc'))}"
+        found.append(Tile("AUROC of a forest on proportions", written(facts["auroc"]), note))
+    return found
+
+
+def correlation_section(published: Published) -> Section:
+    """Proportions against true labels and against what the network says."""
+    section = Section(
+        "labels",
+        "Clusters and labels",
+        "How the share of time in each cluster goes with the labels and with the network's outputs: Pearson's r over "
+        "all explained recordings, in hundredths. A cluster that goes with an output as it goes with the label carries "
+        "what the network decides on.",
+    )
+    x = published.rows.proportions
+    labels = label_variables(published)
+    if published.rows.truth is None:
+        section.blocks.append(Missing(f"No true labels: {published.target_note or 'none are known'}."))
+    if labels:
+        found = correlations(x, labels)
+        section.blocks += [Heading("True labels, age and sex"), matrix_of(found, "Pearson's r × 100, true labels")]
+        constant = [name for name, row in zip(found.variables, found.r, strict=True) if not np.isfinite(row).any()]
+        if constant:
+            section.blocks.append(Remark(f"Not computed for {', '.join(constant)}: too few recordings, or all alike."))
+    section.blocks += [
+        Heading("The network's outputs"),
+        matrix_of(correlations(x, output_variables(published)), "Pearson's r × 100, the network's outputs"),
+    ]
+    return section
+
+
+def uncertainty_section(published: Published) -> Section:
+    """Mean entropy by class, by age, and against errors."""
+    section = Section(
+        "uncertainty",
+        "How uncertain the assignment is",
+        "Entropy says how close the call between clusters was, from 0 (sure) to 1 (undecided), averaged over each "
+        "recording. It compares recordings under one model; it does not compare models.",
+    )
+    entropy, blocks = published.rows.mean_entropy, section.blocks
+    by_label = published.rows.truth is not None
+    shown = [
+        ("By class" + (" (true labels)" if by_label else " (as the network says)"), class_groups(published), "class"),
+        ("By age", age_groups(published), "age"),
+        ("Where the network is right, and where it is not", right_groups(published), "group"),
+    ]
+    for title, members, what in shown:
+        groups = entropy_by(entropy, members)
+        if groups:
+            caption = "Box: half of the recordings; whiskers: nine of ten; line: median."
+            chart = box_chart(groups, f"Mean entropy by {what}", "mean entropy")
+            blocks += [Heading(title), Chart(chart, caption)]
+        elif what == "age":
+            blocks += [Heading(title), Missing("No ages are known, or too few of any decade.")]
+    blocks += _errors(published)
+    return section
+
+
+def _errors(published: Published) -> list[Block]:
+    neither = published.seen.neither
+    everyone = np.ones(len(published.rows), dtype=bool)
+    parts = [("recordings that neither network nor K-means has seen", neither)] if neither is not None else []
+    for told, members in [*parts, ("all explained recordings", everyone)]:
+        found = error_by_entropy(published, members) if members is not None else []
+        if found:
+            break
+    else:
+        return []
+    what = "mean absolute error" if published.is_regression else "share with a wrong label"
+    series = Series(what, list(range(len(found))), [error for _, _, error in found])
+    chart = line_chart(
+        [series], f"{what} by entropy", "mean entropy, five groups of equal size", what, [n for n, _, _ in found]
+    )
+    caption = f"Does it err more where it is less sure? On {sum(n for _, n, _ in found):,} {told}."
+    return [Heading("Entropy and error"), Chart(chart, caption)]
+
+
+def quarantine_section(published: Published) -> Section:
+    """Records without facts, by reason; shards that were set aside."""
+    section = Section(
+        "quarantine",
+        "Quarantine",
+        "Recordings that could not be explained keep their row, with the reason. Nothing is dropped silently.",
+    )
+    counts, content = published.quarantine.counts, published.manifest.content
+    if counts:
+        rows = tuple(
+            Row(
+                status,
+                (
+                    number(n),
+                    Cell(STATUS_MEANING.get(status, "")),
+                    Cell(", ".join(published.quarantine.examples.get(status, []))),
+                ),
+            )
+            for status, n in counts.items()
+        )
+        told = f"{sum(counts.values()):,} of {published.quarantine.total:,} recordings"
+        section.blocks.append(TableBlock(Table(told, ("recordings", "why", "for example"), rows, "status")))
+    else:
+        section.blocks.append(Paragraph(f"None: all {published.quarantine.total:,} recordings were explained."))
+    if content.set_aside:
+        aside = tuple(Row(shard.key, (number(shard.rows), Cell(shard.reason))) for shard in content.set_aside)
+        section.blocks += [
+            Heading("Shards that could not be read"),
+            TableBlock(Table("Their recordings are not in the dataset", ("recordings", "why"), aside, "shard")),
+        ]
+    flagged = [flag.split(":")[0] for flags in published.rows.table.column("flags").to_pylist() for flag in flags or []]
+    if flagged:
+        told = ", ".join(f"{written(flagged.count(name))} × {name.replace('_', ' ')}" for name in sorted(set(flagged)))
+        section.blocks.append(Paragraph(f"Odd but usable: {told}."))
+    return section
+
+
+def lineage_section(published: Published) -> Section:
+    """What was run, on what, with what; and what had been seen."""
+    section = Section("lineage", "What was run", "Everything that decides the numbers on this page.")
+    section.blocks += [Pairs(title, pairs) for title, pairs in lineage_tables(published)]
+    seen = seen_table(published)
+    if seen is not None:
+        section.blocks.append(TableBlock(seen))
+    else:
+        section.blocks.append(Remark("What network and K-means had seen of these recordings is not known.", warn=True))
+    if published.evaluations:
+        rows = tuple(
+            Row(name, (Cell(found.created_at), Cell(written(found.settings))))
+            for name, found in published.evaluations.items()
+        )
+        section.blocks.append(TableBlock(Table("Evaluations shown here", ("made", "settings"), rows, "evaluation")))
+    again = command_for(published, f"report ROOT --dataset {published.dataset_id}")
+    section.blocks.append(Missing("This page is made again with", again))
+    return section

@@ -1,0 +1,138 @@
+"""The run record: ROOT/runs/<run_id>.json, written when a run ends, however it ends.
+
+It has the totals that metrics showed while it went on, and is there when they are gone. It counts records and names
+shards; it names no record and no patient. Its run_id stands in the commits and manifests that the run made.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ecgscale.errors import ExitCode, UsageError
+from ecgscale.passes.watch import STAGES, TOTAL, ShardDone, device_seconds
+from ecgscale.progress import Progress
+from ecgscale.runtime import metrics
+from ecgscale.runtime.ray_job import submission_id
+from ecgscale.store.failures import code_digest
+from ecgscale.store.objects import LocalObjects, StoreError
+from ecgscale.store.provenance import run_facts, utc_now, versions
+
+RUNS = "runs"
+
+
+class RunRecord:
+    """What one run did so far; a `RunWatch` of the passes."""
+
+    def __init__(self, root: str | Path, command: str, runtime: Mapping[str, Any]) -> None:
+        self._store = LocalObjects(root)
+        self._command, self._runtime = command, dict(runtime)
+        self._run = run_facts()
+        self._facts: dict[str, Any] = {}
+        self._exit_code = ExitCode.DONE
+        self.shards = self.records = self.bytes = 0
+        self.quarantined: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+        self.set_aside: dict[str, str] = {}
+
+    @property
+    def run_id(self) -> str:
+        """The name of the run in commits and manifests."""
+        return self._run.run_id
+
+    @property
+    def key(self) -> str:
+        """Where the record is put, below ROOT."""
+        return f"{RUNS}/{self.run_id}.json"
+
+    def shard_done(self, shard: ShardDone) -> None:
+        """Add a shard to the totals and to the metrics."""
+        self.shards += 1
+        self.records += shard.records
+        self.bytes += shard.bytes
+        self.quarantined.update(shard.quarantined)
+        for stage, seconds in shard.seconds.items():
+            self.seconds[stage] += seconds
+        metrics.count_shard(shard)
+
+    def shard_set_aside(self, key: str, reason: str) -> None:
+        """Keep the reason; a shard that is told twice counts once."""
+        if key not in self.set_aside:
+            metrics.count("ecgscale_set_aside", 1)
+        self.set_aside[key] = reason
+
+    def add(self, exit_code: ExitCode = ExitCode.DONE, **facts: Any) -> None:
+        """Add what a pass returned: dictionaries that can be written as JSON; and what the run will end with."""
+        self._facts.update(facts)
+        self._exit_code = exit_code
+
+    def to_dict(self, outcome: str, exit_code: ExitCode, error: str | None) -> dict[str, Any]:
+        """The record as it is written."""
+        busy, waited = device_seconds(self.seconds)
+        return {
+            "version": 1,
+            "command": self._command,
+            **self._run.model_dump(exclude={"device"}),
+            "code_digest": code_digest(),
+            "ended": utc_now(),
+            "outcome": outcome,
+            "exit_code": int(exit_code),
+            "error": error,
+            "submission_id": submission_id(),
+            "runtime": self._runtime,
+            "versions": versions() | {"python": sys.version.split()[0]},
+            "totals": {
+                "records": self.records,
+                "shards": self.shards,
+                "quarantined": dict(sorted(self.quarantined.items())),
+                "set_aside": dict(sorted(self.set_aside.items())),
+                "output_bytes": self.bytes,
+            },
+            "worker_seconds": {stage: round(self.seconds.get(stage, 0.0), 3) for stage in (*STAGES, TOTAL)},
+            "device_waited": round(waited / (busy + waited), 4) if busy + waited else None,
+            **self._facts,
+        }
+
+    def write(self, outcome: str, exit_code: ExitCode | None = None, error: str | None = None) -> None:
+        """Put the record in place, in one piece."""
+        facts = self.to_dict(outcome, self._exit_code if exit_code is None else exit_code, error)
+        self._store.put(self.key, (json.dumps(facts, indent=1, default=str) + "\n").encode())
+
+
+@contextmanager
+def run_record(root: str | Path, command: str, runtime: Mapping[str, Any], progress: Progress) -> Iterator[RunRecord]:
+    """A record that is written when the block is left: done, failed or stopped.
+
+    A mistake found before anything was computed leaves none. A record that cannot be written is told and changes
+    nothing: the results are what they are.
+    """
+    record = RunRecord(root, command, runtime)
+    try:
+        yield record
+    except UsageError as error:
+        if record.shards:
+            _write(record, progress, "failed", error.exit_code, str(error))
+        raise
+    except (KeyboardInterrupt, SystemExit):
+        _write(record, progress, "stopped", ExitCode.STOPPED)
+        raise
+    except Exception as error:
+        code = getattr(error, "exit_code", ExitCode.FAILED)
+        _write(record, progress, "failed", code, f"{type(error).__name__}: {error}")
+        raise
+    else:
+        _write(record, progress, "set aside" if record.set_aside else "done")
+
+
+def _write(
+    record: RunRecord, progress: Progress, outcome: str, exit_code: ExitCode | None = None, error: str | None = None
+) -> None:
+    try:
+        record.write(outcome, exit_code, error)
+    except StoreError as failure:
+        progress.say(f"note: there will be no run record: {failure}")

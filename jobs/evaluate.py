@@ -1,0 +1,41 @@
+"""Check what was published: how much of the network the cluster proportions hold.
+
+ray job submit --working-dir . -- python jobs/evaluate.py --config configs/ptbxl.toml
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from ecgscale.cli.job import Job, config_option, job
+
+
+@click.command()
+@config_option
+@job
+def evaluate(job: Job) -> dict[str, Any]:
+    """Score the surrogate that [surrogate] describes on what was published last; without the section, its defaults.
+
+    \b
+      ray job submit --working-dir . -- python jobs/evaluate.py --config configs/ptbxl.toml
+    """
+    from ecgscale.cli.surrogate import told
+    from ecgscale.evaluate.published import check_published
+
+    asked = job.config.surrogate
+    checked = check_published(
+        job.config.root,
+        asked.target if asked else None,
+        train_folds=(asked.train_folds if asked else None) or (),
+        test_folds=(asked.test_folds if asked else None) or (),
+        progress=job.progress,
+    )
+    job.record.add(surrogate=checked.to_dict())
+    click.echo(told(checked.result))
+    return checked.to_dict()
+
+
+if __name__ == "__main__":
+    evaluate()
