@@ -11,19 +11,18 @@ from typing import Any
 from benchmarks.bars import bar_of
 from benchmarks.machine import machine_facts
 from benchmarks.report import PAGE, REPOSITORY, RESULTS, say, write_results
-
-BENCHMARKS = ("kernels", "end_to_end", "memory", "growth")
+from benchmarks.tables import SECTIONS
 
 
 def main() -> None:
     """Run, write results and the page, print every ratio beside its bar. Exit 1 when a bar is not met."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}; all by default")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(SECTIONS)}; all by default")
     parser.add_argument("--quick", action="store_true", help="each in under four minutes")
     arguments = parser.parse_args()
-    if unknown := set(arguments.names) - set(BENCHMARKS):
-        parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}")
-    names = arguments.names or BENCHMARKS
+    if unknown := set(arguments.names) - set(SECTIONS):
+        parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
+    names = arguments.names or list(SECTIONS)
     results = {name: run(name, arguments.quick) for name in names}
     write_results(results, machine_facts(), arguments.quick)
     ratios = {ratio: value for result in results.values() for ratio, value in result["ratios"].items()}

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import Neighbours
-from benchmarks.tables import page
+from benchmarks.tables import SECTIONS, page
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 RESULTS = REPOSITORY / "benchmarks" / "results"
@@ -58,6 +58,7 @@ def write_results(results: Mapping[str, Mapping[str, Any]], machine: Mapping[str
     for name, result in results.items():
         text = json.dumps({**result, "quick": quick, "machine": machine}, indent=1, ensure_ascii=False)
         (RESULTS / f"{name}.json").write_text(text + "\n", encoding="utf-8")
-    kept = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("*.json"))}
+    files = {name: RESULTS / f"{name}.json" for name in SECTIONS}
+    kept = {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items() if file.is_file()}
     PAGE.parent.mkdir(exist_ok=True)
     PAGE.write_text(page(kept), encoding="utf-8")

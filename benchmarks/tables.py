@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.bars import bar_of
@@ -35,8 +35,7 @@ while it was measured (`cores_used_by_others`), and a benchmark says so when tha
 def page(results: Mapping[str, Mapping[str, Any]]) -> str:
     """The whole page; sections of benchmarks without a result are left out."""
     parts = [INTRODUCTION, _ratios(results)]
-    sections = {"kernels": _kernels, "end_to_end": _end_to_end, "memory": _memory, "growth": _growth}
-    parts += [section(results[name]["details"]) for name, section in sections.items() if name in results]
+    parts += [section(results[name]["details"]) for name, section in SECTIONS.items() if name in results]
     return "\n".join([*parts, REPEAT])
 
 
@@ -53,7 +52,7 @@ def _cell(value: Any) -> str:
 def _ratios(results: Mapping[str, Mapping[str, Any]]) -> str:
     verdict = {True: "met", False: "**missed**", None: ""}
     rows = []
-    for name in ("kernels", "end_to_end", "memory", "growth"):
+    for name in SECTIONS:
         for ratio, value in results.get(name, {}).get("ratios", {}).items():
             bar = bar_of(ratio)
             rows.append((f"`{ratio}`", value, bar.told(), verdict[bar.met(value)], bar.meaning))
@@ -180,3 +179,12 @@ Fitting K = {ks} at once took {fits["together_s"]:g} s, K = {max(details["fit_cl
 ({details["fit_records"]} recordings, reading and network included: {fits["together"]["forward"]:g} s and
 {fits["alone"]["forward"]:g} s of it).
 """
+
+
+SECTIONS: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "kernels": _kernels,
+    "end_to_end": _end_to_end,
+    "memory": _memory,
+    "growth": _growth,
+}
+"""Every benchmark, in the page's order, and what is told of its details."""

@@ -20,6 +20,11 @@ COMMANDS = {
     "plot": "ecgscale.cli.plot:plot",
     "surrogate": "ecgscale.cli.surrogate:surrogate",
     "localise": "ecgscale.cli.localise:localise",
+    "uncertainty": "ecgscale.cli.uncertainty:uncertainty",
+    "temporal": "ecgscale.cli.temporal:temporal",
+    "probe": "ecgscale.cli.probe:probe",
+    "report": "ecgscale.cli.report:report",
+    "figures": "ecgscale.cli.figures:figures",
 }
 
 

@@ -23,6 +23,15 @@ def _interrupt(signum: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
+def _line(facts: Any) -> str:
+    """One line of JSON as the standard has it: a number that is none (NaN, infinity) is null."""
+    try:
+        return json.dumps(facts, default=str, allow_nan=False)
+    except ValueError:
+        strict = json.loads(json.dumps(facts, default=str), parse_constant=lambda _: None)
+        return json.dumps(strict)
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Make the last line a JSON object for scripts.")
 
 
@@ -67,7 +76,7 @@ def command(function: Callable[..., dict[str, Any] | None]) -> Callable[..., Non
             if main_thread:
                 signal.signal(signal.SIGTERM, before)
         if as_json:
-            click.echo(json.dumps({**facts, "exit_code": code} if code else facts, default=str))
+            click.echo(_line({**facts, "exit_code": code} if code else facts))
         sys.stdout.flush()
         if code:
             sys.exit(code)

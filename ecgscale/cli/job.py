@@ -12,11 +12,15 @@ import click
 from ecgscale.cli.command import command
 from ecgscale.cli.options import Placement, placement_of
 from ecgscale.config import RunConfig, load_config
+from ecgscale.errors import UsageError
 from ecgscale.progress import Progress
 
 if TYPE_CHECKING:
     from ecgscale.passes.explain import ExplainResult
     from ecgscale.runtime.run_record import RunRecord
+
+RAY_COPIES = "working_dir_files"
+"""The folder of a node in which Ray unpacks what `--working-dir` sent."""
 
 config_option = click.option(
     "--config",
@@ -56,6 +60,7 @@ def job(function: Callable[..., dict[str, Any]]) -> Callable[..., None]:
         from ecgscale.runtime.run_record import run_record
 
         config = load_config(config_path)
+        _require_lasting(config, config_path)
         where = placement_of(config, progress)
         with run_record(config.root, f"jobs/{function.__name__}", where.facts(), progress) as record:
             facts = function(Job(config, where, progress, record), **options)
@@ -63,3 +68,13 @@ def job(function: Callable[..., dict[str, Any]]) -> Callable[..., None]:
 
     body.__name__, body.__doc__ = function.__name__, function.__doc__
     return body
+
+
+def _require_lasting(config: RunConfig, config_path: Path) -> None:
+    """Raise UsageError for a path within the copy of the working directory that Ray makes for a job and throws away."""
+    for name, path in (("root", config.root), ("archive", config.archive.path), ("encoder", config.encoder.path)):
+        if RAY_COPIES in path.resolve().parts:
+            raise UsageError(
+                f"{config_path}: {name} would lie in {path.resolve()}, which Ray throws away. In a submitted job, give"
+                " absolute paths on storage that all nodes share, or name a configuration that lies there"
+            )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -75,12 +76,13 @@ _SHORT = {
     "--baseline-records", type=click.IntRange(30), default=2000, show_default=True, help="Size of the sample."
 )
 @click.option("--archive", type=click.Path(path_type=Path), help="Where the archive is now, if it moved.")
-@click.option("--trees", type=click.IntRange(1), default=500, show_default=True, help="Of each forest.")
+@click.option("--trees", type=click.IntRange(1), default=200, show_default=True, help="Of each forest.")
 @click.option("--fit-records", type=click.IntRange(20), default=20_000, show_default=True, help="At most, a forest.")
 @click.option("--out-of-core", is_flag=True, help="Never hold all proportions in memory; no baselines then.")
 @click.option(
     "--runtime", type=click.Choice(["local", "ray"]), default="local", help="Where --out-of-core asks forests."
 )
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Of a private Ray cluster.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Of network baselines.")
 @click.option("--dataset", metavar="ID", help="Which explanations; by default those published last.")
 @click.option("--seed", type=int, default=0, show_default=True)
@@ -103,6 +105,7 @@ def surrogate(
     fit_records: int,
     out_of_core: bool,
     runtime: Literal["local", "ray"],
+    workers: int,
     device: str,
     dataset: str | None,
     seed: int,
@@ -151,15 +154,10 @@ def surrogate(
         device=device,
         progress=progress,
     )
-    checked = check_published(
-        root,
-        target,
-        request,
-        dataset=dataset,
-        baselines=more,
-        scheduler=_scheduler(runtime, progress) if out_of_core else None,
-        progress=progress,
-    )
+    with _scheduler(runtime if out_of_core else "local", workers) as scheduler:
+        checked = check_published(
+            root, target, request, dataset=dataset, baselines=more, scheduler=scheduler, progress=progress
+        )
     click.echo(told(checked.result))
     for line in checked.seen_by():
         click.echo(f"seen before by the {line}")
@@ -224,10 +222,11 @@ def _baselines(result: SurrogateResult) -> list[str]:
     for name, facts in result.baselines.items():
         if "scores" in facts:
             rows.append([name, *(_number(facts["scores"].get(column)) for column in columns), f"{facts['records']}"])
-            rows.append(["  less than proportions by", *(_signed(facts, column) for column in columns), ""])
+            rows.append(["  proportions have", *(_signed(facts, column) for column in columns), ""])
         else:
             rows.append([f"{name}: {facts['remark']}", *("" for _ in columns), ""])
-    return ["", *_table(["instead of proportions", *(_SHORT[column] for column in columns), "records"], rows)]
+    table = _table(["instead of proportions", *(_SHORT[column] for column in columns), "records"], rows)
+    return ["", *table, "  * the 95 % interval of the difference leaves out 0"]
 
 
 def _importance(result: SurrogateResult) -> list[str]:
@@ -241,8 +240,9 @@ def _importance(result: SurrogateResult) -> list[str]:
 
 
 def _signed(facts: dict[str, Any], name: str) -> str:
-    value = facts["difference"].get(name)
-    return "" if value is None else f"{value:+.3f}"
+    value, pair = facts["difference"].get(name), facts["difference_intervals"].get(name)
+    sure = pair is not None and not pair[0] <= 0 <= pair[1]
+    return "" if value is None else f"{value:+.3f}{'*' if sure else ' '}"
 
 
 def _number(value: float | None) -> str:
@@ -257,9 +257,9 @@ def _table(heads: list[str], rows: list[list[str]]) -> list[str]:
     ]
 
 
-def _scheduler(runtime: Literal["local", "ray"], progress: Progress) -> Callable[..., Any] | None:
+def _scheduler(runtime: Literal["local", "ray"], workers: int) -> AbstractContextManager[Callable[..., Any] | None]:
     if runtime == "local":
-        return None
+        return nullcontext()
     from ecgscale.runtime.dask_on_ray import dask_on_ray
 
-    return dask_on_ray(progress)
+    return dask_on_ray(workers)

@@ -22,7 +22,7 @@ MOST_DRAWN = 200_000_000
 
 def patient_weights(patients: Sequence[object], n_resamples: int, seed: int) -> Weights:
     """(n_resamples, N): how often the patient of each record is drawn when patients are drawn with replacement."""
-    return np.concatenate(list(_drawn(patients, n_resamples, seed)))
+    return np.concatenate([np.empty((0, len(patients))), *_drawn(patients, n_resamples, seed)])
 
 
 def intervals(

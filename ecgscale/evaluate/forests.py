@@ -11,7 +11,7 @@ from sklearn.base import BaseEstimator
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 
 LEAF_RECORDS = 2
-TREES = 500
+TREES = 200
 
 Kind = Literal["multilabel", "multiclass", "regression"]
 

@@ -18,8 +18,6 @@ from numpy.typing import NDArray
 
 from ecgscale.evaluate.forests import SurrogateForest
 
-_AT = "at"
-
 
 @dataclass(frozen=True)
 class OutOfCore:
@@ -56,9 +54,9 @@ class OutOfCore:
         x = np.empty((len(records), self.n_clusters), np.float32)
         place = {int(record): i for i, record in enumerate(records)}
         for file, at in zip(self.files, self.at, strict=True):
-            frame = _read(file, np.where(np.isin(at, records), at, -1), self.n_clusters)
-            rows = [place[int(record)] for record in frame[_AT]]
-            x[rows] = frame.drop(columns=_AT).to_numpy(np.float32)
+            wanted = np.where(np.isin(at, records), at, -1)
+            rows = [place[int(record)] for record in wanted[wanted >= 0]]
+            x[rows] = _read(file, wanted, self.n_clusters).to_numpy(np.float32)
         return x
 
     def ask(self, forest: SurrogateForest, records: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -74,23 +72,23 @@ class OutOfCore:
             [file for file, _ in pairs],
             [at for _, at in pairs],
             n_clusters=self.n_clusters,
-            meta=_frame(np.empty((0, self.n_clusters), np.float32), np.empty(0, np.int64)),
+            meta=_frame(np.empty((0, self.n_clusters), np.float32)),
         )
         shape = (1,) if forest.kind == "regression" else (1, forest.n_labels_)
         carried = ParallelPostFit(forest, predict_meta=np.zeros(shape))
-        asked = carried.predict(frame.drop(columns=_AT)), frame[_AT]
-        said, numbers = dask.compute(*asked, scheduler=self.scheduler)
-        order = np.argsort(np.asarray(numbers), kind="stable")
-        return np.asarray(said)[order][np.argsort(np.argsort(records))]
+        [said] = dask.compute(carried.predict(frame), scheduler=self.scheduler)
+        numbers = np.concatenate([at[at >= 0] for _, at in pairs])
+        order = np.argsort(numbers)
+        return np.asarray(np.asarray(said)[order[np.searchsorted(numbers[order], records)]])
 
 
 def _read(file: str, at: NDArray[np.int64], n_clusters: int) -> pd.DataFrame:
-    """One file's rows with a number in `at`, as a frame: a column a cluster, and `at`."""
+    """One file's rows with a number in `at`, as a frame with a column a cluster."""
     kept = np.flatnonzero(at >= 0)
     column = pq.read_table(file, columns=["proportions"]).column("proportions").take(kept).combine_chunks()
     x = column.flatten().to_numpy(zero_copy_only=False).astype(np.float32).reshape(len(kept), n_clusters)
-    return _frame(x, at[kept])
+    return _frame(x)
 
 
-def _frame(x: NDArray[np.float32], at: NDArray[np.int64]) -> pd.DataFrame:
-    return pd.DataFrame(x, columns=[f"c{k}" for k in range(x.shape[1])]).assign(**{_AT: at})
+def _frame(x: NDArray[np.float32]) -> pd.DataFrame:
+    return pd.DataFrame(x, columns=[f"c{k}" for k in range(x.shape[1])])

@@ -41,12 +41,6 @@ class PublishedRecords:
     seen: Seen
     data: ExplainedRecords
 
-    @property
-    def archive_path(self) -> Path:
-        """Where the archive was when it was explained."""
-        assert self.found.manifest is not None
-        return Path(self.found.manifest.content.archive.path)
-
 
 @dataclass(frozen=True)
 class PublishedSurrogate:
@@ -100,7 +94,7 @@ def open_published(
     if not asked:
         there = ", ".join(label_columns(schema))
         raise UsageError(f"{spec.name} does not say what it was trained on; give --target, one of: {there}")
-    columns = ["record_id", "patient_id", "status", "prediction", *target_columns(schema, asked)]
+    columns = ["record_id", "patient_id", "source_shard", "status", "prediction", *target_columns(schema, asked)]
     columns += ["fold"] if "fold" in schema.names else []
     columns += [] if request.out_of_core else ["proportions"]
     table = explanations.to_table(columns=columns)

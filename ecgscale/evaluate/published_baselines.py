@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
+import pyarrow as pa
 
 from ecgscale.archive.reader import Archive
-from ecgscale.errors import ArchiveError
 from ecgscale.evaluate.baselines import Baseline
 from ecgscale.evaluate.published import PublishedRecords
 from ecgscale.evaluate.signal_features import signal_baselines
+from ecgscale.evaluate.source import by_shard, draw_records, open_source
 from ecgscale.passes.network_features import network_features
 from ecgscale.progress import SILENT, Progress
 
@@ -36,17 +36,19 @@ def archive_baselines(
     progress: Progress = SILENT,
 ) -> dict[str, Baseline]:
     """Baselines of a seeded sample of at most so many records; none, and a word about it, where the archive is gone."""
-    path = archive or published.archive_path
-    try:
-        opened = Archive.open(path)
-    except ArchiveError as error:
-        progress.say(f"no baselines from signals: {error}; if it moved, give --archive")
+    assert published.found.manifest is not None
+    opened, note = open_source(published.found.manifest, archive)
+    if opened is None:
+        progress.say(f"no baselines from signals: {note}")
         return {}
-    ids = [str(record) for record in published.data.table.column("record_id").to_pylist()]
-    chosen = _drawn(len(ids), records, seed)
-    found = signal_baselines(opened, published.spec.input, ids, chosen, seed, progress)
+    table = published.data.table
+    rows = draw_records(table.num_rows, records, seed)
+    wanted = by_shard(table.take(pa.array(rows)))
+    ids = [str(record) for record in table.column("record_id").to_pylist()]
+    found = signal_baselines(opened, published.spec.input, ids, wanted, seed, progress)
     if with_network:
-        found |= _from_network(published, opened, ids, chosen, seed, device, progress)
+        progress.say(f"{len(rows)} records go through the network again, and through one with random weights")
+        found |= _from_network(published, opened, ids, wanted, seed, device, progress)
     return found
 
 
@@ -54,22 +56,21 @@ def _from_network(
     published: PublishedRecords,
     archive: Archive,
     ids: list[str],
-    chosen: NDArray[np.bool_],
+    wanted: dict[str, list[str]],
     seed: int,
     device: str,
     progress: Progress,
 ) -> dict[str, Baseline]:
     """Those of `passes.network_features`; centroids come from records that K-means had seen, if there are enough."""
-    seen = published.data.seen
-    fitting = chosen & seen.clusters if seen is not None and seen.clusters is not None else chosen
-    if fitting.sum() < FEWEST_FITTED:
-        fitting = chosen
-    progress.say(f"{chosen.sum()} records go through the network again, and through one with random weights")
+    chosen = [record for records in wanted.values() for record in records]
+    seen = published.data.seen.clusters if published.data.seen else None
+    known = {ids[i] for i in np.flatnonzero(seen)} if seen is not None else set()
+    fitting = [record for record in chosen if record in known]
     made = network_features(
         archive,
         published.encoder_dir,
-        [ids[i] for i in np.flatnonzero(chosen)],
-        [ids[i] for i in np.flatnonzero(fitting)],
+        wanted,
+        fitting if len(fitting) >= FEWEST_FITTED else chosen,
         published.model.n_clusters,
         seed=seed,
         device=device,
@@ -87,10 +88,3 @@ def _from_network(
             x[at] = values
             found[name] = Baseline(TOLD[name], x, has)
     return found
-
-
-def _drawn(n: int, most: int, seed: int) -> NDArray[np.bool_]:
-    chosen = np.ones(n, dtype=bool)
-    if n > most:
-        chosen[np.random.default_rng([seed, 9]).permutation(n)[most:]] = False
-    return chosen

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -36,6 +36,11 @@ class Questions:
 
     def __len__(self) -> int:
         return len(self.known)
+
+    def of(self, records: NDArray[np.bool_] | NDArray[np.integer]) -> Questions:
+        """The same about some of the records, a mask (N,) or numbers, with the same thresholds."""
+        kept = {name: getattr(self, name)[records] for name in ("network", "says", "known", "y")}
+        return replace(self, **kept)
 
     @property
     def can_fit(self) -> NDArray[np.bool_]:

@@ -6,17 +6,18 @@ Signals are read as the encoder would see them (its leads, rate and millivolts),
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 
+from ecgscale.archive.chosen import chosen_batches
 from ecgscale.archive.reader import Archive
 from ecgscale.archive.validate import check_batch
 from ecgscale.encoders.preprocess import OK, Prepared, prepare
 from ecgscale.encoders.spec import InputSpec
-from ecgscale.errors import ShardError
+from ecgscale.errors import ArchiveError, ShardError
 from ecgscale.evaluate.baselines import Baseline
 from ecgscale.progress import SILENT, Progress
 
@@ -32,19 +33,19 @@ def signal_baselines(
     archive: Archive,
     spec: InputSpec,
     record_ids: Sequence[str],
-    chosen: NDArray[np.bool_],
+    wanted: Mapping[str, Sequence[str]],
     seed: int = 0,
     progress: Progress = SILENT,
 ) -> dict[str, Baseline]:
-    """Two baselines of the `chosen` (N,) records: "signal" and "rate_and_amplitudes".
+    """Two baselines of N records, "signal" and "rate_and_amplitudes", read for those `wanted` (shard key → record ids).
 
     Principal components are those of all records chosen; they know no labels. Shards that cannot be read are told and
     their records have no features.
     """
-    number = {record: i for i, record in enumerate(record_ids) if chosen[i]}
+    number = {record: i for i, record in enumerate(record_ids)}
     raw, simple, rows = [], [], []
-    with progress.stage("signals", len(number), "records") as stage:
-        for at, prepared in _prepared(archive, spec, number, progress):
+    with progress.stage("signals", sum(map(len, wanted.values())), "records") as stage:
+        for at, prepared in _prepared(archive, spec, wanted, number, progress):
             raw.append(downsampled(prepared.x, spec.sampling_rate))
             simple.append(rate_and_amplitudes(prepared, spec.sampling_rate))
             rows.append(at)
@@ -116,22 +117,24 @@ def heart_rate(
 
 
 def _prepared(
-    archive: Archive, spec: InputSpec, number: dict[str, int], progress: Progress
+    archive: Archive,
+    spec: InputSpec,
+    wanted: Mapping[str, Sequence[str]],
+    number: dict[str, int],
+    progress: Progress,
 ) -> Iterator[tuple[NDArray[np.int64], Prepared]]:
-    """Usable records among those wanted, in batches: their numbers, and their signals as the encoder sees them."""
-    for shard in archive.shards:
-        seen: set[str] = set()
+    """Usable records, a row group at a time: their numbers, and their signals as the encoder sees them."""
+    for key, names in wanted.items():
         try:
-            for batch in archive.batches(shard, (), batch_records=128):
-                status, flags = check_batch(batch, seen)
-                states = [s if r in number else "not_chosen" for s, r in zip(status, batch.record_ids, strict=True)]
-                if OK not in states:
-                    continue
-                prepared = prepare(batch, states, flags, spec, hop=1)
-                kept = np.flatnonzero([state == OK for state in prepared.status])
+            for raw, rows in chosen_batches(archive, {key: names}):
+                status, flags = check_batch(raw, set())
+                chosen = set(rows)
+                states = [s if i in chosen else "not_chosen" for i, s in enumerate(status)]
+                prepared = prepare(raw, states, flags, spec, hop=1)
+                kept = np.array([i for i in rows if prepared.status[i] == OK], np.int64)
                 if len(kept):
-                    yield np.array([number[str(batch.record_ids[i])] for i in kept]), _some(prepared, kept)
-        except ShardError as error:
+                    yield np.array([number[str(raw.record_ids[i])] for i in kept]), _some(prepared, kept)
+        except (ShardError, ArchiveError) as error:
             progress.say(f"no signals from: {error}")
 
 

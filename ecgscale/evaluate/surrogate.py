@@ -86,16 +86,20 @@ def explained_records(
     Raises `UsageError` for labels that the network does not tell, and for folds that are not there.
     """
     ok = np.array([status == "ok" for status in explanations.column("status").to_pylist()], dtype=bool)
-    kept = ok & _within(explanations, request.within)
-    table = explanations.filter(pa.array(kept))
-    if not table.num_rows:
-        raise UsageError("no explained record is left to score: all are quarantined, or in other folds")
-    seen = seen.of(kept) if seen else None
+    if not ok.any():
+        raise UsageError(f"no record can be scored: all {len(ok)} are quarantined")
+    table, seen = explanations.filter(pa.array(ok)), seen.of(ok) if seen else None
     truth = read_truth(table, target, output)
-    validation = seen.validation if seen else None
-    questions = pose(list_matrix(table, "prediction"), truth, output, validation, request.thresholds)
+    # Before any record is left out: thresholds come from the validation records, wherever scores do.
+    questions = pose(
+        list_matrix(table, "prediction"), truth, output, seen.validation if seen else None, request.thresholds
+    )
+    within = _within(table, request.within)
+    table = table.filter(pa.array(within))
     proportions = list_matrix(table, "proportions") if "proportions" in table.column_names else None
-    return ExplainedRecords(table, questions, proportions, seen, int((~ok).sum()))
+    return ExplainedRecords(
+        table, questions.of(within), proportions, seen.of(within) if seen else None, int((~ok).sum())
+    )
 
 
 def score_surrogate(

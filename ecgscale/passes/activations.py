@@ -38,12 +38,8 @@ def fill_cache(
     selection: Selection,
     include_padding: bool,
     progress: Progress,
-    predictions: NDArray[np.float32] | None = None,
 ) -> Counter[str]:
-    """Run the network over the chosen records and keep their activations; how many were left out, by status.
-
-    The network's outputs go into `predictions` (records, n_outputs) by record number, where such an array is given.
-    """
+    """Run the network over the chosen records and keep their activations; how many were left out, by status."""
     left_out: Counter[str] = Counter()
     with (
         progress.stage("activations", len(selection), "records") as stage,
@@ -60,8 +56,6 @@ def fill_cache(
                 if kept.any():
                     blocks = [block[finite] for block in activations.blocks]
                     cache.put(numbers[kept], blocks, start[kept], stop[kept])
-                if predictions is not None:
-                    predictions[numbers] = activations.prediction.cpu().numpy()
             stage.advance(len(x))
     return +left_out
 

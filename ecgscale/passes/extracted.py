@@ -7,25 +7,26 @@ pass, and each of its fits has the seam of `clusters.kmeans.ActivationSource`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import pyarrow as pa
+import torch
 from numpy.typing import NDArray
 
+from ecgscale.archive.chosen import chosen_batches
 from ecgscale.archive.reader import Archive
+from ecgscale.archive.validate import check_batch
 from ecgscale.clusters.accumulate import accumulate
-from ecgscale.clusters.cache import ActivationCache
 from ecgscale.clusters.features import BlockLayout
 from ecgscale.clusters.init import draw_sample
-from ecgscale.clusters.packed import Packed, block_slices, gram_terms
+from ecgscale.clusters.packed import Packed, block_slices, pack
 from ecgscale.clusters.soft import soft_assign
 from ecgscale.clusters.sums import PartialSums
+from ecgscale.encoders.preprocess import OK, prepare
 from ecgscale.encoders.taps import Encoder
 from ecgscale.errors import ArchiveError, ShardError, UsageError
-from ecgscale.passes.activations import encoder_layout, fill_cache
-from ecgscale.passes.selection import Selection
+from ecgscale.passes.activations import encoder_layout
 from ecgscale.progress import SILENT, Progress
 
 AT_ONCE = 256
@@ -147,50 +148,56 @@ class Chosen:
 def extract(
     archive: Archive,
     encoder: Encoder,
-    record_ids: Sequence[str],
+    wanted: Mapping[str, Sequence[str]],
     include_padding: bool = False,
     progress: Progress = SILENT,
 ) -> Extracted:
-    """Run the network once over these records; those that cannot be used are left out.
+    """Run the network once over these records (shard key → record ids), reading no others.
 
-    Raises ArchiveError for ids that the archive does not have, UsageError when no record is left.
+    Records that cannot be used are left out, as are shards that cannot be read, which are told. Raises UsageError when
+    no record is left.
     """
-    selection = selection_of(archive, record_ids)
     layout = encoder_layout(encoder)
-    predictions = np.zeros((len(selection), len(encoder.spec.output.names)), np.float32)
-    with ActivationCache(layout, len(selection)) as cache:
-        fill_cache(cache, archive, encoder, selection, include_padding, progress, predictions)
-        start, stop = cache.spans
-        usable = np.flatnonzero(stop > start)
-        if not len(usable):
-            raise UsageError(f"{archive.path}: none of {len(selection)} records could be used")
-        values = np.stack([cache.rows(int(r)) for r in usable])
-        start, stop = start[usable], stop[usable]
-    ids = tuple(str(selection.record_ids[r]) for r in usable)
-    return Extracted(layout, Packed(values, gram_terms(values, layout), start, stop), ids, predictions[usable])
+    packed: list[Packed] = []
+    predictions: list[NDArray[np.float32]] = []
+    ids: list[str] = []
+    with progress.stage("activations", sum(map(len, wanted.values())), "records") as stage:
+        for names, x, start, stop in _inputs(archive, encoder, wanted, progress):
+            activations = encoder.forward(x)
+            finite = torch.stack([block.isfinite().flatten(1).all(1) for block in activations.blocks]).all(0)
+            kept = finite.cpu().numpy()
+            if include_padding:
+                start, stop = np.zeros_like(start), np.full_like(stop, encoder.spec.input.length)
+            if kept.any():
+                packed.append(pack([block[finite] for block in activations.blocks], layout, start[kept], stop[kept]))
+                predictions.append(activations.prediction[finite].cpu().numpy())
+                ids += [name for name, keep in zip(names, kept, strict=True) if keep]
+            stage.advance(len(x))
+    if not packed:
+        raise UsageError(f"{archive.path}: none of {sum(map(len, wanted.values()))} records could be used")
+    joined = Packed(*(np.concatenate([getattr(part, name) for part in packed]) for name in Packed.__dataclass_fields__))
+    return Extracted(layout, joined, tuple(ids), np.concatenate(predictions))
 
 
-def selection_of(archive: Archive, record_ids: Sequence[str]) -> Selection:
-    """The records of these ids, numbered in the archive's order; of an id that stands there twice, the first."""
-    unreadable: list[ShardError] = []
-    has_patients = "patient_id" in archive.schema().names
-    table = archive.metadata(["record_id", *(["patient_id"] if has_patients else [])], unreadable)
-    ids = table.column("record_id").to_pylist()
-    wanted, seen = set(record_ids), set()
-    keep = []
-    for at, record in enumerate(ids):
-        if record in wanted and record not in seen:
-            seen.add(record)
-            keep.append(at)
-    if absent := len(wanted) - len(keep):
-        some = ", ".join(sorted(wanted - seen)[:3])
-        raise ArchiveError(f"{archive.path} does not have {absent} of the {len(wanted)} records asked for: {some}")
-    table = table.take(pa.array(keep, pa.int64()))
-    shards = table.column("shard").to_numpy()
-    rows = table.column("row").to_numpy().astype(np.int64)
-    names = list(dict.fromkeys(shards.tolist()))
-    by_shard = {name: rows[shards == name] for name in names}
-    first = dict(zip(names, np.cumsum([0, *(len(by_shard[name]) for name in names[:-1])]).tolist(), strict=True))
-    patients = table.column("patient_id").to_pylist() if has_patients else [None] * len(keep)
-    skipped = {str(i): str(error) for i, error in enumerate(unreadable)}
-    return Selection(by_shard, first, table.column("record_id").to_pylist(), patients, skipped)
+def _inputs(
+    archive: Archive, encoder: Encoder, wanted: Mapping[str, Sequence[str]], progress: Progress
+) -> Iterator[tuple[list[str], NDArray[np.float32], NDArray[np.int32], NDArray[np.int32]]]:
+    """Usable records, at most a forward pass of them at a time: ids, input, valid spans."""
+    for key, names in wanted.items():
+        try:
+            for raw, rows in chosen_batches(archive, {key: names}):
+                status, flags = check_batch(raw, set())
+                chosen = set(rows)
+                states = [s if i in chosen else "not_chosen" for i, s in enumerate(status)]
+                prepared = prepare(raw, states, flags, encoder.spec.input, encoder.hop)
+                usable = [i for i in rows if prepared.status[i] == OK]
+                for first in range(0, len(usable), encoder.batch):
+                    at = usable[first : first + encoder.batch]
+                    yield (
+                        [str(raw.record_ids[i]) for i in at],
+                        prepared.x[at],
+                        prepared.valid_start[at],
+                        prepared.valid_stop[at],
+                    )
+        except (ShardError, ArchiveError) as error:
+            progress.say(f"left out: {error}")

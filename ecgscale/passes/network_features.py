@@ -9,7 +9,7 @@ records goes through it once more, and once through the same network with random
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,7 +37,7 @@ class NetworkFeatures:
 def network_features(
     archive: Archive,
     encoder_dir: str | Path,
-    record_ids: Sequence[str],
+    wanted: Mapping[str, Sequence[str]],
     fitting: Sequence[str],
     n_clusters: int,
     *,
@@ -46,12 +46,13 @@ def network_features(
     include_padding: bool = False,
     progress: Progress = SILENT,
 ) -> list[NetworkFeatures]:
-    """Features of these records, those of the network and those of random weights, each of the records it could use.
+    """Features of these records (shard key → record ids), those of the network and those of random weights, each of the
+    records it could use.
 
     Centroids are drawn from, and K-means is fitted on, the records `fitting` among them.
     """
     encoder = Encoder.load(encoder_dir, device=device)
-    extracted = extract(archive, encoder, record_ids, include_padding, progress)
+    extracted = extract(archive, encoder, wanted, include_padding, progress)
     source = extracted.of(_numbers(extracted, fitting))
     sample = source.sample(_SAMPLE, seed)
     rng = np.random.default_rng([seed, 8])
@@ -66,9 +67,7 @@ def network_features(
         },
     )
     del extracted, source
-    bare = extract(
-        archive, random_encoder(encoder_dir, seed, device, encoder.batch), record_ids, include_padding, progress
-    )
+    bare = extract(archive, random_encoder(encoder_dir, seed, device, encoder.batch), wanted, include_padding, progress)
     [fit] = fit_kmeans(bare.of(_numbers(bare, fitting)), [n_clusters], FitSettings(seed=seed), progress)
     return [own, NetworkFeatures(bare.record_ids, {"random_weights": bare.proportions(fit.centroids)})]
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 from scipy.signal import resample_poly
@@ -119,7 +120,7 @@ def _twelve_leads(recording: Recording) -> tuple[NDArray[np.float64], NDArray[np
 def _segments(published: Published, record_ids: list[str]) -> dict[str, tuple[NDArray[np.float64], NDArray[np.int64]]]:
     """record id → (edges in seconds of the recording, cluster of each segment)."""
     columns = ["record_id", "segments", "start_s", "sampling_rate", "valid_stop"]
-    wanted = (pc.field("status") == "ok") & pc.field("record_id").isin(record_ids)
+    wanted = (pc.field("status") == "ok") & pc.field("record_id").isin(pa.array(record_ids, pa.string()))
     table = open_explanations(published.root, published.dataset_id).to_table(columns=columns, filter=wanted)
     found: dict[str, Any] = {}
     for batch in table.to_batches():

@@ -70,6 +70,7 @@ class Chart:
     """An SVG of ours, with what to see in it."""
 
     kind: ClassVar[str] = "chart"
+    title: str
     svg: Markup
     caption: str
 
@@ -114,10 +115,18 @@ class Folded:
     blocks: Sequence[Block]
 
 
-Block = Heading | Paragraph | Remark | Missing | TableBlock | Pairs | Chart | Matrix | Folded
-
-
 @dataclass(frozen=True)
+class Columns:
+    """Blocks beside each other where the page is wide enough."""
+
+    kind: ClassVar[str] = "columns"
+    blocks: Sequence[Block]
+
+
+Block = Columns | Heading | Paragraph | Remark | Missing | TableBlock | Pairs | Chart | Matrix | Folded
+
+
+@dataclass
 class Section:
     """One section of the page; `template` draws it where blocks do not suffice, from `content`."""
 
@@ -153,7 +162,12 @@ def share_matrix(shares: NDArray[np.float64], names: Sequence[str], counts: Sequ
 def _correlated(name: str, cluster: int, r: float, full: float) -> Tinted:
     if r != r:
         return Tinted("", 0.0, f"{name}, cluster {cluster}: cannot be computed")
-    return Tinted(f"{100 * r:+.0f}".replace("-", "−"), r / full, f"{name}, cluster {cluster}: r = {r:+.2f}")
+    return Tinted(hundredths(r), r / full, f"{name}, cluster {cluster}: r = {r:+.2f}")
+
+
+def hundredths(r: float) -> str:
+    """0.416 → "42", −0.07 → "−7"; nothing has a sign without a size."""
+    return str(round(100 * r)).replace("-", "−")
 
 
 def _share(name: str, cluster: int, share: float, full: float) -> Tinted:

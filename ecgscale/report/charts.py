@@ -14,8 +14,9 @@ from ecgscale.report.relations import Group
 from ecgscale.report.svg import joined, polyline, tag
 
 _PANEL_GAP_MM = 2.0
-_ROW, _LABEL, _AXIS, _COUNT = 22.0, 150.0, 26.0, 52.0
+_ROW, _LABEL, _AXIS, _COUNT = 22.0, 150.0, 42.0, 64.0
 _WIDTH = 640.0
+_MOST_MARKED = 10
 _MARKS = ("circle", "square", "diamond", "triangle", "plus")
 
 
@@ -47,13 +48,13 @@ def _panel(
         return left + (seconds - beat.times[0]) * MM_PER_S
 
     parts = [tag("rect", x=left, y=0, width=width, height=height, class_="paper")]
-    for start, stop, strength in _stretches(beat):
-        wide, deep = (stop - start) * MM_PER_S, f"{0.55 * strength:.2f}"
-        parts.append(tag("rect", x=x_of(start), y=0, width=wide, height=height, fill=colour, fill_opacity=deep))
     for step, kind in ((1.0, "fine"), (5.0, "coarse")):
         across = [f"M{left + x:.2f} 0v{height:.2f}" for x in np.arange(0, width + 1e-6, step)]
         down = [f"M{left:.2f} {y:.2f}h{width:.2f}" for y in np.arange(0, height + 1e-6, step)]
         parts.append(tag("path", d="".join(across + down), class_=kind))
+    for start, stop, strength in _stretches(beat):
+        wide, deep = (stop - start) * MM_PER_S, f"{0.55 * strength:.2f}"
+        parts.append(tag("rect", x=x_of(start), y=0, width=wide, height=height, fill=colour, fill_opacity=deep))
     y = (reach[1] - beat.signal_mv[beat.leads.index(lead)]) * MM_PER_MV
     if np.isfinite(y).any():
         clipped = np.clip(y, 0, height)
@@ -101,14 +102,15 @@ def box_chart(groups: Sequence[Group], label: str, axis: str) -> Markup:
     bottom = len(groups) * _ROW
     parts = [tag("line", x1=x_of(at), x2=x_of(at), y1=0, y2=bottom, class_="rule") for at in ticks]
     parts += [tag("text", f"{at:g}", x=x_of(at), y=bottom + 15, class_="tick mid") for at in ticks]
-    parts.append(tag("text", axis, x=_LABEL - 10, y=bottom + 15, class_="tick end"))
-    parts.append(tag("text", "records", x=_WIDTH, y=bottom + 15, class_="tick end"))
+    parts.append(tag("text", axis, x=_LABEL + plot / 2, y=bottom + 33, class_="name mid"))
+    parts.append(tag("text", "records", x=_WIDTH, y=bottom + 33, class_="tick end"))
     for place, group in enumerate(groups):
         middle = (place + 0.5) * _ROW
         q5, q25, q50, q75, q95 = (x_of(value) for value in group.quantiles)
         parts += [
             tag("text", group.name, x=_LABEL - 10, y=middle + 4, class_="name end"),
-            tag("line", x1=q5, x2=q95, y1=middle, y2=middle, class_="whisker"),
+            tag("line", x1=q5, x2=q25, y1=middle, y2=middle, class_="whisker"),
+            tag("line", x1=q75, x2=q95, y1=middle, y2=middle, class_="whisker"),
             tag("rect", x=q25, y=middle - 6, width=max(q75 - q25, 1.0), height=12, class_="box"),
             tag("line", x1=q50, x2=q50, y1=middle - 6, y2=middle + 6, class_="median"),
             tag("text", f"{group.records:,}", x=_WIDTH, y=middle + 4, class_="tick end"),
@@ -128,19 +130,27 @@ class Series:
 
 
 def line_chart(
-    series: Sequence[Series], label: str, x_axis: str, y_axis: str, x_names: Sequence[str] | None = None
+    series: Sequence[Series],
+    label: str,
+    x_axis: str,
+    y_axis: str,
+    x_names: Sequence[str] | None = None,
+    from_zero: bool = False,
 ) -> Markup:
     """Lines over a common x; each has its own colour, mark and dash. `x_names` stand under 0, 1, … if given."""
-    frame = _Frame.of(series)
-    left, right, bottom = frame.LEFT, frame.RIGHT, frame.BOTTOM
+    frame = _Frame.of(series, from_zero)
+    left, right, bottom = frame.LEFT, frame.right, frame.BOTTOM
     parts = [tag("line", x1=left, x2=right, y1=frame.y(at), y2=frame.y(at), class_="rule") for at in frame.y_ticks]
     parts += [tag("text", f"{at:g}", x=left - 6, y=frame.y(at) + 4, class_="tick end") for at in frame.y_ticks]
-    xs = np.unique([at for one in series for at in one.x])
-    named = list(zip(range(len(x_names)), x_names, strict=True)) if x_names else [(at, f"{at:g}") for at in xs]
+    xs = sorted({float(at) for one in series for at in one.x})
+    marked = xs if len(xs) <= _MOST_MARKED else _ticks(xs[0], xs[-1])
+    named = list(zip(range(len(x_names)), x_names, strict=True)) if x_names else [(at, f"{at:g}") for at in marked]
     parts += [tag("text", text, x=frame.x(at), y=bottom + 16, class_="tick mid") for at, text in named]
     parts.append(tag("text", x_axis, x=(left + right) / 2, y=frame.HEIGHT - 6, class_="name mid"))
     parts.append(tag("text", y_axis, x=-bottom / 2, y=13, transform="rotate(-90)", class_="name mid"))
     parts += [_drawn(one, place, frame) for place, one in enumerate(series)]
+    if len(series) > 1:
+        parts += [_legend_entry(one.name, place, frame.right + 12) for place, one in enumerate(series)]
     size = f"0 0 {_WIDTH:g} {frame.HEIGHT:g}"
     return tag("svg", *parts, viewBox=size, class_="chart", role="img", aria_label=label)
 
@@ -149,23 +159,26 @@ def line_chart(
 class _Frame:
     """Where values stand on a line chart."""
 
-    LEFT, RIGHT, BOTTOM, HEIGHT = 56.0, 490.0, 216.0, 260.0
+    LEFT, BOTTOM, HEIGHT = 56.0, 216.0, 260.0
 
     x_range: tuple[float, float]
     y_range: tuple[float, float]
     y_ticks: list[float]
+    right: float
 
     @classmethod
-    def of(cls, series: Sequence[Series]) -> _Frame:
+    def of(cls, series: Sequence[Series], from_zero: bool) -> _Frame:
         xs = np.array([at for one in series for at in one.x], dtype=float)
-        ys = np.array([at for one in series for at in _with_spread(one)], dtype=float)
+        ys = np.array([at for one in series for at in _with_spread(one)] + [0.0] * from_zero, dtype=float)
         ticks = _ticks(float(ys.min()), float(ys.max()))
         y_range = (min(ticks[0], float(ys.min())), max(ticks[-1], float(ys.max())))
-        return cls((float(xs.min()), float(xs.max())), y_range, ticks)
+        # A legend takes its room at the right.
+        right = _WIDTH - (150.0 if len(series) > 1 else 10.0)
+        return cls((float(xs.min()), float(xs.max())), y_range, ticks, right)
 
     def x(self, value: float) -> float:
         low, high = self.x_range
-        return self.LEFT + 8 + (value - low) / max(high - low, 1e-9) * (self.RIGHT - self.LEFT - 16)
+        return self.LEFT + 8 + (value - low) / max(high - low, 1e-9) * (self.right - self.LEFT - 16)
 
     def y(self, value: float) -> float:
         low, high = self.y_range
@@ -173,7 +186,7 @@ class _Frame:
 
 
 def _drawn(one: Series, place: int, frame: _Frame) -> Markup:
-    """One line with its marks, its bars, and its entry in the legend."""
+    """One line with its marks and its bars."""
     kind, mark = f"s{place % 5}", _MARKS[place % 5]
     points = [(frame.x(x), frame.y(y)) for x, y in zip(one.x, one.y, strict=True) if np.isfinite(y)]
     path = polyline(np.array([x for x, _ in points]), np.array([y for _, y in points]))
@@ -183,10 +196,14 @@ def _drawn(one: Series, place: int, frame: _Frame) -> Markup:
             ends = (frame.y(y - spread), frame.y(y + spread))
             parts.append(tag("line", x1=frame.x(x), x2=frame.x(x), y1=ends[0], y2=ends[1], class_=f"line {kind}"))
     parts += [_mark(mark, x, y, kind) for x, y in points]
-    left, at = frame.RIGHT + 12, 16.0 + place * 18
-    parts.append(tag("line", x1=left, x2=left + 22, y1=at, y2=at, class_=f"line {kind}"))
-    parts += [_mark(mark, left + 11, at, kind), tag("text", one.name, x=left + 28, y=at + 4, class_="name")]
     return joined(parts)
+
+
+def _legend_entry(name: str, place: int, left: float) -> Markup:
+    kind, at = f"s{place % 5}", 16.0 + place * 18
+    line = tag("line", x1=left, x2=left + 22, y1=at, y2=at, class_=f"line {kind}")
+    told = tag("text", name, x=left + 28, y=at + 4, class_="name")
+    return joined([line, _mark(_MARKS[place % 5], left + 11, at, kind), told])
 
 
 def _with_spread(one: Series) -> list[float]:

@@ -14,6 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
@@ -22,7 +23,7 @@ from ecgscale.errors import UsageError
 from ecgscale.leads import CANONICAL_LEADS, MissingLeads, derive_limb_leads
 from ecgscale.report.colours import tint_of
 from ecgscale.report.page import INK, MM_PER_MV, MM_PER_S, Band, Page
-from ecgscale.report.paper_strips import draw_strips, strips_height
+from ecgscale.report.paper_strips import Curve, draw_strips, strips_height
 
 Layout = Literal["3x4", "stacked"]
 LAYOUTS: tuple[Layout, ...] = ("3x4", "stacked")
@@ -35,6 +36,7 @@ _LEFT_MM = 14.0  # room for the calibration pulse
 _TITLE_MM = 13.0
 _MM_PER_INCH = 25.4
 _FINE, _COARSE = "#f3cfcf", "#e6a5a5"
+_HEAT = "#e06a00"
 
 
 class _Cell(NamedTuple):
@@ -50,8 +52,9 @@ def draw_recording(
     leads: Sequence[str],
     rate: float,
     segments: Sequence[Band] = (),
-    entropy: tuple[NDArray[np.floating], NDArray[np.floating]] | None = None,
+    entropy: Curve | None = None,
     *,
+    heat: Curve | None = None,
     title: str = "",
     subtitle: str = "",
     layout: Layout = "3x4",
@@ -61,7 +64,8 @@ def draw_recording(
     """Draw a recording (n_leads, n_samples) in millivolts at `rate` Hz; returns a figure to save or show.
 
     `segments` colour the paper and make the ribbon and the legend; `entropy` is (seconds, values in 0..1) for a curve,
-    None for the steps of the segments. Missing limb leads are derived; each trace is centred on its median. `window`
+    None for the steps of the segments; `heat` (the same: seconds, 0..1) tints the paper where something mattered.
+    Missing limb leads are derived; each trace is centred on its median. `window`
     is the stretch to show in seconds. Raises `UsageError` for a signal, layout or window that cannot be drawn.
     """
     _check(signal_mv, leads, rate, layout)
@@ -74,8 +78,9 @@ def draw_recording(
     below = strips_height(segments, entropy, width)
     page = Page(_blank_page(width, traces_mm, below), width, shown)
     axes = page.axes
-    axes.text(0, traces_mm + 7.5, title, fontsize=11, weight="bold", color=INK, va="baseline")
-    axes.text(0, traces_mm + 2.8, subtitle, fontsize=8, color=INK, va="baseline")
+    # Names come from data: a dollar sign in one is no formula.
+    axes.text(0, traces_mm + 7.5, title, fontsize=11, weight="bold", color=INK, va="baseline", parse_math=False)
+    axes.text(0, traces_mm + 2.8, subtitle, fontsize=8, color=INK, va="baseline", parse_math=False)
     scale = f"25 mm/s   10 mm/mV   {rate:g} Hz"
     axes.text(page.width, traces_mm + 7.5, scale, fontsize=7, color=INK, ha="right", va="baseline")
     if shown != (0.0, signal_mv.shape[1] / rate):
@@ -87,6 +92,8 @@ def draw_recording(
         cells = _cells(row, bottom + row_mm * 0.42, shown)
         for cell in cells:
             _draw_bands(axes, cell, bands, bottom, row_mm)
+            if heat is not None:
+                _draw_heat(axes, cell, heat, bottom, row_mm)
             _draw_trace(axes, cell, signal_mv, leads, rate, row_mm)
         _draw_calibration(axes, cells[0].baseline)
     _draw_grid(axes, width, traces_mm)
@@ -166,10 +173,33 @@ def _draw_bands(axes: Axes, cell: _Cell, bands: Sequence[Band], bottom: float, h
             axes.add_patch(Rectangle(corner, *size, facecolor=tint_of(band.cluster), linewidth=0, zorder=1))
 
 
+def _draw_heat(axes: Axes, cell: _Cell, heat: Curve, bottom: float, height: float) -> None:
+    """A strip of one colour behind the trace, the stronger the more it mattered; a sixtieth of a second fine."""
+    times = np.linspace(cell.start_s, cell.stop_s, max(int((cell.stop_s - cell.start_s) * 60), 2))
+    strength = np.clip(np.interp(times, heat[0], heat[1], left=0.0, right=0.0), 0, 1)
+    tint = np.ones((1, len(times), 4))
+    tint[..., :3], tint[..., 3] = to_rgb(_HEAT), 0.7 * strength
+    left, right = cell.left, cell.left + (cell.stop_s - cell.start_s) * MM_PER_S
+    extent = (left, right, bottom + 0.6, bottom + height - 0.6)
+    limits = (axes.get_xlim(), axes.get_ylim())
+    axes.imshow(tint, extent=extent, aspect="auto", interpolation="bilinear", zorder=1)
+    axes.set_xlim(limits[0])
+    axes.set_ylim(limits[1])
+
+
 def _draw_trace(
     axes: Axes, cell: _Cell, signal_mv: NDArray[np.floating], leads: Sequence[str], rate: float, row_mm: float
 ) -> None:
-    axes.text(cell.left + 1, cell.baseline + 0.36 * row_mm, cell.lead, fontsize=8.5, weight="bold", color=INK, zorder=6)
+    axes.text(
+        cell.left + 1,
+        cell.baseline + 0.36 * row_mm,
+        cell.lead,
+        fontsize=8.5,
+        weight="bold",
+        color=INK,
+        zorder=6,
+        parse_math=False,
+    )
     if cell.left > 0:
         axes.plot([cell.left] * 2, [cell.baseline - 3, cell.baseline + 3], color=INK, linewidth=0.5, zorder=5)
     if not _can_draw(leads, cell.lead):

@@ -13,6 +13,7 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 from scipy.signal import resample_poly
@@ -111,7 +112,7 @@ def _stored_leads(signal: NDArray[np.float64], leads: tuple[str, ...]) -> tuple[
 def _segments(published: Published, chosen: Mapping[int, list[str]]) -> dict[int, dict[str, Any]]:
     names = {published.rows.record_ids[row]: row for row in chosen}
     columns = ["record_id", "segments", "entropy", "start_s", "sampling_rate", "valid_start", "valid_stop"]
-    wanted = (pc.field("status") == "ok") & pc.field("record_id").isin(list(names))
+    wanted = (pc.field("status") == "ok") & pc.field("record_id").isin(pa.array(list(names), pa.string()))
     table = open_explanations(published.root, published.dataset_id).to_table(columns=columns, filter=wanted)
     found = {}
     for row in table.to_pylist():

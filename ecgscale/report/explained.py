@@ -52,7 +52,7 @@ class ExplainedRecording:
             self.rate,
             self.segments,
             self.entropy,
-            title=f"{self.record_id}     {_told_outputs(self.outputs)}",
+            title=f"{self.record_id}     {told_outputs(self.outputs)}",
             subtitle=_told_facts(self.row),
             layout=layout,
             window=window,
@@ -121,7 +121,8 @@ def _read_signal(archive: Archive, shard_key: str, record_id: str) -> Recording:
     )
 
 
-def _told_outputs(outputs: dict[str, float]) -> str:
+def told_outputs(outputs: dict[str, float]) -> str:
+    """Probabilities or values by name, the largest first."""
     ranked = sorted(outputs.items(), key=lambda pair: -pair[1])
     shown = "   ".join(f"{name} {value:.2f}" for name, value in ranked[:6])
     return shown + (f"   … {len(ranked) - 6} more" if len(ranked) > 6 else "")

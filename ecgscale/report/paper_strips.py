@@ -49,7 +49,7 @@ def draw_strips(
     if segments:
         y -= _GAP_MM
         y = _draw_legend(page, _shares(segments), y)
-    page.axes.text(0, y - _FOOTER_MM + 1.0, footer, fontsize=6.5, color="#666666", va="baseline")
+    page.axes.text(0, y - _FOOTER_MM + 1.0, footer, fontsize=6.5, color="#666666", va="baseline", parse_math=False)
 
 
 def _shares(segments: Sequence[Band]) -> list[tuple[int, float]]:

@@ -1,4 +1,4 @@
-"""The sections of the page that explanations alone can fill: headline, correlations, uncertainty, quarantine, lineage."""
+"""Sections that explanations alone can fill: headline, correlations, uncertainty, quarantine, lineage."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from ecgscale.archive.validate import STATUS_MEANING
 from ecgscale.report.atlas import surrogate_of
-from ecgscale.report.blocks import Block, Chart, Heading, Missing, Pairs, Paragraph, Remark, Section, TableBlock
+from ecgscale.report.blocks import Chart, Columns, Heading, Missing, Pairs, Paragraph, Remark, Section, TableBlock
 from ecgscale.report.blocks import correlation_matrix as matrix_of
 from ecgscale.report.charts import Series, box_chart, line_chart
 from ecgscale.report.lineage import command_for, lineage_tables, seen_table
@@ -61,7 +61,7 @@ def tiles(published: Published) -> list[Tile]:
 def _surrogate_tiles(published: Published) -> list[Tile]:
     name = surrogate_of(published)
     if name is None:
-        return [Tile("agreement of a forest with the network", "–", "not measured yet: see “Do the clusters hold it?”")]
+        return [Tile("agreement of a forest with the network", "–", "not measured yet: see Surrogate forests")]
     facts = published.evaluations[name].facts
     intervals = facts.get("intervals") or {}
     on = f"on {facts.get('records')} recordings"
@@ -111,7 +111,8 @@ def uncertainty_section(published: Published) -> Section:
         "Entropy says how close the call between clusters was, from 0 (sure) to 1 (undecided), averaged over each "
         "recording. It compares recordings under one model; it does not compare models.",
     )
-    entropy, blocks = published.rows.mean_entropy, section.blocks
+    entropy = published.rows.mean_entropy
+    charts: list[Chart] = []
     by_label = published.rows.truth is not None
     shown = [
         ("By class" + (" (true labels)" if by_label else " (as the network says)"), class_groups(published), "class"),
@@ -121,32 +122,30 @@ def uncertainty_section(published: Published) -> Section:
     for title, members, what in shown:
         groups = entropy_by(entropy, members)
         if groups:
-            caption = "Box: half of the recordings; whiskers: nine of ten; line: median."
             chart = box_chart(groups, f"Mean entropy by {what}", "mean entropy")
-            blocks += [Heading(title), Chart(chart, caption)]
+            charts.append(Chart(title, chart, "Box: half of the recordings; whiskers: nine of ten; line: median."))
         elif what == "age":
-            blocks += [Heading(title), Missing("No ages are known, or too few of any decade.")]
-    blocks += _errors(published)
+            section.blocks.append(Missing("By age: no ages are known, or too few of any decade."))
+    charts += _errors(published)
+    section.blocks.append(Columns(charts))
     return section
 
 
-def _errors(published: Published) -> list[Block]:
-    neither = published.seen.neither
-    everyone = np.ones(len(published.rows), dtype=bool)
-    parts = [("recordings that neither network nor K-means has seen", neither)] if neither is not None else []
-    for told, members in [*parts, ("all explained recordings", everyone)]:
-        found = error_by_entropy(published, members) if members is not None else []
-        if found:
-            break
-    else:
+def _errors(published: Published) -> list[Chart]:
+    neither, told, found = published.seen.neither, "recordings that neither network nor K-means has seen", []
+    if neither is not None:
+        found = error_by_entropy(published, neither)
+    if not found:
+        told = "explained recordings, seen before or not"
+        found = error_by_entropy(published, np.ones(len(published.rows), dtype=bool))
+    if not found:
         return []
     what = "mean absolute error" if published.is_regression else "share with a wrong label"
     series = Series(what, list(range(len(found))), [error for _, _, error in found])
-    chart = line_chart(
-        [series], f"{what} by entropy", "mean entropy, five groups of equal size", what, [n for n, _, _ in found]
-    )
+    axis = "mean entropy, five groups of equal size"
+    chart = line_chart([series], f"{what} by entropy", axis, what, [name for name, _, _ in found], from_zero=True)
     caption = f"Does it err more where it is less sure? On {sum(n for _, n, _ in found):,} {told}."
-    return [Heading("Entropy and error"), Chart(chart, caption)]
+    return [Chart("Entropy and error", chart, caption)]
 
 
 def quarantine_section(published: Published) -> Section:
@@ -189,7 +188,7 @@ def quarantine_section(published: Published) -> Section:
 def lineage_section(published: Published) -> Section:
     """What was run, on what, with what; and what had been seen."""
     section = Section("lineage", "What was run", "Everything that decides the numbers on this page.")
-    section.blocks += [Pairs(title, pairs) for title, pairs in lineage_tables(published)]
+    section.blocks.append(Columns([Pairs(title, pairs) for title, pairs in lineage_tables(published)]))
     seen = seen_table(published)
     if seen is not None:
         section.blocks.append(TableBlock(seen))

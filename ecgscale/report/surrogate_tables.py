@@ -144,3 +144,33 @@ def importance_of(facts: Mapping[str, Any]) -> dict[int, float]:
         if isinstance(entry, Mapping) and entry.get("lost") is not None and entry.get("cluster") is not None:
             found[int(entry["cluster"])] = float(entry["lost"])
     return found
+
+
+Entry = tuple[str, float, tuple[float, float] | None]
+
+
+def figure_rows(facts: Mapping[str, Any]) -> list[tuple[str, list[Entry]]]:
+    """What a figure shows: (score, its entries: name, value, interval), the forest on proportions first."""
+    values = facts.get("kind") == "regression"
+    chosen = [VALUES[0], VALUES[3]] if values else [CLASSES[0], CLASSES[4]]
+    panels = []
+    for key, told in chosen:
+        entries = [_entry("proportions", facts, key)]
+        if key in _NETWORK:
+            entries.append(_entry("the network", facts, _NETWORK[key]))
+        if key in _USUAL:
+            entries.append(_entry("usual answer", facts, _USUAL[key]))
+        for name, baseline in (facts.get("baselines") or {}).items():
+            entries.append(_entry(readable(name), baseline.get("scores") or {}, key, baseline.get("intervals")))
+        known = [entry for entry in entries if entry is not None]
+        if known:
+            panels.append((told, known))
+    return panels
+
+
+def _entry(name: str, scores: Mapping[str, Any], key: str, intervals: Mapping[str, Any] | None = None) -> Entry | None:
+    value = scores.get(key)
+    if value is None:
+        return None
+    pair = (intervals if intervals is not None else scores.get("intervals") or {}).get(key)
+    return name, float(value), (float(pair[0]), float(pair[1])) if pair and None not in pair else None

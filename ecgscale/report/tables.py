@@ -94,10 +94,21 @@ def readable(key: str) -> str:
     return key.replace("_", " ")
 
 
-def facts_of(facts: Mapping[str, Any], skip: Iterable[str] = ()) -> Facts:
-    """Everything in `facts` but the keys to `skip`."""
-    found = Facts()
-    _collect({key: value for key, value in facts.items() if key not in set(skip)}, (), found)
+def facts_of(facts: Mapping[str, Any], skip: Iterable[str] = (), words: Mapping[str, str] | None = None) -> Facts:
+    """Everything in `facts` but the keys to `skip`; `intervals` beside scores of the same names become their notes.
+
+    `words` says what scores are called.
+    """
+    found, left = Facts(), {key: value for key, value in facts.items() if key not in set(skip)}
+    spread = left.get("intervals")
+    if isinstance(spread, Mapping) and spread:
+        scores = {key: left.pop(key) for key in list(left) if key in spread}
+        del left["intervals"]
+        called = words or {}
+        rows = tuple(Row(called.get(k, readable(k)), (scored(value, spread[k]),)) for k, value in scores.items())
+        if rows:
+            found.tables.append(Table("Scores, with 95 % intervals", ("score",), rows))
+    _collect(left, (), found)
     return found
 
 
@@ -120,7 +131,7 @@ def _collect(facts: Mapping[str, Any], path: tuple[str, ...], found: Facts) -> N
             found.tables.append(_from_rows(value, caption))
         elif isinstance(value, Mapping) and value:
             inner = list(value.values())
-            if all(isinstance(one, Mapping) and not _is_deep(one) for one in inner):
+            if all(isinstance(one, Mapping) and not _is_deep(_spread(one)) for one in inner):
                 found.tables.append(_from_named(value, caption))
             elif len(here) < _DEEPEST and any(isinstance(one, Mapping) or _is_rows(one) for one in inner):
                 _collect(value, here, found)
@@ -139,14 +150,38 @@ def _is_deep(value: Mapping[str, Any]) -> bool:
     return any(isinstance(leaf, Mapping) for one in inner for leaf in one.values())
 
 
-def _from_rows(rows: list[Mapping[str, Any]], caption: str) -> Table:
+def _spread(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row whose scores and intervals stand in mappings of their own, as one row of cells."""
+    scores, intervals = row.get("scores"), row.get("intervals")
+    if not isinstance(scores, Mapping):
+        return _with_sd(row)
+    notes = intervals if isinstance(intervals, Mapping) else {}
+    kept = {key: value for key, value in row.items() if key not in ("scores", "intervals")}
+    return {**kept, **{str(key): scored(value, notes.get(key)) for key, value in scores.items()}}
+
+
+def _with_sd(row: Mapping[str, Any]) -> dict[str, Any]:
+    """`score_sd` beside `score` becomes its note."""
+    spread = {key for key in row if key.endswith("_sd") and key.removesuffix("_sd") in row}
+    return {
+        key: number(value, f"± {written(row[f'{key}_sd'])}" if row[f"{key}_sd"] is not None else "")
+        if f"{key}_sd" in spread
+        else value
+        for key, value in row.items()
+        if key not in spread
+    }
+
+
+def _from_rows(given: list[Mapping[str, Any]], caption: str) -> Table:
+    rows = [_spread(row) for row in given]
     names = list(dict.fromkeys(str(key) for row in rows for key in row))[:MOST_COLUMNS]
     shown = tuple(Row(written(row.get(names[0])), _cells(row, names[1:])) for row in rows[:MOST_ROWS])
     more = f" (first {MOST_ROWS} of {len(rows)})" if len(rows) > MOST_ROWS else ""
     return Table(caption + more, _columns(names[1:]), shown, readable(names[0]))
 
 
-def _from_named(rows: Mapping[str, Mapping[str, Any]], caption: str) -> Table:
+def _from_named(given: Mapping[str, Mapping[str, Any]], caption: str) -> Table:
+    rows = {name: _spread(row) for name, row in given.items()}
     names = list(dict.fromkeys(str(key) for row in rows.values() for key in row))[:MOST_COLUMNS]
     shown = tuple(Row(readable(str(name)), _cells(row, names)) for name, row in list(rows.items())[:MOST_ROWS])
     return Table(caption, _columns(names), shown)
@@ -169,6 +204,8 @@ def _columns(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def _cell(value: Any) -> Cell:
+    if isinstance(value, Cell):
+        return value
     is_number = value is None or (isinstance(value, int | float) and not isinstance(value, bool))
     return Cell(written(value), number=is_number)
 

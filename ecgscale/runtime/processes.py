@@ -1,4 +1,8 @@
-"""A pool of processes on this machine (`--runtime local --workers N`), each with its share of the cores."""
+"""A pool of processes on this machine (`--runtime local --workers N`), each with its share of the cores.
+
+They are forked from a process that has loaded the libraries and done nothing else, so that those are loaded once: on
+few cores, eight workers would otherwise spend half a minute importing.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +22,9 @@ from ecgscale.runtime.worker import WorkerShell
 
 GRACE_S = 2.0
 
+PRELOAD = ["ecgscale.passes.fit_worker", "ecgscale.passes.explain_worker"]
+"""Loaded before forking; neither they nor what they import starts a thread."""
+
 
 def share_of_cores(workers: int) -> int:
     """Threads for each of so many workers on this machine."""
@@ -29,7 +36,8 @@ class ProcessMember:
 
     def __init__(self, number: int, spec: WorkerSpec, threads: int) -> None:
         self.number = number
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(PRELOAD)
         self.connection, theirs = context.Pipe()
         self.process = context.Process(
             target=_serve, args=(theirs, spec, threads), name=f"worker-{number}", daemon=True
@@ -111,6 +119,8 @@ def _serve(connection: Connection, spec: WorkerSpec, threads: int) -> None:
     """The loop of one process: calls come in, values or errors go out, until the pipe closes or the driver is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # In a forked process numba would make a lock that outlives a kill, and Python would tell of it in the end.
+    multiprocessing.set_start_method("spawn", force=True)
     threading.Thread(target=_end_with_the_driver, daemon=True).start()
     shell = WorkerShell(spec, threads)
     while True:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -119,7 +119,10 @@ class _Running:
 
 
 class Scheduler:
-    """A pool of workers over a backend; `WorkerPool` of the passes. Use as a context manager."""
+    """A pool of workers over a backend; `WorkerPool` of the passes. Use as a context manager.
+
+    `greeted` says of every worker that is ready what and where it is.
+    """
 
     def __init__(
         self, backend: Backend, spec: WorkerSpec, limits: Limits | None = None, progress: Progress = SILENT
@@ -127,7 +130,7 @@ class Scheduler:
         self._backend, self._spec, self._limits, self._progress = backend, spec, limits or Limits(), progress
         self._members: dict[int, _Running] = {}
         self._free: dict[int, _Running] = {}
-        self._ready: set[int] = set()
+        self.greeted: dict[int, Hello] = {}
         self._kind, self._kind_of = kind(), "this process"
         self._worked = False
         self._failed_starts, self._start_after = 0, 0.0
@@ -147,12 +150,12 @@ class Scheduler:
         until = time.monotonic() + self._limits.replace_s
         while True:
             self._fill_up()
-            if len(self._ready) == self._backend.wanted() or (self._ready and time.monotonic() >= until):
-                return sorted(self._ready)
+            if len(self.greeted) == self._backend.wanted() or (self.greeted and time.monotonic() >= until):
+                return sorted(self.greeted)
             for member, reply in self._wait(math.inf):
                 self._settle(member, reply, None)
 
-    def run(self, calls: Iterable[Call]) -> Iterator[Done | Failed]:
+    def run(self, calls: Iterable[Call]) -> Generator[Done | Failed, None, None]:
         """Outcomes as they come; see `WorkerPool`."""
         queue = Queue(calls)
         try:
@@ -174,7 +177,7 @@ class Scheduler:
 
     def _hand_out(self, queue: Queue) -> None:
         for number, running in list(self._free.items()):
-            attempted = queue.take(number, self._ready)
+            attempted = queue.take(number, self.greeted.keys())
             if attempted is not None:
                 del self._free[number]
                 attempted.tried += 1
@@ -189,7 +192,7 @@ class Scheduler:
             # A worker that waits for the cluster to grow may take as long as it takes, once another one works.
             self._members[member.number] = _Running(member)
             member.call("hello", ())
-        if self._ready:
+        if self.greeted:
             self._alone_since = now
         elif now - self._alone_since > self._limits.start_s:
             raise NoWorkers(
@@ -245,7 +248,7 @@ class Scheduler:
             if error is None:
                 running.greeting = False
                 self._free[running.member.number] = running
-                self._ready.add(running.member.number)
+                self.greeted[running.member.number] = reply.value
                 self._failed_starts = 0
                 return
         number = running.member.number
@@ -257,7 +260,7 @@ class Scheduler:
         self._start_after = time.monotonic() + self._limits.pause(self._failed_starts)
         reason = reply.died or (str(error) if isinstance(error, EcgscaleError) else f"{type(error).__name__}: {error}")
         self._progress.say(f"worker {number} did not start: {reason}")
-        if self._failed_starts >= self._limits.attempts and not self._ready:
+        if self._failed_starts >= self._limits.attempts and not self.greeted:
             raise NoWorkers(
                 f"no worker could be started, {self._failed_starts} were tried; last: {reason}. What was finished"
                 " stays; put it right and type the same command again"
@@ -304,7 +307,7 @@ class Scheduler:
         number = running.member.number
         del self._members[number]
         self._free.pop(number, None)
-        self._ready.discard(number)
+        self.greeted.pop(number, None)
         running.member.end()
 
 

@@ -35,16 +35,16 @@ class WorkerShell:
     def __init__(self, spec: WorkerSpec, threads: int | None = None) -> None:
         self._spec, self._threads = spec, threads
         self._worker: Any = None
-        if threads is not None:
-            # Read by libraries as they are loaded, which is when the worker is made; some reset each other's later.
+        if threads is not None and "numba" not in sys.modules:
+            # For libraries that the worker will load; numba reads its own again and again, and refuses another.
             os.environ.update(dict.fromkeys(THREADS, str(threads)))
 
     def call(self, method: str, arguments: tuple[Any, ...]) -> Any:
         """`hello` answers what the worker is like; others are the worker's own methods."""
         if self._worker is None:
             self._worker = self._spec.make()
-            if self._threads is not None and "torch" in sys.modules:
-                sys.modules["torch"].set_num_threads(self._threads)
+            if self._threads is not None:
+                _limit_threads(self._threads)
         if method == "hello":
             return self._hello()
         return getattr(self._worker, method)(*arguments)
@@ -54,3 +54,13 @@ class WorkerShell:
         if self._threads is None and "torch" in sys.modules:
             facts["threads"] = sys.modules["torch"].get_num_threads()
         return Hello({**kind(), **facts}, socket.gethostname(), os.getpid())
+
+
+def _limit_threads(threads: int) -> None:
+    """Give torch and the compiled kernels so many, where they are loaded already."""
+    if "numba" in sys.modules:
+        # First: when numba starts its threads, it sets the number that torch has too.
+        numba = sys.modules["numba"]
+        numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(threads)

@@ -126,6 +126,11 @@ def test_json_is_the_last_line_and_there_only_when_asked_for() -> None:
     assert json.loads(run(lambda progress: None, "--json").stdout) == {}
 
 
+def test_json_holds_no_number_that_is_none() -> None:
+    result = run(lambda progress: {"scores": {"auroc": float("nan"), "worst": [-float("inf"), 1.5]}}, "--json")
+    assert result.stdout == '{"scores": {"auroc": null, "worst": [null, 1.5]}}\n'
+
+
 def test_in_a_thread_signals_are_left_alone() -> None:
     import threading
 

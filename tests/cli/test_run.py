@@ -33,8 +33,8 @@ def facts(result: Result) -> dict[str, Any]:
 
 
 def contents(folder: Path) -> dict[str, int]:
-    """Every file and its time, but for evaluations, which are cheap and written by every run."""
-    files = (path for path in folder.rglob("*") if path.is_file() and "evaluations" not in path.parts)
+    """Every file and its time, but for what every run writes anew: what it did, and evaluations, which are cheap."""
+    files = (path for path in folder.rglob("*") if path.is_file() and not {"evaluations", "runs"} & set(path.parts))
     return {str(path): path.stat().st_mtime_ns for path in files}
 
 

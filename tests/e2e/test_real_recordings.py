@@ -30,6 +30,7 @@ from ecgscale.encoders.taps import Encoder
 from ecgscale.leads import CANONICAL_LEADS
 from ecgscale.progress import SILENT
 from ecgscale.store import open_explanations
+from tests.e2e.test_same_bits import torch_threads
 from tests.encoders.small_networks import spec_of
 
 pytestmark = pytest.mark.realdata
@@ -170,6 +171,28 @@ def test_every_recording_of_every_source(
 
 
 SPAN = ("valid_start", "valid_stop")
+
+
+def test_neither_threads_nor_shards_change_a_bit(
+    test_data: Path, first: Path, code_model: ClusterModel, work: Path
+) -> None:
+    explain = ("--model", code_model.directory, "--entropy", "timestep", "--out")
+    with torch_threads(1):
+        one = typed("explain", first, *explain, work / "one-thread")
+    with torch_threads(2):
+        two = typed("explain", first, *explain, work / "two-threads")
+    files = [sorted((Path(told["path"]) / "data").iterdir()) for told in (one, two)]
+    assert [path.read_bytes() for path in files[0]] == [path.read_bytes() for path in files[1]]
+
+    typed("ingest", "ptbxl", test_data / "ptbxl", work / "other-shards", "--shard-records", 23)
+    for shard in sorted((work / "other-shards").glob("part-*.parquet"))[2:]:
+        shard.unlink()
+    other = typed("explain", work / "other-shards", *explain, work / "other")
+    rows = {row["record_id"]: row for row in open_explanations(work / "one-thread").to_table().to_pylist()}
+    others = open_explanations(work / "other").to_table().to_pylist()
+    assert len(others) == other["records"] == 46
+    for row in others:
+        assert row | {"source_shard": ""} == rows[row["record_id"]] | {"source_shard": ""}
 
 
 def test_factored_is_dense_on_a_network_of_the_code_shapes(first: Path, code_model: ClusterModel) -> None:

@@ -1,4 +1,4 @@
-"""Which records fit and which score."""
+"""Which records fit and which score, by folds that are named."""
 
 from __future__ import annotations
 
@@ -30,25 +30,11 @@ def test_folds_as_named_and_the_others_filled_in() -> None:
     assert choose(table(), train_folds=(1, 2, 3, 4)).test.sum() == 60
 
 
-def test_without_folds_the_unseen_score() -> None:
-    unseen = np.arange(N) >= 80
-    chosen = choose(table(), unseen=unseen)
-    np.testing.assert_array_equal(chosen.test, unseen)
-    assert "neither" in chosen.told
-    few = choose(table(), unseen=np.arange(N) >= 98)
-    assert few.test.sum() == 30, "two unseen records score nothing; the patients are drawn instead"
-
-
 def test_patients_are_never_on_both_sides() -> None:
     patients = [f"p{i // 3}" for i in range(N)]
-    drawn = choose(table(patients, folds=False), seed=3)
-    names = np.array(patients)
-    assert not set(names[drawn.train]) & set(names[drawn.test])
-    assert drawn.train.sum() + drawn.test.sum() == N
-    by_fold = choose(table(patients), test_folds=(9,))
+    by_fold, names = choose(table(patients), test_folds=(9,)), np.array(patients)
     assert not set(names[by_fold.train]) & set(names[by_fold.test])
     assert "their patients score it" in by_fold.remarks[0]
-    np.testing.assert_array_equal(drawn.test, choose(table(patients, folds=False), seed=3).test)
 
 
 def test_records_without_a_patient_stand_alone() -> None:

@@ -2,51 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from ecgscale.encoders.spec import OutputSpec
 from ecgscale.errors import UsageError
-from ecgscale.evaluate.surrogate import SCORES, SurrogateResult, holdout_surrogate
+from ecgscale.evaluate.result import SurrogateResult
+from ecgscale.evaluate.scores import CLASSIFICATION, REGRESSION, SCORES
+from ecgscale.evaluate.seen import Seen
+from ecgscale.evaluate.surrogate import SurrogateRequest, explained_records, score_surrogate
+from tests.evaluate.explained import CLASSES, LABELS, SMALL, YEARS, N, explanations, replaced
 
-NAMES = ("CD", "MI", "NORM")
-LABELS = OutputSpec(kind="multilabel", scale="logit", names=NAMES)
-N, K = 240, 5
-
-
-def explanations(informative: bool = True, quarantined: int = 0) -> pa.Table:
-    """Labels; a network that errs in some; proportions that say what the network says, or nothing."""
-    rng = np.random.default_rng(7)
-    truth = rng.random((N, 3)) < (0.3, 0.4, 0.5)
-    network = np.where(rng.random((N, 3)) < 0.1, ~truth, truth)
-    basis = np.column_stack([network, np.ones((N, 2))]) if informative else np.ones((N, K))
-    weights = basis * 2 + rng.random((N, K))
-    ok = np.arange(N) >= quarantined
-    proportions = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
-    logits = np.where(network, 2.0, -2.0) + rng.normal(0, 0.3, (N, 3))
-    years = 50 + 20 * proportions[:, 0].astype(float) * 5
-    return pa.table(
-        {
-            "record_id": [f"r{i}" for i in range(N)],
-            "patient_id": [f"p{i // 2}" for i in range(N)],
-            "fold": pa.array(1 + np.arange(N) // 2 % 10, pa.int16()),
-            "status": ["ok" if there else "flat_signal" for there in ok],
-            "proportions": pa.array(
-                [row if there else None for row, there in zip(proportions.tolist(), ok, strict=True)],
-                pa.list_(pa.float32(), K),
-            ),
-            "prediction": [row if there else None for row, there in zip(logits.tolist(), ok, strict=True)],
-            "labels": [[name for name, has in zip(NAMES, row, strict=True) if has] or ["OTHER"] for row in truth],
-            "years": years + rng.normal(0, 2, N),
-            "value": [[year] if there else None for year, there in zip(years.tolist(), ok, strict=True)],
-            "group": [NAMES[i] for i in network.argmax(axis=1)],
-        }
-    )
+HELD = SurrogateRequest(test_folds=(9, 10), n_bootstrap=60, forests=SMALL)
 
 
-def check(table: pa.Table, target: str = "labels", output: OutputSpec = LABELS, **options: object) -> SurrogateResult:
-    return holdout_surrogate(table, target, output, **{"test_folds": (9, 10), "n_bootstrap": 60, **options})  # type: ignore[arg-type]
+def check(
+    table: pa.Table,
+    target: str = "labels",
+    output: OutputSpec = LABELS,
+    request: SurrogateRequest = HELD,
+    seen: Seen | None = None,
+) -> SurrogateResult:
+    return score_surrogate(explained_records(table, target, output, request, seen), target, request)
 
 
 def number(result: SurrogateResult, name: str) -> float:
@@ -59,28 +39,86 @@ def test_proportions_that_tell_all_are_found_out() -> None:
     result = check(explanations())
     assert number(result, "agreement") > 0.97 > number(result, "majority_agreement")
     assert number(result, "exact_match") > 0.9 > number(result, "majority_exact_match")
+    assert number(result, "kappa") > 0.9
     assert 0.82 < number(result, "network_accuracy") < 0.97
     assert number(result, "accuracy") == pytest.approx(number(result, "network_accuracy"), abs=0.06)
-    assert 0.8 < number(result, "auroc") <= 1
-    assert 0.8 < number(result, "network_auroc") <= 1
-    assert result.scores["r2"] is None
+    for score in ("auroc", "network_auroc", "auroc_thresholded", "average_precision"):
+        assert 0.75 < number(result, score) <= 1
+    assert all(result.scores[name] is None for name in REGRESSION)
     assert (result.records, result.train_records) == (48, 192)
+    assert set(result.per_label) == {"CD", "MI", "NORM"}
+    macro = np.mean([scores["auroc"] for scores in result.per_label.values()])
+    assert number(result, "auroc") == pytest.approx(macro)
 
 
 def test_proportions_that_tell_nothing_score_like_the_majority() -> None:
     result = check(explanations(informative=False))
     assert number(result, "agreement") < number(result, "majority_agreement") + 0.1
     assert abs(number(result, "auroc") - 0.5) < 0.2
+    assert abs(number(result, "kappa")) < 0.25
 
 
-def test_intervals_hold_the_scores_and_shrink_from_resamples_of_patients() -> None:
-    result = check(explanations(), n_bootstrap=300)
-    for name, pair in result.intervals.items():
+def test_cross_validation_scores_every_record_once_by_forests_without_its_patient() -> None:
+    result = check(explanations(), request=replace(HELD, test_folds=(), folds="patients:4"))
+    assert result.records == N
+    assert number(result, "agreement") > 0.97
+    summary = result.folds["summary"]["agreement"]
+    assert summary["parts"] == 4
+    assert summary["mean"] == pytest.approx(number(result, "agreement"), abs=0.02)
+    rows = result.out_of_fold.to_pandas()
+    assert len(rows) == N
+    assert rows.groupby("patient_id")["part"].nunique().max() == 1
+
+
+def test_records_seen_before_stand_apart() -> None:
+    table = explanations()
+    fold = np.array(table.column("fold").to_pylist())
+    seen = Seen(fold <= 6, fold <= 8, None, None, fold == 6)
+    result = check(table, request=replace(HELD, test_folds=()), seen=seen)
+    assert {name: group["records"] for name, group in result.groups.items()} == {
+        "neither": 48,
+        "clusters": 48,
+        "encoder": 144,
+        "all": 240,
+    }
+    assert (result.headline, result.records, result.seen_by_encoder, result.seen_by_clusters) == ("neither", 48, 0, 0)
+    assert result.scores["agreement"] == result.groups["neither"]["scores"]["agreement"]
+    everything = Seen(fold <= 10, fold <= 10, None, None)
+    told = check(table, request=HELD, seen=everything)
+    assert told.headline == "all"
+    assert any("too few of the records scored are new to the encoder" in remark for remark in told.remarks)
+
+
+def test_intervals_hold_the_scores_and_differences_are_paired() -> None:
+    result = check(explanations(), request=replace(HELD, n_bootstrap=300))
+    for name in ("agreement", "accuracy", "auroc", "kappa", "network_average_precision"):
+        pair = result.intervals[name]
         assert pair is not None
         assert pair[0] <= number(result, name) <= pair[1]
         assert pair[1] - pair[0] < 0.4
-    again = check(explanations(), n_bootstrap=300)
+    gain = result.differences["agreement - majority_agreement"]
+    assert gain["value"] == pytest.approx(number(result, "agreement") - number(result, "majority_agreement"))
+    assert gain["interval"][0] > 0
+    again = check(explanations(), request=replace(HELD, n_bootstrap=300))
     assert again.to_dict() == result.to_dict()
+
+
+def test_baselines_stand_beside_the_proportions() -> None:
+    result = check(explanations(), request=replace(HELD, baselines=True))
+    facts = result.baselines["permuted"]
+    assert facts["proportions"]["agreement"] == result.scores["agreement"]
+    assert facts["scores"]["agreement"] < number(result, "agreement") - 0.2
+    assert facts["difference_intervals"]["agreement"][0] > 0
+    assert facts["scores"]["auroc"] == pytest.approx(0.5, abs=0.2)
+
+
+def test_importance_falls_on_the_clusters_that_tell() -> None:
+    result = check(explanations(), request=replace(HELD, importance=True))
+    lost = [entry["lost"] for entry in result.importance]
+    assert min(lost[:3]) > 0.05 > max(map(abs, lost[3:]))
+    by_label = result.importance[1]["by_label"]
+    assert by_label["MI"] > 0.15
+    assert abs(by_label["CD"]) < 0.05
 
 
 def test_quarantined_rows_are_left_out_and_told() -> None:
@@ -88,48 +126,88 @@ def test_quarantined_rows_are_left_out_and_told() -> None:
     assert result.quarantined == 12
     assert result.records + result.train_records == N - 12
     assert any("12 quarantined" in remark for remark in result.remarks)
+    with pytest.raises(UsageError, match="all 240 are quarantined"):
+        check(explanations(quarantined=N))
 
 
 def test_classes_that_exclude_each_other() -> None:
-    output = OutputSpec(kind="multiclass", scale="logit", names=NAMES)
-    result = check(explanations(), "group", output)
+    result = check(explanations(), "group", CLASSES, replace(HELD, baselines=True, importance=True))
     assert number(result, "agreement") == number(result, "exact_match") > 0.6
     assert number(result, "majority_agreement") < 0.5
     assert number(result, "network_accuracy") > 0.7
+    assert number(result, "kappa") > 0.5
+    assert result.importance[0]["lost"] > 0
+    assert result.thresholds == {}
 
 
 def test_values() -> None:
     table = explanations().drop(["prediction"]).rename_columns({"value": "prediction"})
-    result = check(table, "years", OutputSpec(kind="regression", scale="value", names=("years",)))
+    result = check(table, "years", YEARS, replace(HELD, baselines=True, importance=True))
     assert number(result, "r2") > 0.95
     assert number(result, "mae_to_network") < 1.5
     assert number(result, "network_mae") < 2.5
     assert number(result, "mae") < number(result, "mean_mae")
-    assert result.scores["agreement"] is None
+    assert 0.5 < number(result, "label_r2") < number(result, "network_r2") + 0.1
+    assert all(result.scores[name] is None for name in CLASSIFICATION)
+    assert result.importance[0]["lost"] == max(entry["lost"] for entry in result.importance)
+    assert result.baselines["permuted"]["difference"]["r2"] > 0.5
 
 
-def test_a_class_without_both_values_has_no_auroc_and_is_told() -> None:
+def test_ages_that_are_missing_count_for_the_network_alone() -> None:
+    table = explanations().drop(["prediction"]).rename_columns({"value": "prediction"})
+    ages = [None if i % 2 else age for i, age in enumerate(table.column("years").to_pylist())]
+    result = check(replaced(table, "years", ages), "years", YEARS)
+    assert (result.records, result.labelled_records) == (48, 24)
+    assert any("24 records scored have no label" in remark for remark in result.remarks)
+    none = check(replaced(table, "years", [float("nan")] * N), "years", YEARS)
+    assert number(none, "r2") > 0.9
+    assert none.scores["mae"] is none.scores["network_mae"] is None
+    assert any("too few records have labels" in remark for remark in none.remarks)
+
+
+@pytest.mark.parametrize(("how_many", "said"), [(0, "no AUROC for CD: 0 of"), (1, "one record alone")])
+def test_a_class_with_one_example_or_none_is_told(how_many: int, said: str) -> None:
     table = explanations()
-    labels = [[name for name in row if name != "CD"] or ["OTHER"] for row in table.column("labels").to_pylist()]
-    result = check(table.set_column(table.schema.get_field_index("labels"), "labels", pa.array(labels)))
-    assert any("no AUROC for CD" in remark for remark in result.remarks)
+    rows = table.column("labels").to_pylist()
+    labels = [[name for name in row if name != "CD"] or ["OTHER"] for row in rows]
+    if how_many:
+        last = max(i for i, fold in enumerate(table.column("fold").to_pylist()) if fold == 9)
+        labels[last] = ["CD"]
+    result = check(replaced(table, "labels", labels))
+    assert any(said in remark for remark in result.remarks)
+    assert (result.per_label["CD"]["auroc"] is None) == (how_many == 0)
     assert result.scores["auroc"] is not None
 
 
 def test_records_without_labels_count_for_the_agreement_alone() -> None:
     table = explanations()
     labels = [row if i % 3 else None for i, row in enumerate(table.column("labels").to_pylist())]
-    result = check(table.set_column(table.schema.get_field_index("labels"), "labels", pa.array(labels)))
+    result = check(replaced(table, "labels", labels))
     assert result.records == 48 > result.labelled_records
     assert any("have no label" in remark for remark in result.remarks)
 
 
+def test_fewer_records_than_clusters_are_told() -> None:
+    table = explanations(n=40)
+    wide = pa.array(np.full((40, 50), 0.02, np.float32).tolist(), pa.list_(pa.float32(), 50))
+    table = table.set_column(table.schema.get_field_index("proportions"), "proportions", wide)
+    result = check(table, request=replace(HELD, test_folds=(), folds="patients:4", baselines=True))
+    assert any("fewer than the 50 clusters" in remark for remark in result.remarks)
+
+
 def test_json_holds_every_score_or_null() -> None:
     facts = check(explanations()).to_dict()
-    assert {"target", "records", "intervals", *SCORES} <= set(facts)
+    assert {"target", "records", "intervals", "groups", "baselines", *SCORES} <= set(facts)
     assert facts["r2"] is None
 
 
 def test_too_few_records_are_told() -> None:
     with pytest.raises(UsageError, match="too few"):
-        check(explanations().slice(0, 24))
+        check(explanations(n=24))
+
+
+def test_folds_within_which_to_stay() -> None:
+    request = replace(HELD, test_folds=(), folds="patients:4", within=(9, 10))
+    assert check(explanations(), request=request).records == 48
+    with pytest.raises(UsageError, match="no record is in fold 12; there are: 1, 2"):
+        check(explanations(), request=replace(request, within=(12,)))

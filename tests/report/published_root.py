@@ -1,11 +1,12 @@
 """A published ROOT made by hand over a simulated archive: what `fit` and `explain` leave, without a network.
 
 The proportions of a record follow its superclasses and its age, and so do the "network's" outputs, so that scores on
-them are known to be good; segments are eighths of the recording.
+them are known to be good; segments are eighths of the recording. `HOSTILE` names look like markup.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +14,9 @@ import numpy as np
 import pyarrow as pa
 
 from ecgscale.archive import Archive
-from ecgscale.archive.synthetic import EXTRA_FIELDS, simulate
+from ecgscale.archive.synthetic import EXTRA_FIELDS, SCHEMA, simulate, simulate_records
 from ecgscale.archive.synthetic_patients import SUPERCLASSES
+from ecgscale.archive.writer import ArchiveWriter
 from ecgscale.clusters.features import BlockLayout
 from ecgscale.clusters.model import ClusterModel
 from ecgscale.encoders.seen import SEEN_FILE, seen_lines
@@ -30,7 +32,26 @@ from ecgscale.store.provenance import run_facts
 K = 6
 RATE, LENGTH = 100.0, 512
 ENCODER_ID, MODEL_ID = "by-hand-000000000000", "k6-000000000000"
-CARRIED = [pa.field("age", pa.float32()), pa.field("sex", pa.string()), pa.field("fold", pa.int16()), *EXTRA_FIELDS]
+CARRIED = [
+    pa.field("age", pa.float32()),
+    pa.field("sex", pa.string()),
+    pa.field("fold", pa.int16()),
+    pa.field("site", pa.string()),
+    *EXTRA_FIELDS,
+]
+
+SCRIPT = "</script><script>window.hacked = 1</script>"
+IMAGE = "<img src=x onerror=window.hacked=2>"
+QUOTED = "\" autofocus onfocus=window.hacked=3 x='"
+HOSTILE = {
+    "sim0-0000000": SCRIPT,
+    "sim0-0000002": IMAGE,
+    "sim0-0000003": QUOTED,
+    "sim0-0000004": "{{ 7 * 7 }} & <!--",
+    "north": f"north {IMAGE}",
+    "NORM": f"NORM {SCRIPT}",
+}
+"""What names are changed to in a root made with `renamed=HOSTILE`."""
 
 
 @dataclass(frozen=True)
@@ -44,13 +65,26 @@ class PublishedRoot:
 
 
 def publish_by_hand(
-    folder: Path, records: int = 320, kind: str = "multilabel", entropy: bool = True, seen_folds: tuple[int, ...] = ()
+    folder: Path,
+    records: int = 320,
+    kind: str = "multilabel",
+    entropy: bool = True,
+    seen_folds: tuple[int, ...] = (),
+    renamed: Mapping[str, str] | None = None,
 ) -> PublishedRoot:
-    """Simulate, "explain" and publish; the second record is quarantined. Encoder and clusters saw `seen_folds`."""
-    simulate(folder / "archive", records, rate=RATE, seconds=5.0)
+    """Simulate, "explain" and publish; the second record is quarantined. Encoder and clusters saw `seen_folds`.
+
+    `renamed` changes record ids, sites and superclasses.
+    """
+    names = dict(renamed or {})
+    if names:
+        _simulate_renamed(folder / "archive", records, names)
+    else:
+        simulate(folder / "archive", records, rate=RATE, seconds=5.0)
+    classes = tuple(names.get(name, name) for name in SUPERCLASSES)
     archive, root = Archive.open(folder / "archive"), folder / "root"
     facts = archive.metadata(["record_id", "patient_id", *(field.name for field in CARRIED)])
-    spec = _write_encoder(root, archive, kind, seen_folds, facts)
+    spec = _write_encoder(root, archive, _output(kind, classes), seen_folds, facts)
     _write_model(root, seen_folds, facts)
     table = _explanations(facts, spec.output, entropy)
     identity = DatasetFacts(
@@ -81,20 +115,34 @@ def publish_by_hand(
     return PublishedRoot(root, archive.path, identity.dataset_id, str(ids[1]))
 
 
-def _output(kind: str) -> OutputSpec:
+def _simulate_renamed(path: Path, records: int, names: Mapping[str, str]) -> None:
+    table = simulate_records(0, 0, records, rate=RATE, seconds=5.0)
+    for column in ("record_id", "site"):
+        values = [names.get(value, value) for value in table.column(column).to_pylist()]
+        table = table.set_column(
+            table.schema.get_field_index(column), SCHEMA.field(column), pa.array(values, pa.string())
+        )
+    sets = [[names.get(value, value) for value in row] for row in table.column("superclasses").to_pylist()]
+    place = table.schema.get_field_index("superclasses")
+    table = table.set_column(place, SCHEMA.field("superclasses"), pa.array(sets, pa.list_(pa.string())))
+    with ArchiveWriter(path, {"kind": "simulated"}, "int16", EXTRA_FIELDS) as writer:
+        writer.append_table(table)
+
+
+def _output(kind: str, classes: tuple[str, ...]) -> OutputSpec:
     if kind == "regression":
         return OutputSpec(kind="regression", scale="value", names=("age",))
     if kind == "multiclass":
         return OutputSpec(kind="multiclass", scale="logit", names=("female", "male"))
-    return OutputSpec(kind="multilabel", scale="logit", names=SUPERCLASSES)
+    return OutputSpec(kind="multilabel", scale="logit", names=classes)
 
 
 def _write_encoder(
-    root: Path, archive: Archive, kind: str, seen_folds: tuple[int, ...], facts: pa.Table
+    root: Path, archive: Archive, output: OutputSpec, seen_folds: tuple[int, ...], facts: pa.Table
 ) -> EncoderSpec:
     directory = root / "encoders" / ENCODER_ID
     directory.mkdir(parents=True)
-    target = {"multilabel": "superclasses", "regression": "age", "multiclass": "sex"}[kind]
+    target = {"multilabel": "superclasses", "regression": "age", "multiclass": "sex"}[output.kind]
     training = {
         "target": target,
         "archive_id": archive.archive_id,
@@ -111,7 +159,7 @@ def _write_encoder(
         layers=("block",),
         depth_scales=(1.0,),
         input=InputSpec(leads=CANONICAL_LEADS, sampling_rate=RATE, length=LENGTH),
-        output=_output(kind),
+        output=output,
         training=training,
     )
     (directory / SEEN_FILE).write_text(_seen(facts, seen_folds, "train"))
@@ -138,7 +186,8 @@ def _seen(facts: pa.Table, folds: tuple[int, ...], part: str) -> str:
 
 def _explanations(facts: pa.Table, output: OutputSpec, entropy: bool) -> pa.Table:
     n, rng = facts.num_rows, np.random.default_rng(0)
-    has = np.array([[name in row for name in SUPERCLASSES] for row in facts.column("superclasses").to_pylist()])
+    classes = output.names if output.kind == "multilabel" else SUPERCLASSES
+    has = np.array([[name in row for name in classes] for row in facts.column("superclasses").to_pylist()])
     age = facts.column("age").to_numpy()
     weights = np.exp(np.column_stack([2.0 * has, age / 40]) + rng.normal(0, 0.3, (n, K)))
     proportions = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
@@ -165,7 +214,7 @@ def _explanations(facts: pa.Table, output: OutputSpec, entropy: bool) -> pa.Tabl
         "prediction": list(prediction.astype(np.float32)),
         "proportions": list(proportions),
         "soft_proportions": list(proportions),
-        "mean_entropy": np.full(n, 0.4, np.float32),
+        "mean_entropy": np.linspace(0.2, 0.6, n, dtype=np.float32),
         "distortion": np.full(n, 0.3, np.float32),
         "segments": pa.array(segments, pa.list_(SEGMENT_TYPE)),
         "entropy": [np.full(496, 0.25, np.float32)] * n if entropy else [None] * n,

@@ -1,11 +1,19 @@
 /* The browser of recordings: a filtered list on the left, the chosen recording on paper, a moment that can be walked. */
-const records = data("recordings");
+const records = data("recordings-data");
 const outputs = data("outputs");
 const STEP_S = 0.04;
 const shown = { list: [], record: null, paper: null, seconds: 0, only: null };
 const round = (value, digits = 2) => (value === null || value === undefined ? "–" : value.toFixed(digits));
 const labelText = (record) =>
   record.labels === null ? "no label" : Array.isArray(record.labels) ? record.labels.join(", ") || "none of them" : String(record.labels);
+
+/* The label, and what the network says where that is something else. */
+function summaryOf(record) {
+  if (outputs.kind === "regression") return `${record.labels === null ? "" : `${round(record.labels, 0)}, `}network ${round(record.outputs[0], 0)}`;
+  const says = record.decided.join(", ") || "nothing";
+  if (record.labels === null) return `network: ${says}`;
+  return record.labels.join() === record.decided.join() ? labelText(record) : `${labelText(record)} | network: ${says}`;
+}
 
 function matches(record) {
   const reason = byId("reason").value, kind = byId("class").value, asked = byId("search").value.trim().toLowerCase();
@@ -27,7 +35,7 @@ function fillList() {
   const items = shown.list.map((record, place) =>
     html("li", { role: "option", id: `record-${place}`, "aria-selected": "false" },
       html("div", { class: "id" }, record.id),
-      html("div", { class: "line" }, html("span", {}, labelText(record)), html("span", {}, `entropy ${round(record.mean_entropy)}`))));
+      html("div", { class: "line" }, html("span", {}, summaryOf(record)), html("span", {}, `entropy ${round(record.mean_entropy)}`))));
   items.forEach((item, place) => item.addEventListener("click", () => choose(place)));
   byId("list").replaceChildren(...items);
   byId("found").textContent = `${shown.list.length} of ${records.length} recordings`;
@@ -59,7 +67,7 @@ function drawRecord() {
   const seen = html("span", {}, "seen before by ", html("b", {}, record.seen));
   byId("about").replaceChildren(label, ...facts, seen);
   byId("reasons").replaceChildren(...[...record.reasons, ...record.flags].map((text) => html("span", { class: "tag" }, text)));
-  byId("outputs").replaceChildren(...outputMeters(record));
+  byId("outputs-shown").replaceChildren(...outputMeters(record));
   drawPaper();
 }
 

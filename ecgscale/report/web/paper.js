@@ -1,5 +1,5 @@
 /* A recording on ECG paper. The unit is the millimetre: 25 for a second, 10 for a millivolt, true to scale in print. */
-const MM_S = 25, MM_MV = 10, LEFT = 15, RIGHT = 4;
+const MM_S = 25, MM_MV = 10, LEFT = 15, RIGHT = 7;
 const TWELVE = ["I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6"];
 
 /* Rows of cells, each a lead over a stretch of time: the clinical 3×4 with a rhythm strip, or every lead in full. */
@@ -33,8 +33,8 @@ class Paper {
       "aria-label": `Recording ${record.id}: ${rows.flat().map((cell) => cell.lead).join(", ") || "no signal"}`,
     });
     this.drawPaper();
-    rows.forEach((cells, row) => cells.forEach((cell) => this.drawCell(cell, row)));
     this.drawGrid();
+    rows.forEach((cells, row) => cells.forEach((cell) => this.drawCell(cell, row)));
     this.svg.append(...this.later);
     this.drawRibbon();
     this.drawEntropy();
@@ -138,7 +138,7 @@ class Paper {
         path += `M${this.x(segment.start)} ${top + high}V${y}H${this.x(segment.stop)}V${top + high}Z`;
       }
     }
-    this.svg.append(svg("path", { class: "entropy", d: path }));
+    this.svg.append(svg("path", { class: record.curve ? "entropy curve" : "entropy", d: path }));
     for (const level of [0, 0.5, 1]) {
       const y = top + high * (1 - level);
       this.svg.append(svg("path", { class: "rule", d: `M${LEFT} ${y}H${this.width - RIGHT}` }));

@@ -1,0 +1,83 @@
+"""`ecgscale figures`: pictures for a paper, or for a reader study."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ecgscale.cli.command import command
+from ecgscale.progress import Progress
+
+if TYPE_CHECKING:
+    from ecgscale.report.published import Published
+
+
+@click.command()
+@click.argument("root", type=click.Path(path_type=Path))
+@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="Folder for the pictures.")
+@click.option(
+    "--records", type=click.IntRange(0, 200), default=6, show_default=True, help="Example recordings to draw."
+)
+@click.option(
+    "--reader-study", "cases", type=click.IntRange(2), metavar="CASES", help="Instead, export so many cases, blinded."
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the reader study's draws.")
+@click.option("--dataset", metavar="ID", help="Which explanations; by default those published last.")
+@click.option("--archive", type=click.Path(path_type=Path), help="Where the archive is now, if it moved.")
+@command
+def figures(
+    progress: Progress,
+    root: Path,
+    out: Path,
+    records: int,
+    cases: int | None,
+    seed: int,
+    dataset: str | None,
+    archive: Path | None,
+) -> dict[str, Any]:
+    """Draw the figures of a publication as PNG (300 dpi) and SVG.
+
+    The atlas of clusters, correlations of proportions with labels and outputs, surrogates and sweeps where those were
+    evaluated, and example recordings on ECG paper. Names that were given to clusters (see `ecgscale report`) are used.
+
+    --reader-study draws cases for a blinded crossover instead: in every session each case once, over the sessions with
+    clusters, with Grad-CAM (if the network was probed) and with neither, in drawn order, with sheets for answers. The
+    key is written beside the folder, as FOLDER.key.csv: keep it from the readers.
+
+    \b
+      ecgscale figures results -o figures
+      ecgscale figures results -o study --reader-study 40
+    """
+    from ecgscale.report.published import open_published
+
+    published = open_published(root, dataset, archive)
+    if cases is not None:
+        return _study(published, out, cases, seed, progress)
+    from ecgscale.report.figures import write_figures
+
+    made, remarks = write_figures(published, out, records, progress)
+    for remark in remarks:
+        click.echo(f"note: {remark}", err=True)
+    click.echo(f"{len(made)} files in {out}")
+    return {"files": [str(path) for path in made], "dataset_id": published.dataset_id, "remarks": remarks}
+
+
+def _study(published: Published, out: Path, cases: int, seed: int, progress: Progress) -> dict[str, Any]:
+    from ecgscale.report.reader_study import write_study
+
+    study = write_study(published, out, cases, seed, progress)
+    for remark in study.remarks:
+        click.echo(f"note: {remark}", err=True)
+    click.echo(f"{study.pictures} pictures of {study.cases} cases ({', '.join(study.kinds)}) in {study.folder}")
+    click.echo(f"the key is {study.key}: keep it from the readers")
+    return {
+        "folder": str(study.folder),
+        "key": str(study.key),
+        "cases": study.cases,
+        "kinds": list(study.kinds),
+        "pictures": study.pictures,
+        "dataset_id": published.dataset_id,
+        "remarks": study.remarks,
+    }

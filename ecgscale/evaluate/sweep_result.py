@@ -1,0 +1,157 @@
+"""A sweep as tables and as a few sentences: means and SDs by setting, the elbow, the plateau."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from ecgscale.evaluate.curves import elbow, plateau
+from ecgscale.evaluate.sweep import CLUSTERS, DEPTH, LAYERS, RECORDS, SOFTMAX, Material, Sweep, SweepRequest
+from ecgscale.evaluate.sweep_material import Origin, from_archive, from_root, gather
+from ecgscale.evaluate.written import evaluation_name, write_evaluation
+from ecgscale.progress import SILENT, Progress
+
+AXES = (CLUSTERS, RECORDS, LAYERS, DEPTH, SOFTMAX)
+_NOT_AVERAGED = {"vary", "setting", "seed", "converged"}
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """`runs`: a row a run; `stability`: a row a setting; `summary`: by axis, each setting's mean and SD of every score.
+
+    `elbow`: K where explained variance bends; `plateau`: smallest K that nothing larger beats by more than its SD over
+    seeds, by `plateau_score`. `path` is where it was written.
+    """
+
+    target: str
+    kind: str
+    dataset_id: str
+    runs: pa.Table
+    stability: pa.Table
+    summary: dict[str, list[dict[str, Any]]]
+    elbow: float | None
+    plateau: float | None
+    plateau_score: str
+    train_records: int
+    records: int
+    told: str
+    remarks: tuple[str, ...]
+    path: Path | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """For `--json` and the evaluation's facts."""
+        return {
+            "target": self.target,
+            "kind": self.kind,
+            "elbow": self.elbow,
+            "plateau": self.plateau,
+            "plateau_score": self.plateau_score,
+            "train_records": self.train_records,
+            "records": self.records,
+            "split": self.told,
+            "summary": self.summary,
+            "remarks": list(self.remarks),
+        }
+
+
+def sweep_root(
+    root: Path,
+    target: str | None = None,
+    request: SweepRequest | None = None,
+    *,
+    dataset: str | None = None,
+    archive: Path | None = None,
+    device: str = "auto",
+    progress: Progress = SILENT,
+) -> SweepResult:
+    """Sweep what was published below `root` and write ROOT/evaluations/<dataset>/sweep-<target>.json."""
+    request = request or SweepRequest()
+    origin = from_root(root, target, dataset, archive, request.forests.seed, progress)
+    return _swept(root, origin, request, device, progress)
+
+
+def sweep_archive(
+    archive: Path,
+    encoder_dir: Path,
+    root: Path,
+    target: str | None = None,
+    request: SweepRequest | None = None,
+    *,
+    device: str = "auto",
+    progress: Progress = SILENT,
+) -> SweepResult:
+    """The same of an archive before anything is fitted; writes ROOT/evaluations/unexplained-<archive>/sweep-….json."""
+    return _swept(root, from_archive(archive, encoder_dir, target), request or SweepRequest(), device, progress)
+
+
+def _swept(root: Path, origin: Origin, request: SweepRequest, device: str, progress: Progress) -> SweepResult:
+    material = gather(origin, request.records, request.forests.seed, device, progress)
+    for remark in material.remarks:
+        progress.say(remark)
+    sweep = Sweep(material, request).run(progress)
+    result = summarised(sweep, origin.target, origin.dataset_id)
+    tables = {"runs": result.runs, "stability": result.stability}
+    name = evaluation_name("sweep", origin.target)
+    path = write_evaluation(root, origin.dataset_id, name, result.to_dict(), tables, settings=asdict(request))
+    return SweepResult(**{**{k: getattr(result, k) for k in result.__dataclass_fields__}, "path": path})
+
+
+def summarised(sweep: Sweep, target: str, dataset_id: str) -> SweepResult:
+    """The tables and sentences of a sweep that was run."""
+    material: Material = sweep.material
+    runs = pd.DataFrame(sweep.runs)
+    # A score that no run has is no column; one that is the same throughout (the network's) is told once.
+    runs = runs.dropna(axis=1, how="all")
+    stabilities = pd.DataFrame(sweep.stabilities, columns=["vary", "setting", "across", "pairs", "ari", "ari_min",
+                                                           "centroid_distance"])  # fmt: skip
+    summary = {axis: _axis(runs, stabilities, axis) for axis in AXES}
+    rows = [row for row in summary[CLUSTERS] if row["x"] is not None]
+    rows.sort(key=lambda row: row["x"])
+    x = [row["x"] for row in rows]
+    score, rising = ("r2", True) if material.questions.kind == "regression" else ("agreement", True)
+    explained = [row["explained_variance"] for row in rows]
+    known = [row for row in rows if row.get(score) is not None]
+    return SweepResult(
+        target=target,
+        kind=material.questions.kind,
+        dataset_id=dataset_id,
+        runs=pa.Table.from_pandas(runs, preserve_index=False),
+        stability=pa.Table.from_pandas(stabilities, preserve_index=False),
+        summary=summary,
+        elbow=elbow(x, explained) if None not in explained else None,
+        plateau=plateau(
+            [row["x"] for row in known],
+            [row[score] for row in known],
+            [row[f"{score}_sd"] or 0.0 for row in known],
+            rising=rising,
+        ),
+        plateau_score=score,
+        train_records=int(material.train.sum()),
+        records=int(material.test.sum()),
+        told=material.told,
+        remarks=(*material.remarks, *sweep.remarks),
+    )
+
+
+def _axis(runs: pd.DataFrame, stabilities: pd.DataFrame, axis: str) -> list[dict[str, Any]]:
+    """One entry a setting, in the order of the runs: n, and mean and SD over seeds of every number."""
+    own = runs[runs["vary"] == axis]
+    columns = [name for name in own.columns if name not in _NOT_AVERAGED and own[name].notna().any()]
+    found = []
+    for setting, group in own.groupby("setting", sort=False):
+        entry: dict[str, Any] = {"setting": setting, "runs": len(group), "x": None}
+        for name in columns:
+            values = group[name].dropna().to_numpy(np.float64)
+            entry[name] = float(values.mean()) if len(values) else None
+            if name not in ("x", "n_clusters", "n_records", "gamma", "tau"):
+                entry[f"{name}_sd"] = float(values.std(ddof=1)) if len(values) > 1 else None
+        for _, row in stabilities[(stabilities["vary"] == axis) & (stabilities["setting"] == setting)].iterrows():
+            entry[f"ari_{row['across']}"] = float(row["ari"])
+            entry[f"centroid_distance_{row['across']}"] = float(row["centroid_distance"])
+        found.append(entry)
+    return found

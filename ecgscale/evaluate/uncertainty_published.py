@@ -1,0 +1,110 @@
+"""Uncertainty of what was published below a ROOT."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from ecgscale.clusters.model import ClusterModel
+from ecgscale.encoders.spec import load_spec
+from ecgscale.errors import UsageError
+from ecgscale.evaluate.groups import ALL, groups_of, headline_of
+from ecgscale.evaluate.holdout import patients_of
+from ecgscale.evaluate.questions import list_matrix, pose
+from ecgscale.evaluate.seen import what_was_seen
+from ecgscale.evaluate.truth import label_columns, read_truth, target_columns
+from ecgscale.evaluate.uncertainty import FEWEST, Uncertainty, facts_of, measure_uncertainty, questions_of
+from ecgscale.evaluate.written import evaluation_name, write_evaluation
+from ecgscale.progress import SILENT, Progress
+from ecgscale.store.dataset import find_dataset, open_explanations
+
+
+@dataclass(frozen=True)
+class PublishedUncertainty:
+    """What was measured, on which records, and where it was written."""
+
+    result: Uncertainty
+    facts: dict[str, Any]
+    path: Path
+
+
+def uncertainty_published(
+    root: str | Path,
+    target: str | None = None,
+    *,
+    dataset: str | None = None,
+    everyone: bool = False,
+    n_bootstrap: int = 1000,
+    seed: int = 0,
+    progress: Progress = SILENT,
+) -> PublishedUncertainty:
+    """Set entropy beside error and calibration on the newest explanations below `root` (or those of `dataset`).
+
+    Measured on records that neither encoder nor K-means had seen, as far as that is known and there are enough;
+    `everyone` takes all of them. `target` is by default what the encoder was trained on. Writes
+    ROOT/evaluations/<dataset>/uncertainty-<target>.json with its tables (strata, curves). Raises `UsageError` when
+    nothing is published, the target is not there, or fewer than 20 records have a label.
+    """
+    found = find_dataset(root, dataset)
+    assert found.manifest is not None
+    identity = found.manifest.content.identity
+    encoder_dir = Path(root) / "encoders" / identity.encoder_id
+    spec, model = load_spec(encoder_dir), ClusterModel.load(Path(root) / "models" / identity.model_id)
+    explanations = open_explanations(root, found.dataset_id)
+    schema = explanations.schema
+    asked = target or spec.training.get("target")
+    if not asked:
+        there = ", ".join(label_columns(schema)) or "none"
+        raise UsageError(f"{spec.name} does not say what it was trained on; give --target, one of: {there}")
+    columns = ["record_id", "patient_id", "prediction", "mean_entropy", *target_columns(schema, asked)]
+    if "age" in schema.names:
+        columns.append("age")
+    table = explanations.to_table(columns=list(dict.fromkeys(columns)), filter=pc.field("status") == "ok")
+    truth = read_truth(table, asked, spec.output)
+    records, patients = (table.column(name).to_pylist() for name in ("record_id", "patient_id"))
+    seen = what_was_seen(found.manifest, spec, encoder_dir, model, [str(record) for record in records], patients)
+    questions = pose(list_matrix(table, "prediction"), truth, spec.output, seen.validation)
+    groups = groups_of(questions.can_fit, seen)
+    name, remark = (ALL, None) if everyone or not groups else headline_of(groups)
+    scored = groups.get(name, questions.can_fit)
+    if scored.sum() < FEWEST:
+        raise UsageError(f"{int(scored.sum())} explained records have a label of {asked}; {FEWEST} are needed")
+    progress.say(f"entropy against error of {spec.name} on {asked}: {int(scored.sum())} records")
+    rows = np.flatnonzero(scored)
+    result = measure_uncertainty(
+        questions_of(questions, scored),
+        table.column("mean_entropy").to_numpy()[rows],
+        patients_of(table)[rows].tolist(),
+        _ages(table, rows),
+        n_bootstrap=n_bootstrap,
+        seed=seed,
+    )
+    unlabelled = int((~questions.can_fit).sum())
+    notes = [remark] if remark else []
+    notes += [f"{unlabelled} explained records have no label that the network knows"] if unlabelled else []
+    facts = {
+        "target": asked,
+        "kind": spec.output.kind,
+        **facts_of(result),
+        "measured_on": name,
+        "remarks": [*notes, *result.remarks],
+    }
+    tables = {"strata": result.table(), "curves": result.curves}
+    settings = {"target": asked, "everyone": everyone, "n_bootstrap": n_bootstrap, "seed": seed}
+    path = write_evaluation(
+        root, found.dataset_id, evaluation_name("uncertainty", asked), facts, tables, settings=settings
+    )
+    return PublishedUncertainty(result, facts, path)
+
+
+def _ages(table: pa.Table, rows: NDArray[np.int64]) -> NDArray[np.float64] | None:
+    if "age" not in table.column_names:
+        return None
+    ages = table.column("age").cast(pa.float64()).to_numpy(zero_copy_only=False)
+    return np.asarray(ages, np.float64)[rows]

@@ -1,0 +1,170 @@
+"""The report: one HTML page that holds everything it shows, needs no network, and runs no script but its own.
+
+Templates escape whatever comes from the data; data for scripts stands in JSON elements whose `<`, `>` and `&` are
+escaped; scripts put it on the page as text. A content security policy names the digest of the page's one script, so
+that nothing else could run even if it got there.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from ecgscale.errors import UsageError
+from ecgscale.progress import SILENT, Progress
+from ecgscale.report.atlas import atlas_of
+from ecgscale.report.blocks import Section
+from ecgscale.report.browsing import atlas_section, recordings_section
+from ecgscale.report.choice import choose_records
+from ecgscale.report.colours import PALETTE, ink_on
+from ecgscale.report.embedded import embed_recordings
+from ecgscale.report.further import UNCERTAINTY, evaluated, further_sections, surrogate_section
+from ecgscale.report.published import Published
+from ecgscale.report.sections import (
+    correlation_section,
+    lineage_section,
+    quarantine_section,
+    tiles,
+    uncertainty_section,
+)
+from ecgscale.store.provenance import utc_now
+
+RECORDS = 60
+SCRIPTS = ("elements.js", "paper.js", "browser.js", "atlas.js")
+STYLES = ("report.css", "recordings.css")
+PAGE = "index.html"
+
+
+@dataclass(frozen=True)
+class WrittenReport:
+    """Where the page is, how large, how many recordings it holds, and what could not be shown."""
+
+    path: Path
+    size: int
+    recordings: int
+    remarks: list[str]
+
+
+def write_report(
+    published: Published, out: str | Path, n_records: int = RECORDS, progress: Progress = SILENT
+) -> WrittenReport:
+    """Write the page of a dataset to the folder `out` (as index.html), or to a file ending in .html.
+
+    The page appears whole or not at all; one that is there is replaced. Raises `UsageError` for a path that cannot
+    be a page.
+    """
+    path = Path(out)
+    if path.suffix.lower() not in (".html", ".htm"):
+        if path.is_file():
+            raise UsageError(f"{path} is a file; name a folder for the report, or a file ending in .html")
+        path = path / PAGE
+    text, recordings, remarks = render(published, n_records, progress)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    scratch.write_text(text, encoding="utf-8")
+    os.replace(scratch, path)
+    return WrittenReport(path, path.stat().st_size, recordings, remarks)
+
+
+def render(published: Published, n_records: int = RECORDS, progress: Progress = SILENT) -> tuple[str, int, list[str]]:
+    """(the page, how many recordings it holds, what could not be shown)."""
+    chosen = choose_records(published, n_records, _audited(published))
+    recordings, remarks = embed_recordings(published, chosen, progress)
+    atlas = atlas_of(published, progress)
+    colours = _cluster_data(published)
+    glance = Section("glance", "At a glance", "", template="glance.html", content=tiles(published))
+    uncertainty = uncertainty_section(published)
+    uncertainty.blocks += evaluated(published, UNCERTAINTY)
+    sections = [
+        glance,
+        recordings_section(published, recordings, remarks),
+        atlas_section(published, atlas),
+        surrogate_section(published),
+        correlation_section(published),
+        uncertainty,
+        *further_sections(published),
+        quarantine_section(published),
+        lineage_section(published),
+    ]
+    script = Markup('(() => {\n"use strict";\n' + "".join(_asset(name) for name in SCRIPTS) + "})();\n")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    text = _environment().get_template("report.html").render(
+        title=published.spec.name,
+        subtitle=_subtitle(published),
+        sections=sections,
+        clusters=colours,
+        outputs={
+            "target": published.target or "label",
+            "kind": published.spec.output.kind,
+            "names": list(published.classes),
+        },
+        recordings=recordings,
+        footer=_footer(recordings),
+        style=Markup("".join(_asset(name) for name in STYLES)),
+        script=script,
+        script_hash=Markup(f"'sha256-{digest}'"),
+    )  # fmt: skip
+    return text, len(recordings), remarks
+
+
+@lru_cache(maxsize=1)
+def _environment() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("ecgscale.report", "web"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _asset(name: str) -> str:
+    return (resources.files("ecgscale.report") / "web" / name).read_text(encoding="utf-8")
+
+
+def _audited(published: Published) -> list[str]:
+    """Records that a label audit ranks, the most suspicious first."""
+    found: list[str] = []
+    for name, evaluation in published.evaluations.items():
+        if name.startswith("audit"):
+            for table in evaluation.table_names:
+                columns = evaluation.table(table).column_names
+                if "record_id" in columns:
+                    found += [str(record) for record in evaluation.table(table).column("record_id").to_pylist()]
+    return found
+
+
+def _cluster_data(published: Published) -> dict[str, Any]:
+    """What pictures and lists need of the clusters: colour, ink and name by number."""
+    numbers = range(published.model.n_clusters)
+    return {
+        "model_id": published.model.model_id,
+        "colours": {k: PALETTE[k % len(PALETTE)] for k in numbers},
+        "inks": {k: ink_on(k) for k in numbers},
+        "names": {k: published.names.get(k, "") for k in numbers},
+    }
+
+
+def _subtitle(published: Published) -> str:
+    rows, content = published.rows, published.manifest.content
+    return (
+        f"{len(rows):,} recordings, {published.model.n_clusters} clusters (model {published.model.model_id}), "
+        f"explanations {published.dataset_id} of {content.archive.path}, published {published.manifest.created[:10]}"
+    )
+
+
+def _footer(recordings: list[dict[str, Any]]) -> str:
+    size = sum(len(record.get("signal", "")) for record in recordings) / 2**20
+    return (
+        f"Made {utc_now()[:16].replace('T', ' ')} UTC by ecgscale. Holds {len(recordings)} recordings ({size:.1f} MiB "
+        "of signals) with their names, ages and labels: treat it as patient data. A research tool, no medical device."
+    )

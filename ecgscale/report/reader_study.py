@@ -1,0 +1,186 @@
+"""An export for a blinded reader study: the same cases with clusters, with Grad-CAM, and with neither.
+
+A crossover: in every session each case is read once, and over the sessions with every kind of picture; which kind comes
+in which session goes round like a Latin square, and the order within a session is drawn. Pictures carry a number and
+what the network says, which is the same in all kinds; no name, no label, no age. The key, which alone tells number,
+case and kind together, is a file beside the folder, not in it.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from ecgscale.errors import UsageError
+from ecgscale.progress import SILENT, Progress
+from ecgscale.report.ecg_paper import draw_recording
+from ecgscale.report.explained import ExplainedRecording, load_explained, told_outputs
+from ecgscale.report.gradcam import Heat, heat_of
+from ecgscale.report.published import Published
+from ecgscale.report.relations import class_groups
+
+CLUSTERS, GRADCAM, NEITHER = "clusters", "gradcam", "neither"
+DPI = 150
+ANSWERS = ("picture", "finding", "sure_0_to_100", "agrees_with_network", "seconds", "remarks")
+
+_READ_ME = """\
+Reader study
+============
+
+{cases} cases, {sessions} sessions. Read one session from its first picture to its last, without going back, and leave
+at least two weeks between sessions. Write what you find into answers-session-N.csv: one line a picture.
+
+Every picture shows a recording at 25 mm/s and 10 mm/mV and what a neural network says about it. On some, coloured bands
+are states that the network went through, with their numbers below; on some, an orange tint says what it looked at; on
+some there is neither. The same case comes again in other sessions.
+"""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture: in which session, as which number, which record (by its row), of which kind."""
+
+    session: int
+    number: int
+    row: int
+    kind: str
+
+
+@dataclass(frozen=True)
+class WrittenStudy:
+    """Where the folder and the key are, and what was told."""
+
+    folder: Path
+    key: Path
+    cases: int
+    kinds: tuple[str, ...]
+    pictures: int
+    remarks: list[str]
+
+
+def write_study(
+    published: Published, out: str | Path, n_cases: int, seed: int = 0, progress: Progress = SILENT
+) -> WrittenStudy:
+    """Draw `n_cases` in every kind there is, into sessions below `out`, and the key into `out`.key.csv.
+
+    Grad-CAM takes part if probes of the network are there; cases are drawn among their records then. Raises
+    `UsageError` when there is no archive, when there are too few recordings, and when folder or key are there already.
+    """
+    folder = Path(out)
+    key = folder.with_name(f"{folder.name}.key.csv")
+    if published.archive is None:
+        raise UsageError(f"no signals to draw: {published.archive_note}")
+    for path in (folder, key):
+        if path.exists() and (path.is_file() or any(path.iterdir())):
+            raise UsageError(f"{path} is there already; readers may have it. Name another folder")
+    heat = heat_of(published)
+    kinds = (CLUSTERS, GRADCAM, NEITHER) if heat else (CLUSTERS, NEITHER)
+    rows = draw_cases(published, n_cases, seed, list(heat) if heat else None)
+    pictures = arrange(rows, kinds, seed)
+    remarks = [] if heat else ["no Grad-CAM: the network has not been probed (`ecgscale probe`)"]
+    with progress.stage("pictures", len(pictures), "pictures") as stage:
+        for picture in pictures:
+            _draw(published, picture, heat, folder)
+            stage.advance()
+    sessions = len(kinds)
+    for session in range(1, sessions + 1):
+        own = sorted(picture.number for picture in pictures if picture.session == session)
+        _write_csv(folder / f"answers-session-{session}.csv", ANSWERS, [{"picture": number} for number in own])
+    (folder / "READ-ME.txt").write_text(_READ_ME.format(cases=len(rows), sessions=sessions), encoding="utf-8")
+    _write_csv(key, _KEY, [_key_row(published, picture) for picture in pictures])
+    return WrittenStudy(folder, key, len(rows), kinds, len(pictures), remarks)
+
+
+def draw_cases(published: Published, n: int, seed: int, among: Sequence[str] | None = None) -> list[int]:
+    """Rows of `n` cases, drawn from each class in turn; from records that nothing has seen, if there are enough."""
+    allowed = np.ones(len(published.rows), dtype=bool)
+    if among is not None:
+        allowed &= np.isin(published.rows.record_ids, list(among))
+    neither = published.seen.neither
+    if neither is not None and (allowed & neither).sum() >= n:
+        allowed &= neither
+    if allowed.sum() < n:
+        raise UsageError(f"{n} cases were asked for; {int(allowed.sum())} recordings can be shown. Ask for fewer")
+    rng = np.random.default_rng([seed, 11])
+    queues = [
+        rng.permutation(np.flatnonzero(members & allowed)).tolist() for members in class_groups(published).values()
+    ]
+    queues = [queue for queue in queues if queue] or [rng.permutation(np.flatnonzero(allowed)).tolist()]
+    chosen: dict[int, None] = {}
+    for queue in cycle(queues):
+        if len(chosen) >= n or not any(queues):
+            break
+        if queue:
+            chosen[int(queue.pop())] = None
+    rest = [row for row in rng.permutation(np.flatnonzero(allowed)).tolist() if row not in chosen]
+    return [*chosen, *rest[: n - len(chosen)]]
+
+
+def arrange(rows: Sequence[int], kinds: Sequence[str], seed: int) -> list[Picture]:
+    """Every row once a session, in drawn order; over the sessions, every row in every kind."""
+    rng, pictures = np.random.default_rng([seed, 12]), []
+    start = rng.permutation(len(rows)) % len(kinds)
+    for session in range(len(kinds)):
+        for number, case in enumerate(rng.permutation(len(rows)).tolist()):
+            kind = kinds[(int(start[case]) + session) % len(kinds)]
+            pictures.append(Picture(session + 1, number + 1, rows[case], kind))
+    return pictures
+
+
+def _draw(published: Published, picture: Picture, heat: Mapping[str, Heat], folder: Path) -> None:
+    assert published.archive is not None
+    record_id = published.rows.record_ids[picture.row]
+    record = load_explained(published.root, record_id, published.archive.path, published.dataset_id)
+    path = folder / f"session-{picture.session}" / f"{picture.number:03d}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _figure(record, picture, heat.get(record_id)).savefig(path, dpi=DPI)
+
+
+def _figure(record: ExplainedRecording, picture: Picture, heat: Heat | None) -> Figure:
+    clusters = picture.kind == CLUSTERS
+    return draw_recording(
+        record.signal_mv,
+        record.leads,
+        record.rate,
+        record.segments if clusters else (),
+        record.entropy if clusters else None,
+        heat=heat if picture.kind == GRADCAM else None,
+        title=f"Session {picture.session}, picture {picture.number}",
+        subtitle=f"the network says: {told_outputs(record.outputs)}",
+    )
+
+
+_KEY = ("session", "picture", "file", "record_id", "kind", "labels", "network_says", "seen_before_by_network")
+
+
+def _key_row(published: Published, picture: Picture) -> dict[str, Any]:
+    row, seen = picture.row, published.seen.encoder
+    labels = [name for name, has in zip(published.classes, published.labelled()[row], strict=True) if has]
+    outputs = dict(zip(published.classes, published.rows.outputs[row].tolist(), strict=True))
+    truth = published.rows.truth
+    if published.is_regression and truth is not None and truth.known[row]:
+        labels = [f"{truth.y[row]:g}"]
+    return {
+        "session": picture.session,
+        "picture": picture.number,
+        "file": f"session-{picture.session}/{picture.number:03d}.png",
+        "record_id": published.rows.record_ids[row],
+        "kind": picture.kind,
+        "labels": " ".join(labels),
+        "network_says": " ".join(f"{name}={value:.3f}" for name, value in outputs.items()),
+        "seen_before_by_network": "" if seen is None else str(bool(seen[row])).lower(),
+    }
+
+
+def _write_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, fieldnames=columns, restval="")
+        writer.writeheader()
+        writer.writerows(rows)

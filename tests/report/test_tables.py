@@ -1,0 +1,121 @@
+"""Facts of any shape as tables, and the names that people give to clusters."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ecgscale.errors import UsageError
+from ecgscale.report.names import NAMES_FILE, read_names
+from ecgscale.report.surrogate_tables import figure_rows, importance_of, surrogate_tables
+from ecgscale.report.tables import facts_of, written
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (None, "–"),
+        (True, "yes"),
+        (3, "3"),
+        (12345, "12,345"),
+        (0.94949, "0.949"),
+        (float("nan"), "–"),
+        (0.0001, "1.00e-04"),
+        (1234.5, "1,234.5"),
+        ([1, 2], "1, 2"),
+        ([], "none"),
+        (list(range(20)), "0, 1, 2, … (20 values)"),
+        ({"a_b": 1}, "a b 1"),
+    ],
+)
+def test_values_as_text(value: Any, told: str) -> None:
+    assert written(value) == told
+
+
+def test_facts_become_pairs_tables_and_remarks() -> None:
+    found = facts_of(
+        {
+            "target": "age",
+            "rho": 0.5,
+            "intervals": {"rho": [0.4, 0.6]},
+            "strata": [{"name": "low", "scores": {"rho": 0.1}, "intervals": {"rho": [0.0, 0.2]}}],
+            "scores": {"a": {"value": 0.3, "interval": [0.1, 0.5], "p": 0.01}},
+            "summary": {"clusters": [{"setting": "K = 5", "auroc": 0.8, "auroc_sd": 0.01}]},
+            "remarks": ["said"],
+            "left_out": 1,
+        },
+        skip=("left_out",),
+    )
+    assert found.pairs == [("target", "age")]
+    assert found.remarks == ["said"]
+    told = {
+        table.caption: [[(cell.text, cell.note) for cell in row.cells] for row in table.rows] for table in found.tables
+    }
+    assert told["Scores, with 95 % intervals"] == [[("0.500", "[0.400, 0.600]")]]
+    assert told["strata"] == [[("0.100", "[0.000, 0.200]")]]
+    assert told["scores"] == [[("0.300", "[0.100, 0.500]"), ("0.010", "")]]
+    assert told["summary, clusters"] == [[("0.800", "± 0.010")]]
+
+
+SURROGATE: dict[str, Any] = {
+    "target": "superclasses",
+    "kind": "multilabel",
+    "agreement": 0.94,
+    "majority_agreement": 0.8,
+    "accuracy": 0.88,
+    "network_accuracy": 0.884,
+    "auroc": None,
+    "network_auroc": 0.81,
+    "intervals": {"agreement": [0.92, 0.96], "auroc": None},
+    "records": 81,
+    "split": "folds rotate",
+    "headline": "neither",
+    "groups": {"neither": {"records": 81, "scores": {"agreement": 0.94}}, "all": {"records": 400}},
+    "per_label": {"MI": {"records_with": 9, "agreement": 0.9}},
+    "baselines": {
+        "permuted": {"told": "proportions of another record", "scores": {"agreement": 0.7}, "intervals": {}},
+        "pooled": {"told": "pooled activations", "remark": "too few records"},
+    },
+    "importance": [{"cluster": 3, "lost": 0.02}, {"cluster": 4, "lost": None}],
+}
+
+
+def test_surrogates_stand_beside_the_network_and_the_baselines() -> None:
+    main, *others = surrogate_tables(SURROGATE, 20)
+    rows = {row.name: [cell.text for cell in row.cells] for row in main.rows}
+    assert rows["forest on 20 proportions"][:2] == ["0.940", "–"]
+    assert rows["the network itself"][3:5] == ["0.884", "0.810"]
+    assert rows["forest on pooled activations"][0] == "too few records"
+    assert main.rows[0].cells[0].note == "[0.920, 0.960]"
+    assert "seen by neither" in main.caption
+    assert [table.caption for table in others] == ["By what had seen the records before", "Class by class"]
+    assert importance_of(SURROGATE) == {3: 0.02}
+    panels = figure_rows(SURROGATE)
+    assert [name for name, _, _ in panels[0][1]] == ["proportions", "usual answer", "permuted"]
+    assert [name for name, _, _ in panels[1][1]] == ["the network"], "an AUROC that is not there is not drawn"
+
+
+def test_the_least_a_surrogate_says_is_enough() -> None:
+    assert surrogate_tables({"target": "age", "kind": "regression", "r2": 0.5, "records": 9}, 6)[0].rows
+    assert figure_rows({"kind": "regression", "r2": 0.5})[0][1][0][1] == 0.5
+
+
+def test_names_of_clusters(tmp_path: Path) -> None:
+    folder = tmp_path / "k6-abc"
+    folder.mkdir()
+    assert read_names(folder, 6) == {}
+    file = folder / NAMES_FILE
+    file.write_text(json.dumps({"model_id": "k6-abc", "names": {"3": "  QRS   onset ", "0": " "}}))
+    assert read_names(folder, 6) == {3: "QRS onset"}
+    for content, said in [
+        ('{"model_id": "k6-abc", "names": {"9": "x"}}', "clusters 0 to 5"),
+        ('{"model_id": "other", "names": {}}', "model other"),
+        ('{"model_id": "k6-abc", "names": {"a": "x"}}', "not of the form"),
+        ("{", "not of the form"),
+    ]:
+        file.write_text(content)
+        with pytest.raises(UsageError, match=said):
+            read_names(folder, 6)
