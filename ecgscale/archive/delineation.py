@@ -34,9 +34,14 @@ class Delineated:
     failures: list[str]
 
 
+def has_neurokit() -> bool:
+    """Whether waves can be found here."""
+    return importlib.util.find_spec("neurokit2") is not None
+
+
 def require_neurokit() -> None:
     """Raise `UsageError` with what to install where NeuroKit2 is not there."""
-    if importlib.util.find_spec("neurokit2") is None:
+    if not has_neurokit():
         raise UsageError(
             "the recordings have no annotated waves, and finding them takes NeuroKit2, which is not installed: "
             "pip install 'ecgscale[evaluate]'"

@@ -24,6 +24,10 @@ LEAST_SHARE = 0.5
 """Of a record's annotated leads that have to be inside a wave."""
 
 
+_ROUNDING = 1e-6
+"""Timesteps: a sample that lies on one must not miss it by rounding."""
+
+
 @dataclass(frozen=True)
 class Waves:
     """Waves of N records, in the order of record and onset; record i has those at offsets[i]:offsets[i + 1].
@@ -65,6 +69,23 @@ def waves_of(
     np.cumsum(np.bincount(record, minlength=n_records), out=offsets[1:])
     points = (values[order].astype(np.float64) for values in (onset, peak, offset))
     return Waves(offsets, kind[order].astype(np.int8), *points)
+
+
+def on_axis(
+    waves: Waves, source_rate: NDArray[np.floating], start_s: NDArray[np.floating], rate: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(onset, offset) of every wave in timesteps, with fractions, of an axis of `rate` Hz.
+
+    source_rate (N,): Hz of the records' samples; start_s (N,): recording time of timestep 0 in seconds.
+    """
+    record = waves.record
+    per_sample, axis_start = 1.0 / source_rate.astype(np.float64)[record], start_s.astype(np.float64)[record]
+    return (waves.onset * per_sample - axis_start) * rate, (waves.offset * per_sample - axis_start) * rate
+
+
+def whole_steps(onset: NDArray[np.float64], offset: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Half-open (first, past): the timesteps whose time lies between onset and offset, both included."""
+    return np.ceil(onset - _ROUNDING).astype(np.int64), np.floor(offset + _ROUNDING).astype(np.int64) + 1
 
 
 def merge_leads(fiducials: pa.ListArray | pa.ChunkedArray, least_share: float = LEAST_SHARE) -> Waves:

@@ -19,6 +19,8 @@ COMMANDS = {
     "explain": "ecgscale.cli.explain:explain",
     "plot": "ecgscale.cli.plot:plot",
     "surrogate": "ecgscale.cli.surrogate:surrogate",
+    "sweep": "ecgscale.cli.sweep:sweep",
+    "audit": "ecgscale.cli.audit:audit",
     "localise": "ecgscale.cli.localise:localise",
     "uncertainty": "ecgscale.cli.uncertainty:uncertainty",
     "temporal": "ecgscale.cli.temporal:temporal",

@@ -11,7 +11,7 @@ from ecgscale.cli.command import command
 from ecgscale.progress import Progress
 
 if TYPE_CHECKING:
-    from ecgscale.report.published import Published
+    from ecgscale.report.subject import Subject
 
 
 @click.command()
@@ -50,24 +50,24 @@ def figures(
       ecgscale figures results -o figures
       ecgscale figures results -o study --reader-study 40
     """
-    from ecgscale.report.published import open_published
+    from ecgscale.report.subject import open_subject
 
-    published = open_published(root, dataset, archive)
+    subject = open_subject(root, dataset, archive)
     if cases is not None:
-        return _study(published, out, cases, seed, progress)
+        return _study(subject, out, cases, seed, progress)
     from ecgscale.report.figures import write_figures
 
-    made, remarks = write_figures(published, out, records, progress)
+    made, remarks = write_figures(subject, out, records, progress)
     for remark in remarks:
         click.echo(f"note: {remark}", err=True)
     click.echo(f"{len(made)} files in {out}")
-    return {"files": [str(path) for path in made], "dataset_id": published.dataset_id, "remarks": remarks}
+    return {"files": [str(path) for path in made], "dataset_id": subject.dataset_id, "remarks": remarks}
 
 
-def _study(published: Published, out: Path, cases: int, seed: int, progress: Progress) -> dict[str, Any]:
+def _study(subject: Subject, out: Path, cases: int, seed: int, progress: Progress) -> dict[str, Any]:
     from ecgscale.report.reader_study import write_study
 
-    study = write_study(published, out, cases, seed, progress)
+    study = write_study(subject, out, cases, seed, progress)
     for remark in study.remarks:
         click.echo(f"note: {remark}", err=True)
     click.echo(f"{study.pictures} pictures of {study.cases} cases ({', '.join(study.kinds)}) in {study.folder}")
@@ -78,6 +78,6 @@ def _study(published: Published, out: Path, cases: int, seed: int, progress: Pro
         "cases": study.cases,
         "kinds": list(study.kinds),
         "pictures": study.pictures,
-        "dataset_id": published.dataset_id,
+        "dataset_id": subject.dataset_id,
         "remarks": study.remarks,
     }

@@ -48,20 +48,20 @@ def report(
       ecgscale report results -o report.html --records 200
     """
     from ecgscale.report.html import write_report
-    from ecgscale.report.published import open_published
+    from ecgscale.report.subject import open_subject
 
-    published = open_published(root, dataset, archive)
-    written = write_report(published, out, records, progress)
+    subject = open_subject(root, dataset, archive)
+    written = write_report(subject, out, records, progress)
     for remark in written.remarks:
         click.echo(f"note: {remark}", err=True)
     size = written.size / 2**20
-    click.echo(f"{written.path}: {written.recordings} of {len(published.rows):,} recordings, {size:.1f} MiB")
+    click.echo(f"{written.path}: {written.recordings} of {len(subject.rows):,} recordings, {size:.1f} MiB")
     return {
         "page": str(written.path),
         "bytes": written.size,
         "recordings": written.recordings,
-        "records": len(published.rows),
-        "dataset_id": published.dataset_id,
-        "evaluations": sorted(published.evaluations),
+        "records": len(subject.rows),
+        "dataset_id": subject.dataset_id,
+        "evaluations": sorted(subject.evaluations),
         "remarks": written.remarks,
     }

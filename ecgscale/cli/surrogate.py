@@ -196,7 +196,7 @@ def _labels(result: SurrogateResult) -> list[str]:
         [name, str(scores["records_with"]), *(_number(scores[column]) for column in columns)]
         for name, scores in result.per_label.items()
     ]
-    return ["", *_table(["label", *heads], rows)]
+    return ["", *table_lines(["label", *heads], rows)]
 
 
 def _groups(result: SurrogateResult) -> list[str]:
@@ -211,7 +211,7 @@ def _groups(result: SurrogateResult) -> list[str]:
         [TOLD[name], str(facts["records"]), *(_number(facts.get("scores", {}).get(column)) for column in columns)]
         for name, facts in result.groups.items()
     ]
-    return ["", *_table(["records", "", *(column.replace("_", " ") for column in columns)], rows)]
+    return ["", *table_lines(["records", "", *(column.replace("_", " ") for column in columns)], rows)]
 
 
 def _baselines(result: SurrogateResult) -> list[str]:
@@ -225,7 +225,7 @@ def _baselines(result: SurrogateResult) -> list[str]:
             rows.append(["  proportions have", *(_signed(facts, column) for column in columns), ""])
         else:
             rows.append([f"{name}: {facts['remark']}", *("" for _ in columns), ""])
-    table = _table(["instead of proportions", *(_SHORT[column] for column in columns), "records"], rows)
+    table = table_lines(["instead of proportions", *(_SHORT[column] for column in columns), "records"], rows)
     return ["", *table, "  * the 95 % interval of the difference leaves out 0"]
 
 
@@ -249,7 +249,8 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
 
 
-def _table(heads: list[str], rows: list[list[str]]) -> list[str]:
+def table_lines(heads: list[str], rows: list[list[str]]) -> list[str]:
+    """Columns of text, the first to the left and the others to the right."""
     widths = [max(len(row[i]) for row in [heads, *rows]) for i in range(len(heads))]
     return [
         "  " + "  ".join(cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(pairs))

@@ -28,9 +28,15 @@ def kernel(*, parallel: bool = False, fast: bool = True) -> Callable[[Callable[.
         before = config.CACHE_DIR
         config.CACHE_DIR = before or str(cache_directory())
         try:
-            return numba.njit(cache=True, parallel=parallel, error_model="numpy", fastmath=FAST if fast else False)(
-                function
-            )
+            # Inner kernels become part of the outer one. Otherwise a process that has just compiled them calls them
+            # as they are, and one that loads the outer kernel calls copies that were optimised once more: other bits.
+            return numba.njit(
+                cache=True,
+                parallel=parallel,
+                forceinline=not parallel,
+                error_model="numpy",
+                fastmath=FAST if fast else False,
+            )(function)
         finally:
             config.CACHE_DIR = before
 

@@ -32,23 +32,12 @@ from ecgscale.evaluate.agreement import (
     share_of_part,
     union_scores,
 )
-from ecgscale.evaluate.bootstrap import Weights, interval, patient_weights
+from ecgscale.evaluate.bootstrap import Weights, patient_weights
+from ecgscale.evaluate.nulls import NOTHING, AgainstShifts, against_shifts
 from ecgscale.evaluate.shifts import N_SHIFTS, counts_by_record, draw_shifts, shifted_counts, shifted_matches
 from ecgscale.evaluate.timelines import MAIN_PARTS, PARTS, Timelines
 
 TOLERANCES_MS = (20, 40)
-
-
-@dataclass(frozen=True)
-class AgainstShifts:
-    """A score, its 95 % interval over patients, and what circular shifts give: their mean, their 99th percentile, and
-    the share of them (this one included) that are as high. None where there is nothing to score."""
-
-    value: float | None
-    interval: tuple[float, float] | None
-    shifted_mean: float | None
-    shifted_p99: float | None
-    p_value: float | None
 
 
 @dataclass(frozen=True)
@@ -110,7 +99,7 @@ def localise(
     weights = patient_weights(patients, n_bootstrap, seed) if len(used) else np.zeros((0, 0))
     by_record = counts_by_record(lines, n_clusters)
     scores = {
-        name: _against(score(total[..., :MAIN_PARTS]), _resampled(score, by_record[..., :MAIN_PARTS], weights))
+        name: against_shifts(score(total[..., :MAIN_PARTS]), _resampled(score, by_record[..., :MAIN_PARTS], weights))
         for name, score in (
             ("information", explained_entropy),
             ("adjusted", adjusted_information),
@@ -143,18 +132,6 @@ def halves(patients: Sequence[str], seed: int) -> NDArray[np.int64]:
     return np.asarray(second[owner])
 
 
-def _against(values: Scores, resampled: Scores | None = None) -> AgainstShifts:
-    """The first of `values` (1 + S,) against the others; `resampled` (B,) are those of the bootstrap."""
-    value, shifted = float(values[0]), values[1:][np.isfinite(values[1:])]
-    if not np.isfinite(value):
-        return AgainstShifts(None, None, None, None, None)
-    pair = interval(lambda rows: rows[:, 0], resampled[:, None]) if resampled is not None and len(resampled) else None
-    if not len(shifted):
-        return AgainstShifts(value, pair, None, None, None)
-    as_high = (1 + int((shifted >= value).sum())) / (1 + len(shifted))
-    return AgainstShifts(value, pair, float(shifted.mean()), float(np.quantile(shifted, 0.99)), as_high)
-
-
 def _resampled(score: Any, by_record: NDArray[np.int64], weights: Weights) -> Scores:
     """(B,) a score of (N, K, W) counts under every row of weights."""
     return np.asarray(score(np.tensordot(weights, by_record.astype(np.float64), axes=1)))
@@ -171,7 +148,7 @@ def _boundary_scores(lines: Timelines, shifts: NDArray[np.int64], weights: Weigh
     pairs = matches(shifts, np.zeros_like(everyone))[:, 0]
     by_record = matches(shifts[:1], everyone)[0]
     return {
-        f"boundary_f1_{ms}ms": _against(
+        f"boundary_f1_{ms}ms": against_shifts(
             f1_of_pairs(pairs[:, i], found.sum(), there.sum()),
             f1_of_pairs(weights @ by_record[:, i], weights @ found, weights @ there) if len(everyone) else None,
         )
@@ -184,7 +161,7 @@ def _qrs(
 ) -> tuple[tuple[QrsUnion, ...], AgainstShifts]:
     """The unions that either half chooses, and the F1 of the first half's on the second; each shift chooses anew."""
     if by_half.shape[1] < 2:
-        return (), AgainstShifts(None, None, None, None, None)
+        return (), NOTHING
     unions = []
     for chooser in (0, 1):
         chosen, other = by_half[0, chooser], by_half[0, 1 - chooser]
@@ -196,7 +173,7 @@ def _qrs(
     values = [float(union_scores(second, best_union(first, QRS), QRS)[0]) for first, second in by_half]
     scored = np.tensordot(weights * (half == 1), by_record.astype(np.float64), axes=1)
     resampled = union_scores(scored, np.array(unions[0].clusters, np.int64), QRS)[0]
-    return tuple(unions), _against(np.array(values), resampled)
+    return tuple(unions), against_shifts(np.array(values), resampled)
 
 
 def _share_table(counts: NDArray[np.int64]) -> pa.Table:

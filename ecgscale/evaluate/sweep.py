@@ -221,7 +221,7 @@ class Sweep:
 
     def _key(self, extracted: Extracted, n_records: int, k: int, seed: int) -> tuple[Any, ...]:
         """What decides a fit; of a number of training records there is one draw a seed."""
-        return extracted.layout, n_records, k, seed
+        return extracted.blocks, extracted.layout.scales, n_records, k, seed
 
     def _surrogate(self, proportions: NDArray[np.float32]) -> dict[str, float | None]:
         part = Holdout(self.material.train, self.material.test, "")

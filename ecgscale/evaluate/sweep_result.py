@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from ecgscale.errors import UsageError
 from ecgscale.evaluate.curves import elbow, plateau
 from ecgscale.evaluate.sweep import CLUSTERS, DEPTH, LAYERS, RECORDS, SOFTMAX, Material, Sweep, SweepRequest
 from ecgscale.evaluate.sweep_material import Origin, from_archive, from_root, gather
@@ -90,6 +92,7 @@ def sweep_archive(
 
 
 def _swept(root: Path, origin: Origin, request: SweepRequest, device: str, progress: Progress) -> SweepResult:
+    _check(request, origin.spec.layers)
     material = gather(origin, request.records, request.forests.seed, device, progress)
     for remark in material.remarks:
         progress.say(remark)
@@ -99,6 +102,18 @@ def _swept(root: Path, origin: Origin, request: SweepRequest, device: str, progr
     name = evaluation_name("sweep", origin.target)
     path = write_evaluation(root, origin.dataset_id, name, result.to_dict(), tables, settings=asdict(request))
     return SweepResult(**{**{k: getattr(result, k) for k in result.__dataclass_fields__}, "path": path})
+
+
+def _check(request: SweepRequest, layers: Sequence[str]) -> None:
+    """Raise UsageError for layers and depth factors that do not fit the encoder's taps."""
+    tapped = ", ".join(f"{i}: {name}" for i, name in enumerate(layers))
+    for blocks in request.layers:
+        if not blocks or len(set(blocks)) < len(blocks) or not set(blocks) <= set(range(len(layers))):
+            raise UsageError(f"--layers {','.join(map(str, blocks))}: the encoder taps {tapped}")
+    for scales in request.depths:
+        if len(scales) != len(layers) or not all(np.isfinite(w) and w > 0 for w in scales):
+            told = ",".join(f"{w:g}" for w in scales)
+            raise UsageError(f"--depth {told}: one positive factor a tapped layer is needed; they are {tapped}")
 
 
 def summarised(sweep: Sweep, target: str, dataset_id: str) -> SweepResult:

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from ecgscale.archive.waves import QRS, WAVES, P, T, Waves
+from ecgscale.archive.waves import QRS, WAVES, P, T, Waves, on_axis, whole_steps
 
 PARTS = (*WAVES, "TP", "PQ", "ST")
 TP, PQ, ST = range(3, 6)
@@ -33,7 +33,6 @@ _GAPS = np.full((len(WAVES), len(WAVES)), UNKNOWN, np.int8)
 _GAPS[T, P] = _GAPS[T, QRS] = TP
 _GAPS[P, QRS] = PQ
 _GAPS[QRS, T] = ST
-_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -128,9 +127,8 @@ def timelines(
     """
     n, n_steps = labels.shape
     record = waves.record
-    per_sample, axis_start = 1.0 / source_rate.astype(np.float64)[record], start_s.astype(np.float64)[record]
-    onset, offset = ((at * per_sample - axis_start) * rate for at in (waves.onset, waves.offset))
-    first, past = np.ceil(onset - _ROUNDING).astype(np.int64), np.floor(offset + _ROUNDING).astype(np.int64) + 1
+    onset, offset = on_axis(waves, source_rate, start_s, rate)
+    first, past = whole_steps(onset, offset)
     start, stop = _span(waves, first, past, labels)
     parts = _painted(waves, first, past, start, stop, n_steps)
     change = np.zeros((n, n_steps), bool)

@@ -35,12 +35,13 @@ AT_ONCE = 256
 @dataclass(frozen=True)
 class Extracted:
     """Packed activations of N records in memory, and the network's `predictions` (N, n_outputs); `record_ids` stand in
-    the order of the record numbers."""
+    the order of the record numbers. `blocks`: which of the tapped blocks these are."""
 
     layout: BlockLayout
     packed: Packed
     record_ids: tuple[str, ...]
     predictions: NDArray[np.float32]
+    blocks: tuple[int, ...]
 
     @property
     def n_records(self) -> int:
@@ -56,7 +57,7 @@ class Extracted:
         return replace(self, layout=replace(self.layout, scales=tuple(map(float, scales))))
 
     def with_blocks(self, blocks: Sequence[int]) -> Extracted:
-        """Some of the tapped blocks alone, by number; their values are copied."""
+        """Some of these blocks alone, by their place among them; their values are copied."""
         pieces = list(block_slices(self.layout))
         layout = self.layout
         kept = BlockLayout(
@@ -67,7 +68,8 @@ class Extracted:
         )
         values = np.concatenate([self.packed.values[:, pieces[b][0]] for b in blocks], axis=1)
         gram = np.concatenate([self.packed.gram[:, :, pieces[b][1]] for b in blocks], axis=2)
-        return replace(self, layout=kept, packed=replace(self.packed, values=values, gram=np.ascontiguousarray(gram)))
+        packed = replace(self.packed, values=values, gram=np.ascontiguousarray(gram))
+        return replace(self, layout=kept, packed=packed, blocks=tuple(self.blocks[b] for b in blocks))
 
     def proportions(self, centroids: NDArray[np.float32]) -> NDArray[np.float32]:
         """(N, K) share of valid timesteps in each cluster."""
@@ -176,7 +178,7 @@ def extract(
     if not packed:
         raise UsageError(f"{archive.path}: none of {sum(map(len, wanted.values()))} records could be used")
     joined = Packed(*(np.concatenate([getattr(part, name) for part in packed]) for name in Packed.__dataclass_fields__))
-    return Extracted(layout, joined, tuple(ids), np.concatenate(predictions))
+    return Extracted(layout, joined, tuple(ids), np.concatenate(predictions), tuple(range(layout.n_blocks)))
 
 
 def _inputs(

@@ -17,9 +17,10 @@ from ecgscale.leads import CANONICAL_LEADS
 from ecgscale.progress import SILENT, Progress
 from ecgscale.report.averages import segment_averages
 from ecgscale.report.charts import Beat
-from ecgscale.report.published import Published
 from ecgscale.report.relations import class_groups, group_means
+from ecgscale.report.subject import Subject
 from ecgscale.report.surrogate_tables import importance_of
+from ecgscale.report.tables import percent
 
 SHOWN_LEADS = ("II", "V1", "V5")
 PRESENT = 0.005
@@ -53,20 +54,20 @@ class Atlas:
     leads: tuple[str, ...]
 
 
-def atlas_of(published: Published, progress: Progress = SILENT) -> Atlas:
+def atlas_of(subject: Subject, progress: Progress = SILENT) -> Atlas:
     """The atlas of a dataset; clusters without a beat (too rare, or no archive) have their other facts."""
-    rows, model = published.rows, published.model
-    beats, told = _aligned_beats(published)
+    rows, model = subject.rows, subject.model
+    beats, told = _aligned_beats(subject)
     aligned = bool(beats)
     if not aligned:
-        beats, told = _centred_beats(published, progress)
-    means = group_means(rows.proportions, groups := class_groups(published))
-    importance, cycles = _importance(published), _cycles(published)
+        beats, told = _centred_beats(subject, progress)
+    means = group_means(rows.proportions, groups := class_groups(subject))
+    importance, cycles = _importance(subject), _cycles(subject)
     overall, present = rows.proportions.mean(axis=0, dtype=np.float64), (rows.proportions >= PRESENT).mean(axis=0)
     facts = tuple(
         ClusterFacts(
             cluster=k,
-            name=published.names.get(k, ""),
+            name=subject.names.get(k, ""),
             share=float(overall[k]),
             present=float(present[k]),
             by_class=dict(zip(groups, means[:, k].tolist(), strict=True)),
@@ -87,21 +88,21 @@ def shown_leads(beats: Mapping[int, Beat]) -> tuple[str, ...]:
     return tuple([*usual, *(lead for lead in there if lead not in usual)][:3])
 
 
-def surrogate_of(published: Published) -> str | None:
+def surrogate_of(subject: Subject) -> str | None:
     """Name of the surrogate evaluation to show: that of the encoder's target, else the first."""
-    names = [name for name in published.evaluations if name.startswith("surrogate-")]
-    own = [name for name in names if published.evaluations[name].facts.get("target") == published.target]
+    names = [name for name in subject.evaluations if name.startswith("surrogate-")]
+    own = [name for name in names if subject.evaluations[name].facts.get("target") == subject.target]
     return next(iter([*own, *names]), None)
 
 
-def _importance(published: Published) -> dict[int, float]:
-    name = surrogate_of(published)
-    return importance_of(published.evaluations[name].facts) if name else {}
+def _importance(subject: Subject) -> dict[int, float]:
+    name = surrogate_of(subject)
+    return importance_of(subject.evaluations[name].facts) if name else {}
 
 
-def _cycles(published: Published) -> dict[int, dict[str, float]]:
+def _cycles(subject: Subject) -> dict[int, dict[str, float]]:
     """Cluster → part of the heartbeat → share of the cluster's time, from the localisation."""
-    found = published.evaluations.get("localisation")
+    found = subject.evaluations.get("localisation")
     if found is None or "shares" not in found.table_names:
         return {}
     cycles: dict[int, dict[str, float]] = {}
@@ -111,8 +112,8 @@ def _cycles(published: Published) -> dict[int, dict[str, float]]:
     return {k: {part: shares[part] for part in CYCLE if part in shares} for k, shares in cycles.items()}
 
 
-def _aligned_beats(published: Published) -> tuple[dict[int, Beat], dict[int, str]]:
-    found = published.evaluations.get("localisation")
+def _aligned_beats(subject: Subject) -> tuple[dict[int, Beat], dict[int, str]]:
+    found = subject.evaluations.get("localisation")
     if found is None or "beats" not in found.table_names:
         return {}, {}
     table = found.table("beats")
@@ -126,13 +127,13 @@ def _aligned_beats(published: Published) -> tuple[dict[int, Beat], dict[int, str
         signal = _column(part, "mean_mv").reshape(shape)
         peak = float(share.max())
         beats[k] = Beat(times, signal, leads, share / peak if peak > 0 else share)
-        told[k] = f"at most {peak:.0%} of beats are in it at the same moment"
+        told[k] = f"at most {percent(peak)} of beats are in it at the same moment"
     return beats, told
 
 
-def _centred_beats(published: Published, progress: Progress) -> tuple[dict[int, Beat], dict[int, str]]:
+def _centred_beats(subject: Subject, progress: Progress) -> tuple[dict[int, Beat], dict[int, str]]:
     beats, told = {}, {}
-    for k, average in segment_averages(published, progress).items():
+    for k, average in segment_averages(subject, progress).items():
         inside = (np.abs(average.times) <= average.median_s / 2).astype(np.float64)
         beats[k] = Beat(average.times, average.signal_mv, average.leads, inside)
         told[k] = (

@@ -19,8 +19,8 @@ from ecgscale.evaluate.source import draw_records
 from ecgscale.leads import CANONICAL_LEADS, MissingLeads, derive_limb_leads
 from ecgscale.progress import SILENT, Progress
 from ecgscale.report.embedded import DISPLAY_RATE, as_ratio, by_shard
-from ecgscale.report.published import Published
 from ecgscale.report.signals import Recording, read_recordings
+from ecgscale.report.subject import Subject
 from ecgscale.store.dataset import open_explanations
 
 SAMPLE_RECORDS = 256
@@ -43,20 +43,20 @@ class Average:
     records: int
 
 
-def segment_averages(published: Published, progress: Progress = SILENT) -> dict[int, Average]:
+def segment_averages(subject: Subject, progress: Progress = SILENT) -> dict[int, Average]:
     """Cluster → average over a sample of recordings; clusters with too few segments in it are left out.
 
     Empty when the archive is not there; shards of it that cannot be read have no part in the averages.
     """
     unreadable: list[str] = []
-    if published.archive is None:
+    if subject.archive is None:
         return {}
-    rows = draw_records(len(published.rows), SAMPLE_RECORDS, seed=0)
-    segments = _segments(published, [published.rows.record_ids[row] for row in rows])
+    rows = draw_records(len(subject.rows), SAMPLE_RECORDS, seed=0)
+    segments = _segments(subject, [subject.rows.record_ids[row] for row in rows])
     width = round(HALF_WINDOW_S * DISPLAY_RATE)
-    sums = _Sums(published.model.n_clusters, width)
+    sums = _Sums(subject.model.n_clusters, width)
     with progress.stage("average beats", len(rows), "recordings") as stage:
-        for recording in read_recordings(published.archive, by_shard(published, rows), unreadable):
+        for recording in read_recordings(subject.archive, by_shard(subject, rows), unreadable):
             if recording.record_id in segments:
                 sums.add(recording, *segments[recording.record_id])
             stage.advance()
@@ -117,11 +117,11 @@ def _twelve_leads(recording: Recording) -> tuple[NDArray[np.float64], NDArray[np
     return out, there
 
 
-def _segments(published: Published, record_ids: list[str]) -> dict[str, tuple[NDArray[np.float64], NDArray[np.int64]]]:
+def _segments(subject: Subject, record_ids: list[str]) -> dict[str, tuple[NDArray[np.float64], NDArray[np.int64]]]:
     """record id → (edges in seconds of the recording, cluster of each segment)."""
     columns = ["record_id", "segments", "start_s", "sampling_rate", "valid_stop"]
     wanted = (pc.field("status") == "ok") & pc.field("record_id").isin(pa.array(record_ids, pa.string()))
-    table = open_explanations(published.root, published.dataset_id).to_table(columns=columns, filter=wanted)
+    table = open_explanations(subject.root, subject.dataset_id).to_table(columns=columns, filter=wanted)
     found: dict[str, Any] = {}
     for batch in table.to_batches():
         each = batch.column("segments")

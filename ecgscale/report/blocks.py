@@ -11,7 +11,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from ecgscale.report.relations import Correlations
-from ecgscale.report.tables import Table
+from ecgscale.report.tables import Table, percent
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ def share_matrix(shares: NDArray[np.float64], names: Sequence[str], counts: Sequ
         (name, count, [_share(name, cluster, float(share), full) for cluster, share in enumerate(row)])
         for name, count, row in zip(names, counts, shares, strict=True)
     ]
-    return Matrix(caption, rows, shares.shape[1], ("", f"{full:.0%}"))
+    return Matrix(caption, rows, shares.shape[1], ("", percent(full)))
 
 
 def _correlated(name: str, cluster: int, r: float, full: float) -> Tinted:
@@ -174,4 +174,4 @@ def _share(name: str, cluster: int, share: float, full: float) -> Tinted:
     if share != share:
         return Tinted("", 0.0, f"{name}, cluster {cluster}: cannot be computed")
     shown = f"{100 * share:.0f}" if share >= 0.005 else ""
-    return Tinted(shown, share / full, f"{share:.1%} of {name} in cluster {cluster}")
+    return Tinted(shown, share / full, f"{percent(share, 1)} of {name} in cluster {cluster}")

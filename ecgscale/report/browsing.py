@@ -14,19 +14,20 @@ from ecgscale.report.choice import AUDITED, DISAGREES, DRAWN, TYPICAL, UNCERTAIN
 from ecgscale.report.colours import PALETTE
 from ecgscale.report.lineage import command_for
 from ecgscale.report.names import LONGEST_NAME, NAMES_FILE
-from ecgscale.report.published import Published
+from ecgscale.report.subject import Subject
+from ecgscale.report.tables import percent
 
 _CLASSES_ON_CARD = 8
 
 
-def recordings_section(published: Published, recordings: list[dict[str, Any]], remarks: list[str]) -> Section:
+def recordings_section(subject: Subject, recordings: list[dict[str, Any]], remarks: list[str]) -> Section:
     there = {reason.split(":")[0] for record in recordings for reason in record["reasons"]}
     reasons = [reason for reason in (UNCERTAIN, DISAGREES, AUDITED, TYPICAL, DRAWN) if reason in there]
-    classes = [] if published.is_regression else list(published.classes)
+    classes = [] if subject.is_regression else list(subject.classes)
     section = Section(
         "recordings",
         "Recordings",
-        f"{len(recordings)} of {len(published.rows):,} explained recordings: the most uncertain, those where the "
+        f"{len(recordings)} of {len(subject.rows):,} explained recordings: the most uncertain, those where the "
         "network and the label disagree, and typical ones. Move over the paper to read time, cluster and entropy.",
         template="recordings.html",
         content={"reasons": reasons, "classes": classes, "recordings": len(recordings)},
@@ -35,16 +36,16 @@ def recordings_section(published: Published, recordings: list[dict[str, Any]], r
     return section
 
 
-def atlas_section(published: Published, atlas: Atlas) -> Section:
+def atlas_section(subject: Subject, atlas: Atlas) -> Section:
     beats = {facts.cluster: facts.beat for facts in atlas.clusters if facts.beat is not None}
     reach = reach_of(beats, atlas.leads) if beats else (-1.0, 1.0)
     measured = any(facts.importance is not None for facts in atlas.clusters)
     content = {
         "cards": [_card(facts, atlas, reach) for facts in atlas.clusters],
-        "names_path": str(published.root / "models" / published.model.model_id / NAMES_FILE),
+        "names_path": str(subject.root / "models" / subject.model.model_id / NAMES_FILE),
         "longest_name": LONGEST_NAME,
         "has_importance": measured,
-        "no_beat": published.archive_note or "Too few segments for an average beat.",
+        "no_beat": subject.archive_note or "Too few segments for an average beat.",
         "about_beats": (
             "Beats are aligned at the R peak and averaged with the weight of the cluster in them; the tint says how "
             "often the cluster is on at that moment. One large square is 0.2 s and 0.5 mV."
@@ -62,12 +63,12 @@ def atlas_section(published: Published, atlas: Atlas) -> Section:
         content=content,
     )
     if not atlas.aligned:
-        command = command_for(published, "localise ROOT")
+        command = command_for(subject, "localise ROOT")
         section.blocks.append(
             Missing("Beats aligned by phase, and where in the heartbeat each cluster is, come with", command)
         )
     if not measured:
-        command = command_for(published, f"surrogate ROOT --target {published.target or 'COLUMN'} --importance")
+        command = command_for(subject, f"surrogate ROOT --target {subject.target or 'COLUMN'} --importance")
         section.blocks.append(Missing("How much each cluster matters to the network's decisions comes with", command))
     return section
 
@@ -75,7 +76,7 @@ def atlas_section(published: Published, atlas: Atlas) -> Section:
 def _card(facts: ClusterFacts, atlas: Atlas, reach: tuple[float, float]) -> Mapping[str, Any]:
     shares = [share for share in facts.by_class.values() if share == share]
     full = max([*shares, facts.share, 1e-9])
-    told = f"{facts.share:.1%} of the time; in {facts.present:.0%} of recordings"
+    told = f"{percent(facts.share, 1)} of the time; in {percent(facts.present)} of recordings"
     if facts.importance is not None:
         told += f"; importance {100 * facts.importance:+.1f} points of agreement".replace("-", "−")
     ranked = sorted(facts.by_class.items(), key=lambda pair: -(pair[1] if pair[1] == pair[1] else -1.0))
@@ -93,7 +94,7 @@ def _card(facts: ClusterFacts, atlas: Atlas, reach: tuple[float, float]) -> Mapp
         "told": told,
         "beat": beat,
         "beat_told": facts.beat_told,
-        "classes": [(n, f"{s:.1%}" if s == s else "–", f"{100 * s / full if s == s else 0:.1f}") for n, s in shown],
+        "classes": [(n, percent(s, 1) if s == s else "–", f"{100 * s / full if s == s else 0:.1f}") for n, s in shown],
         "overall": f"{100 * facts.share / full:.1f}",
         "all_leads": all_leads,
     }

@@ -173,7 +173,7 @@ class _Frame:
         ticks = _ticks(float(ys.min()), float(ys.max()))
         y_range = (min(ticks[0], float(ys.min())), max(ticks[-1], float(ys.max())))
         # A legend takes its room at the right.
-        right = _WIDTH - (150.0 if len(series) > 1 else 10.0)
+        right = _WIDTH - (178.0 if len(series) > 1 else 10.0)
         return cls((float(xs.min()), float(xs.max())), y_range, ticks, right)
 
     def x(self, value: float) -> float:

@@ -12,38 +12,36 @@ from itertools import cycle, islice
 import numpy as np
 from numpy.typing import NDArray
 
-from ecgscale.report.published import Published
+from ecgscale.report.subject import Subject
 
 UNCERTAIN, DISAGREES, AUDITED = "most uncertain", "label disagreement", "label audit"
 TYPICAL, DRAWN = "typical", "drawn"
 """Why a recording is shown; `TYPICAL` is followed by a class."""
 
 
-def choose_records(published: Published, n: int, audited: Sequence[str] = ()) -> dict[int, list[str]]:
+def choose_records(subject: Subject, n: int, audited: Sequence[str] = ()) -> dict[int, list[str]]:
     """Row number → reasons, of up to `n` explained records.
 
-    A third each goes to the most uncertain, to those where the network disagrees most with the label (those that a
-    label audit named first, up to a half of them), and to the records nearest to the middle of each class; where there
-    are too few of a kind, seeded draws take the places. A record chosen twice has both reasons.
+    Equal parts go to the most uncertain, to those where the network disagrees most with the label, to the first of a
+    label audit where there was one, and to the records nearest to the middle of each class; where there are too few of
+    a kind, seeded draws take the places. A record chosen twice has both reasons.
     """
-    n = min(n, len(published.rows))
-    third = n // 3
-    number = {record: row for row, record in enumerate(published.rows.record_ids)}
+    n = min(n, len(subject.rows))
+    room = n // (4 if audited else 3)
+    number = {record: row for row, record in enumerate(subject.rows.record_ids)}
     chosen: dict[int, list[str]] = {}
-    queues = [
-        (UNCERTAIN, _by(published.rows.mean_entropy), third),
-        (AUDITED, [number[record] for record in audited if record in number], third // 2),
-        (DISAGREES, _most_disagreeing(published), third),
-    ]
-    for reason, queue, room in queues:
-        taken = third - sum(AUDITED in reasons for reasons in chosen.values()) if reason == DISAGREES else room
-        for row in queue[:taken]:
+    for reason, queue in (
+        (UNCERTAIN, _by(subject.rows.mean_entropy)),
+        (AUDITED, [number[record] for record in audited if record in number]),
+        (DISAGREES, _most_disagreeing(subject)),
+    ):
+        for row in queue[:room]:
             _add(chosen, row, reason)
-    for row, reason in _typical(published):
+    for row, reason in _typical(subject):
         if len(chosen) >= n:
             break
         _add(chosen, row, reason)
-    rest = np.random.default_rng(0).permutation(len(published.rows)).tolist()
+    rest = np.random.default_rng(0).permutation(len(subject.rows)).tolist()
     for row in rest:
         if len(chosen) >= n:
             break
@@ -52,20 +50,20 @@ def choose_records(published: Published, n: int, audited: Sequence[str] = ()) ->
     return chosen
 
 
-def disagreement(published: Published) -> NDArray[np.float64]:
+def disagreement(subject: Subject) -> NDArray[np.float64]:
     """(M,) how far the network's output is from the label: the largest |p − label| over classes, or |value − label|.
 
     NaN where the label is not known.
     """
-    rows, truth = published.rows, published.rows.truth
+    rows, truth = subject.rows, subject.rows.truth
     if truth is None:
         return np.full(len(rows), np.nan)
-    if published.is_regression:
+    if subject.is_regression:
         told = np.abs(rows.outputs[:, 0] - truth.y)
-    elif published.spec.output.kind == "multiclass":
-        told = 1.0 - np.where(published.labelled(), rows.outputs, 0.0).sum(axis=1)
+    elif subject.spec.output.kind == "multiclass":
+        told = 1.0 - np.where(subject.labelled(), rows.outputs, 0.0).sum(axis=1)
     else:
-        told = np.abs(rows.outputs - published.labelled()).max(axis=1)
+        told = np.abs(rows.outputs - subject.labelled()).max(axis=1)
     return np.asarray(np.where(truth.known, told, np.nan), dtype=np.float64)
 
 
@@ -81,20 +79,20 @@ def _by(values: NDArray[np.floating]) -> list[int]:
     return [int(row) for row in order if np.isfinite(values[row])]
 
 
-def _most_disagreeing(published: Published) -> list[int]:
+def _most_disagreeing(subject: Subject) -> list[int]:
     """Rows in which a decision differs from a label, worst first; for a regression the largest errors."""
-    told = disagreement(published)
-    if not published.is_regression and published.rows.truth is not None:
-        told = np.where((published.decided() == published.labelled()).all(axis=1), np.nan, told)
+    told = disagreement(subject)
+    if not subject.is_regression and subject.rows.truth is not None:
+        told = np.where((subject.decided() == subject.labelled()).all(axis=1), np.nan, told)
     return _by(told)
 
 
-def _typical(published: Published) -> Iterator[tuple[int, str]]:
+def _typical(subject: Subject) -> Iterator[tuple[int, str]]:
     """(row, reason) going round the classes: the records nearest to a class's mean proportions, if called right."""
-    groups = _groups(published)
+    groups = _groups(subject)
     queues = []
     for name, members in groups.items():
-        x = published.rows.proportions[members].astype(np.float64)
+        x = subject.rows.proportions[members].astype(np.float64)
         if len(members):
             distance = ((x - x.mean(axis=0)) ** 2).sum(axis=1)
             queues.append([(int(members[i]), f"{TYPICAL}: {name}") for i in np.argsort(distance, kind="stable")])
@@ -104,14 +102,14 @@ def _typical(published: Published) -> Iterator[tuple[int, str]]:
         yield from islice(place, 1)
 
 
-def _groups(published: Published) -> dict[str, NDArray[np.int64]]:
+def _groups(subject: Subject) -> dict[str, NDArray[np.int64]]:
     """Members of each class; for a regression, of each third of its values."""
-    if published.is_regression:
-        values = published.rows.outputs[:, 0]
+    if subject.is_regression:
+        values = subject.rows.outputs[:, 0]
         low, high = np.quantile(values, [1 / 3, 2 / 3])
         thirds = {"low": values <= low, "middle": (values > low) & (values < high), "high": values >= high}
         return {name: np.flatnonzero(inside) for name, inside in thirds.items()}
-    decided, labelled = published.decided(), published.labelled()
-    known = published.rows.truth is not None
+    decided, labelled = subject.decided(), subject.labelled()
+    known = subject.rows.truth is not None
     agreed = (decided == labelled).all(axis=1) if known else np.ones(len(decided), dtype=bool)
-    return {name: np.flatnonzero(decided[:, i] & agreed) for i, name in enumerate(published.classes)}
+    return {name: np.flatnonzero(decided[:, i] & agreed) for i, name in enumerate(subject.classes)}

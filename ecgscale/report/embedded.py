@@ -21,8 +21,8 @@ from scipy.signal import resample_poly
 from ecgscale.leads import CANONICAL_LEADS, derive_limb_leads
 from ecgscale.progress import SILENT, Progress
 from ecgscale.report.choice import disagreement
-from ecgscale.report.published import Published
 from ecgscale.report.signals import Recording, read_recordings
+from ecgscale.report.subject import Subject
 from ecgscale.store.dataset import open_explanations
 
 DISPLAY_RATE, FINE_RATE = 250.0, 300.0
@@ -37,30 +37,30 @@ _ENTROPY_RATE = 100.0
 
 
 def embed_recordings(
-    published: Published, chosen: Mapping[int, list[str]], progress: Progress = SILENT
+    subject: Subject, chosen: Mapping[int, list[str]], progress: Progress = SILENT
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """(the chosen rows (row number → reasons) with signal, segments and entropy, the most uncertain first; remarks).
 
     Recordings that the archive does not hold (any more) come without a signal; all when the archive is not there.
     """
-    remarks: list[str] = [published.archive_note] if published.archive is None else []
-    segments = _segments(published, chosen)
-    told = {row: facts | segments[row] for row, facts in _descriptions(published, chosen).items()}
-    numbers = {published.rows.record_ids[row]: row for row in chosen}
-    if published.archive is not None:
+    remarks: list[str] = [subject.archive_note] if subject.archive is None else []
+    segments = _segments(subject, chosen)
+    told = {row: facts | segments[row] for row, facts in _descriptions(subject, chosen).items()}
+    numbers = {subject.rows.record_ids[row]: row for row in chosen}
+    if subject.archive is not None:
         with progress.stage("signals", len(chosen), "recordings") as stage:
-            for recording in read_recordings(published.archive, by_shard(published, chosen), remarks):
+            for recording in read_recordings(subject.archive, by_shard(subject, chosen), remarks):
                 told[numbers[recording.record_id]] |= packed_signal(recording)
                 stage.advance()
     return sorted(told.values(), key=lambda record: (-record["mean_entropy"], record["id"])), remarks
 
 
-def by_shard(published: Published, rows: Mapping[int, Any] | NDArray[np.integer]) -> dict[str, list[str]]:
+def by_shard(subject: Subject, rows: Mapping[int, Any] | NDArray[np.integer]) -> dict[str, list[str]]:
     """Shard key → record ids of these rows."""
-    shards = published.rows.table.column("source_shard")
+    shards = subject.rows.table.column("source_shard")
     found: dict[str, list[str]] = defaultdict(list)
     for row in rows:
-        found[str(shards[int(row)])].append(published.rows.record_ids[int(row)])
+        found[str(shards[int(row)])].append(subject.rows.record_ids[int(row)])
     return found
 
 
@@ -109,11 +109,11 @@ def _stored_leads(signal: NDArray[np.float64], leads: tuple[str, ...]) -> tuple[
     return sorted(kept, key=lambda lead: order.get(lead, len(order))), derived
 
 
-def _segments(published: Published, chosen: Mapping[int, list[str]]) -> dict[int, dict[str, Any]]:
-    names = {published.rows.record_ids[row]: row for row in chosen}
+def _segments(subject: Subject, chosen: Mapping[int, list[str]]) -> dict[int, dict[str, Any]]:
+    names = {subject.rows.record_ids[row]: row for row in chosen}
     columns = ["record_id", "segments", "entropy", "start_s", "sampling_rate", "valid_start", "valid_stop"]
     wanted = (pc.field("status") == "ok") & pc.field("record_id").isin(pa.array(list(names), pa.string()))
-    table = open_explanations(published.root, published.dataset_id).to_table(columns=columns, filter=wanted)
+    table = open_explanations(subject.root, subject.dataset_id).to_table(columns=columns, filter=wanted)
     found = {}
     for row in table.to_pylist():
         rate, start_s = float(row["sampling_rate"]), float(row["start_s"])
@@ -136,11 +136,11 @@ def _entropy_curve(values: list[float] | None, rate: float, start_s: float) -> d
     return {"curve": _base64(thinned), "curve_start": round(start_s, 4), "curve_rate": rate / step}
 
 
-def _descriptions(published: Published, chosen: Mapping[int, list[str]]) -> dict[int, dict[str, Any]]:
+def _descriptions(subject: Subject, chosen: Mapping[int, list[str]]) -> dict[int, dict[str, Any]]:
     """What stands beside each signal: names, labels, outputs, why it was chosen, who had seen it."""
-    rows, table = published.rows, published.rows.table
+    rows, table = subject.rows, subject.rows.table
     columns = [name for name in _FACTS if name in table.column_names]
-    decided, labelled, apart = published.decided(), published.labelled(), disagreement(published)
+    decided, labelled, apart = subject.decided(), subject.labelled(), disagreement(subject)
     found = {}
     for row, reasons in chosen.items():
         facts = {name: table.column(name)[row].as_py() for name in columns}
@@ -149,12 +149,12 @@ def _descriptions(published: Published, chosen: Mapping[int, list[str]]) -> dict
             "reasons": reasons,
             "facts": {name: _plain(value) for name, value in facts.items() if value is not None},
             "flags": table.column("flags")[row].as_py() or [],
-            "labels": _labels(published, row, labelled),
+            "labels": _labels(subject, row, labelled),
             "outputs": [round(float(value), 4) for value in rows.outputs[row]],
-            "decided": _named(published.classes, decided[row]),
+            "decided": _named(subject.classes, decided[row]),
             "disagreement": round(float(apart[row]), 4) if np.isfinite(apart[row]) else None,
             "mean_entropy": round(float(rows.mean_entropy[row]), 4),
-            "seen": _seen(published, row),
+            "seen": _seen(subject, row),
         }
     return found
 
@@ -163,17 +163,17 @@ def _named(classes: tuple[str, ...], which: NDArray[np.bool_]) -> list[str]:
     return [name for name, there in zip(classes, which, strict=True) if there]
 
 
-def _labels(published: Published, row: int, labelled: NDArray[np.bool_]) -> list[str] | float | None:
+def _labels(subject: Subject, row: int, labelled: NDArray[np.bool_]) -> list[str] | float | None:
     """Classes by name, or the value of a regression; None where not known."""
-    truth = published.rows.truth
+    truth = subject.rows.truth
     if truth is None or not truth.known[row]:
         return None
-    return float(truth.y[row]) if published.is_regression else _named(published.classes, labelled[row])
+    return float(truth.y[row]) if subject.is_regression else _named(subject.classes, labelled[row])
 
 
-def _seen(published: Published, row: int) -> str:
+def _seen(subject: Subject, row: int) -> str:
     """Who had seen the recording, or another of its patient."""
-    seen = published.seen
+    seen = subject.seen
     if seen.encoder is None or seen.clusters is None:
         return "not known"
     who = [name for name, by in (("the network", seen.encoder), ("K-means", seen.clusters)) if by[row]]

@@ -16,7 +16,7 @@ from ecgscale.report.atlas import atlas_of, surrogate_of
 from ecgscale.report.choice import choose_records
 from ecgscale.report.explained import load_explained
 from ecgscale.report.plates import draw_atlas, draw_correlations, draw_surrogate, draw_sweep
-from ecgscale.report.published import Published
+from ecgscale.report.subject import Subject
 from ecgscale.report.sweeps import sweep_series
 
 FORMATS = ("png", "svg")
@@ -24,14 +24,14 @@ DPI = 300
 
 
 def write_figures(
-    published: Published, out: str | Path, n_recordings: int = 6, progress: Progress = SILENT
+    subject: Subject, out: str | Path, n_recordings: int = 6, progress: Progress = SILENT
 ) -> tuple[list[Path], list[str]]:
     """(the files written to folder `out`, what could not be drawn and why), each figure in every one of `FORMATS`."""
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     remarks: list[str] = []
     made: list[Path] = []
-    figures = list(_figures(published, n_recordings, remarks, progress))
+    figures = list(_figures(subject, n_recordings, remarks, progress))
     with progress.stage("figures", len(figures), "figures") as stage:
         for name, draw in figures:
             figure = draw()
@@ -52,37 +52,37 @@ def save(figure: Figure, path: Path) -> None:
 Drawing = tuple[str, Callable[[], Figure]]
 
 
-def _figures(published: Published, n_recordings: int, remarks: list[str], progress: Progress) -> Iterator[Drawing]:
-    atlas = atlas_of(published, progress)
+def _figures(subject: Subject, n_recordings: int, remarks: list[str], progress: Progress) -> Iterator[Drawing]:
+    atlas = atlas_of(subject, progress)
     if any(facts.beat is not None for facts in atlas.clusters):
         yield "atlas", partial(draw_atlas, atlas)
     else:
-        remarks.append(f"no atlas: {published.archive_note or 'too few segments of every cluster'}")
-    yield "correlations", partial(draw_correlations, published)
-    name = surrogate_of(published)
+        remarks.append(f"no atlas: {subject.archive_note or 'too few segments of every cluster'}")
+    yield "correlations", partial(draw_correlations, subject)
+    name = surrogate_of(subject)
     if name is not None:
-        yield "surrogate", partial(draw_surrogate, published.evaluations[name].facts)
+        yield "surrogate", partial(draw_surrogate, subject.evaluations[name].facts)
     else:
         remarks.append("no figure of surrogates: `ecgscale surrogate` has not been run")
-    for name in published.evaluations:
+    for name in subject.evaluations:
         if name.startswith("sweep"):
-            for place, sweep in enumerate(sweep_series(published.evaluations[name])):
+            for place, sweep in enumerate(sweep_series(subject.evaluations[name])):
                 yield f"{slug(name)}-{place + 1}", partial(draw_sweep, sweep)
-    yield from _recordings(published, n_recordings, remarks)
+    yield from _recordings(subject, n_recordings, remarks)
 
 
-def _recordings(published: Published, n: int, remarks: list[str]) -> Iterator[Drawing]:
-    if published.archive is None:
-        remarks.append(f"no recordings: {published.archive_note}")
+def _recordings(subject: Subject, n: int, remarks: list[str]) -> Iterator[Drawing]:
+    if subject.archive is None:
+        remarks.append(f"no recordings: {subject.archive_note}")
         return
-    for place, (row, reasons) in enumerate(choose_records(published, n).items()):
-        record = published.rows.record_ids[row]
-        yield f"recording-{place + 1}-{slug(reasons[0])}", partial(_draw_record, published, record)
+    for place, (row, reasons) in enumerate(choose_records(subject, n).items()):
+        record = subject.rows.record_ids[row]
+        yield f"recording-{place + 1}-{slug(reasons[0])}", partial(_draw_record, subject, record)
 
 
-def _draw_record(published: Published, record: str) -> Figure:
-    where = published.archive.path if published.archive else None
-    return load_explained(published.root, record, where, published.dataset_id).draw()
+def _draw_record(subject: Subject, record: str) -> Figure:
+    where = subject.archive.path if subject.archive else None
+    return load_explained(subject.root, record, where, subject.dataset_id).draw()
 
 
 def slug(text: str) -> str:

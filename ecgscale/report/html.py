@@ -28,7 +28,6 @@ from ecgscale.report.choice import choose_records
 from ecgscale.report.colours import PALETTE, ink_on
 from ecgscale.report.embedded import embed_recordings
 from ecgscale.report.further import UNCERTAINTY, evaluated, further_sections, surrogate_section
-from ecgscale.report.published import Published
 from ecgscale.report.sections import (
     correlation_section,
     lineage_section,
@@ -36,6 +35,7 @@ from ecgscale.report.sections import (
     tiles,
     uncertainty_section,
 )
+from ecgscale.report.subject import Subject
 from ecgscale.store.provenance import utc_now
 
 RECORDS = 60
@@ -55,7 +55,7 @@ class WrittenReport:
 
 
 def write_report(
-    published: Published, out: str | Path, n_records: int = RECORDS, progress: Progress = SILENT
+    subject: Subject, out: str | Path, n_records: int = RECORDS, progress: Progress = SILENT
 ) -> WrittenReport:
     """Write the page of a dataset to the folder `out` (as index.html), or to a file ending in .html.
 
@@ -67,7 +67,7 @@ def write_report(
         if path.is_file():
             raise UsageError(f"{path} is a file; name a folder for the report, or a file ending in .html")
         path = path / PAGE
-    text, recordings, remarks = render(published, n_records, progress)
+    text, recordings, remarks = render(subject, n_records, progress)
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     scratch.write_text(text, encoding="utf-8")
@@ -75,37 +75,37 @@ def write_report(
     return WrittenReport(path, path.stat().st_size, recordings, remarks)
 
 
-def render(published: Published, n_records: int = RECORDS, progress: Progress = SILENT) -> tuple[str, int, list[str]]:
+def render(subject: Subject, n_records: int = RECORDS, progress: Progress = SILENT) -> tuple[str, int, list[str]]:
     """(the page, how many recordings it holds, what could not be shown)."""
-    chosen = choose_records(published, n_records, _audited(published))
-    recordings, remarks = embed_recordings(published, chosen, progress)
-    atlas = atlas_of(published, progress)
-    colours = _cluster_data(published)
-    glance = Section("glance", "At a glance", "", template="glance.html", content=tiles(published))
-    uncertainty = uncertainty_section(published)
-    uncertainty.blocks += evaluated(published, UNCERTAINTY)
+    chosen = choose_records(subject, n_records, _audited(subject))
+    recordings, remarks = embed_recordings(subject, chosen, progress)
+    atlas = atlas_of(subject, progress)
+    colours = _cluster_data(subject)
+    glance = Section("glance", "At a glance", "", template="glance.html", content=tiles(subject))
+    uncertainty = uncertainty_section(subject)
+    uncertainty.blocks += evaluated(subject, UNCERTAINTY)
     sections = [
         glance,
-        recordings_section(published, recordings, remarks),
-        atlas_section(published, atlas),
-        surrogate_section(published),
-        correlation_section(published),
+        recordings_section(subject, recordings, remarks),
+        atlas_section(subject, atlas),
+        surrogate_section(subject),
+        correlation_section(subject),
         uncertainty,
-        *further_sections(published),
-        quarantine_section(published),
-        lineage_section(published),
+        *further_sections(subject),
+        quarantine_section(subject),
+        lineage_section(subject),
     ]
     script = Markup('(() => {\n"use strict";\n' + "".join(_asset(name) for name in SCRIPTS) + "})();\n")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     text = _environment().get_template("report.html").render(
-        title=published.spec.name,
-        subtitle=_subtitle(published),
+        title=subject.spec.name,
+        subtitle=_subtitle(subject),
         sections=sections,
         clusters=colours,
         outputs={
-            "target": published.target or "label",
-            "kind": published.spec.output.kind,
-            "names": list(published.classes),
+            "target": subject.target or "label",
+            "kind": subject.spec.output.kind,
+            "names": list(subject.classes),
         },
         recordings=recordings,
         footer=_footer(recordings),
@@ -131,34 +131,29 @@ def _asset(name: str) -> str:
     return (resources.files("ecgscale.report") / "web" / name).read_text(encoding="utf-8")
 
 
-def _audited(published: Published) -> list[str]:
-    """Records that a label audit ranks, the most suspicious first."""
-    found: list[str] = []
-    for name, evaluation in published.evaluations.items():
-        if name.startswith("audit"):
-            for table in evaluation.table_names:
-                columns = evaluation.table(table).column_names
-                if "record_id" in columns:
-                    found += [str(record) for record in evaluation.table(table).column("record_id").to_pylist()]
-    return found
+def _audited(subject: Subject) -> list[str]:
+    """Records at the top of a label audit, the most suspicious first."""
+    audits = (found.facts for name, found in subject.evaluations.items() if name.startswith("audit"))
+    rows = (row for facts in audits for row in facts.get("top") or [] if isinstance(row, dict))
+    return [str(row["record_id"]) for row in rows if row.get("record_id")]
 
 
-def _cluster_data(published: Published) -> dict[str, Any]:
+def _cluster_data(subject: Subject) -> dict[str, Any]:
     """What pictures and lists need of the clusters: colour, ink and name by number."""
-    numbers = range(published.model.n_clusters)
+    numbers = range(subject.model.n_clusters)
     return {
-        "model_id": published.model.model_id,
+        "model_id": subject.model.model_id,
         "colours": {k: PALETTE[k % len(PALETTE)] for k in numbers},
         "inks": {k: ink_on(k) for k in numbers},
-        "names": {k: published.names.get(k, "") for k in numbers},
+        "names": {k: subject.names.get(k, "") for k in numbers},
     }
 
 
-def _subtitle(published: Published) -> str:
-    rows, content = published.rows, published.manifest.content
+def _subtitle(subject: Subject) -> str:
+    rows, content = subject.rows, subject.manifest.content
     return (
-        f"{len(rows):,} recordings, {published.model.n_clusters} clusters (model {published.model.model_id}), "
-        f"explanations {published.dataset_id} of {content.archive.path}, published {published.manifest.created[:10]}"
+        f"{len(rows):,} recordings, {subject.model.n_clusters} clusters (model {subject.model.model_id}), "
+        f"explanations {subject.dataset_id} of {content.archive.path}, published {subject.manifest.created[:10]}"
     )
 
 

@@ -5,23 +5,23 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
-from ecgscale.report.published import Published
-from ecgscale.report.tables import Row, Table, number, written
+from ecgscale.report.subject import Subject
+from ecgscale.report.tables import Row, Table, number, percent, written
 
 
-def lineage_tables(published: Published) -> list[tuple[str, list[tuple[str, str]]]]:
+def lineage_tables(subject: Subject) -> list[tuple[str, list[tuple[str, str]]]]:
     """(heading, name–value pairs), from the archive to the explanations."""
     return [
-        ("Archive", _archive(published)),
-        ("Network", _network(published)),
-        ("Clusters", _clusters(published)),
-        ("Explanations", _explanations(published)),
+        ("Archive", _archive(subject)),
+        ("Network", _network(subject)),
+        ("Clusters", _clusters(subject)),
+        ("Explanations", _explanations(subject)),
     ]
 
 
-def seen_table(published: Published) -> Table | None:
+def seen_table(subject: Subject) -> Table | None:
     """How many explained records network and K-means had seen; None where that is not known."""
-    seen = published.seen
+    seen = subject.seen
     if seen.encoder is None or seen.clusters is None or seen.neither is None:
         return None
     rows = (
@@ -32,17 +32,17 @@ def seen_table(published: Published) -> Table | None:
     return Table(
         "Explained recordings seen before (or another recording of the same patient) by",
         ("recordings", "share"),
-        tuple(Row(name, (number(int(mask.sum())), number(f"{mask.mean():.0%}"))) for name, mask in rows),
+        tuple(Row(name, (number(int(mask.sum())), number(percent(float(mask.mean()))))) for name, mask in rows),
     )
 
 
-def command_for(published: Published, words: str) -> str:
+def command_for(subject: Subject, words: str) -> str:
     """`ecgscale WORDS` with ROOT filled in, as it can be typed."""
-    return f"ecgscale {words.replace('ROOT', shlex.quote(str(published.root)))}"
+    return f"ecgscale {words.replace('ROOT', shlex.quote(str(subject.root)))}"
 
 
-def _archive(published: Published) -> list[tuple[str, str]]:
-    facts, archive = published.manifest.content.archive, published.archive
+def _archive(subject: Subject) -> list[tuple[str, str]]:
+    facts, archive = subject.manifest.content.archive, subject.archive
     source: dict[str, Any] = dict(archive.info.get("source", {})) if archive else {}
     pairs = [("path when it was explained", facts.path), ("archive id", facts.archive_id)]
     if archive is not None:
@@ -55,8 +55,8 @@ def _archive(published: Published) -> list[tuple[str, str]]:
     return pairs
 
 
-def _network(published: Published) -> list[tuple[str, str]]:
-    spec, identity = published.spec, published.manifest.content.identity
+def _network(subject: Subject) -> list[tuple[str, str]]:
+    spec, identity = subject.spec, subject.manifest.content.identity
     training = spec.training
     pairs = [
         ("name", spec.name),
@@ -81,8 +81,8 @@ def _network(published: Published) -> list[tuple[str, str]]:
     return pairs
 
 
-def _clusters(published: Published) -> list[tuple[str, str]]:
-    model, info = published.model, published.model.info
+def _clusters(subject: Subject) -> list[tuple[str, str]]:
+    model, info = subject.model, subject.model.info
     fitted = info.get("fitted_on", {})
     diagnostics = info.get("diagnostics", {})
     pairs: list[tuple[str, Any]] = [
@@ -101,11 +101,11 @@ def _clusters(published: Published) -> list[tuple[str, str]]:
     return [(name, written(value)) for name, value in pairs if value is not None]
 
 
-def _explanations(published: Published) -> list[tuple[str, str]]:
-    manifest = published.manifest
+def _explanations(subject: Subject) -> list[tuple[str, str]]:
+    manifest = subject.manifest
     run, content = manifest.run, manifest.content
     pairs: list[tuple[str, Any]] = [
-        ("dataset id", published.dataset_id),
+        ("dataset id", subject.dataset_id),
         ("manifest, published", f"{manifest.number}, {manifest.created}"),
         ("recordings, shards", f"{content.totals.records:,}, {content.totals.shards}"),
         ("settings", dict(content.identity.settings)),
@@ -113,6 +113,6 @@ def _explanations(published: Published) -> list[tuple[str, str]]:
         ("code", f"ecgscale {run.code_version}" + (f", commit {run.code_commit[:12]}" if run.code_commit else "")),
         ("device", run.device),
     ]
-    versions = published.model.info.get("versions") or {}
+    versions = subject.model.info.get("versions") or {}
     pairs.append(("versions in the fit", {name: str(version) for name, version in versions.items()} or None))
     return [(name, written(value)) for name, value in pairs if value is not None]

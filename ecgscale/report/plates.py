@@ -18,10 +18,11 @@ from ecgscale.report.blocks import hundredths
 from ecgscale.report.charts import reach_of
 from ecgscale.report.colours import PALETTE, colour_of
 from ecgscale.report.page import INK, MM_PER_MV, MM_PER_S
-from ecgscale.report.published import Published
 from ecgscale.report.relations import Correlations, correlations, label_variables, output_variables
+from ecgscale.report.subject import Subject
 from ecgscale.report.surrogate_tables import figure_rows
 from ecgscale.report.sweeps import SweepChart
+from ecgscale.report.tables import percent
 
 _MM_PER_INCH = 25.4
 _ATLAS_COLUMNS = 4
@@ -62,7 +63,9 @@ def _draw_card(
     (left, bottom), (low, high), colour = corner, reach, PALETTE[facts.cluster % len(PALETTE)]
     top = bottom + (high - low) * MM_PER_MV
     axes.text(left, top + 1.6, str(facts.cluster), fontsize=9, weight="bold", color=INK)
-    axes.text(left + 6, top + 1.6, f"{facts.name or ''}  {facts.share:.1%}", fontsize=7, color=INK, parse_math=False)
+    axes.text(
+        left + 6, top + 1.6, f"{facts.name or ''}  {percent(facts.share, 1)}", fontsize=7, color=INK, parse_math=False
+    )
     for place, lead in enumerate(leads):
         start = left + place * (panel + 2)
         x = start + (facts.beat.times - facts.beat.times[0]) * MM_PER_S
@@ -90,13 +93,13 @@ def _millimetres(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def draw_correlations(published: Published) -> Figure:
+def draw_correlations(subject: Subject) -> Figure:
     """Pearson's r of proportions with true labels (above) and with the network's outputs (below)."""
-    x, panels = published.rows.proportions, []
-    labels = label_variables(published)
+    x, panels = subject.rows.proportions, []
+    labels = label_variables(subject)
     if labels:
         panels.append(("true labels", correlations(x, labels)))
-    panels.append(("the network's outputs", correlations(x, output_variables(published))))
+    panels.append(("the network's outputs", correlations(x, output_variables(subject))))
     tall = [0.32 * len(found.variables) + 0.9 for _, found in panels]
     figure = Figure(figsize=(0.36 * x.shape[1] + 2.4, sum(tall) + 0.3), layout="constrained")
     FigureCanvasAgg(figure)

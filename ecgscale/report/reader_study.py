@@ -23,8 +23,8 @@ from ecgscale.progress import SILENT, Progress
 from ecgscale.report.ecg_paper import draw_recording
 from ecgscale.report.explained import ExplainedRecording, load_explained, told_outputs
 from ecgscale.report.gradcam import Heat, heat_of
-from ecgscale.report.published import Published
 from ecgscale.report.relations import class_groups
+from ecgscale.report.subject import Subject
 
 CLUSTERS, GRADCAM, NEITHER = "clusters", "gradcam", "neither"
 DPI = 150
@@ -66,7 +66,7 @@ class WrittenStudy:
 
 
 def write_study(
-    published: Published, out: str | Path, n_cases: int, seed: int = 0, progress: Progress = SILENT
+    subject: Subject, out: str | Path, n_cases: int, seed: int = 0, progress: Progress = SILENT
 ) -> WrittenStudy:
     """Draw `n_cases` in every kind there is, into sessions below `out`, and the key into `out`.key.csv.
 
@@ -75,43 +75,41 @@ def write_study(
     """
     folder = Path(out)
     key = folder.with_name(f"{folder.name}.key.csv")
-    if published.archive is None:
-        raise UsageError(f"no signals to draw: {published.archive_note}")
+    if subject.archive is None:
+        raise UsageError(f"no signals to draw: {subject.archive_note}")
     for path in (folder, key):
         if path.exists() and (path.is_file() or any(path.iterdir())):
             raise UsageError(f"{path} is there already; readers may have it. Name another folder")
-    heat = heat_of(published)
+    heat = heat_of(subject)
     kinds = (CLUSTERS, GRADCAM, NEITHER) if heat else (CLUSTERS, NEITHER)
-    rows = draw_cases(published, n_cases, seed, list(heat) if heat else None)
+    rows = draw_cases(subject, n_cases, seed, list(heat) if heat else None)
     pictures = arrange(rows, kinds, seed)
     remarks = [] if heat else ["no Grad-CAM: the network has not been probed (`ecgscale probe`)"]
     with progress.stage("pictures", len(pictures), "pictures") as stage:
         for picture in pictures:
-            _draw(published, picture, heat, folder)
+            _draw(subject, picture, heat, folder)
             stage.advance()
     sessions = len(kinds)
     for session in range(1, sessions + 1):
         own = sorted(picture.number for picture in pictures if picture.session == session)
         _write_csv(folder / f"answers-session-{session}.csv", ANSWERS, [{"picture": number} for number in own])
     (folder / "READ-ME.txt").write_text(_READ_ME.format(cases=len(rows), sessions=sessions), encoding="utf-8")
-    _write_csv(key, _KEY, [_key_row(published, picture) for picture in pictures])
+    _write_csv(key, _KEY, [_key_row(subject, picture) for picture in pictures])
     return WrittenStudy(folder, key, len(rows), kinds, len(pictures), remarks)
 
 
-def draw_cases(published: Published, n: int, seed: int, among: Sequence[str] | None = None) -> list[int]:
+def draw_cases(subject: Subject, n: int, seed: int, among: Sequence[str] | None = None) -> list[int]:
     """Rows of `n` cases, drawn from each class in turn; from records that nothing has seen, if there are enough."""
-    allowed = np.ones(len(published.rows), dtype=bool)
+    allowed = np.ones(len(subject.rows), dtype=bool)
     if among is not None:
-        allowed &= np.isin(published.rows.record_ids, list(among))
-    neither = published.seen.neither
+        allowed &= np.isin(subject.rows.record_ids, list(among))
+    neither = subject.seen.neither
     if neither is not None and (allowed & neither).sum() >= n:
         allowed &= neither
     if allowed.sum() < n:
         raise UsageError(f"{n} cases were asked for; {int(allowed.sum())} recordings can be shown. Ask for fewer")
     rng = np.random.default_rng([seed, 11])
-    queues = [
-        rng.permutation(np.flatnonzero(members & allowed)).tolist() for members in class_groups(published).values()
-    ]
+    queues = [rng.permutation(np.flatnonzero(members & allowed)).tolist() for members in class_groups(subject).values()]
     queues = [queue for queue in queues if queue] or [rng.permutation(np.flatnonzero(allowed)).tolist()]
     chosen: dict[int, None] = {}
     for queue in cycle(queues):
@@ -134,10 +132,10 @@ def arrange(rows: Sequence[int], kinds: Sequence[str], seed: int) -> list[Pictur
     return pictures
 
 
-def _draw(published: Published, picture: Picture, heat: Mapping[str, Heat], folder: Path) -> None:
-    assert published.archive is not None
-    record_id = published.rows.record_ids[picture.row]
-    record = load_explained(published.root, record_id, published.archive.path, published.dataset_id)
+def _draw(subject: Subject, picture: Picture, heat: Mapping[str, Heat], folder: Path) -> None:
+    assert subject.archive is not None
+    record_id = subject.rows.record_ids[picture.row]
+    record = load_explained(subject.root, record_id, subject.archive.path, subject.dataset_id)
     path = folder / f"session-{picture.session}" / f"{picture.number:03d}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     _figure(record, picture, heat.get(record_id)).savefig(path, dpi=DPI)
@@ -160,18 +158,18 @@ def _figure(record: ExplainedRecording, picture: Picture, heat: Heat | None) -> 
 _KEY = ("session", "picture", "file", "record_id", "kind", "labels", "network_says", "seen_before_by_network")
 
 
-def _key_row(published: Published, picture: Picture) -> dict[str, Any]:
-    row, seen = picture.row, published.seen.encoder
-    labels = [name for name, has in zip(published.classes, published.labelled()[row], strict=True) if has]
-    outputs = dict(zip(published.classes, published.rows.outputs[row].tolist(), strict=True))
-    truth = published.rows.truth
-    if published.is_regression and truth is not None and truth.known[row]:
+def _key_row(subject: Subject, picture: Picture) -> dict[str, Any]:
+    row, seen = picture.row, subject.seen.encoder
+    labels = [name for name, has in zip(subject.classes, subject.labelled()[row], strict=True) if has]
+    outputs = dict(zip(subject.classes, subject.rows.outputs[row].tolist(), strict=True))
+    truth = subject.rows.truth
+    if subject.is_regression and truth is not None and truth.known[row]:
         labels = [f"{truth.y[row]:g}"]
     return {
         "session": picture.session,
         "picture": picture.number,
         "file": f"session-{picture.session}/{picture.number:03d}.png",
-        "record_id": published.rows.record_ids[row],
+        "record_id": subject.rows.record_ids[row],
         "kind": picture.kind,
         "labels": " ".join(labels),
         "network_says": " ".join(f"{name}={value:.3f}" for name, value in outputs.items()),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ecgscale.report.published import Published
+from ecgscale.report.subject import Subject
 
 FEWEST = 5
 """A group of fewer records is not summarised."""
@@ -49,42 +49,42 @@ def correlations(proportions: NDArray[np.float32], variables: dict[str, NDArray[
     return Correlations(tuple(variables), r, tuple(counts))
 
 
-def label_variables(published: Published) -> dict[str, NDArray[np.floating]]:
+def label_variables(subject: Subject) -> dict[str, NDArray[np.floating]]:
     """The true labels as numbers, by class, then age and sex where they are there; NaN where not known."""
-    truth, found = published.rows.truth, {}
-    if truth is not None and published.is_regression:
-        found[published.target or "label"] = np.where(truth.known, truth.y, np.nan)
+    truth, found = subject.rows.truth, {}
+    if truth is not None and subject.is_regression:
+        found[subject.target or "label"] = np.where(truth.known, truth.y, np.nan)
     elif truth is not None:
-        sets = np.where(truth.known[:, None], published.labelled(), np.nan)
-        found |= {name: sets[:, i] for i, name in enumerate(published.classes)}
-    age = published.rows.numbers("age")
+        sets = np.where(truth.known[:, None], subject.labelled(), np.nan)
+        found |= {name: sets[:, i] for i, name in enumerate(subject.classes)}
+    age = subject.rows.numbers("age")
     if age is not None and "age" not in found:
         found["age"] = age
-    if "sex" in published.rows.table.column_names and published.target != "sex":
-        sexes = np.array(published.rows.table.column("sex").to_pylist(), dtype=object)
+    if "sex" in subject.rows.table.column_names and subject.target != "sex":
+        sexes = np.array(subject.rows.table.column("sex").to_pylist(), dtype=object)
         male = np.where(sexes == "male", 1.0, np.where(sexes == "female", 0.0, np.nan))
         if np.isfinite(male).any():
             found["male"] = male
     return found
 
 
-def output_variables(published: Published) -> dict[str, NDArray[np.floating]]:
+def output_variables(subject: Subject) -> dict[str, NDArray[np.floating]]:
     """The network's outputs: probabilities by class, or the value of a regression."""
-    if published.is_regression:
-        return {published.classes[0]: published.rows.outputs[:, 0]}
-    return {name: published.rows.outputs[:, i] for i, name in enumerate(published.classes)}
+    if subject.is_regression:
+        return {subject.classes[0]: subject.rows.outputs[:, 0]}
+    return {name: subject.rows.outputs[:, i] for i, name in enumerate(subject.classes)}
 
 
-def class_groups(published: Published) -> dict[str, NDArray[np.bool_]]:
+def class_groups(subject: Subject) -> dict[str, NDArray[np.bool_]]:
     """Members (M,) of each class by the labels, or by the network where no labels are known; of thirds of a value."""
-    if not published.is_regression:
-        known = published.rows.truth is not None
-        sets = published.labelled() if known else published.decided()
-        return {name: sets[:, i] for i, name in enumerate(published.classes)}
-    truth = published.rows.truth
-    values = np.where(truth.known, truth.y, np.nan) if truth is not None else published.rows.outputs[:, 0]
+    if not subject.is_regression:
+        known = subject.rows.truth is not None
+        sets = subject.labelled() if known else subject.decided()
+        return {name: sets[:, i] for i, name in enumerate(subject.classes)}
+    truth = subject.rows.truth
+    values = np.where(truth.known, truth.y, np.nan) if truth is not None else subject.rows.outputs[:, 0]
     low, high = np.nanquantile(values, [1 / 3, 2 / 3])
-    name = published.target if truth is not None else published.classes[0]
+    name = subject.target if truth is not None else subject.classes[0]
     return {
         f"{name} up to {low:.3g}": values <= low,
         f"{low:.3g} to {high:.3g}": (values > low) & (values < high),
@@ -112,37 +112,37 @@ def entropy_by(entropy: NDArray[np.floating], groups: dict[str, NDArray[np.bool_
     return found
 
 
-def age_groups(published: Published) -> dict[str, NDArray[np.bool_]]:
+def age_groups(subject: Subject) -> dict[str, NDArray[np.bool_]]:
     """Members (M,) of each decade of age; empty where no ages are known."""
-    age = published.rows.numbers("age")
+    age = subject.rows.numbers("age")
     if age is None:
         return {}
     decades = {f"{start}–{start + 9}": (age >= start) & (age < start + 10) for start in _AGES[:-1]}
     return {**decades, f"{_AGES[-1]}+": age >= _AGES[-1]}
 
 
-def right_groups(published: Published) -> dict[str, NDArray[np.bool_]]:
+def right_groups(subject: Subject) -> dict[str, NDArray[np.bool_]]:
     """Records that the network calls right in every label, and those that it does not; empty without labels."""
-    truth = published.rows.truth
-    if truth is None or published.is_regression:
+    truth = subject.rows.truth
+    if truth is None or subject.is_regression:
         return {}
-    right = (published.decided() == published.labelled()).all(axis=1)
+    right = (subject.decided() == subject.labelled()).all(axis=1)
     return {"all labels right": truth.known & right, "some label wrong": truth.known & ~right}
 
 
-def error_by_entropy(published: Published, members: NDArray[np.bool_], n_bins: int = 5) -> list[tuple[str, int, float]]:
+def error_by_entropy(subject: Subject, members: NDArray[np.bool_], n_bins: int = 5) -> list[tuple[str, int, float]]:
     """(entropy from – to, records, error) in bins of equal size by mean entropy, over the labelled `members`.
 
     The error is the share of records with a wrong label, or the mean absolute error of a regression. Empty where a bin
     would hold fewer than `FEWEST` records.
     """
-    truth, entropy = published.rows.truth, published.rows.mean_entropy
+    truth, entropy = subject.rows.truth, subject.rows.mean_entropy
     if truth is None:
         return []
-    if published.is_regression:
-        error = np.abs(published.rows.outputs[:, 0] - truth.y)
+    if subject.is_regression:
+        error = np.abs(subject.rows.outputs[:, 0] - truth.y)
     else:
-        error = (published.decided() != published.labelled()).any(axis=1).astype(np.float64)
+        error = (subject.decided() != subject.labelled()).any(axis=1).astype(np.float64)
     rows = np.flatnonzero(members & truth.known)
     if len(rows) < FEWEST * n_bins:
         return []

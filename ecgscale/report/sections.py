@@ -12,7 +12,6 @@ from ecgscale.report.blocks import Chart, Columns, Heading, Missing, Pairs, Para
 from ecgscale.report.blocks import correlation_matrix as matrix_of
 from ecgscale.report.charts import Series, box_chart, line_chart
 from ecgscale.report.lineage import command_for, lineage_tables, seen_table
-from ecgscale.report.published import Published
 from ecgscale.report.relations import (
     age_groups,
     class_groups,
@@ -23,7 +22,8 @@ from ecgscale.report.relations import (
     output_variables,
     right_groups,
 )
-from ecgscale.report.tables import Cell, Row, Table, between, number, written
+from ecgscale.report.subject import Subject
+from ecgscale.report.tables import Cell, Row, Table, between, number, percent, written
 
 
 @dataclass(frozen=True)
@@ -35,34 +35,34 @@ class Tile:
     note: str
 
 
-def tiles(published: Published) -> list[Tile]:
+def tiles(subject: Subject) -> list[Tile]:
     """The few numbers to see first."""
-    rows, info = published.rows, published.model.info
+    rows, info = subject.rows, subject.model.info
     entropy = rows.mean_entropy[np.isfinite(rows.mean_entropy)]
     low, middle, high = np.quantile(entropy, [0.05, 0.5, 0.95]).tolist() if len(entropy) else (np.nan,) * 3
-    aside = published.quarantine.total - len(rows)
-    found = [Tile("recordings explained", f"{len(rows):,}", f"{aside:,} quarantined of {published.quarantine.total:,}")]
-    neither = published.seen.neither
+    aside = subject.quarantine.total - len(rows)
+    found = [Tile("recordings explained", f"{len(rows):,}", f"{aside:,} quarantined of {subject.quarantine.total:,}")]
+    neither = subject.seen.neither
     if neither is not None:
         found.append(
             Tile("of them new to network and K-means", f"{int(neither.sum()):,}", "the headline rests on these")
         )
-    found += _surrogate_tiles(published)
+    found += _surrogate_tiles(subject)
     explained = info.get("explained_variance")
     largest = (info.get("diagnostics") or {}).get("largest_share")
-    note = f"{explained:.0%} of the variance" if isinstance(explained, float) else ""
+    note = f"{percent(explained)} of the variance" if isinstance(explained, float) else ""
     if isinstance(largest, float):
-        note += f"{', ' if note else ''}largest {largest:.0%} of the time"
-    found.append(Tile("clusters", str(published.model.n_clusters), note))
+        note += f"{', ' if note else ''}largest {percent(largest)} of the time"
+    found.append(Tile("clusters", str(subject.model.n_clusters), note))
     found.append(Tile("mean entropy", f"{middle:.2f}", f"median; 5 to 95 % of recordings {low:.2f} to {high:.2f}"))
     return found
 
 
-def _surrogate_tiles(published: Published) -> list[Tile]:
-    name = surrogate_of(published)
+def _surrogate_tiles(subject: Subject) -> list[Tile]:
+    name = surrogate_of(subject)
     if name is None:
         return [Tile("agreement of a forest with the network", "–", "not measured yet: see Surrogate forests")]
-    facts = published.evaluations[name].facts
+    facts = subject.evaluations[name].facts
     intervals = facts.get("intervals") or {}
     on = f"on {facts.get('records')} recordings"
     if facts.get("kind") == "regression":
@@ -77,7 +77,7 @@ def _surrogate_tiles(published: Published) -> list[Tile]:
     return found
 
 
-def correlation_section(published: Published) -> Section:
+def correlation_section(subject: Subject) -> Section:
     """Proportions against true labels and against what the network says."""
     section = Section(
         "labels",
@@ -86,10 +86,10 @@ def correlation_section(published: Published) -> Section:
         "all explained recordings, in hundredths. A cluster that goes with an output as it goes with the label carries "
         "what the network decides on.",
     )
-    x = published.rows.proportions
-    labels = label_variables(published)
-    if published.rows.truth is None:
-        section.blocks.append(Missing(f"No true labels: {published.target_note or 'none are known'}."))
+    x = subject.rows.proportions
+    labels = label_variables(subject)
+    if subject.rows.truth is None:
+        section.blocks.append(Missing(f"No true labels: {subject.target_note or 'none are known'}."))
     if labels:
         found = correlations(x, labels)
         section.blocks += [Heading("True labels, age and sex"), matrix_of(found, "Pearson's r × 100, true labels")]
@@ -98,12 +98,12 @@ def correlation_section(published: Published) -> Section:
             section.blocks.append(Remark(f"Not computed for {', '.join(constant)}: too few recordings, or all alike."))
     section.blocks += [
         Heading("The network's outputs"),
-        matrix_of(correlations(x, output_variables(published)), "Pearson's r × 100, the network's outputs"),
+        matrix_of(correlations(x, output_variables(subject)), "Pearson's r × 100, the network's outputs"),
     ]
     return section
 
 
-def uncertainty_section(published: Published) -> Section:
+def uncertainty_section(subject: Subject) -> Section:
     """Mean entropy by class, by age, and against errors."""
     section = Section(
         "uncertainty",
@@ -111,13 +111,13 @@ def uncertainty_section(published: Published) -> Section:
         "Entropy says how close the call between clusters was, from 0 (sure) to 1 (undecided), averaged over each "
         "recording. It compares recordings under one model; it does not compare models.",
     )
-    entropy = published.rows.mean_entropy
+    entropy = subject.rows.mean_entropy
     charts: list[Chart] = []
-    by_label = published.rows.truth is not None
+    by_label = subject.rows.truth is not None
     shown = [
-        ("By class" + (" (true labels)" if by_label else " (as the network says)"), class_groups(published), "class"),
-        ("By age", age_groups(published), "age"),
-        ("Where the network is right, and where it is not", right_groups(published), "group"),
+        ("By class" + (" (true labels)" if by_label else " (as the network says)"), class_groups(subject), "class"),
+        ("By age", age_groups(subject), "age"),
+        ("Where the network is right, and where it is not", right_groups(subject), "group"),
     ]
     for title, members, what in shown:
         groups = entropy_by(entropy, members)
@@ -126,21 +126,21 @@ def uncertainty_section(published: Published) -> Section:
             charts.append(Chart(title, chart, "Box: half of the recordings; whiskers: nine of ten; line: median."))
         elif what == "age":
             section.blocks.append(Missing("By age: no ages are known, or too few of any decade."))
-    charts += _errors(published)
+    charts += _errors(subject)
     section.blocks.append(Columns(charts))
     return section
 
 
-def _errors(published: Published) -> list[Chart]:
-    neither, told, found = published.seen.neither, "recordings that neither network nor K-means has seen", []
+def _errors(subject: Subject) -> list[Chart]:
+    neither, told, found = subject.seen.neither, "recordings that neither network nor K-means has seen", []
     if neither is not None:
-        found = error_by_entropy(published, neither)
+        found = error_by_entropy(subject, neither)
     if not found:
         told = "explained recordings, seen before or not"
-        found = error_by_entropy(published, np.ones(len(published.rows), dtype=bool))
+        found = error_by_entropy(subject, np.ones(len(subject.rows), dtype=bool))
     if not found:
         return []
-    what = "mean absolute error" if published.is_regression else "share with a wrong label"
+    what = "mean absolute error" if subject.is_regression else "share with a wrong label"
     series = Series(what, list(range(len(found))), [error for _, _, error in found])
     axis = "mean entropy, five groups of equal size"
     chart = line_chart([series], f"{what} by entropy", axis, what, [name for name, _, _ in found], from_zero=True)
@@ -148,14 +148,14 @@ def _errors(published: Published) -> list[Chart]:
     return [Chart("Entropy and error", chart, caption)]
 
 
-def quarantine_section(published: Published) -> Section:
+def quarantine_section(subject: Subject) -> Section:
     """Records without facts, by reason; shards that were set aside."""
     section = Section(
         "quarantine",
         "Quarantine",
         "Recordings that could not be explained keep their row, with the reason. Nothing is dropped silently.",
     )
-    counts, content = published.quarantine.counts, published.manifest.content
+    counts, content = subject.quarantine.counts, subject.manifest.content
     if counts:
         rows = tuple(
             Row(
@@ -163,43 +163,43 @@ def quarantine_section(published: Published) -> Section:
                 (
                     number(n),
                     Cell(STATUS_MEANING.get(status, "")),
-                    Cell(", ".join(published.quarantine.examples.get(status, []))),
+                    Cell(", ".join(subject.quarantine.examples.get(status, []))),
                 ),
             )
             for status, n in counts.items()
         )
-        told = f"{sum(counts.values()):,} of {published.quarantine.total:,} recordings"
+        told = f"{sum(counts.values()):,} of {subject.quarantine.total:,} recordings"
         section.blocks.append(TableBlock(Table(told, ("recordings", "why", "for example"), rows, "status")))
     else:
-        section.blocks.append(Paragraph(f"None: all {published.quarantine.total:,} recordings were explained."))
+        section.blocks.append(Paragraph(f"None: all {subject.quarantine.total:,} recordings were explained."))
     if content.set_aside:
         aside = tuple(Row(shard.key, (number(shard.rows), Cell(shard.reason))) for shard in content.set_aside)
         section.blocks += [
             Heading("Shards that could not be read"),
             TableBlock(Table("Their recordings are not in the dataset", ("recordings", "why"), aside, "shard")),
         ]
-    flagged = [flag.split(":")[0] for flags in published.rows.table.column("flags").to_pylist() for flag in flags or []]
+    flagged = [flag.split(":")[0] for flags in subject.rows.table.column("flags").to_pylist() for flag in flags or []]
     if flagged:
         told = ", ".join(f"{written(flagged.count(name))} × {name.replace('_', ' ')}" for name in sorted(set(flagged)))
         section.blocks.append(Paragraph(f"Odd but usable: {told}."))
     return section
 
 
-def lineage_section(published: Published) -> Section:
+def lineage_section(subject: Subject) -> Section:
     """What was run, on what, with what; and what had been seen."""
     section = Section("lineage", "What was run", "Everything that decides the numbers on this page.")
-    section.blocks.append(Columns([Pairs(title, pairs) for title, pairs in lineage_tables(published)]))
-    seen = seen_table(published)
+    section.blocks.append(Columns([Pairs(title, pairs) for title, pairs in lineage_tables(subject)]))
+    seen = seen_table(subject)
     if seen is not None:
         section.blocks.append(TableBlock(seen))
     else:
         section.blocks.append(Remark("What network and K-means had seen of these recordings is not known.", warn=True))
-    if published.evaluations:
+    if subject.evaluations:
         rows = tuple(
             Row(name, (Cell(found.created_at), Cell(written(found.settings))))
-            for name, found in published.evaluations.items()
+            for name, found in subject.evaluations.items()
         )
         section.blocks.append(TableBlock(Table("Evaluations shown here", ("made", "settings"), rows, "evaluation")))
-    again = command_for(published, f"report ROOT --dataset {published.dataset_id}")
+    again = command_for(subject, f"report ROOT --dataset {subject.dataset_id}")
     section.blocks.append(Missing("This page is made again with", again))
     return section

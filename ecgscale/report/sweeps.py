@@ -1,4 +1,4 @@
-"""Sweeps as curves: whatever a sweep varied against the scores that it measured."""
+"""Sweeps as curves where what was varied has an order, and as tables where it has none."""
 
 from __future__ import annotations
 
@@ -8,25 +8,31 @@ from typing import Any
 
 from ecgscale.evaluate.written import Evaluation
 from ecgscale.report.charts import Series
-from ecgscale.report.tables import readable, written
+from ecgscale.report.tables import Row, Table, number, readable, written
 
 _TITLES = {
-    "clusters": ("Number of clusters", "clusters K"),
-    "records": ("Training records of K-means", "records"),
-    "layers": ("Tapped layers", "layers"),
-    "depth": ("Depth factors", "factors"),
-    "softmax": ("Softmax", "γ and τ"),
+    "clusters": "Number of clusters",
+    "records": "Training records of K-means",
+    "layers": "Tapped layers",
+    "depth": "Depth factors",
+    "softmax": "Soft assignment",
 }
+_ORDERED = {"clusters": "clusters K", "records": "training records"}
 _SCORES = {
     "agreement": "agreement",
-    "r2": "R² to the network",
+    "r2": "R² to network",
     "auroc": "AUROC",
-    "label_r2": "R² by the labels",
-    "explained_variance": "explained variance",
-    "ari_seeds": "ARI across seeds",
-    "information": "information on waves",
+    "label_r2": "R² by labels",
+    "explained_variance": "variance explained",
+    "ari_seeds": "ARI over seeds",
+    "information": "waves explained",
+    "effective_clusters": "effective clusters",
+    "mean_entropy": "mean entropy",
 }
+_ON_CHARTS = ("agreement", "r2", "auroc", "label_r2", "explained_variance", "ari_seeds", "information")
 _MOST_LINES = 5
+
+Rows = list[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -42,27 +48,48 @@ class SweepChart:
 
 
 def sweep_series(found: Evaluation) -> list[SweepChart]:
-    """The charts of one sweep evaluation: one for everything that was varied in at least two settings."""
+    """A chart for numbers of clusters and of records, where at least two were tried."""
+    charts = []
+    for axis, rows in _summary(found).items():
+        ordered = sorted((row for row in rows if row.get("x") is not None), key=lambda row: row["x"])
+        if axis in _ORDERED and len(ordered) > 1:
+            charts.append(_chart(axis, ordered, found.facts))
+    return [chart for chart in charts if chart.series]
+
+
+def sweep_tables(found: Evaluation) -> list[Table]:
+    """The main scores of everything that was varied, mean ± SD over seeds."""
+    tables = []
+    for axis, rows in _summary(found).items():
+        names = [name for name in _SCORES if any(row.get(name) is not None for row in rows)]
+        shown = tuple(
+            Row(str(row.get("setting", "")), tuple(number(row.get(name), _sd(row, name)) for name in names))
+            for row in rows
+        )
+        caption = f"{_TITLES.get(axis, readable(axis))}, mean ± SD over seeds"
+        tables.append(Table(caption, tuple(_SCORES[name] for name in names), shown, "setting"))
+    return tables
+
+
+def _summary(found: Evaluation) -> dict[str, Rows]:
     summary = found.facts.get("summary")
     if not isinstance(summary, Mapping):
-        return []
-    charts = [_chart(str(axis), rows, found.facts) for axis, rows in summary.items() if isinstance(rows, list)]
-    return [chart for chart in charts if chart is not None]
+        return {}
+    kept = {str(axis): [row for row in rows if isinstance(row, Mapping)] for axis, rows in summary.items() if rows}
+    return {axis: rows for axis, rows in kept.items() if rows}
 
 
-def _chart(axis: str, rows: list[dict[str, Any]], facts: Mapping[str, Any]) -> SweepChart | None:
-    rows = [row for row in rows if isinstance(row, Mapping)]
-    if axis in ("clusters", "records") and all(row.get("x") is not None for row in rows):
-        rows = sorted(rows, key=lambda row: row["x"])
-    scores = [name for name in _SCORES if sum(row.get(name) is not None for row in rows) >= 2][:_MOST_LINES]
-    if not scores:
-        return None
-    numeric = axis == "clusters" and all(row.get("x") is not None for row in rows)
-    x = [float(row["x"]) for row in rows] if numeric else [float(place) for place in range(len(rows))]
+def _sd(row: Mapping[str, Any], name: str) -> str:
+    return "" if row.get(f"{name}_sd") is None else f"± {written(row[f'{name}_sd'])}"
+
+
+def _chart(axis: str, rows: Rows, facts: Mapping[str, Any]) -> SweepChart:
+    scores = [name for name in _ON_CHARTS if sum(row.get(name) is not None for row in rows) >= 2][:_MOST_LINES]
+    # Numbers of records double from one to the next: equal steps, named.
+    names = [written(int(row["x"])) for row in rows] if axis == "records" else None
+    x = [float(place) for place in range(len(rows))] if names else [float(row["x"]) for row in rows]
     series = [Series(_SCORES[name], x, _values(rows, name), _values(rows, f"{name}_sd")) for name in scores]
-    title, x_axis = _TITLES.get(axis, (readable(axis), readable(axis)))
-    names = None if numeric else [str(row.get("setting", place)) for place, row in enumerate(rows)]
-    return SweepChart(title, x_axis, "score", series, _caption(axis, facts), names)
+    return SweepChart(_TITLES[axis], _ORDERED[axis], "score", series, _caption(axis, facts), names)
 
 
 def _values(rows: Sequence[Mapping[str, Any]], name: str) -> list[float]:
@@ -74,7 +101,7 @@ def _caption(axis: str, facts: Mapping[str, Any]) -> str:
     if axis == "clusters":
         elbow, plateau = facts.get("elbow"), facts.get("plateau")
         if elbow is not None:
-            told += f" Explained variance bends at K = {elbow:g}."
+            told += f" The explained variance bends at K = {elbow:g}."
         if plateau is not None:
-            told += f" {_SCORES.get(str(facts.get('plateau_score')), 'The score')} is flat from K = {plateau:g}."
+            told += f" From K = {plateau:g} on, {_SCORES.get(str(facts.get('plateau_score')), 'the score')} is flat."
     return told

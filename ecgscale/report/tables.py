@@ -5,6 +5,7 @@ Evaluations grow new facts; a page that knows the main ones shows the others too
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,8 @@ from typing import Any
 import pyarrow as pa
 
 MOST_ROWS, MOST_COLUMNS, MOST_LISTED = 200, 40, 12
+HIDDEN = ("patient_id",)
+"""Columns that a page does not need to name."""
 _DEEPEST = 3
 
 
@@ -26,11 +29,13 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """`kind`: "own" for what the table is about, "ceiling" for what cannot be beaten, "" for the rest."""
+    """`kind`: "own" for what the table is about, "ceiling" for what cannot be beaten, "" for the rest. `record` is the
+    id of the recording that the row is about: it opens in the browser of recordings, if the page holds it."""
 
     name: str
     cells: tuple[Cell, ...]
     kind: str = ""
+    record: str = ""
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,11 @@ def between(interval: Any) -> str:
     if not isinstance(interval, Sequence) or isinstance(interval, str) or len(interval) != 2 or None in interval:
         return ""
     return f"[{written(interval[0])}, {written(interval[1])}]"
+
+
+def percent(share: float, digits: int = 0) -> str:
+    """0.416 → "42 %", held together."""
+    return f"{100 * share:.{digits}f}\N{NO-BREAK SPACE}%"
 
 
 def written(value: Any) -> str:
@@ -114,7 +124,7 @@ def facts_of(facts: Mapping[str, Any], skip: Iterable[str] = (), words: Mapping[
 
 def arrow_table(table: pa.Table, caption: str) -> Table:
     """The first rows and columns of an evaluation's table."""
-    names = table.column_names[:MOST_COLUMNS]
+    names = [name for name in table.column_names if name not in HIDDEN][:MOST_COLUMNS]
     shown = table.select(names).slice(0, MOST_ROWS).to_pylist()
     more = f" (first {MOST_ROWS} of {table.num_rows:,} rows)" if table.num_rows > MOST_ROWS else ""
     rows = tuple(Row(written(row[names[0]]), tuple(_cell(row[name]) for name in names[1:])) for row in shown)
@@ -174,7 +184,7 @@ def _with_sd(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _from_rows(given: list[Mapping[str, Any]], caption: str) -> Table:
     rows = [_spread(row) for row in given]
-    names = list(dict.fromkeys(str(key) for row in rows for key in row))[:MOST_COLUMNS]
+    names = list(dict.fromkeys(str(key) for row in rows for key in row if key not in HIDDEN))[:MOST_COLUMNS]
     shown = tuple(Row(written(row.get(names[0])), _cells(row, names[1:])) for row in rows[:MOST_ROWS])
     more = f" (first {MOST_ROWS} of {len(rows)})" if len(rows) > MOST_ROWS else ""
     return Table(caption + more, _columns(names[1:]), shown, readable(names[0]))
@@ -182,7 +192,7 @@ def _from_rows(given: list[Mapping[str, Any]], caption: str) -> Table:
 
 def _from_named(given: Mapping[str, Mapping[str, Any]], caption: str) -> Table:
     rows = {name: _spread(row) for name, row in given.items()}
-    names = list(dict.fromkeys(str(key) for row in rows.values() for key in row))[:MOST_COLUMNS]
+    names = list(dict.fromkeys(str(key) for row in rows.values() for key in row if key not in HIDDEN))[:MOST_COLUMNS]
     shown = tuple(Row(readable(str(name)), _cells(row, names)) for name, row in list(rows.items())[:MOST_ROWS])
     return Table(caption, _columns(names), shown)
 
@@ -211,10 +221,9 @@ def _cell(value: Any) -> Cell:
 
 
 def _real(value: float) -> str:
-    if value != value:
+    if not math.isfinite(value):
         return "–"
-    if value == int(value) and abs(value) >= 10:
-        return f"{value:,.0f}"
-    if abs(value) >= 100:
-        return f"{value:,.1f}"
-    return f"{value:.2e}" if 0 < abs(value) < 0.0005 else f"{value:.3f}"
+    if 0 < abs(value) < 0.0005:
+        return "< 0.001" if value > 0 else "> −0.001"
+    digits = 0 if value == int(value) and abs(value) >= 10 else 1 if abs(value) >= 100 else 3
+    return f"{value:,.{digits}f}".replace("-", "−")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import os
-import pickle
 import signal
 import threading
 from collections.abc import Sequence
@@ -131,7 +130,7 @@ def _serve(connection: Connection, spec: WorkerSpec, threads: int) -> None:
         try:
             message: tuple[str, Any] = ("value", shell.call(method, arguments))
         except Exception as error:
-            message = ("error", error if _travels(error) else RuntimeError(f"{type(error).__name__}: {error}"))
+            message = ("error", error)
         try:
             connection.send(message)
         except OSError:
@@ -146,12 +145,3 @@ def _end_with_the_driver() -> None:
     if driver is not None:
         driver.join()
         os._exit(1)
-
-
-def _travels(error: Exception) -> bool:
-    """Whether an error survives being pickled and unpickled."""
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:  # whatever it is, it would be raised in the driver instead of the error itself
-        return False
-    return True

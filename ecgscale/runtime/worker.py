@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import socket
 import sys
 from dataclasses import dataclass
@@ -40,14 +41,26 @@ class WorkerShell:
             os.environ.update(dict.fromkeys(THREADS, str(threads)))
 
     def call(self, method: str, arguments: tuple[Any, ...]) -> Any:
-        """`hello` answers what the worker is like; others are the worker's own methods."""
-        if self._worker is None:
-            self._worker = self._spec.make()
-            if self._threads is not None:
-                _limit_threads(self._threads)
-        if method == "hello":
-            return self._hello()
-        return getattr(self._worker, method)(*arguments)
+        """`hello` answers what the worker is like; others are the worker's own methods.
+
+        An error that would not arrive as what it is comes as a RuntimeError that tells it.
+        """
+        try:
+            if self._worker is None:
+                self._worker = self._made()
+            return self._hello() if method == "hello" else getattr(self._worker, method)(*arguments)
+        except Exception as error:
+            if _travels(error):
+                raise
+            raise RuntimeError(f"{type(error).__name__}: {error}") from None
+
+    def _made(self) -> Any:
+        if self._threads is None:
+            return self._spec.make()
+        _limit_threads(self._threads)
+        worker = self._spec.make()
+        _limit_threads(self._threads)  # what was loaded meanwhile
+        return worker
 
     def _hello(self) -> Hello:
         facts = {"device": getattr(self._worker, "device", "cpu"), "threads": self._threads}
@@ -64,3 +77,12 @@ def _limit_threads(threads: int) -> None:
         numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(threads)
+
+
+def _travels(error: Exception) -> bool:
+    """Whether an error survives being pickled and unpickled."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # whatever it is, it would be raised in the driver instead of the error itself
+        return False
+    return True

@@ -221,15 +221,21 @@ def test_a_shard_cut_short_is_left_out_and_told(encoder: Path, tmp_path: Path) -
 
 def test_a_shard_that_breaks_off_is_counted_as_it_was_used(encoder: Path, tmp_path: Path) -> None:
     path = simulated(tmp_path / "archive", 180, 150)
-    damage_signals(path / "part-00000.parquet")
+    shard = path / "part-00000.parquet"
+    whole = shard.read_bytes()
+    damage_signals(shard)
     watch = Watching()
-    [model] = fit(path, encoder, tmp_path / "root", watch)
-    info = model.model.info
+    [torn] = fit(path, encoder, tmp_path / "root", watch)
+    info = torn.model.info
     assert "part-00000.parquet breaks off" in " ".join(watch.said)
-    assert model.records + sum(info["left_out"].values()) == 180
-    assert info["n_timesteps"] == model.records * VALID
-    seen = (model.directory / "seen.tsv").read_text()
+    assert torn.records + sum(info["left_out"].values()) == 180
+    assert info["n_timesteps"] == torn.records * VALID
+    seen = (torn.directory / "seen.tsv").read_text()
     assert all(hashed("simulated", "record", r) in seen for r in record_ids(path, "part-00001.parquet"))
+
+    shard.write_bytes(whole)
+    [restored] = fit(path, encoder, tmp_path / "root")
+    assert (restored.already_there, restored.records) == (False, 180)
 
 
 def test_half_precision_activations_give_nearly_the_same_model(

@@ -15,19 +15,19 @@ from ecgscale.report.charts import Series
 from ecgscale.report.ecg_paper import draw_recording
 from ecgscale.report.figures import save, slug, write_figures
 from ecgscale.report.plates import draw_surrogate, draw_sweep
-from ecgscale.report.published import Published, open_published
 from ecgscale.report.reader_study import arrange, draw_cases, write_study
+from ecgscale.report.subject import Subject, open_subject
 from ecgscale.report.sweeps import SweepChart
 from tests.report.published_root import publish_by_hand
 from tests.report.test_tables import SURROGATE
 
 
 @pytest.fixture(scope="module")
-def published(tmp_path_factory: pytest.TempPathFactory) -> Published:
-    return open_published(publish_by_hand(tmp_path_factory.mktemp("published"), records=60, seen_folds=(1, 2)).root)
+def published(tmp_path_factory: pytest.TempPathFactory) -> Subject:
+    return open_subject(publish_by_hand(tmp_path_factory.mktemp("published"), records=60, seen_folds=(1, 2)).root)
 
 
-def test_figures_in_both_formats(published: Published, tmp_path: Path) -> None:
+def test_figures_in_both_formats(published: Subject, tmp_path: Path) -> None:
     made, remarks = write_figures(published, tmp_path / "figures", 1)
     stems = {path.stem for path in made}
     assert stems == {"atlas", "correlations", next(stem for stem in stems if stem.startswith("recording-1-"))}
@@ -65,7 +65,7 @@ def test_heat_tints_the_paper(tmp_path: Path) -> None:
     figure.savefig(tmp_path / "a.png", dpi=50)
 
 
-def test_a_study_shows_every_case_in_every_kind_and_tells_nothing(published: Published, tmp_path: Path) -> None:
+def test_a_study_shows_every_case_in_every_kind_and_tells_nothing(published: Subject, tmp_path: Path) -> None:
     study = write_study(published, tmp_path / "study", 6)
     assert study.kinds == ("clusters", "neither")
     assert study.key == tmp_path / "study.key.csv"
@@ -87,7 +87,7 @@ def test_a_study_shows_every_case_in_every_kind_and_tells_nothing(published: Pub
         write_study(published, tmp_path / "study", 6)
 
 
-def test_cases_come_from_all_classes_and_were_not_seen(published: Published) -> None:
+def test_cases_come_from_all_classes_and_were_not_seen(published: Subject) -> None:
     rows = draw_cases(published, 10, seed=1)
     assert len(set(rows)) == 10
     neither = published.seen.neither

@@ -17,7 +17,7 @@ import pytest
 from ecgscale.errors import UsageError
 from ecgscale.evaluate.written import write_evaluation
 from ecgscale.report.html import SCRIPTS, render, write_report
-from ecgscale.report.published import open_published
+from ecgscale.report.subject import open_subject
 from tests.report.published_root import HOSTILE, MODEL_ID, PublishedRoot, publish_by_hand
 
 VOID = {"meta", "link", "input", "br", "img"}
@@ -65,7 +65,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> PublishedRoot:
 
 @pytest.fixture(scope="module")
 def page(published: PublishedRoot) -> Parsed:
-    text, recordings, remarks = render(open_published(published.root), 12)
+    text, recordings, remarks = render(open_subject(published.root), 12)
     assert (recordings, remarks) == (12, [])
     return parsed(text)
 
@@ -112,7 +112,7 @@ def test_names_that_look_like_markup_stay_text(tmp_path: Path) -> None:
     hostile = publish_by_hand(tmp_path, records=40, renamed=HOSTILE)
     facts = {"target": "<b>bold</b>", "remarks": ["<script>1</script>"], "scores": {"<i>": {"value": 1.0}}}
     write_evaluation(hostile.root, hostile.dataset_id, "temporal-superclasses", facts)
-    page = parsed(render(open_published(hostile.root), 39)[0])
+    page = parsed(render(open_subject(hostile.root), 39)[0])
     assert {tag for tag, _ in page.tags}.isdisjoint({"img", "b", "i"} - {"b", "i"})
     assert not [a for tag, a in page.tags if "onerror" in a or "onfocus" in a]
     assert [tag for tag, _ in page.tags].count("script") == 4
@@ -129,10 +129,15 @@ def test_evaluations_are_shown_whatever_they_hold(published: PublishedRoot, tmp_
     odd = {"deep": {"a": {"b": {"c": 1}}}, "none": None, "rows": [{"x": 1, "y": [1, 2]}], "many": list(range(100))}
     table = pa.table({"record_id": ["sim0-0000009"], "score": [0.5]})
     write_evaluation(root, published.dataset_id, "something-new", odd, {"found": table})
-    write_evaluation(root, published.dataset_id, "audit-superclasses", {"records": 1}, {"ranked": table})
-    text, _, _ = render(open_published(root), 12)
+    top = [{"record_id": "sim0-0000009", "patient_id": "Ms Secret", "quality": 0.1, "label": ["MI"], "network": []}]
+    write_evaluation(root, published.dataset_id, "audit-superclasses", {"records": 1, "top": top})
+    text, _, _ = render(open_subject(root), 12)
     page = parsed(text)
     assert "something-new" in " ".join(page.text)
+    assert "Ms Secret" not in text, "names of patients stay out of it"
+    assert [a["data-record"] for tag, a in page.tags if tag == "button" and a.get("class") == "open"] == [
+        "sim0-0000009"
+    ]
     audited = [
         record["id"] for record in json.loads(page.scripts["recordings-data"]) if "label audit" in record["reasons"]
     ]
@@ -143,11 +148,11 @@ def test_without_an_archive_the_rest_is_shown(published: PublishedRoot, tmp_path
     moved = tmp_path / "moved"
     shutil.move(published.archive, moved)
     try:
-        text, recordings, remarks = render(open_published(published.root), 5)
+        text, recordings, remarks = render(open_subject(published.root), 5)
         assert recordings == 5
         assert "--archive" in remarks[0]
         assert "signal" not in json.loads(parsed(text).scripts["recordings-data"])[0]
-        found = render(open_published(published.root, archive=moved), 5)
+        found = render(open_subject(published.root, archive=moved), 5)
         assert "signal" in json.loads(parsed(found[0]).scripts["recordings-data"])[0]
     finally:
         shutil.move(moved, published.archive)
@@ -156,7 +161,7 @@ def test_without_an_archive_the_rest_is_shown(published: PublishedRoot, tmp_path
 @pytest.mark.parametrize("kind", ["regression", "multiclass"])
 def test_other_networks(tmp_path: Path, kind: str) -> None:
     made = publish_by_hand(tmp_path, records=60, kind=kind, entropy=False)
-    page = parsed(render(open_published(made.root), 9)[0])
+    page = parsed(render(open_subject(made.root), 9)[0])
     outputs = json.loads(page.scripts["outputs"])
     assert outputs["kind"] == kind
     record = json.loads(page.scripts["recordings-data"])[0]
@@ -165,12 +170,12 @@ def test_other_networks(tmp_path: Path, kind: str) -> None:
 
 
 def test_a_page_is_put_whole_into_a_folder_or_a_file(published: PublishedRoot, tmp_path: Path) -> None:
-    found = open_published(published.root)
+    found = open_subject(published.root)
     written = write_report(found, tmp_path / "report", 2)
     assert (written.path, written.recordings) == (tmp_path / "report" / "index.html", 2)
     assert written.size == written.path.stat().st_size
     assert write_report(found, tmp_path / "page.html", 0).path == tmp_path / "page.html"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["page.html", "report"]
+    (tmp_path / "taken").write_text("")
     with pytest.raises(UsageError, match=r"is a file"):
-        (tmp_path / "taken").write_text("")
         write_report(found, tmp_path / "taken", 2)

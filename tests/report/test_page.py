@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from ecgscale.evaluate.written import write_evaluation
 from ecgscale.report.html import write_report
 from ecgscale.report.names import NAMES_FILE, read_names
-from ecgscale.report.published import open_published
+from ecgscale.report.subject import open_subject
 from tests.report.conftest import OpenPage
 from tests.report.published_root import HOSTILE, IMAGE, MODEL_ID, QUOTED, SCRIPT, K, PublishedRoot, publish_by_hand
 
@@ -24,7 +25,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> PublishedRoot:
 
 @pytest.fixture(scope="module")
 def page(hostile: PublishedRoot, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_report(open_published(hostile.root), tmp_path_factory.mktemp("page"), 60).path
+    return write_report(open_subject(hostile.root), tmp_path_factory.mktemp("page"), 60).path
 
 
 def find(driver: Any, selector: str) -> Any:
@@ -125,6 +126,19 @@ def test_pointing_tells_time_cluster_and_entropy(page: Path, open_page: OpenPage
     assert 0 < len(all_of(driver, "#time .off")) < len(all_of(driver, "#time rect"))
 
 
+def test_the_label_audit_opens_recordings(hostile: PublishedRoot, tmp_path: Path, open_page: OpenPage) -> None:
+    rows = [{"record_id": name, "quality": 0.1, "label": ["MI"], "network": []} for name in (SCRIPT, "not held")]
+    facts = {"records": 2, "top": rows}
+    path = write_evaluation(hostile.root, hostile.dataset_id, "audit-superclasses", facts)
+    driver = open_page(write_report(open_subject(hostile.root), tmp_path, 12).path)
+    path.unlink()
+    choose(driver, "#reason", "most uncertain")
+    first, second = all_of(driver, "#audit button.open")
+    driver.execute_script("arguments[0].click()", first)
+    assert shown_id(driver) == SCRIPT == first.text
+    assert not second.is_enabled()
+
+
 def test_twelve_leads_in_full(page: Path, open_page: OpenPage) -> None:
     driver = open_page(page)
     choose(driver, "#layout", "stacked")
@@ -147,7 +161,7 @@ def test_names_are_shown_at_once_and_saved(page: Path, hostile: PublishedRoot, o
     model = hostile.root / "models" / MODEL_ID
     (model / NAMES_FILE).write_text(saved.read_text())
     assert read_names(model, K) == {0: f"P wave {IMAGE}"}
-    again = write_report(open_published(hostile.root), page.parent / "again", 5).path
+    again = write_report(open_subject(hostile.root), page.parent / "again", 5).path
     (model / NAMES_FILE).unlink()
     driver = open_page(again)
     assert find(driver, ".card[data-cluster='0'] input").get_attribute("value") == f"P wave {IMAGE}"

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ecgscale.report.published import Published, open_published
 from ecgscale.report.relations import (
     age_groups,
     class_groups,
@@ -18,12 +17,13 @@ from ecgscale.report.relations import (
     label_variables,
     output_variables,
 )
+from ecgscale.report.subject import Subject, open_subject
 from tests.report.published_root import K, publish_by_hand
 
 
 @pytest.fixture(scope="module")
-def published(tmp_path_factory: pytest.TempPathFactory) -> Published:
-    return open_published(publish_by_hand(tmp_path_factory.mktemp("published"), records=200).root)
+def published(tmp_path_factory: pytest.TempPathFactory) -> Subject:
+    return open_subject(publish_by_hand(tmp_path_factory.mktemp("published"), records=200).root)
 
 
 def test_correlations_are_pearsons() -> None:
@@ -41,7 +41,7 @@ def test_correlations_are_pearsons() -> None:
     assert found.records == (49, 3, 50)
 
 
-def test_clusters_that_follow_classes_are_found(published: Published) -> None:
+def test_clusters_that_follow_classes_are_found(published: Subject) -> None:
     found = correlations(published.rows.proportions, label_variables(published))
     assert found.variables == (*published.classes, "age", "male")
     assert found.r[:5, :5].argmax(axis=1).tolist() == [0, 1, 2, 3, 4]
@@ -49,14 +49,14 @@ def test_clusters_that_follow_classes_are_found(published: Published) -> None:
     assert told.r.shape == (5, K)
 
 
-def test_group_means_leave_empty_groups_open(published: Published) -> None:
+def test_group_means_leave_empty_groups_open(published: Subject) -> None:
     groups = {**class_groups(published), "nobody": np.zeros(len(published.rows), dtype=bool)}
     means = group_means(published.rows.proportions, groups)
     assert np.isnan(means[-1]).all()
     np.testing.assert_allclose(means[:-1].sum(axis=1), 1, atol=1e-5)
 
 
-def test_entropy_groups_and_decades(published: Published) -> None:
+def test_entropy_groups_and_decades(published: Subject) -> None:
     decades = age_groups(published)
     assert sum(members.sum() for members in decades.values()) == len(published.rows)
     for group in entropy_by(published.rows.mean_entropy, decades):
@@ -69,7 +69,7 @@ def test_entropy_groups_and_decades(published: Published) -> None:
 
 
 def test_a_regression_has_thirds_for_classes(tmp_path: Path) -> None:
-    values = open_published(publish_by_hand(tmp_path, records=60, kind="regression").root)
+    values = open_subject(publish_by_hand(tmp_path, records=60, kind="regression").root)
     groups = class_groups(values)
     assert len(groups) == 3
     assert sum(members.sum() for members in groups.values()) >= len(values.rows)

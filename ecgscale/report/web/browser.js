@@ -162,6 +162,20 @@ function walkList(event) {
   choose(Math.min(Math.max(places[event.key], 0), last));
 }
 
+/* A table names a recording: all filters go, and it opens above. */
+function openRecord(id) {
+  for (const filter of ["reason", "class", "search"]) byId(filter).value = "";
+  fillList();
+  choose(shown.list.findIndex((record) => record.id === id));
+  byId("recordings").scrollIntoView();
+  byId("time").focus({ preventScroll: true });
+}
+
+for (const button of document.querySelectorAll("button.open")) {
+  const { record } = button.dataset;
+  if (records.some((one) => one.id === record)) button.addEventListener("click", () => openRecord(record));
+  else button.disabled = true;
+}
 if (records.length) {
   for (const id of ["reason", "class", "order"]) byId(id).addEventListener("change", fillList);
   byId("search").addEventListener("input", fillList);

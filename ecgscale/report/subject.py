@@ -80,7 +80,7 @@ class Quarantine:
 
 
 @dataclass(frozen=True)
-class Published:
+class Subject:
     """A dataset of explanations and what belongs to it; `archive` is None where it cannot be opened, for a reason."""
 
     root: Path
@@ -120,7 +120,7 @@ class Published:
         return sets & self.rows.truth.known[:, None]
 
 
-def open_published(root: str | Path, dataset: str | None = None, archive: str | Path | None = None) -> Published:
+def open_subject(root: str | Path, dataset: str | None = None, archive: str | Path | None = None) -> Subject:
     """Read a dataset below `root` (the one published last, unless `dataset` names one).
 
     `archive` says where the archive is now, if it moved. Raises `UsageError` when nothing is published, when
@@ -141,7 +141,7 @@ def open_published(root: str | Path, dataset: str | None = None, archive: str | 
         )
     opened, archive_note = open_source(found.manifest, archive)
     patients = rows.table.column("patient_id").to_pylist()
-    return Published(
+    return Subject(
         root=Path(root),
         dataset_id=found.dataset_id,
         manifest=found.manifest,

@@ -1,0 +1,263 @@
+"""Records whose label, network and surrogate disagree, the most suspicious first.
+
+What judges a label never learnt from it: the forest on proportions that was fitted without the record's patient, and,
+where the network has not seen the record, the network. (What the network has learnt by heart would agree with a wrong
+label. Proportions come from that network too, so among records that it has seen wrong labels are found less well.)
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ecgscale.errors import UsageError
+from ecgscale.evaluate.forests import ForestSettings
+from ecgscale.evaluate.label_quality import label_quality, require_cleanlab
+from ecgscale.evaluate.out_of_fold import Answers, InMemory, answer
+from ecgscale.evaluate.questions import Questions
+from ecgscale.evaluate.rotation import Rotation, rotate
+from ecgscale.evaluate.surrogate import ExplainedRecords
+from ecgscale.progress import SILENT, Progress
+
+LABEL, NETWORK, SURROGATE, NOTHING = "label", "network", "surrogate", "nothing"
+FAR = 2.0
+"""Of a regression: further from the label than so many times the median error is a disagreement."""
+
+FEWEST_LABELLED = 20
+
+
+@dataclass(frozen=True)
+class AuditRequest:
+    """What a user asks of `ecgscale audit`; `folds` as in `rotation.rotate`. `flips` repeats of the test in which a
+    share of the labels is flipped."""
+
+    folds: str | None = None
+    forests: ForestSettings = field(default_factory=ForestSettings)
+    flip_share: float = 0.05
+    flips: int = 3
+
+
+@dataclass(frozen=True)
+class AuditResult:
+    """`table` has a row for every labelled record, the most suspicious first; `stands_alone` counts whose word stands
+    against that of the other two; `flipped` is the test, None where it was not asked for."""
+
+    target: str
+    kind: str
+    records: int
+    unlabelled: int
+    judged_by_network: int
+    stands_alone: dict[str, int]
+    flipped: dict[str, Any] | None
+    split: str
+    remarks: tuple[str, ...]
+    table: pa.Table = field(repr=False)
+
+    def to_dict(self, top: int = 50) -> dict[str, Any]:
+        """For `--json` and the evaluation's facts, with the first `top` rows."""
+        return {
+            "target": self.target,
+            "kind": self.kind,
+            "records": self.records,
+            "unlabelled": self.unlabelled,
+            "judged_by_network": self.judged_by_network,
+            "stands_alone": self.stands_alone,
+            "flipped": self.flipped,
+            "split": self.split,
+            "remarks": list(self.remarks),
+            "top": self.table.slice(0, top).to_pylist(),
+        }
+
+
+def audit_labels(
+    data: ExplainedRecords, target: str, request: AuditRequest | None = None, progress: Progress = SILENT
+) -> AuditResult:
+    """Rank the labelled records of `data` by how little forests and network believe their label.
+
+    Raises UsageError where too few records have one, where folds cannot be had, and where cleanlab is not installed.
+    """
+    require_cleanlab()
+    request = request or AuditRequest()
+    questions, known = data.questions, data.questions.can_fit
+    if known.sum() < FEWEST_LABELLED:
+        raise UsageError(f"{known.sum()} explained records have a label: too few to judge any; {FEWEST_LABELLED} do")
+    assert data.proportions is not None
+    rotation = rotate(data.table, request.folds, seed=request.forests.seed)
+    features = InMemory(data.proportions)
+    answers = answer(questions, features, rotation, request.forests, progress=progress, stage="audit")
+    judged = known & answers.told_known
+    unseen = np.ones(len(questions), bool) if data.seen is None or data.seen.encoder is None else ~data.seen.encoder
+    quality = np.full(len(questions), np.nan)
+    quality[judged] = label_quality(questions.y[judged], judgement(questions, answers, unseen)[judged], questions.kind)
+    alone = stands_alone(questions, answers)
+    order = np.flatnonzero(judged)[np.argsort(quality[judged], kind="stable")]
+    flipped = None
+    if request.flips:
+        flipped = flip_test(questions, features, rotation, unseen, request, progress)
+    return AuditResult(
+        target=target,
+        kind=questions.kind,
+        records=int(judged.sum()),
+        unlabelled=int((~questions.known).sum()),
+        judged_by_network=int((judged & unseen).sum()),
+        stands_alone=dict(Counter(alone[judged].tolist())),
+        flipped=flipped,
+        split=rotation.told,
+        remarks=tuple(_remarks(data, questions, judged, unseen, rotation)),
+        table=_table(data, answers, quality, alone, unseen, order),
+    )
+
+
+def judgement(questions: Questions, answers: Answers, unseen: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """What is believed of every record: the forest on labels, and its mean with the network where that is `unseen`
+    (N,)."""
+    mixed = (answers.told_says + questions.says) / 2
+    rows = unseen if mixed.ndim == 1 else unseen[:, None]
+    return np.where(rows, mixed, answers.told_says)
+
+
+def stands_alone(questions: Questions, answers: Answers) -> NDArray[np.str_]:
+    """(N,) whose word stands against that of the other two in some label: "label", else "network", else "surrogate",
+    else "nothing"."""
+    y, network, told = questions.y, questions.network, answers.told
+    if questions.kind == "regression":
+        known = questions.known & answers.told_known
+        errors = np.where(known, network - y, 0.0), np.where(known, told - y, 0.0)
+        far = [
+            np.abs(e) > FAR * max(float(np.median(np.abs(e[known]))), 1e-9) if known.any() else known for e in errors
+        ]
+        alone = far[0] & far[1] & (np.sign(errors[0]) == np.sign(errors[1])), far[0] & ~far[1], far[1] & ~far[0]
+    else:
+        parts = (network == told) & (told != y), (told == y) & (network != y), (network == y) & (told != y)
+        alone = tuple(part.any(axis=1) for part in parts)
+    return np.select(list(alone), [LABEL, NETWORK, SURROGATE], NOTHING)
+
+
+def flip_test(
+    questions: Questions,
+    features: InMemory,
+    rotation: Rotation,
+    unseen: NDArray[np.bool_],
+    request: AuditRequest,
+    progress: Progress = SILENT,
+) -> dict[str, Any]:
+    """Flip one label in `flip_share` of the labelled records, rank again, and see how many of as many records at the
+    top were flipped; the mean over repeats, for the ranking and for forest and network alone. Chance is `flip_share`.
+
+    A label that was wrong before counts against the ranking. Of a regression, a label becomes that of another record.
+    """
+    rows = np.flatnonzero(questions.can_fit)
+    n_flipped = max(round(request.flip_share * len(rows)), 1)
+    found: dict[str, list[float]] = {"ranking": [], "surrogate": [], "network": []}
+    for repeat in range(request.flips):
+        rng = np.random.default_rng([request.forests.seed, 13, repeat])
+        chosen = rng.permutation(rows)[:n_flipped]
+        changed = replace(questions, y=_flipped(questions, chosen, rows, rng))
+        answers = answer(changed, features, rotation, request.forests, progress=progress, stage="flipped labels")
+        judged = np.flatnonzero(changed.can_fit & answers.told_known)
+        believed = {
+            "ranking": judgement(changed, answers, unseen),
+            "surrogate": answers.told_says,
+            "network": questions.says,
+        }
+        for name, says in believed.items():
+            quality = label_quality(changed.y[judged], says[judged], questions.kind)
+            top = judged[np.argsort(quality, kind="stable")[:n_flipped]]
+            found[name].append(float(np.isin(top, chosen).mean()))
+    precision = {
+        name: {"mean": float(np.mean(values)), "sd": float(np.std(values, ddof=1)) if len(values) > 1 else None}
+        for name, values in found.items()
+    }
+    return {
+        "share": request.flip_share,
+        "records": n_flipped,
+        "repeats": request.flips,
+        "precision": precision["ranking"],
+        "precision_surrogate_alone": precision["surrogate"],
+        "precision_network_alone": precision["network"],
+        "chance": n_flipped / len(rows),
+    }
+
+
+def _flipped(
+    questions: Questions, chosen: NDArray[np.int64], rows: NDArray[np.int64], rng: np.random.Generator
+) -> NDArray:
+    y = questions.y.copy()
+    if questions.kind == "regression":
+        y[chosen] = questions.y[rng.choice(rows, len(chosen))]
+    elif questions.kind == "multiclass":
+        n = y.shape[1]
+        other = (y[chosen].argmax(axis=1) + rng.integers(1, n, len(chosen))) % n
+        y[chosen] = np.eye(n, dtype=y.dtype)[other]
+    else:
+        y[chosen, rng.integers(0, y.shape[1], len(chosen))] ^= 1
+    return y
+
+
+def _remarks(
+    data: ExplainedRecords,
+    questions: Questions,
+    judged: NDArray[np.bool_],
+    unseen: NDArray[np.bool_],
+    rotation: Rotation,
+) -> list[str]:
+    remarks = list(rotation.remarks)
+    if data.quarantined:
+        remarks.append(f"{data.quarantined} quarantined records are left out")
+    if n := int((questions.known & ~judged).sum()):
+        remarks.append(f"{n} records with a label are not judged: no forest could learn it without them")
+    if seen := int((judged & ~unseen).sum()):
+        remarks.append(
+            f"{seen} of the {judged.sum()} records were seen by the encoder: the forest alone judges them, on "
+            "proportions of a network that may have learnt a wrong label by heart"
+        )
+    if data.seen is None or data.seen.encoder is None:
+        remarks.append("what the encoder had seen is not known: its word counts for every record")
+    return remarks
+
+
+def _table(
+    data: ExplainedRecords,
+    answers: Answers,
+    quality: NDArray[np.float64],
+    alone: NDArray[np.str_],
+    unseen: NDArray[np.bool_],
+    order: NDArray[np.int64],
+) -> pa.Table:
+    """A row a record in the given order: ids, quality, who stands alone, and what all three say."""
+    questions = data.questions
+    columns: dict[str, Any] = {
+        "record_id": data.table.column("record_id").take(order),
+        "patient_id": data.table.column("patient_id").take(order),
+        "quality": quality[order],
+        "stands_alone": alone[order].tolist(),
+        "seen_by_encoder": ~unseen[order]
+        if data.seen and data.seen.encoder is not None
+        else pa.nulls(len(order), pa.bool_()),
+    }
+    if questions.kind == "regression":
+        columns |= {
+            "label": questions.y[order].astype(np.float64),
+            "network": questions.network[order],
+            "surrogate": answers.told[order],
+        }
+        return pa.table(columns)
+
+    def names(decided: NDArray) -> list[list[str]]:
+        return [[questions.names[i] for i in np.flatnonzero(row)] for row in decided[order]]
+
+    doubted = (questions.network == answers.told) & (answers.told != questions.y)
+    columns |= {
+        "label": names(questions.y),
+        "network": names(questions.network),
+        "surrogate": names(answers.told),
+        "doubted": names(doubted),
+        "network_says": questions.says[order].tolist(),
+        "surrogate_says": answers.told_says[order].tolist(),
+    }
+    return pa.table(columns)

@@ -1,0 +1,97 @@
+"""What a probe run is asked to do, and the rows it writes: facts as the network gave them, nothing concluded yet."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from ecgscale.errors import UsageError, did_you_mean
+
+PROBES_VERSION = 1
+"""Raised whenever the facts of a probe run change for the same input."""
+
+GRADCAM, DROPOUT, MASKING, RANDOMISATION, WAVES = "gradcam", "dropout", "masking", "randomisation", "waves"
+PROBES = (GRADCAM, DROPOUT, MASKING, RANDOMISATION, WAVES)
+
+
+@dataclass(frozen=True)
+class ProbeSettings:
+    """Choices that change the bytes of a probe file.
+
+    sample: share of the records, chosen by a hash of seed and record id; batch: records in a forward pass
+    dropout_passes: forward passes with dropout on; mask_shifts: moved masks beside each cluster's own
+    wave_shifts: moved courses for the null of the latent space
+    """
+
+    probes: tuple[str, ...] = PROBES
+    sample: float = 0.01
+    seed: int = 0
+    batch: int = 16
+    dropout_passes: int = 20
+    mask_shifts: int = 2
+    wave_shifts: int = 200
+
+    def __post_init__(self) -> None:
+        for name in self.probes:
+            if name not in PROBES:
+                raise UsageError(f"no probe {name!r}.{did_you_mean(name, PROBES)} There are: {', '.join(PROBES)}")
+        if not 0 < self.sample <= 1:
+            raise UsageError(f"--sample {self.sample:g}: a share of the records, above 0 and at most 1")
+        if min(self.batch, self.dropout_passes, self.mask_shifts, self.wave_shifts) < 1:
+            raise UsageError("batch, dropout passes, mask shifts and wave shifts: at least 1 of each")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain facts, for identities and metadata."""
+        return {**asdict(self), "probes": list(self.probes)}
+
+
+_SERIES = pa.list_(pa.float32())
+_MASKED = pa.struct(
+    [
+        ("cluster", pa.int16()),
+        ("share", pa.float32()),
+        ("entropy", pa.float32()),
+        ("gradcam", _SERIES),
+        ("prediction", _SERIES),
+        ("moved", pa.list_(_SERIES)),
+    ]
+)
+_RANDOMISED = pa.struct(
+    [("stage", pa.string()), ("prediction", _SERIES), ("entropy", _SERIES), ("gradcam", pa.list_(_SERIES))]
+)
+_PAIR = pa.struct(
+    [
+        ("other", pa.string()),
+        ("wave", pa.string()),
+        ("dtw_mv", pa.float32()),
+        ("latent", pa.float32()),
+        ("shifted", _SERIES),
+    ]
+)
+
+SCHEMA = pa.schema(
+    [
+        ("record_id", pa.string()),
+        ("patient_id", pa.string()),
+        ("source_shard", pa.string()),
+        ("status", pa.string()),
+        ("valid_start", pa.int32()),
+        ("valid_stop", pa.int32()),
+        ("prediction", _SERIES),
+        ("target", pa.int16()),
+        ("mean_entropy", pa.float32()),
+        ("entropy", _SERIES),
+        ("gradcam", pa.list_(_SERIES)),
+        ("dropout", pa.list_(_SERIES)),
+        ("votes", _SERIES),
+        ("masked", pa.list_(_MASKED)),
+        ("randomised", pa.list_(_RANDOMISED)),
+        ("pairs", pa.list_(_PAIR)),
+    ]
+)
+"""One row a sampled record. Series over time have one value a step of the finest tapped layer, NaN outside the valid
+span; `gradcam` has one list a tapped layer, of that layer's own length. `target` is the output that Grad-CAM and
+masking are about: the largest one. What was not asked for, or could not be done, is null."""
+EMPTY: dict[str, Any] = {field.name: None for field in SCHEMA}
