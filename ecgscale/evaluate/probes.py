@@ -91,7 +91,7 @@ def summarise_probes(
 
 
 def _any(rows: Sequence[Row], column: str) -> bool:
-    return any(row[column] for row in rows)
+    return any(row[column] is not None for row in rows)
 
 
 def _series(values: Sequence[float] | None) -> NDArray[np.float64] | None:

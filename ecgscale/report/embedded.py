@@ -23,6 +23,7 @@ from ecgscale.progress import SILENT, Progress
 from ecgscale.report.choice import disagreement
 from ecgscale.report.signals import Recording, read_recordings
 from ecgscale.report.subject import Subject
+from ecgscale.report.tables import readable
 from ecgscale.store.dataset import open_explanations
 
 DISPLAY_RATE, FINE_RATE = 250.0, 300.0
@@ -147,7 +148,7 @@ def _descriptions(subject: Subject, chosen: Mapping[int, list[str]]) -> dict[int
         found[row] = {
             "id": rows.record_ids[row],
             "reasons": reasons,
-            "facts": {name: _plain(value) for name, value in facts.items() if value is not None},
+            "facts": {name: _plain(name, value) for name, value in facts.items() if value is not None},
             "flags": table.column("flags")[row].as_py() or [],
             "labels": _labels(subject, row, labelled),
             "outputs": [round(float(value), 4) for value in rows.outputs[row]],
@@ -180,8 +181,9 @@ def _seen(subject: Subject, row: int) -> str:
     return " and ".join(who) if who else "neither"
 
 
-def _plain(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+def _plain(name: str, value: Any) -> str:
+    told = f"{value:g}" if isinstance(value, float) else str(value)
+    return readable(told) if name == "rhythm" else told
 
 
 def _base64(values: NDArray) -> str:

@@ -9,23 +9,12 @@ import numpy as np
 
 from ecgscale.errors import EcgscaleError
 from ecgscale.evaluate.written import Evaluation
+from ecgscale.report.any_facts import Facts, Words, arrow_table, facts_of
 from ecgscale.report.atlas import CYCLE
 from ecgscale.report.blocks import Block, Chart, Columns, Folded, Pairs, Paragraph, Remark, TableBlock, share_matrix
 from ecgscale.report.charts import Series, line_chart
 from ecgscale.report.sweeps import sweep_series, sweep_tables
-from ecgscale.report.tables import (
-    Cell,
-    Facts,
-    Row,
-    Table,
-    arrow_table,
-    facts_of,
-    number,
-    percent,
-    readable,
-    scored,
-    written,
-)
+from ecgscale.report.tables import Cell, Row, Table, number, percent, readable, scored, written
 
 _SCORES = {
     "information": "of the waves' entropy, clusters explain",
@@ -51,6 +40,25 @@ _UNCERTAINTY = {
     "ece": "calibration error (ECE)",
     "brier_high_less_low": "Brier score, high less low entropy",
     "ece_high_less_low": "calibration error, high less low entropy",
+}
+_PROBES = {
+    "gradcam_entropy": "Grad-CAM and entropy over time, rank correlation by layer",
+    "votes_entropy": "indecision under MC dropout and entropy, over time",
+    "dropout_entropy": "spread under MC dropout and entropy, over recordings",
+    "faithfulness": "Masking all segments of a cluster",
+    "change": "the output changes by",
+    "change_elsewhere": "with as much masked elsewhere by",
+    "change_gain": "the one less the other",
+    "with_share_of_time": "that change, and the cluster's share of time",
+    "with_entropy": "that change, and the cluster's entropy",
+    "randomisation": "What is left with random weights (rank correlation with the network as trained)",
+    "waves": "Distance in the latent space and in shape (DTW), pairs of waves",
+    "shifted_mean": "moved round: mean",
+    "shifted_p99": "99 % below",
+    "p_value": "p",
+    "n": "recordings",
+    "value": "score",
+    "output_change": "output changes by",
 }
 _ORDER = (
     ("auroc", "AUROC"),
@@ -105,7 +113,7 @@ def _parts(found: Evaluation, n_clusters: int) -> list[Block]:
     return [share_matrix(shares[there], [CYCLE[i] for i in there], counts, caption)] if there else []
 
 
-def any_blocks(found: Evaluation, words: Mapping[str, str] | None = None) -> list[Block]:
+def any_blocks(found: Evaluation, words: Words | None = None) -> list[Block]:
     """Any evaluation: its remarks, its facts, its tables (folded)."""
     blocks: list[Block] = [Remark(str(remark)) for remark in found.facts.get("remarks") or []]
     blocks += _of_facts(facts_of(found.facts, skip=("remarks",), words=words))
@@ -176,6 +184,11 @@ def _flip_test(flipped: Mapping[str, Any]) -> str:
         f"Tested: {written(flipped.get('records'))} labels were flipped. Of as many recordings at the top of the list"
     )
     return f"{told}, {percent(share or 0)} were among them; chance would be {percent(chance or 0)}."
+
+
+def probe_blocks(found: Evaluation) -> list[Block]:
+    """What the network said when it was asked again."""
+    return any_blocks(found, _PROBES)
 
 
 def uncertainty_blocks(found: Evaluation) -> list[Block]:

@@ -11,6 +11,7 @@ from ecgscale.report.evaluated import (
     any_blocks,
     audit_blocks,
     localisation_blocks,
+    probe_blocks,
     sweep_blocks,
     temporal_blocks,
     uncertainty_blocks,
@@ -59,7 +60,7 @@ KINDS = (
     ),
     Kind(
         "probes",
-        "Probes of the network",
+        "Probes",
         "Asked of the network again, on a sample: Grad-CAM, dropout, masking of clusters, random weights.",
         "probe ROOT",
         always=False,
@@ -130,15 +131,14 @@ def evaluated(subject: Subject, kind: Kind) -> list[Block]:
 def _drawn(subject: Subject, kind: Kind, found: Evaluation) -> list[Block]:
     if kind.prefix == "localisation":
         return localisation_blocks(found, subject.model.n_clusters)
-    if kind.prefix == "sweep":
-        return sweep_blocks(found)
-    if kind.prefix == "audit":
-        return audit_blocks(found)
-    if kind.prefix == "uncertainty":
-        return uncertainty_blocks(found)
-    if kind.prefix == "temporal":
-        return temporal_blocks(found)
-    return any_blocks(found)
+    known = {
+        "sweep": sweep_blocks,
+        "audit": audit_blocks,
+        "uncertainty": uncertainty_blocks,
+        "temporal": temporal_blocks,
+        "probes": probe_blocks,
+    }
+    return known.get(kind.prefix, any_blocks)(found)
 
 
 def _named(subject: Subject, prefix: str) -> list[str]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ecgscale.report.subject import Subject
@@ -61,8 +63,9 @@ def label_variables(subject: Subject) -> dict[str, NDArray[np.floating]]:
     if age is not None and "age" not in found:
         found["age"] = age
     if "sex" in subject.rows.table.column_names and subject.target != "sex":
-        sexes = np.array(subject.rows.table.column("sex").to_pylist(), dtype=object)
-        male = np.where(sexes == "male", 1.0, np.where(sexes == "female", 0.0, np.nan))
+        sexes = subject.rows.table.column("sex")
+        known = pc.is_in(sexes, pa.array(["male", "female"])).to_numpy()
+        male = np.where(known, pc.fill_null(pc.equal(sexes, "male"), False).to_numpy(), np.nan)
         if np.isfinite(male).any():
             found["male"] = male
     return found

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow.compute as pc
 
 from ecgscale.archive.validate import STATUS_MEANING
 from ecgscale.report.atlas import surrogate_of
@@ -107,7 +109,7 @@ def uncertainty_section(subject: Subject) -> Section:
     """Mean entropy by class, by age, and against errors."""
     section = Section(
         "uncertainty",
-        "How uncertain the assignment is",
+        "Uncertainty",
         "Entropy says how close the call between clusters was, from 0 (sure) to 1 (undecided), averaged over each "
         "recording. It compares recordings under one model; it does not compare models.",
     )
@@ -178,9 +180,11 @@ def quarantine_section(subject: Subject) -> Section:
             Heading("Shards that could not be read"),
             TableBlock(Table("Their recordings are not in the dataset", ("recordings", "why"), aside, "shard")),
         ]
-    flagged = [flag.split(":")[0] for flags in subject.rows.table.column("flags").to_pylist() for flag in flags or []]
+    flagged: Counter[str] = Counter()
+    for one in pc.value_counts(pc.list_flatten(subject.rows.table.column("flags"))).to_pylist():
+        flagged[str(one["values"]).split(":")[0]] += one["counts"]
     if flagged:
-        told = ", ".join(f"{written(flagged.count(name))} × {name.replace('_', ' ')}" for name in sorted(set(flagged)))
+        told = ", ".join(f"{n:,} × {name.replace('_', ' ')}" for name, n in sorted(flagged.items()))
         section.blocks.append(Paragraph(f"Odd but usable: {told}."))
     return section
 
@@ -193,7 +197,8 @@ def lineage_section(subject: Subject) -> Section:
     if seen is not None:
         section.blocks.append(TableBlock(seen))
     else:
-        section.blocks.append(Remark("What network and K-means had seen of these recordings is not known.", warn=True))
+        unknown = "What network and K-means had seen of these recordings is not known"
+        section.blocks.append(Remark(f"{unknown}{f': {subject.seen_note}' if subject.seen_note else '.'}", warn=True))
     if subject.evaluations:
         rows = tuple(
             Row(name, (Cell(found.created_at), Cell(written(found.settings))))

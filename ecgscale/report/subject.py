@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ecgscale.archive import Archive
 from ecgscale.clusters.model import ClusterModel
 from ecgscale.encoders.spec import EncoderSpec, load_spec
-from ecgscale.errors import UsageError
+from ecgscale.errors import EncoderError, UsageError
 from ecgscale.evaluate.outputs import decisions, probabilities
 from ecgscale.evaluate.seen import Seen, what_was_seen
 from ecgscale.evaluate.source import open_source
@@ -94,6 +94,7 @@ class Subject:
     rows: Rows
     quarantine: Quarantine
     seen: Seen
+    seen_note: str
     evaluations: dict[str, Evaluation]
     archive: Archive | None
     archive_note: str
@@ -140,7 +141,11 @@ def open_subject(root: str | Path, dataset: str | None = None, archive: str | Pa
             "`ecgscale inspect ARCHIVE` tells why."
         )
     opened, archive_note = open_source(found.manifest, archive)
-    patients = rows.table.column("patient_id").to_pylist()
+    patients, seen_note = rows.table.column("patient_id").to_pylist(), ""
+    try:
+        seen = what_was_seen(found.manifest, spec, encoder_dir, model, rows.record_ids, patients)
+    except EncoderError as error:
+        seen, seen_note = Seen(None, None, None, None), str(error)
     return Subject(
         root=Path(root),
         dataset_id=found.dataset_id,
@@ -152,7 +157,8 @@ def open_subject(root: str | Path, dataset: str | None = None, archive: str | Pa
         target_note=note or truth_note,
         rows=rows,
         quarantine=_quarantine(explanations),
-        seen=what_was_seen(found.manifest, spec, encoder_dir, model, rows.record_ids, patients),
+        seen=seen,
+        seen_note=seen_note,
         evaluations=read_evaluations(root, found.dataset_id),
         archive=opened,
         archive_note=archive_note,

@@ -82,11 +82,11 @@ class ProcessMember:
 
 
 class ProcessBackend:
-    """`workers` processes, with the cores of this process shared among them."""
+    """`workers` processes of so many `threads`; by default they share the cores of this process."""
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, threads: int | None = None) -> None:
         self._workers = workers
-        self._threads = share_of_cores(workers)
+        self._threads = threads or share_of_cores(workers)
         self._numbers = itertools.count()
 
     def wanted(self) -> int:

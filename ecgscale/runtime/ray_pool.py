@@ -47,15 +47,17 @@ class RayMember:
 
 
 class RayBackend:
-    """`workers` actors, each with `gpus` of a GPU (a fraction shares one) and `cpus` logical CPUs."""
+    """`workers` actors, each with `gpus` of a GPU (a fraction shares one) and `cpus` logical CPUs.
 
-    def __init__(self, workers: int, gpus: float = 0.0, cpus: float = 1.0) -> None:
+    They have as many `threads` as CPUs; on a private cluster, whose CPUs are as many as workers, their share of cores.
+    """
+
+    def __init__(self, workers: int, gpus: float = 0.0, cpus: float = 1.0, threads: int | None = None) -> None:
         self._workers, self._gpus, self._cpus = workers, gpus, cpus
         self._numbers = itertools.count()
         self._joined_before = joined()
         self._private = connect(workers)
-        # Logical CPUs of a private cluster are as many as workers; those of another are cores.
-        self._threads = max(1, int(cpus)) if self._private is None else share_of_cores(workers)
+        self._threads = threads or (max(1, int(cpus)) if self._private is None else share_of_cores(workers))
 
     def wanted(self) -> int:
         """As many as asked for: those that do not fit yet wait for the cluster to grow."""
@@ -89,13 +91,8 @@ class RayBackend:
 
     def close(self) -> None:
         """Shut down the private cluster, or leave the one that was joined for this pool."""
-        import ray
-
         if not self._joined_before:
-            with _our_sigterm():
-                ray.shutdown()
-        if self._private is not None:
-            self._private.cleanup()
+            shut_down(self._private)
 
 
 def _replies(references: Sequence[Any]) -> list[Reply]:
@@ -175,6 +172,16 @@ def connect(workers: int) -> tempfile.TemporaryDirectory[str] | None:
             configure_logging=False,
         )
     return directory
+
+
+def shut_down(private: tempfile.TemporaryDirectory[str] | None) -> None:
+    """Undo `connect`, with what it returned."""
+    import ray
+
+    with _our_sigterm():
+        ray.shutdown()
+    if private is not None:
+        private.cleanup()
 
 
 def _knock(address: str) -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from ecgscale.archive import Archive
 from ecgscale.archive.batch import raw_batch
 from ecgscale.archive.delineation import delineate, require_neurokit
 from ecgscale.archive.synthetic import simulate_records
 from ecgscale.archive.waves import QRS, merge_leads
+from ecgscale.archive.wfdb_records import ingest_wfdb
 from ecgscale.errors import UsageError
 from tests.archive.recordings import batch_of, record
 
@@ -54,6 +58,23 @@ def test_a_recording_that_cannot_be_read_fails_alone() -> None:
     assert found.failures[2]
     assert found.waves.counts[1] > 10
     assert found.waves.counts[[0, 2]].tolist() == [0, 0]
+
+
+@needs_neurokit
+@pytest.mark.realdata
+def test_annotations_of_ludb_are_found_again(test_data: Path, tmp_path: Path) -> None:
+    for file in (test_data / "ludb").rglob("*"):
+        if file.is_file() and file.stem in ("1", "2", "5", "9", "20"):
+            shutil.copy(file, tmp_path / file.name)
+    ingest_wfdb(tmp_path, tmp_path / "archive", units_per_mv=1000)
+    archive = Archive.open(tmp_path / "archive")
+    (raw,) = archive.batches(archive.shards[0])
+    annotated, found = merge_leads(raw.table.column("fiducials")), delineate(raw, range(len(raw))).waves
+    # Annotations leave out the first and last beats; what they have, has to be found where they say.
+    for number in range(len(raw)):
+        theirs, ours = (waves.peak[(waves.record == number) & (waves.kind == QRS)] for waves in (annotated, found))
+        assert len(theirs) > 3
+        assert (np.abs(theirs[:, None] - ours).min(axis=1) <= 0.03 * 500).mean() >= 0.8
 
 
 def test_without_neurokit_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

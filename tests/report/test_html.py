@@ -14,11 +14,13 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from ecgscale.encoders.seen import SEEN_FILE
+from ecgscale.encoders.spec import SPEC_FILE
 from ecgscale.errors import UsageError
 from ecgscale.evaluate.written import write_evaluation
 from ecgscale.report.html import SCRIPTS, render, write_report
 from ecgscale.report.subject import open_subject
-from tests.report.published_root import HOSTILE, MODEL_ID, PublishedRoot, publish_by_hand
+from tests.report.published_root import ENCODER_ID, HOSTILE, MODEL_ID, PublishedRoot, publish_by_hand
 
 VOID = {"meta", "link", "input", "br", "img"}
 
@@ -77,7 +79,7 @@ def test_it_says_what_there_is_and_how_to_make_the_rest(page: Parsed, published:
     for command in ("surrogate", "localise", "sweep", "audit"):
         assert f"ecgscale {command} {published.root}" in text
     assert "folds it learnt from" in text
-    assert {"Drift", "Order in time", "Probes of the network"}.isdisjoint(page.text), "optional, and not there"
+    assert {"Drift", "Order in time", "Probes"}.isdisjoint(page.text), "optional, and not there"
 
 
 def test_data_for_scripts_is_data(page: Parsed) -> None:
@@ -179,3 +181,22 @@ def test_a_page_is_put_whole_into_a_folder_or_a_file(published: PublishedRoot, t
     (tmp_path / "taken").write_text("")
     with pytest.raises(UsageError, match=r"is a file"):
         write_report(found, tmp_path / "taken", 2)
+
+
+def test_what_is_lost_or_odd_is_told_and_the_rest_is_shown(tmp_path: Path) -> None:
+    made = publish_by_hand(tmp_path, records=40)
+    encoder = made.root / "encoders" / ENCODER_ID
+    (encoder / SEEN_FILE).unlink()
+    contract = encoder / SPEC_FILE
+    contract.write_text(contract.read_text().replace('target = "superclasses"', 'target = "diagnoses"'))
+    text = " ".join(parsed(render(open_subject(made.root), 6)[0]).text)
+    assert "names seen.tsv as the list of what it has seen" in text
+    assert "no label column holds 'diagnoses', on which the network was trained" in text
+    assert "superclasses" in text, "the columns that there are"
+    assert "By class (as the network says)" in text
+
+
+def test_one_explained_record_is_enough(tmp_path: Path) -> None:
+    made = publish_by_hand(tmp_path, records=2)
+    subject = open_subject(made.root)
+    assert render(subject, 5)[1] == 1

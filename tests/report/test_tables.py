@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from ecgscale.errors import UsageError
+from ecgscale.report.any_facts import facts_of
 from ecgscale.report.names import NAMES_FILE, read_names
 from ecgscale.report.surrogate_tables import figure_rows, importance_of, surrogate_tables
-from ecgscale.report.tables import facts_of, written
+from ecgscale.report.tables import written
 
 
 @pytest.mark.parametrize(
@@ -45,6 +46,7 @@ def test_facts_become_pairs_tables_and_remarks() -> None:
             "strata": [{"name": "low", "scores": {"rho": 0.1}, "intervals": {"rho": [0.0, 0.2]}}],
             "scores": {"a": {"value": 0.3, "interval": [0.1, 0.5], "p": 0.01}},
             "summary": {"clusters": [{"setting": "K = 5", "auroc": 0.8, "auroc_sd": 0.01}]},
+            "single": {"value": 0.7, "interval": None, "n": 4},
             "remarks": ["said"],
             "left_out": 1,
         },
@@ -55,7 +57,7 @@ def test_facts_become_pairs_tables_and_remarks() -> None:
     told = {
         table.caption: [[(cell.text, cell.note) for cell in row.cells] for row in table.rows] for table in found.tables
     }
-    assert told["Scores, with 95 % intervals"] == [[("0.500", "[0.400, 0.600]")]]
+    assert told["Scores, with 95 % intervals"] == [[("0.500", "[0.400, 0.600]")], [("0.700", "")]]
     assert told["strata"] == [[("0.100", "[0.000, 0.200]")]]
     assert told["scores"] == [[("0.300", "[0.100, 0.500]"), ("0.010", "")]]
     assert told["summary, clusters"] == [[("0.800", "± 0.010")]]

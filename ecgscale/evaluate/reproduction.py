@@ -1,0 +1,226 @@
+"""The published experiment again, from the released recordings to the table of what was published and what came out.
+
+What the publication says about its splits leaves two readings, so there are two protocols for PTB-XL:
+
+    A   strict rotation: for each fold, network, K-means and forest never see it, and it is what scores
+    B   the network learns from folds 1 to 9 (stopped on 9); K-means and a ten-fold forest by patient inside fold 10
+
+CODE-15 % has no folds: network and K-means learn from the first parts of the release, the last fifth of the parts
+scores, less the patients that were learnt from.
+
+Every step is one that a command makes, finds what it made before, and goes on from there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ecgscale.config import ArchiveConfig, EncoderConfig, FitConfig, RunConfig, RuntimeConfig, TrainConfig
+from ecgscale.errors import UsageError
+from ecgscale.evaluate.forests import ForestSettings
+from ecgscale.evaluate.published import check_published
+from ecgscale.evaluate.surrogate import SurrogateRequest
+from ecgscale.evaluate.written import evaluation_name, plain, read_evaluations
+from ecgscale.passes.pipeline import explain_config, fit_config, make_archive
+from ecgscale.passes.workers import OpenPool
+from ecgscale.progress import SILENT, Progress
+
+PTBXL_FOLDS = tuple(range(1, 11))
+SCORED_PARTS = 0.2
+
+Place = Callable[[RunConfig], tuple[OpenPool | None, str]]
+"""Where a configuration runs: a pool or None, and the device."""
+
+
+@dataclass(frozen=True)
+class ReproductionOptions:
+    """What may differ from run to run; `train` are keys of `[train]`. With an `encoder` no network is trained: that one
+    is used, and who may be scored follows from what it says it has seen."""
+
+    encoder: Path | None = None
+    clusters: int = 20
+    train: dict[str, Any] = field(default_factory=dict)
+    forests: ForestSettings = field(default_factory=ForestSettings)
+    n_bootstrap: int = 1000
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    device: str = "auto"
+    fit_records: int | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One protocol: the result of each run by its name, as `ecgscale surrogate --json` prints it."""
+
+    protocol: str
+    told: str
+    runs: dict[str, dict[str, Any]]
+
+    def value(self, score: str) -> tuple[float, float | None, tuple[float, float] | None] | None:
+        """(value, SD, interval): over runs where there are several, else over the parts of the one, else the one value
+        with its interval."""
+        known = [run[score] for run in self.runs.values() if run.get(score) is not None]
+        if len(known) > 1:
+            return float(np.mean(known)), float(np.std(known, ddof=1)), None
+        if not known:
+            return None
+        [run] = [run for run in self.runs.values() if run.get(score) is not None]
+        part = run["folds"]["summary"].get(score)
+        if part and part["sd"] is not None:
+            return part["mean"], part["sd"], None
+        pair = run["intervals"].get(score)
+        return known[0], None, tuple(pair) if pair else None
+
+    @property
+    def records(self) -> int:
+        """Records that scored, over all runs."""
+        return sum(run["records"] for run in self.runs.values())
+
+
+def reproduce_ptbxl(
+    src: Path,
+    out: Path,
+    protocols: Sequence[str] = ("A", "B"),
+    folds: Sequence[int] = PTBXL_FOLDS,
+    options: ReproductionOptions | None = None,
+    place: Place | None = None,
+    progress: Progress = SILENT,
+) -> list[Outcome]:
+    """Protocols A (for each of `folds`) and B (inside the last of `folds`) on the PTB-XL release in `src`.
+
+    Everything is made below `out`; folds that the archive does not have are told and left out. Raises UsageError when
+    none is left.
+    """
+    options = options or ReproductionOptions()
+    archive = ArchiveConfig(path=out / "archive", source="ptbxl", src=src)
+    whole = _config(out / "A", archive, options)
+    opened = make_archive(whole, progress)
+    there = sorted({fold for fold in opened.metadata(["fold"]).column("fold").to_pylist() if fold is not None})
+    asked = [fold for fold in folds if fold in there]
+    if absent := sorted(set(folds) - set(there)):
+        progress.say(f"the archive has no fold {', '.join(map(str, absent))}: left out")
+    if not asked:
+        raise UsageError(f"{src} has folds {', '.join(map(str, there)) or 'none'}, none of those asked for")
+    outcomes = []
+    if "A" in protocols:
+        runs = {}
+        for fold in asked:
+            others = [one for one in there if one != fold]
+            stop = max((one for one in others if one < fold), default=others[-1])
+            learnt = [one for one in others if one != stop]
+            request = _request(options, train_folds=tuple(others), test_folds=(fold,))
+            name = f"fold {fold}"
+            runs[name] = _run(
+                out / "A" / f"fold-{fold}", archive, learnt, stop, others, request, options, place, progress
+            )
+        outcomes.append(Outcome("A", "network, K-means and forest never saw the fold that scores", runs))
+    if "B" in protocols:
+        inside, below = asked[-1], [one for one in there if one < asked[-1]]
+        if len(below) < 2:
+            raise UsageError(f"protocol B inside fold {inside} needs two folds below it for the network")
+        request = _request(options, folds="patients:10", within=(inside,))
+        run = _run(out / "B", archive, below[:-1], below[-1], [inside], request, options, place, progress)
+        told = f"network on folds below {inside}; K-means and a ten-fold forest by patient inside fold {inside}"
+        outcomes.append(Outcome("B", told, {f"inside fold {inside}": run}))
+    return outcomes
+
+
+def reproduce_code15(
+    src: Path,
+    out: Path,
+    options: ReproductionOptions | None = None,
+    place: Place | None = None,
+    progress: Progress = SILENT,
+) -> list[Outcome]:
+    """Age on the CODE-15 % release in `src`; the last fifth of its parts scores. UsageError for a single part."""
+    options = options or ReproductionOptions()
+    learning, scoring = _split_parts(src, out)
+    learnt = ArchiveConfig(path=out / "archive-learning", source="code15", src=learning)
+    scored = ArchiveConfig(path=out / "archive-scoring", source="code15", src=scoring)
+    config = _config(out / "age", learnt, options, TrainConfig(target="age", **options.train))
+    if options.fit_records is not None:
+        config = config.model_copy(update={"fit": config.fit.model_copy(update={"records": options.fit_records})})
+    make_archive(config, progress)
+    pool, device = place(config) if place else (None, options.device)
+    fitted = fit_config(config, progress, pool, device)
+    other = config.model_copy(update={"archive": scored})
+    make_archive(other, progress)
+    explained = explain_config(other, fitted.directory, progress, pool, device)
+    run = _scored(config.root, "age", explained.dataset_id, _request(options, folds="patients:10"), progress)
+    told = "network and K-means on the first parts of the release; a ten-fold forest by patient on the last"
+    return [Outcome("age", told, {"last parts": run})]
+
+
+def _run(
+    root: Path,
+    archive: ArchiveConfig,
+    learnt: Sequence[int],
+    stop: int,
+    clustered: Sequence[int],
+    request: SurrogateRequest,
+    options: ReproductionOptions,
+    place: Place | None,
+    progress: Progress,
+) -> dict[str, Any]:
+    """One network, one K-means, all records explained, one surrogate check; whatever is there already is used."""
+    folds = {"train_folds": tuple(learnt), "validation_folds": (stop,)}
+    config = _config(root, archive, options, TrainConfig(target="superclasses", **folds, **options.train))
+    config = config.model_copy(update={"fit": config.fit.model_copy(update={"folds": tuple(clustered)})})
+    pool, device = place(config) if place else (None, options.device)
+    fitted = fit_config(config, progress, pool, device)
+    explained = explain_config(config, fitted.directory, progress, pool, device)
+    return _scored(config.root, "superclasses", explained.dataset_id, request, progress)
+
+
+def _config(
+    root: Path, archive: ArchiveConfig, options: ReproductionOptions, train: TrainConfig | None = None
+) -> RunConfig:
+    return RunConfig(
+        root=root / "results",
+        archive=archive,
+        encoder=EncoderConfig(path=options.encoder or root / "encoder"),
+        train=None if options.encoder else (train or TrainConfig(target="superclasses")),
+        fit=FitConfig(clusters=options.clusters),
+        runtime=options.runtime,
+        device=options.device,  # type: ignore[arg-type]
+    )
+
+
+def _request(options: ReproductionOptions, **changes: Any) -> SurrogateRequest:
+    asked = SurrogateRequest(forests=options.forests, n_bootstrap=options.n_bootstrap, baselines=True)
+    return replace(asked, **changes)
+
+
+def _scored(root: Path, target: str, dataset_id: str, request: SurrogateRequest, progress: Progress) -> dict[str, Any]:
+    """The check that was written for this dataset and request, or a new one."""
+    written = read_evaluations(root, dataset_id).get(evaluation_name("surrogate", target))
+    if written is not None and written.settings == plain(asdict(request)):
+        return written.facts
+    facts = check_published(root, target, request, dataset=dataset_id, progress=progress).to_dict()
+    read: dict[str, Any] = json.loads(json.dumps(plain(facts)))
+    return read
+
+
+def _split_parts(src: Path, out: Path) -> tuple[Path, Path]:
+    """Two folders of links, to the first and to the last parts of a CODE-15 % release, each with exams.csv."""
+    parts = sorted(
+        src.glob("exams_part*.hdf5"), key=lambda path: int("".join(c for c in path.stem if c.isdigit()) or 0)
+    )
+    if len(parts) < 2:
+        raise UsageError(f"{src} holds {len(parts)} exams_part*.hdf5; to learn from some and score others takes two")
+    n_scored = max(round(SCORED_PARTS * len(parts)), 1)
+    folders = []
+    for name, some in (("learning", parts[:-n_scored]), ("scoring", parts[-n_scored:])):
+        folder = out / f"parts-{name}"
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in (src / "exams.csv", *some):
+            link = folder / path.name
+            if not link.exists():
+                link.symlink_to(path.resolve())
+        folders.append(folder)
+    return folders[0], folders[1]
