@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
 
-.PHONY: help demo test lint type format bench docs clean real
+.PHONY: help demo test lint type format bench docs clean real repro
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -47,6 +47,11 @@ docs: .venv/installed-dev  ## Run every command that the documentation prints
 
 real: .venv/installed-dev  ## The main job on the real recordings that ECGSCALE_TEST_DATA names (half an hour)
 	$(BIN)/python -m benchmarks.real_recordings
+
+# `make repro PTBXL=path` or CODE15=path; OUT=folder, and REPRO="--folds 9 --device cuda" for more options of the job.
+repro: .venv/installed  ## The published experiment again: PTBXL=folder or CODE15=folder of the release
+	$(BIN)/python jobs/reproduce.py $(if $(PTBXL),--ptbxl "$(PTBXL)") $(if $(CODE15),--code15 "$(CODE15)") \
+		--out "$(or $(OUT),reproduction)" $(REPRO)
 
 clean:  ## Remove the environment and what demo and tests left
 	rm -rf .venv ecgscale-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -44,6 +44,12 @@ BARS = (
     Bar("fit_peak_vs_archive_size", "peak of a fit on the same number of records from an archive eight times as large"),
     Bar("explain_peak_vs_archive_size", "peak of `explain` over an archive eight times as large"),
     Bar("four_k_vs_largest", "fitting K = 5, 10, 20 and 50 at once, over fitting K = 50 alone", 1.3, "most"),
+    Bar("two_workers_vs_one", "records a second of `explain` on two processes over those on one, a thread each"),
+    Bar("ray_vs_local_1", "records a second on one Ray actor over those on one process, both warm"),
+    Bar("ray_vs_local_2", "records a second on two Ray actors over those on two processes, all warm", 0.95),
+    Bar("dispatch_shards_per_s", "shards a second that the driver hands to Ray actors that do nothing", 1000),
+    Bar("dispatch_driver_mb", "MB by which the driver grows over the second half of 10,000 such shards", 1, "most"),
+    Bar("reduction_ms", "a step of a fit for 1,000 partial sums of K = 20, C = 772, added up by 8 actors", 50, "most"),
 )
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -36,7 +37,6 @@ from ecgscale.runtime.scheduler import Backend, Limits, Scheduler
 from ecgscale.store.commit import Source
 from ecgscale.store.dataset import dataset_store
 
-ACTORS, STANDING_FOR = 8, 1000
 MB = 1e6
 
 ALL = Limits(replace_s=300.0)
@@ -45,7 +45,10 @@ ALL = Limits(replace_s=300.0)
 
 @dataclass(frozen=True)
 class Size:
-    """Shards of `shard_records`, `shards` a timing; `repetitions` of each; no-op shards; steps of a fit."""
+    """Shards of `shard_records`, `shards` a timing; `repetitions` of each; no-op shards; steps of a fit.
+
+    The driver is measured against so many `actors`, which stand for `standing_for`.
+    """
 
     network: Network
     shards: int
@@ -56,6 +59,8 @@ class Size:
     layout: BlockLayout = CODE_LAYOUT
     n_clusters: int = 20
     threads: int = 1
+    actors: int = 8
+    standing_for: int = 1000
 
 
 FULL = Size(CODE, 8, 32, 7, 10_000, 50)
@@ -64,23 +69,24 @@ QUICK = Size(CODE, 4, 32, 5, 10_000, 20)
 
 def run(size: Size, say: Callable[[str], None]) -> Result:
     """Measure all of it; every ratio is told in benchmarks/bars.py."""
-    private = connect(ACTORS)
+    private = connect(max(size.actors, 3))
     try:
         dispatched = _dispatch(size)
         say(f"{dispatched['shards_per_s']:g} no-op shards a second")
         reduced = _reductions(size)
-        say(f"a step of {STANDING_FOR} partial sums: {reduced['sums_ms']:g} ms")
+        say(f"a step of {size.standing_for} partial sums: {reduced['sums_ms']:g} ms")
         rates, ratios = _rates(size, say)
     finally:
         shut_down(private)
     ratios["dispatch_shards_per_s"] = dispatched["shards_per_s"]
-    ratios["dispatch_driver_mb"] = max(dispatched["driver_mb_grown"], 0.001)
+    # A ratio is positive.
+    ratios["dispatch_driver_mb"] = max(dispatched["driver_mb_grown"], 0.01)
     ratios["reduction_ms"] = reduced["sums_ms"]
     details = {
         "records_per_s": rates,
         "records": size.shards * size.shard_records,
-        "actors": ACTORS,
-        "standing_for": STANDING_FOR,
+        "actors": size.actors,
+        "standing_for": size.standing_for,
         "dispatch": dispatched,
         "reduction": reduced,
     }
@@ -168,7 +174,7 @@ def _explaining(
         yield _Job(pool, pending)
 
 
-def _dispatch(size: Size) -> dict[str, float]:
+def _dispatch(size: Size) -> dict[str, Any]:
     """Shards that do nothing, handed out one a worker at a time; how the driver's memory grows meanwhile."""
     shard = Shard("part-00000.parquet", "archive/part-00000.parquet", 128 << 20, 0)
     source = Source(key=shard.key, size=shard.size, stamp="mtime_ns=0", rows=2900, content_digest="0" * 64)
@@ -178,7 +184,7 @@ def _dispatch(size: Size) -> dict[str, float]:
         return (Call(f"part-{i:05}.parquet", "commit", (pending,), 2900) for i in range(n))
 
     rates, resident = [], []
-    with Scheduler(RayBackend(ACTORS), WorkerSpec("benchmarks.idle_workers:IdleWorker"), ALL) as pool:
+    with Scheduler(RayBackend(size.actors), WorkerSpec("benchmarks.idle_workers:IdleWorker"), ALL) as pool:
         pool.ready()
         done = 0
         started = time.perf_counter()
@@ -195,27 +201,29 @@ def _dispatch(size: Size) -> dict[str, float]:
         "shards_per_s": rounded(statistics.median(rates)),
         "shards_per_s_first_tenth": rounded(rates[0]),
         "shards_per_s_last_tenth": rounded(rates[-1]),
-        "driver_mb": rounded(resident[-1]),
-        # The first tenth fills what Ray and Python keep anyway.
-        "driver_mb_grown": rounded(resident[-1] - resident[0]),
+        # The first half fills what Ray and Python keep anyway.
+        "driver_mb_by_tenths": [rounded(mb) for mb in resident],
+        "driver_mb_grown": rounded(max(resident[5:]) - resident[4]),
     }
 
 
 def _reductions(size: Size) -> dict[str, float]:
     """Milliseconds of a step, centroids out and sums back: with sums of the workers, and with all partial sums."""
-    each = STANDING_FOR // ACTORS
+    each = size.standing_for // size.actors
     arguments = {"layout": size.layout, "n_clusters": size.n_clusters, "partials": each}
     centroids = [np.zeros((size.n_clusters, size.layout.n_channels), np.float32)]
     sums, partials = [], []
-    with Scheduler(RayBackend(ACTORS), WorkerSpec("benchmarks.idle_workers:PartialsWorker", arguments), ALL) as pool:
+    with Scheduler(
+        RayBackend(size.actors), WorkerSpec("benchmarks.idle_workers:PartialsWorker", arguments), ALL
+    ) as pool:
         numbers = pool.ready()
-        source = PoolSource(pool, size.layout, _shards(STANDING_FOR), SILENT)
+        source = PoolSource(pool, size.layout, _shards(size.standing_for), SILENT)
         source.fill()
         for _ in range(size.steps + 1):
             started = time.perf_counter()
             [tree] = source.assign_to(centroids)
             sums.append(time.perf_counter() - started)
-        for _ in range(size.steps // 5 + 1):
+        for _ in range(size.steps // 5 + 2):
             started = time.perf_counter()
             total = None
             for outcome in pool.run([Call(str(n), "partials", (centroids,), worker=n) for n in numbers]):

@@ -181,10 +181,31 @@ Fitting K = {ks} at once took {fits["together_s"]:g} s, K = {max(details["fit_cl
 """
 
 
+def _scaling(details: Mapping[str, Any]) -> str:
+    rates, dispatch, reduction = details["records_per_s"], details["dispatch"], details["reduction"]
+    names = {"local": "processes", "ray": "Ray actors"}
+    rows = [(names[kind], rates[f"{kind}_1"], rates[f"{kind}_2"]) for kind in names]
+    first, last = dispatch["shards_per_s_first_tenth"], dispatch["shards_per_s_last_tenth"]
+    half, end = dispatch["driver_mb_by_tenths"][4], dispatch["driver_mb_by_tenths"][-1]
+    return f"""\
+## Pools of workers
+
+Records a second of `explain` on {details["records"]} simulated recordings, workers started and warm, a thread each:
+
+{table(("", "one", "two"), rows)}
+The driver against {details["actors"]} Ray actors that do no work: {dispatch["shards_per_s"]:g} shards a second
+({first:g} in the first tenth of {dispatch["shards"]:,}, {last:g} in the last), its memory {half:g} MB after half of
+them and {end:g} MB at the end. A step of a fit, centroids out and sums back, for {details["standing_for"]:,} partial
+sums: {reduction["sums_ms"]:g} ms when each actor adds up its own, as workers do, and {reduction["partials_ms"]:g} ms
+when the driver gets them all.
+"""
+
+
 SECTIONS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "kernels": _kernels,
     "end_to_end": _end_to_end,
     "memory": _memory,
     "growth": _growth,
+    "scaling": _scaling,
 }
 """Every benchmark, in the page's order, and what is told of its details."""

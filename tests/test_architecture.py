@@ -128,7 +128,7 @@ def tracked_texts() -> Iterator[tuple[str, str]]:
 
 
 # Written in pieces, so that this file does not hold what it looks for.
-MACHINE_PATHS = (r"(?<![.\w])/" + "work/", "/" + "home/" + r"\w", "/" + "Users/" + r"\w", "/" + "opt/" + "pypi")
+MACHINE_PATHS = (r"(?<![.\w])/" + "work/", "/" + "home/" + r"(?!ray/)\w", "/" + "Users/" + r"\w", "/" + "opt/" + "pypi")
 REGISTRIES = ("py" + r"pi\.org", "python" + "hosted", "arti" + "factory", "/" + r"simple/?\b", "index" + "-url")
 
 

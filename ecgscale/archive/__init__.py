@@ -6,6 +6,9 @@ reader      listing, footers, batches streamed row group by row group
 batch       what a reader yields: flat samples and where each record's are
 validate    which records are usable, and why not
 inspect     what is in an archive
+chosen      chosen recordings, from the row groups that hold them
+waves       annotated P, QRS and T, merged over leads
+delineation the same where nobody annotated them, by NeuroKit2
 digest      what a shard says, independent of how it says it
 ptbxl, code15, wfdb_records, synthetic      where archives come from
 """

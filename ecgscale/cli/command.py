@@ -66,10 +66,7 @@ def command(function: Callable[..., dict[str, Any] | None]) -> Callable[..., Non
             told = f"{error.filename}: {error.strerror}" if error.filename else str(error)
             click.echo(f"error: {told}", err=True)
             facts, code = {"error": told}, int(ExitCode.FAILED)
-        except (KeyboardInterrupt, SystemExit) as ended:
-            # Connecting to a Ray cluster puts Ray's own SIGTERM handler in place of ours: it exits with the signal.
-            if isinstance(ended, SystemExit) and ended.code != signal.SIGTERM:
-                raise
+        except KeyboardInterrupt:
             click.echo("stopped; type the same command again to go on from here", err=True)
             facts, code = {"error": "stopped"}, int(ExitCode.STOPPED)
         finally:

@@ -40,7 +40,8 @@ def figures(
     """Draw the figures of a publication as PNG (300 dpi) and SVG.
 
     The atlas of clusters, correlations of proportions with labels and outputs, surrogates and sweeps where those were
-    evaluated, and example recordings on ECG paper. Names that were given to clusters (see `ecgscale report`) are used.
+    evaluated, and example recordings on ECG paper. Names that were given to clusters (see `ecgscale report`) stand in
+    the atlas.
 
     --reader-study draws cases for a blinded crossover instead: in every session each case once, over the sessions with
     clusters, with Grad-CAM (if the network was probed) and with neither, in drawn order, with sheets for answers. The

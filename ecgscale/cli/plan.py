@@ -137,7 +137,8 @@ def _told(config: RunConfig, outlook: Outlook, memory: str | None) -> list[str]:
 def _told_train(config: RunConfig, outlook: Outlook) -> str:
     if config.train is None:
         return "not there"
-    return f"to be trained on {config.train.target}, {outlook.train_records:,} records in each of {config.train.epochs} epochs"
+    records = f"{outlook.train_records:,} records"
+    return f"to be trained on {config.train.target}, {records} in each of {config.train.epochs} epochs"
 
 
 def _told_time(

@@ -110,7 +110,7 @@ def told(summary: ProbeSummary) -> list[str]:
     }
     for name, mean in summary.faithfulness.items():
         layer = name.partition(":")[2]
-        text = names.get(name, f"what a cluster changes, and its Grad-CAM, {layer}" if layer else "")
+        text = names.get(name, f"what a cluster changes, Grad-CAM of {layer}" if layer else "")
         if text:
             lines.append(_mean(text, mean))
     for stage in summary.randomisation:

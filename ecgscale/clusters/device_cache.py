@@ -54,6 +54,10 @@ class DeviceCache:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the memory back."""
         self._blocks = []
 
     @property
@@ -65,6 +69,11 @@ class DeviceCache:
     def n_records(self) -> int:
         """Records, put or not."""
         return self._n_records
+
+    @property
+    def spans(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """The valid span of every record, [start, stop), (N,) each; empty where nothing was put."""
+        return self._start[:-1], self._stop[:-1]
 
     def put(
         self,
@@ -97,9 +106,10 @@ class DeviceCache:
 
     def sample(self, n: int, seed: int) -> NDArray[np.float32]:
         """About `n` feature vectors, the same records and timesteps as any other backend draws."""
-        return draw_sample(self._row, self._layout, self._start[:-1], self._stop[:-1], n, seed)
+        return draw_sample(self.rows, self._layout, *self.spans, n, seed)
 
-    def _row(self, record: int) -> NDArray[np.float32]:
+    def rows(self, record: int) -> NDArray[np.float32]:
+        """One packed record in float32."""
         blocks = [block[record : record + 1].float().cpu() for block in self._blocks]
         span = slice(record, record + 1)
         return pack(blocks, self._layout, self._start[span], self._stop[span]).values[0]

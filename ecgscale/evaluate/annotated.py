@@ -23,7 +23,7 @@ from ecgscale.archive.waves import Waves, merge_leads, waves_of
 from ecgscale.clusters.model import ClusterModel
 from ecgscale.encoders.spec import EncoderSpec, load_spec
 from ecgscale.errors import ArchiveError, ShardError, UsageError
-from ecgscale.evaluate.source import by_shard, draw_records, open_source
+from ecgscale.evaluate.source import by_shard, draw_records, left_out, open_source
 from ecgscale.progress import Progress
 from ecgscale.store.dataset import find_dataset, open_explanations
 from ecgscale.store.manifest import Manifest
@@ -63,6 +63,7 @@ class Chosen:
     archive: Archive | None
     archive_note: str
     source: str
+    remarks: tuple[str, ...] = ()
 
 
 def choose(
@@ -113,6 +114,7 @@ def choose(
         archive=archive,
         archive_note=note,
         source=source,
+        remarks=tuple(left_out(explanations)),
     )
 
 

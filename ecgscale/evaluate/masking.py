@@ -63,7 +63,8 @@ def faithfulness(
     """Means over records of what `_facts` says of each; empty where nothing was masked.
 
     change, change_elsewhere, change_gain (their difference): over a record's clusters, weighted by their time;
-    with_…: rank correlations over a record's clusters of the gain with share of time, entropy, Grad-CAM by layer.
+    with_…: rank correlations over a record's clusters of the gain with share of time, entropy, and Grad-CAM a timestep
+    by layer (its share of the map over its share of time).
     """
     masked = [masked_clusters(row, output) for row in rows]
     facts = [_facts(one, layers) if one else {} for one in masked]
@@ -74,7 +75,9 @@ def faithfulness(
 def _facts(one: Masked, layers: Sequence[str]) -> dict[str, float]:
     time = one.share / one.share.sum()
     change, elsewhere = float((one.change * time).sum()), float((one.elsewhere.mean(axis=1) * time).sum())
-    with_gradcam = {f"with_gradcam:{layer}": _over_clusters(one, one.gradcam[:, i]) for i, layer in enumerate(layers)}
+    with_gradcam = {
+        f"with_gradcam:{layer}": _over_clusters(one, one.gradcam[:, i] / one.share) for i, layer in enumerate(layers)
+    }
     return {
         "change": change,
         "change_elsewhere": elsewhere,

@@ -73,7 +73,7 @@ def localise_published(
     result = localise(lines, chosen.model.n_clusters, patients, seed=seed)
     tests, histogram = checkerboard(lines.labels, chosen.spec.layers, chosen.model.layout.lengths, seed)
     beats, notes = _average_beats(chosen, found.waves, lines, progress)
-    remarks = [*found.remarks, *result.remarks, *notes]
+    remarks = [*chosen.remarks, *found.remarks, *result.remarks, *notes]
     facts = {
         **result.to_dict(),
         "waves_from": found.source,

@@ -4,7 +4,7 @@ gradcam_entropy    rank correlation over time of Grad-CAM and entropy within a r
 votes_entropy      the same of MC dropout's indecision about the cluster, and entropy
 dropout_entropy    over records: standard deviation of the target's output under dropout against mean entropy
 masking            change of the target's output without a cluster, against as much taken out elsewhere; and whether
-                   clusters that matter more (by masking) hold more Grad-CAM than their share of time
+                   clusters that matter more (by masking) hold more Grad-CAM a timestep
 randomisation      how much of Grad-CAM and entropy is left when weights are put out of order, down to a depth
 waves              over pairs of waves of one kind: distance in the latent space against distance in shape (DTW)
 

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from ecgscale.encoders.spec import load_spec
 from ecgscale.evaluate.probes import ProbeSummary, summarise_probes
 from ecgscale.evaluate.written import write_evaluation
-from ecgscale.passes.probe_schema import ProbeSettings
+from ecgscale.passes.probe_schema import WAVES, ProbeSettings
 from ecgscale.passes.probes import ProbeResult, open_probes
 from ecgscale.store.dataset import find_dataset
 
@@ -37,11 +37,10 @@ def write_probes(
     spec = load_spec(Path(root) / "encoders" / manifest.content.identity.encoder_id)
     rows = open_probes(result).to_table(filter=pc.field("status") == "ok").to_pylist()
     summary = summarise_probes(rows, spec.layers, spec.output, n_bootstrap=n_bootstrap, seed=settings.seed)
-    facts = {
-        **summary.to_dict(),
-        "probe_id": result.probe_id,
-        "remarks": [*result.remarks, *summary.remarks],
-    }
+    remarks = [*result.remarks, *summary.remarks]
+    if WAVES in settings.probes and not summary.waves:
+        remarks.append("no pairs of waves to compare: too few recordings, or no waves annotated or found in them")
+    facts = {**summary.to_dict(), "probe_id": result.probe_id, "remarks": remarks}
     tables = {"clusters": summary.clusters} if summary.clusters.num_rows else {}
     path = write_evaluation(root, result.dataset_id, NAME, facts, tables, settings=settings.to_dict())
     return PublishedProbes(summary, facts, path)

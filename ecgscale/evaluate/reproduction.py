@@ -13,7 +13,6 @@ Every step is one that a command makes, finds what it made before, and goes on f
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -30,6 +29,7 @@ from ecgscale.evaluate.written import evaluation_name, plain, read_evaluations
 from ecgscale.passes.pipeline import explain_config, fit_config, make_archive
 from ecgscale.passes.workers import OpenPool
 from ecgscale.progress import SILENT, Progress
+from ecgscale.store.provenance import versions
 
 PTBXL_FOLDS = tuple(range(1, 11))
 SCORED_PARTS = 0.2
@@ -168,8 +168,8 @@ def _run(
     progress: Progress,
 ) -> dict[str, Any]:
     """One network, one K-means, all records explained, one surrogate check; whatever is there already is used."""
-    folds = {"train_folds": tuple(learnt), "validation_folds": (stop,)}
-    config = _config(root, archive, options, TrainConfig(target="superclasses", **folds, **options.train))
+    train = TrainConfig(target="superclasses", train_folds=tuple(learnt), validation_folds=(stop,), **options.train)
+    config = _config(root, archive, options, train)
     config = config.model_copy(update={"fit": config.fit.model_copy(update={"folds": tuple(clustered)})})
     pool, device = place(config) if place else (None, options.device)
     fitted = fit_config(config, progress, pool, device)
@@ -197,13 +197,13 @@ def _request(options: ReproductionOptions, **changes: Any) -> SurrogateRequest:
 
 
 def _scored(root: Path, target: str, dataset_id: str, request: SurrogateRequest, progress: Progress) -> dict[str, Any]:
-    """The check that was written for this dataset and request, or a new one."""
-    written = read_evaluations(root, dataset_id).get(evaluation_name("surrogate", target))
-    if written is not None and written.settings == plain(asdict(request)):
-        return written.facts
-    facts = check_published(root, target, request, dataset=dataset_id, progress=progress).to_dict()
-    read: dict[str, Any] = json.loads(json.dumps(plain(facts)))
-    return read
+    """The check that was written for this dataset and request by these versions, or a new one."""
+    name = evaluation_name("surrogate", target)
+    written = read_evaluations(root, dataset_id).get(name)
+    if written is None or (written.settings, written.versions) != (plain(asdict(request)), versions()):
+        check_published(root, target, request, dataset=dataset_id, progress=progress)
+        written = read_evaluations(root, dataset_id)[name]
+    return written.facts
 
 
 def _split_parts(src: Path, out: Path) -> tuple[Path, Path]:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset
 from numpy.typing import NDArray
 
 from ecgscale.archive import Archive
@@ -47,6 +49,12 @@ def draw_records(n_there: int, n: int | None, seed: int) -> NDArray[np.int64]:
     starts = np.arange(0, n_there, NEIGHBOURS)
     drawn = np.random.default_rng([seed, 7]).permutation(starts)[:, None] + np.arange(NEIGHBOURS)
     return np.sort(drawn[drawn < n_there][:n])
+
+
+def left_out(explanations: pyarrow.dataset.Dataset) -> list[str]:
+    """A remark on the quarantined records of a dataset, which no evaluation can look at; none where there are none."""
+    quarantined = explanations.count_rows(filter=pc.field("status") != "ok")
+    return [f"{quarantined} quarantined records are left out"] if quarantined else []
 
 
 def by_shard(explanations: pa.Table) -> dict[str, list[str]]:

@@ -215,7 +215,7 @@ def _remarks(
     if data.quarantined:
         told.append(f"{data.quarantined} quarantined records are left out")
     if unlabelled := int((group & ~questions.known).sum()):
-        told.append(f"{unlabelled} records scored have no label: they count for the network's scores alone")
+        told.append(f"{unlabelled} records scored have no label: they count for the agreement with the network alone")
     labelled = group & questions.known
     if questions.kind != "regression" and labelled.any():
         counts = questions.y[labelled].sum(axis=0)

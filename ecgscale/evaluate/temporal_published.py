@@ -15,7 +15,7 @@ from ecgscale.clusters.model import ClusterModel
 from ecgscale.errors import UsageError
 from ecgscale.evaluate.holdout import patients_of
 from ecgscale.evaluate.sequences import sequences_of
-from ecgscale.evaluate.source import draw_records
+from ecgscale.evaluate.source import draw_records, left_out
 from ecgscale.evaluate.temporal import TREES, Labels, Temporal, measure_order
 from ecgscale.evaluate.truth import label_columns, target_columns
 from ecgscale.evaluate.written import evaluation_name, write_evaluation
@@ -74,7 +74,7 @@ def temporal_published(
         seed=seed,
         progress=progress,
     )
-    facts = {"target": target, **result.to_dict()}
+    facts = {"target": target, **result.to_dict(), "remarks": [*left_out(explanations), *result.remarks]}
     rows = [
         {"features": features, "class": name, "auroc": value}
         for features, values in result.by_class.items()

@@ -11,6 +11,8 @@ Criterion = Literal["accuracy", "f1", "half"]
 CRITERIA: tuple[str, ...] = get_args(Criterion)
 
 FEWEST_RECORDS, FEWEST_OF_A_KIND = 20, 3
+SIGNIFICANT = 1.96
+"""Standard errors by which a threshold has to be better than a half."""
 
 
 def fixed_thresholds(
@@ -18,9 +20,10 @@ def fixed_thresholds(
 ) -> tuple[NDArray[np.float64], list[str]]:
     """One threshold a label (n,), and remarks, from validation probabilities (N, n) and labels y (N, n) in 0/1.
 
-    "accuracy" makes most labels right there, "f1" the harmonic mean of precision and recall largest (the rule of the
-    published CODE networks); among equally good thresholds the one nearest to a half, so that few records move it
-    little. A half where there are fewer than 20 records, or 3 of either kind, and with "half".
+    "accuracy" makes most labels right there, but stays at a half unless that is better by more than chance (sign test
+    on the records whose answer changes); "f1" makes the harmonic mean of precision and recall largest (the rule of the
+    published CODE networks). Among equally good thresholds the one nearest to a half. A half where there are fewer
+    than 20 records, or 3 of either kind, and with "half".
     """
     thresholds, kept = np.full(len(names), 0.5), []
     if criterion == "half":
@@ -50,4 +53,10 @@ def _best(says: NDArray[np.float64], yes: NDArray[np.bool_], criterion: Criterio
     else:
         score = (len(says) - (above - hits) - (yes.sum() - hits)) / len(says)
     best = cuts[score >= score.max() - 1e-12]
-    return float(best[np.argmin(np.abs(best - 0.5))])
+    cut = float(best[np.argmin(np.abs(best - 0.5))])
+    if criterion == "accuracy":
+        changed = (says > cut) != (says > 0.5)
+        fixed = int((changed & ((says > cut) == yes)).sum())
+        if 2 * fixed - changed.sum() <= SIGNIFICANT * np.sqrt(changed.sum()):
+            return 0.5
+    return cut

@@ -17,7 +17,8 @@ from ecgscale.errors import UsageError
 from ecgscale.evaluate.groups import ALL, groups_of, headline_of
 from ecgscale.evaluate.holdout import patients_of
 from ecgscale.evaluate.questions import list_matrix, pose
-from ecgscale.evaluate.seen import what_was_seen
+from ecgscale.evaluate.seen import Seen, what_was_seen
+from ecgscale.evaluate.source import left_out
 from ecgscale.evaluate.truth import label_columns, read_truth, target_columns
 from ecgscale.evaluate.uncertainty import FEWEST, Uncertainty, facts_of, measure_uncertainty, questions_of
 from ecgscale.evaluate.written import evaluation_name, write_evaluation
@@ -70,11 +71,9 @@ def uncertainty_published(
     records, patients = (table.column(name).to_pylist() for name in ("record_id", "patient_id"))
     seen = what_was_seen(found.manifest, spec, encoder_dir, model, [str(record) for record in records], patients)
     questions = pose(list_matrix(table, "prediction"), truth, spec.output, seen.validation)
-    groups = groups_of(questions.can_fit, seen)
-    name, remark = (ALL, None) if everyone or not groups else headline_of(groups)
-    scored = groups.get(name, questions.can_fit)
-    if scored.sum() < FEWEST:
-        raise UsageError(f"{int(scored.sum())} explained records have a label of {asked}; {FEWEST} are needed")
+    if questions.can_fit.sum() < FEWEST:
+        raise UsageError(f"{questions.can_fit.sum()} explained records have a label of {asked}; {FEWEST} are needed")
+    name, scored, notes = _measured_on(questions.can_fit, None if everyone else seen)
     progress.say(f"entropy against error of {spec.name} on {asked}: {int(scored.sum())} records")
     rows = np.flatnonzero(scored)
     result = measure_uncertainty(
@@ -85,22 +84,27 @@ def uncertainty_published(
         n_bootstrap=n_bootstrap,
         seed=seed,
     )
-    unlabelled = int((~questions.can_fit).sum())
-    notes = [remark] if remark else []
-    notes += [f"{unlabelled} explained records have no label that the network knows"] if unlabelled else []
-    facts = {
-        "target": asked,
-        "kind": spec.output.kind,
-        **facts_of(result),
-        "measured_on": name,
-        "remarks": [*notes, *result.remarks],
-    }
+    if unlabelled := int((~questions.can_fit).sum()):
+        notes.append(f"{unlabelled} explained records have no label that the network knows")
+    remarks = [*left_out(explanations), *notes, *result.remarks]
+    told = {"target": asked, "kind": spec.output.kind, "measured_on": name}
+    facts = {**told, **facts_of(result), "remarks": remarks}
     tables = {"strata": result.table(), "curves": result.curves}
     settings = {"target": asked, "everyone": everyone, "n_bootstrap": n_bootstrap, "seed": seed}
     path = write_evaluation(
         root, found.dataset_id, evaluation_name("uncertainty", asked), facts, tables, settings=settings
     )
     return PublishedUncertainty(result, facts, path)
+
+
+def _measured_on(labelled: NDArray[np.bool_], seen: Seen | None) -> tuple[str, NDArray[np.bool_], list[str]]:
+    """(the group that is measured, which records those are, remarks): unseen ones if there are enough; None: all."""
+    groups = groups_of(labelled, seen)
+    name, remark = (ALL, None) if seen is None else headline_of(groups)
+    if groups[name].sum() >= FEWEST:
+        return name, groups[name], [remark] if remark else []
+    told = f"only {groups[name].sum()} records are new to encoder and K-means: measured on all, most of them seen"
+    return ALL, groups[ALL], [told]
 
 
 def _ages(table: pa.Table, rows: NDArray[np.int64]) -> NDArray[np.float64] | None:

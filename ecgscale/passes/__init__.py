@@ -11,4 +11,5 @@ shard           one shard to one output file: what a worker does
 beside          the model stands beside its explanations
 prefetch        reading ahead of the network
 pipeline        one configuration, all steps
+probes          what needs the network again, on a sample (probe_…: its network, masks, waves, rows, worker)
 """

@@ -10,6 +10,7 @@ from ecgscale.archive.reader import Archive
 from ecgscale.clusters.model import ClusterModel
 from ecgscale.explain.facts import load_encoder
 from ecgscale.explain.settings import ExplainSettings
+from ecgscale.passes.device_kind import device_kind
 from ecgscale.passes.plan import Pending
 from ecgscale.passes.shard import ShardExplainer
 from ecgscale.progress import SILENT, Stopwatch
@@ -44,7 +45,7 @@ class ExplainWorker:
         self._model = ClusterModel.load(model)
         encoder = load_encoder(self._model, device, settings.batch)
         self._explainer = ShardExplainer(Archive.open(archive), encoder, self._model, settings)
-        self.device = encoder.device.type
+        self.device = device_kind(encoder.device)
         self._facts = run_facts(str(encoder.device)).model_copy(update={"run_id": run_id})
 
     def commit(self, pending: Pending) -> Committed:

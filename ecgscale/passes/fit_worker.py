@@ -13,17 +13,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from ecgscale.archive.reader import Archive
 from ecgscale.clusters.cache import ActivationCache, bytes_per_record
+from ecgscale.clusters.device_cache import DeviceCache, device_bytes_per_record
 from ecgscale.clusters.init import features_at, sampled_steps
 from ecgscale.clusters.sums import PartialSums
 from ecgscale.encoders.taps import Encoder
+from ecgscale.errors import EcgscaleError
 from ecgscale.passes.activations import encoder_layout, fill_cache
+from ecgscale.passes.device_kind import device_kind
 from ecgscale.passes.request import FitRequest
 from ecgscale.passes.selection import Selection
 from ecgscale.progress import SILENT, Stage
+
+GPU_SHARE = 0.8
+"""Of the free GPU memory, what the activations of one more shard may take."""
 
 
 @dataclass(frozen=True)
@@ -57,16 +64,13 @@ class FitWorker:
         self._encoder = Encoder.load(encoder, device=request.device, batch=request.batch, precision=request.precision)
         self._layout = encoder_layout(self._encoder)
         self._room = cache_budget
-        self._caches: dict[str, tuple[int, ActivationCache]] = {}
-        self.device = self._encoder.device.type
+        self._caches: dict[str, tuple[int, ActivationCache | DeviceCache]] = {}
+        self.device = device_kind(self._encoder.device)
 
     def fill(self, shard: str, rows: NDArray[np.int64], first: int) -> Filled:
         """Run the network over these rows of a shard; their records are numbered from `first`."""
         self.drop(shard)
-        scratch = Path(self._request.scratch) if self._request.scratch else None
-        cache = ActivationCache(self._layout, len(rows), self._room, scratch, self._request.cache_dtype)
-        if self._room is not None:
-            self._room -= cache.n_resident * bytes_per_record(self._layout, self._request.cache_dtype)
+        cache = self._cache(shard, len(rows))
         selection = Selection({shard: rows}, {shard: 0}, [None] * len(rows), [None] * len(rows), {})
         told = _Told()
         try:
@@ -110,7 +114,26 @@ class FitWorker:
                 found[r] = features_at(cache.rows(r - first), self._layout, steps)
         return found
 
-    def _give_back(self, cache: ActivationCache) -> None:
+    def _cache(self, shard: str, n: int) -> ActivationCache | DeviceCache:
+        """Room for `n` records: on the GPU where that is the device, since its sums are others in the last bits."""
+        dtype = self._request.cache_dtype
+        if self._encoder.device.type == "cuda":
+            free, _ = torch.cuda.mem_get_info(self._encoder.device)
+            free += torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+            needed = n * device_bytes_per_record(self._layout, dtype)
+            if needed > GPU_SHARE * free:
+                raise EcgscaleError(
+                    f"the GPU has {free >> 20} MiB left, too little for the activations of {shard}, {needed >> 20} MiB:"
+                    " give more --workers, fewer --records, --cache-dtype float16, or --device cpu"
+                )
+            return DeviceCache(self._layout, n, self._encoder.device, dtype)
+        scratch = Path(self._request.scratch) if self._request.scratch else None
+        cache = ActivationCache(self._layout, n, self._room, scratch, dtype)
         if self._room is not None:
+            self._room -= cache.n_resident * bytes_per_record(self._layout, dtype)
+        return cache
+
+    def _give_back(self, cache: ActivationCache | DeviceCache) -> None:
+        if self._room is not None and isinstance(cache, ActivationCache):
             self._room += cache.n_resident * bytes_per_record(self._layout, self._request.cache_dtype)
         cache.close()

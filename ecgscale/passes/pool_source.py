@@ -114,7 +114,8 @@ class PoolSource:
                     yield outcome.value
                 elif outcome.lost:
                     assert owner is not None
-                    todo = np.append(todo, self._lost(shares[owner], owner, losses, outcome.reason))
+                    self._lost(shares[owner], outcome, losses)
+                    todo = np.append(todo, shares[owner])
                 else:
                     raise EcgscaleError(f"a worker failed in the fit: {outcome.reason}")
 
@@ -142,24 +143,20 @@ class PoolSource:
                 calls.append(self._fill_call(at, least))
             for outcome in self._pool.run(calls):
                 if isinstance(outcome, Failed) and outcome.lost:
-                    at = self._place[outcome.call.key]
-                    self._lost(np.array([at]), outcome.call.worker, losses, outcome.reason)
+                    self._lost(np.array([self._place[outcome.call.key]]), outcome, losses)
                 else:
                     self._filled(outcome)
 
-    def _lost(
-        self, shards: NDArray[np.int64], owner: int | None, losses: NDArray[np.int64], reason: str
-    ) -> NDArray[np.int64]:
-        """Note that these shards' worker died, and with it all that it held."""
-        losses[shards] += 1
+    def _lost(self, shards: NDArray[np.int64], outcome: Failed, losses: NDArray[np.int64]) -> None:
+        """Note that a worker died over these shards (or had died before), and with it all that it held."""
+        losses[shards] += outcome.fatal
         if losses[shards].max() > MOST_LOSSES:
             name = self._shards[int(shards[losses[shards].argmax()])]
             raise EcgscaleError(
-                f"{MOST_LOSSES + 1} workers died in one step over {name}; last: {reason}. More memory a worker, more"
-                " workers, or a limit with --memory; then type the same command again"
+                f"{MOST_LOSSES + 1} workers died in one step over {name}; last: {outcome.reason}. More memory a worker,"
+                " more workers, or a limit with --memory; then type the same command again"
             )
-        self._owner[self._owner == owner] = NOBODY
-        return shards
+        self._owner[self._owner == outcome.call.worker] = NOBODY
 
     def _filled(self, outcome: Done | Failed) -> Filled:
         if isinstance(outcome, Failed):

@@ -16,17 +16,19 @@ from typing import Any
 
 import pyarrow.dataset
 
+from ecgscale.archive.delineation import has_neurokit
 from ecgscale.archive.reader import Archive
 from ecgscale.clusters.model import ClusterModel
 from ecgscale.encoders.spec import load_spec
 from ecgscale.errors import ExitCode, PublishError, ShardError, UsageError
 from ecgscale.passes.probe_network import ProbeNetwork
-from ecgscale.passes.probe_schema import DROPOUT, PROBES, PROBES_VERSION, SCHEMA, ProbeSettings
+from ecgscale.passes.probe_schema import DROPOUT, PROBES, PROBES_VERSION, SCHEMA, WAVES, ProbeSettings
+from ecgscale.passes.probe_waves import has_dtaidistance
 from ecgscale.passes.probe_worker import ProbeWorker
 from ecgscale.passes.workers import Call, Done, OpenPool, WorkerSpec
 from ecgscale.progress import SILENT, Progress
 from ecgscale.store.commit import Commit, Source, find_commit, to_json
-from ecgscale.store.dataset import find_dataset
+from ecgscale.store.dataset import find_dataset, open_explanations
 from ecgscale.store.manifest import (
     ArchiveFacts,
     DatasetFacts,
@@ -118,11 +120,10 @@ def probe_explained(
             "Give the one that was explained (--archive)."
         )
     model_dir = Path(root) / "models" / content.identity.model_id
-    remarks = _refusals(ClusterModel.load(model_dir), settings)
-    identity = content.identity.model_copy(
-        update={"settings": {"explained": content.identity.settings, "probes": settings.to_dict()}}
-        | {"results_version": PROBES_VERSION}
-    )
+    marked = "fiducials" in open_explanations(root, found.dataset_id).schema.names
+    remarks = _refusals(ClusterModel.load(model_dir), settings, marked)
+    both = {"explained": content.identity.settings, "probes": settings.to_dict()}
+    identity = content.identity.model_copy(update={"settings": both, "results_version": PROBES_VERSION})
     store = probe_store(root, found.dataset_id, identity.dataset_id)
     store.put_if_absent(IDENTITY_FILE, to_json(identity))
     arguments = {
@@ -152,17 +153,22 @@ def probe_explained(
     )
 
 
-def _refusals(model: ClusterModel, settings: ProbeSettings) -> tuple[str, ...]:
-    """What this network does not allow, in words; `UsageError` when that was all that was asked for."""
-    if DROPOUT not in settings.probes:
-        return ()
-    spec = load_spec(model.encoder_path)
-    if ProbeNetwork.load(model.encoder_path, "cpu", 1).has_dropout:
-        return ()
-    told = f"MC dropout refused: {spec.name} has no dropout layer that drops anything, so its passes would all agree"
-    if settings.probes == (DROPOUT,):
-        raise UsageError(f"{told}. Other probes are: {', '.join(name for name in PROBES if name != DROPOUT)}")
-    return (told,)
+def _refusals(model: ClusterModel, settings: ProbeSettings, marked: bool) -> tuple[str, ...]:
+    """What cannot be done here, in words; `UsageError` when nothing is left of what was asked for."""
+    told = {}
+    if DROPOUT in settings.probes and not ProbeNetwork.load(model.encoder_path, "cpu", 1).has_dropout:
+        name = load_spec(model.encoder_path).name
+        told[DROPOUT] = (
+            f"MC dropout refused: {name} has no dropout layer that drops anything; its passes would all agree"
+        )
+    if WAVES in settings.probes and not has_dtaidistance():
+        told[WAVES] = "waves cannot be compared: pip install 'ecgscale[evaluate]'"
+    elif WAVES in settings.probes and not marked and not has_neurokit():
+        told[WAVES] = "the archive has no annotated waves, and finding them takes: pip install 'ecgscale[evaluate]'"
+    if set(settings.probes) == told.keys():
+        others = ", ".join(name for name in PROBES if name not in told)
+        raise UsageError(f"{'; '.join(told.values())}. Other probes are: {others}")
+    return tuple(told.values())
 
 
 class _Run:

@@ -47,7 +47,7 @@ def tiles(subject: Subject) -> list[Tile]:
     neither = subject.seen.neither
     if neither is not None:
         found.append(
-            Tile("of them new to network and K-means", f"{int(neither.sum()):,}", "the headline rests on these")
+            Tile("of them new to network and K-means", f"{int(neither.sum()):,}", "scores on these count most")
         )
     found += _surrogate_tiles(subject)
     explained = info.get("explained_variance")

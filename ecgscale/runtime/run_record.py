@@ -118,7 +118,7 @@ def run_record(root: str | Path, command: str, runtime: Mapping[str, Any], progr
         if record.shards:
             _write(record, progress, "failed", error.exit_code, str(error))
         raise
-    except (KeyboardInterrupt, SystemExit):
+    except KeyboardInterrupt:
         _write(record, progress, "stopped", ExitCode.STOPPED)
         raise
     except Exception as error:

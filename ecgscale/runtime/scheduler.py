@@ -286,7 +286,8 @@ class Scheduler:
             raise error
         reason = reply.died or f"{type(error).__name__}: {error}"
         if call.worker is not None:
-            return Failed(call, reason + _advice(error), attempted.tried, attempted.fatal, reply.died is not None)
+            dead = reply.died is not None
+            return Failed(call, reason + _advice(error), attempted.tried, fatal=int(dead), lost=dead)
         if isinstance(error, ShardError):
             return Failed(call, str(error), attempted.tried)
         if reply.blameless and attempted.moved < self._limits.moves:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import end_to_end, growth, kernels, memory, report
+from benchmarks import end_to_end, growth, kernels, memory, report, scaling
 from benchmarks.bars import BARS, Bar
 from benchmarks.inputs import Network
 from benchmarks.machine import machine_facts
@@ -54,6 +54,12 @@ def growth_result() -> dict[str, Any]:
     return said(growth.run(size, silent))
 
 
+@pytest.fixture(scope="module")
+def scaling_result() -> dict[str, Any]:
+    size = scaling.Size(TINY_NETWORK, 2, 8, 1, 100, 2, TINY_LAYOUT, n_clusters=4, actors=2, standing_for=6)
+    return said(scaling.run(size, silent))
+
+
 # numba tells the warning that dask-ml's kernel gives about its own layout.
 @pytest.mark.filterwarnings("ignore::Warning")
 def test_one_iteration_beside_every_peer(kernel_result: dict[str, Any]) -> None:
@@ -83,17 +89,23 @@ def test_growth_and_several_clusters(growth_result: dict[str, Any]) -> None:
     assert set(growth_result["details"]["curves"]) == {"records", "n_clusters", "timesteps", "blocks"}
 
 
+def test_pools_and_the_driver(scaling_result: dict[str, Any]) -> None:
+    assert set(scaling_result["details"]["records_per_s"]) == {"local_1", "local_2", "ray_1", "ray_2"}
+    assert scaling_result["details"]["dispatch"]["shards"] == 100
+
+
 def test_the_page_tells_every_ratio(
     kernel_result: dict[str, Any],
     end_to_end_result: dict[str, Any],
     memory_result: dict[str, Any],
     growth_result: dict[str, Any],
+    scaling_result: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Any,
 ) -> None:
     monkeypatch.setattr(report, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(report, "PAGE", tmp_path / "docs" / "benchmarks.md")
-    found = (kernel_result, end_to_end_result, memory_result, growth_result)
+    found = (kernel_result, end_to_end_result, memory_result, growth_result, scaling_result)
     report.write_results({result["benchmark"]: result for result in found}, machine_facts(), quick=True)
     text = (tmp_path / "docs" / "benchmarks.md").read_text(encoding="utf-8")
     ratios = [ratio for result in found for ratio in result["ratios"]]

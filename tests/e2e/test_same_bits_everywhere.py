@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ from ecgscale.archive.reader import Archive
 from ecgscale.passes.explain import explain_archive
 from ecgscale.passes.fit import fit_archive
 from ecgscale.passes.workers import OpenPool
+from ecgscale.progress import SILENT, Progress
 from ecgscale.runtime.processes import ProcessBackend
 from ecgscale.runtime.ray_pool import RayBackend
-from ecgscale.runtime.scheduler import Backend
+from ecgscale.runtime.scheduler import Backend, Scheduler
 from tests.encoders.small_networks import write_small_encoder
 from tests.passes.simulated import request, simulated
+from tests.passes.world import Watching
 from tests.runtime.interrupted import Accident, pool_on
 from tests.runtime.ray_clusters import nodes
 
@@ -40,10 +43,12 @@ class World:
     fitted: dict[str, dict[str, str]]
     files: dict[str, str]
 
-    def fit(self, algorithm: str, root: Path, pool: OpenPool | None = None) -> dict[str, str]:
+    def fit(
+        self, algorithm: str, root: Path, pool: OpenPool | None = None, progress: Progress = SILENT
+    ) -> dict[str, str]:
         """Model id → digest of its facts, for both K."""
         wanted = request(clusters=CLUSTERS, batch=4, settings=SETTINGS[algorithm])
-        models = fit_archive(Archive.open(self.archive), self.encoder, root, wanted, pool=pool)
+        models = fit_archive(Archive.open(self.archive), self.encoder, root, wanted, progress, pool)
         assert not any(model.already_there for model in models)
         return {one.model.model_id: f"{one.model.digest} {one.model.info['history']}" for one in models}
 
@@ -121,6 +126,21 @@ def test_fits_on_processes(
         spilled(monkeypatch, in_memory)
     assert world.fit(algorithm, tmp_path, pool_on(processes(workers), accident)) == world.fitted[algorithm]
     assert accident.deaths == 1
+
+
+def test_a_fit_that_was_stopped_goes_on_somewhere_else(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(pool: Scheduler, but: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fit_pass, "Checkpoint", partial(fit_pass.Checkpoint, interval_s=0.0))
+    with pytest.raises(KeyboardInterrupt):
+        world.fit("minibatch", tmp_path, pool_on(processes(3), Accident("assign", 6, stop)))
+    assert not (tmp_path / "models").exists()
+    progress = Watching()
+    assert world.fit("minibatch", tmp_path, pool_on(processes(2)), progress) == world.fitted["minibatch"]
+    assert "going on from step 5" in progress.said
 
 
 @pytest.mark.parametrize(("workers", "accident"), [(2, None), (3, Accident("commit")), (8, Accident("commit"))])

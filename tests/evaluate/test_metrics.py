@@ -68,6 +68,9 @@ def test_thresholds_are_best_where_they_are_fixed_and_near_a_half_otherwise() ->
         thresholds, remarks = fixed_thresholds(says, y, ("a", "b", "none"), "accuracy")
     right = [((t < SCORES) == TRUTH).mean() for t in np.linspace(-0.05, 1.5, 32)]
     assert ((thresholds[0] < SCORES) == TRUTH).mean() == max(right)
+    little = np.where(np.arange(100) < 2, 0.45, np.where(np.arange(100) < 50, 0.9, 0.1))
+    yes = (np.arange(100) < 50).astype(int)
+    assert fixed_thresholds(little[:, None], yes[:, None], ("a",), "accuracy")[0] == 0.5, "two records are no evidence"
     assert thresholds[1] == pytest.approx(0.75)
     assert thresholds[2] == 0.5
     assert "0.5 for none" in remarks[0]

@@ -27,6 +27,7 @@ def test_what_is_found_is_written(heart: HeartRoot) -> None:
     written = read_evaluations(heart.root, heart.dataset_id)[NAME]
     assert written.facts["records"] == 15
     assert written.facts["waves_from"] == "fiducials"
+    assert "1 quarantined records are left out" in written.facts["remarks"]
     assert written.facts["scores"]["information"]["value"] == done.result.scores["information"].value
     assert (done.result.scores["information"].value or 0) > 0.5
     assert written.facts["checkerboard"][0]["layer"] == "block"
@@ -86,6 +87,13 @@ def test_records_that_the_archive_lost_are_told(tmp_path: Path) -> None:
     heart = publish_heart(tmp_path, records=4)
     (heart.archive / "part-00000.parquet").write_bytes(b"PAR1")
     assert any("part of the records" in remark for remark in localise_published(heart.root).facts["remarks"])
+
+
+@pytest.mark.parametrize("records", [1, 2, 3])
+def test_fewer_records_than_clusters(tmp_path: Path, records: int) -> None:
+    done = localise_published(publish_heart(tmp_path, records=records).root)
+    assert done.facts["records"] == records
+    assert (done.result.scores["qrs_f1"].value is None) == (records == 1)
 
 
 def test_a_dataset_without_records_to_look_at(tmp_path: Path) -> None:

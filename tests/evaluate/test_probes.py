@@ -37,7 +37,7 @@ def row(number: int, follows: bool) -> dict[str, Any]:
             "cluster": k,
             "share": shares[k],
             "entropy": float(RNG.random()),
-            "gradcam": [strength[k] if follows else float(RNG.random())] * 2,
+            "gradcam": [shares[k] * (strength[k] if follows else float(RNG.random()))] * 2,
             "prediction": [2.0 - (2 * strength[k] if follows else 0.5), -1.0],
             "moved": [[1.5, -1.0], [1.6, -1.0]],
         }

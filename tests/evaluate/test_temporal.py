@@ -91,6 +91,7 @@ def test_published(tmp_path: Path) -> None:
     written = read_evaluations(heart.root, heart.dataset_id)["temporal-superclasses"]
     assert written.facts["records"] == 50
     assert written.facts["auroc_bag"] == done.result.scores["auroc_bag"]
+    assert "1 quarantined records are left out" in written.facts["remarks"]
     assert {"bag", "ngrams", "markov"} <= set(written.table("by_class").column("features").to_pylist())
     with pytest.raises(UsageError, match="no label column 'rythm'"):
         temporal_published(heart.root, "rythm")

@@ -98,6 +98,7 @@ def test_published(tmp_path: Path) -> None:
     assert written.facts["error"] == done.result.strata[0].scores["error"]
     assert written.table("strata").num_rows > 20
     assert any("not known" in remark for remark in done.facts["remarks"])
+    assert "2 quarantined records are left out" in done.facts["remarks"]
     with pytest.raises(UsageError, match=r"no label column 'rythm'.*'rhythm'"):
         uncertainty_published(heart.root, "rythm")
     with pytest.raises(UsageError, match="does not hold what the network tells"):

@@ -45,9 +45,9 @@ class Head:
         environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_API_SERVER_ADDRESS": self.address}
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout)
 
-    def submit(self, repository: Path, *entrypoint: str, options: tuple[str, ...] = ()) -> str:
-        """`ray job submit --working-dir REPOSITORY -- python …`; what it printed. The job has to succeed."""
-        done = self.ray("job", "submit", *options, "--working-dir", str(repository), "--", PYTHON, *entrypoint)
+    def submit(self, checkout: Path, *entrypoint: str, options: tuple[str, ...] = ()) -> str:
+        """`ray job submit --working-dir CHECKOUT -- python …`; what it printed. The job has to succeed."""
+        done = self.ray("job", "submit", *options, "--working-dir", str(checkout), "--", PYTHON, *entrypoint)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 

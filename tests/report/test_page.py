@@ -182,6 +182,19 @@ def test_hostile_names_stay_text(page: Path, open_page: OpenPage) -> None:
     assert f"NORM {SCRIPT}" in [cell.text for cell in all_of(driver, "table.matrix tbody th")]
 
 
+def test_print_is_black_on_white_without_what_is_for_hands(page: Path, open_page: OpenPage) -> None:
+    driver = open_page(page)
+    dark = [{"name": "prefers-color-scheme", "value": "dark"}]
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print", "features": dark})
+    hidden = driver.execute_script(
+        "return [...document.querySelectorAll('nav, .choose, .toolbar')].map((e) => getComputedStyle(e).display)"
+    )
+    ground = driver.execute_script("return getComputedStyle(document.body).backgroundColor")
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
+    assert set(hidden) == {"none"}
+    assert ground == "rgb(255, 255, 255)"
+
+
 @pytest.mark.parametrize(("width", "scheme"), [(1400, "dark"), (640, "light")])
 def test_it_fits_narrow_windows_and_dark_rooms(page: Path, open_page: OpenPage, width: int, scheme: str) -> None:
     """640 pixels are what is left of 1,280 at 200 % zoom."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import pty
 import re
@@ -11,9 +12,11 @@ from contextlib import suppress
 
 import pytest
 
+from ecgscale.errors import UsageError
 from ecgscale.progress import SILENT
 from ecgscale.runtime import progress as shown
 from ecgscale.runtime.progress import make_progress
+from ecgscale.runtime.ray_job import JOB_CONFIG
 
 
 class Terminal(io.StringIO):
@@ -121,3 +124,47 @@ def test_silence_takes_the_same_calls() -> None:
     with SILENT.stage("fit", None, "steps") as stage:
         stage.advance(3)
         stage.note("nothing")
+
+
+def test_a_log_for_programs_has_an_object_a_line(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ECGSCALE_LOG", "json")
+    stream = io.StringIO()
+    progress = make_progress(stream)
+    with progress.stage("explain", 1000, "records") as stage:
+        stage.note("part-00000.parquet")
+        clock[0] += 10
+        stage.advance(250)
+        stage.advance(250)
+        progress.say("set aside: part-00001.parquet")
+    told, said, ended = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert told.pop("time").endswith("+00:00")
+    assert told == {
+        "stage": "explain",
+        "done": 250,
+        "total": 1000,
+        "unit": "records",
+        "rate": 25.0,
+        "seconds": 10.0,
+        "seconds_left": 30.0,
+        "ended": False,
+        "note": "part-00000.parquet",
+    }
+    assert said["said"] == "set aside: part-00001.parquet"
+    assert (ended["done"], ended["ended"], ended["seconds_left"]) == (500, True, None)
+
+
+def test_a_job_s_log_is_for_programs_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    def said() -> str:
+        stream = io.StringIO()
+        make_progress(stream).say("hello")
+        return stream.getvalue()
+
+    monkeypatch.delenv("ECGSCALE_LOG", raising=False)
+    assert said() == "hello\n"
+    monkeypatch.setenv(JOB_CONFIG, "{}")
+    assert json.loads(said())["said"] == "hello"
+    monkeypatch.setenv("ECGSCALE_LOG", "text")
+    assert said() == "hello\n"
+    monkeypatch.setenv("ECGSCALE_LOG", "yaml")
+    with pytest.raises(UsageError, match="it is json or text"):
+        said()

@@ -1,0 +1,92 @@
+"""`ecgscale plan` as a user types it: everything said, nothing done."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from ecgscale.cli import main
+from ecgscale.cli import plan as command
+from tests.encoders.small_networks import write_small_encoder
+from tests.passes.simulated import simulated
+from tests.passes.test_pipeline import SIMULATE, write_config
+
+
+def plan(config: Path, *more: str) -> Result:
+    return CliRunner().invoke(main, ["plan", str(config), *more, "--json"])
+
+
+def facts(result: Result) -> dict[str, Any]:
+    assert result.exit_code == 0, result.output
+    found: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
+    return found
+
+
+def test_everything_is_said_and_nothing_done(tmp_path: Path) -> None:
+    config = write_config(tmp_path, SIMULATE)
+    result = plan(config)
+    found = facts(result)
+    told = result.stdout
+    assert f"{tmp_path / 'archive'}: to be made from simulate, about 48 records in 3 shards" in told
+    assert f"{tmp_path / 'encoder'}: to be trained on superclasses, 33 records in each of 1 epochs" in told
+    assert "K = 4 on 38 records" in told
+    assert "48 records: 3 shards to do" in told
+    assert "records/s a worker, measured here on" in told
+    assert "at most" in told
+    assert found["rates"]["explain"] > 0
+    assert [row["workers"] for row in found["table"]] == [1, 4, 16, 64]
+    assert found["estimate"]["seconds"] == pytest.approx(found["table"][0]["seconds"])
+    assert [path.name for path in tmp_path.iterdir()] == ["job.toml"]
+
+
+def test_what_is_done_is_not_planned_again(tmp_path: Path) -> None:
+    simulated(tmp_path / "archive", 40, 20)
+    write_small_encoder(tmp_path / "encoder")
+    config = write_config(tmp_path, "", "")
+    assert CliRunner().invoke(main, ["run", str(config)]).exit_code == 0
+    before = sorted(tmp_path.rglob("*"))
+    result = plan(config, "--rate", "10")
+    found = facts(result)
+    assert found["model"].startswith("k4-")
+    assert "0 records: 0 shards to do, 2 committed" in result.stdout
+    assert "nothing to compute" in result.stdout
+    assert (found["fit_records"], found["table"][0]["seconds"]) == (0, 0)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_given_rate_is_taken(tmp_path: Path) -> None:
+    result = plan(write_config(tmp_path), "--rate", "10", "--workers", "1,2", "--records", "1000")
+    found = facts(result)
+    assert found["rates"] == {"forward": 10.0, "explain": 10.0, "kmeans": 1000.0, "source": "given"}
+    assert found["table"][0]["explain_s"] == pytest.approx(100.0)
+    assert found["table"][1]["explain_s"] == pytest.approx(50.0)
+    assert "| 2 | 1,000 |" in result.stdout
+
+
+def test_a_gpu_that_is_not_here_cannot_be_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    more = '[runtime]\nname = "ray"\nworkers = 4\ngpus_per_worker = 1\n'
+    config = write_config(tmp_path)
+    config.write_text(config.read_text() + more)
+    result = plan(config)
+    assert "none is here to measure; give --rate" in result.stdout
+    assert (facts(result)["estimate"], facts(result)["table"]) == (None, [])
+    given = plan(config, "--rate", "1000")
+    assert facts(given)["estimate"]["workers"] == 4
+    assert "on 4 workers" in given.stdout
+
+
+def test_what_would_stop_the_run_stops_the_plan(tmp_path: Path) -> None:
+    result = plan(write_config(tmp_path, 'source = "ptbxl"\nsrc = "nowhere"'))
+    assert result.exit_code == 2
+    assert "nowhere: no such folder" in result.stderr
+    config = write_config(tmp_path)
+    config.write_text('memory = "1MiB"\n' + config.read_text())
+    tight = plan(config, "--rate", "10")
+    assert tight.exit_code == 2
+    assert "cannot hold the fit" in tight.stderr
+    assert command.TRAINING > 1

@@ -1,0 +1,88 @@
+"""Signals on the page: what is stored, what is computed again, and that nothing is lost that an eye could see."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from ecgscale.errors import ShardError
+from ecgscale.leads import CANONICAL_LEADS, derive_limb_leads
+from ecgscale.report.choice import choose_records
+from ecgscale.report.embedded import embed_recordings, packed_signal
+from ecgscale.report.signals import Recording, read_recordings
+from ecgscale.report.subject import open_subject
+from tests.report.published_root import publish_by_hand
+
+
+def recording(rate: float = 500.0, seconds: float = 10.0, **leads: NDArray[np.float64]) -> Recording:
+    t = np.arange(int(rate * seconds)) / rate
+    known = {
+        "I": np.sin(2 * np.pi * t),
+        "II": 0.5 * np.cos(2 * np.pi * 1.3 * t) + 0.2,
+        "V1": -np.sin(2 * np.pi * 2 * t),
+    }
+    known |= leads
+    return Recording("r", np.stack(list(known.values())), tuple(known), rate)
+
+
+def unpacked(packed: dict[str, Any]) -> NDArray[np.float64]:
+    """(leads, n) millivolts, as the page's script reads them."""
+    samples = np.frombuffer(base64.b64decode(packed["signal"]), "<i2").reshape(len(packed["leads"]), packed["n"])
+    return samples * packed["uv"] / 1000
+
+
+def test_samples_come_back_to_a_microvolt() -> None:
+    given = recording(rate=250.0)
+    packed = packed_signal(given)
+    assert (packed["rate"], packed["n"], packed["uv"]) == (250.0, 2500, 1.0)
+    expected = given.signal_mv - np.median(given.signal_mv, axis=1, keepdims=True)
+    np.testing.assert_allclose(unpacked(packed), expected, atol=0.0006)
+
+
+def test_fast_recordings_are_thinned_and_long_ones_cut() -> None:
+    packed = packed_signal(recording(rate=1000.0, seconds=30.0))
+    assert (packed["rate"], packed["n"], packed["duration"]) == (250.0, 2500, 30.0)
+    t = np.arange(2500) / 250
+    np.testing.assert_allclose(unpacked(packed)[0][50:-50], np.sin(2 * np.pi * t)[50:-50], atol=0.01)
+    assert packed_signal(recording(rate=257.0, seconds=12.0))["n"] == 3084, "up to 300 Hz and 12 s as it is"
+
+
+def test_limb_leads_that_follow_are_not_stored() -> None:
+    plain = recording()
+    follows = derive_limb_leads(plain.signal_mv[:2], ("I", "II"), ("III", "aVR", "aVL", "aVF"))
+    whole = recording(III=follows[0], aVR=follows[1] + 0.3, aVL=follows[2] * 1.2, aVF=follows[3])
+    packed = packed_signal(whole)
+    assert packed["leads"] == ["I", "II", "aVL", "V1"], "aVL is another than I and II make it"
+    assert packed["derived"] == ["III", "aVR", "aVF"], "an offset is no difference"
+    assert packed_signal(Recording("r", plain.signal_mv[1:], ("II", "V1"), 500.0))["derived"] == []
+
+
+def test_voltages_beyond_int16_take_a_coarser_unit() -> None:
+    packed = packed_signal(recording(V2=np.linspace(-200, 200, 5000)))
+    assert packed["uv"] == 7.0
+    assert unpacked(packed)[3].max() == pytest.approx(200, abs=0.5)
+
+
+def test_order_of_leads_is_the_usual_one() -> None:
+    names = ["V6", "V1", "Z", "II", "I"]
+    packed = packed_signal(Recording("r", np.random.default_rng(0).normal(size=(5, 500)), tuple(names), 100.0))
+    assert packed["leads"] == ["I", "II", "V1", "V6", "Z"]
+    assert set(packed["derived"]) < set(CANONICAL_LEADS)
+
+
+def test_a_shard_that_cannot_be_read_is_told_and_the_others_are_shown(tmp_path: Path) -> None:
+    made = publish_by_hand(tmp_path, records=20)
+    shard = made.archive / "part-00000.parquet"
+    shard.write_bytes(shard.read_bytes()[:-100])
+    subject = open_subject(made.root)
+    found, remarks = embed_recordings(subject, choose_records(subject, 4))
+    assert len(found) == 4
+    assert "not a whole Parquet file" in remarks[0]
+    assert subject.archive is not None
+    with pytest.raises(ShardError):
+        list(read_recordings(subject.archive, {"part-00000.parquet": ["sim0-0000003"]}))
