@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from ecgscale.cli.command import command
+from ecgscale.cli.run import run_recorded
 from ecgscale.progress import Progress
 
 CONFIG = """\
@@ -72,7 +73,6 @@ def demo(progress: Progress, directory: Path, records: int, epochs: int, seed: i
     from ecgscale.config import load_config
     from ecgscale.errors import UsageError
     from ecgscale.evaluate.published import check_published
-    from ecgscale.passes.pipeline import run_pipeline
     from ecgscale.report.explained import load_explained
     from ecgscale.store.dataset import open_explanations
 
@@ -83,7 +83,7 @@ def demo(progress: Progress, directory: Path, records: int, epochs: int, seed: i
     directory.mkdir(parents=True, exist_ok=True)
     config_path.write_text(content, encoding="utf-8")
     config = load_config(config_path)
-    result = run_pipeline(config, progress)
+    result = run_recorded(config, "demo", progress)
     checked = check_published(
         config.root,
         "superclasses",
@@ -131,6 +131,7 @@ Do 20 proportions hold what the network decides on? (recordings that neither the
 
 What to type next
   ecgscale plot {root} {record_id} -o another.png --layout stacked
+  ecgscale report {root} -o {directory}/report          (one page with everything: open it in a browser)
   duckdb -c "SELECT record_id, mean_entropy, superclasses FROM '{dataset}/data/*.parquet' ORDER BY 2 DESC LIMIT 5"
   ecgscale ingest ptbxl PATH/TO/PTB-XL my-archive      (or code15, or wfdb: see ecgscale ingest --help)
 """

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ecgscale.cli.command import command
 from ecgscale.cli.options import placement_of
 from ecgscale.progress import Progress
+
+if TYPE_CHECKING:
+    from ecgscale.config import RunConfig
+    from ecgscale.passes.pipeline import PipelineResult
 
 
 @click.command()
@@ -55,15 +59,9 @@ def run(progress: Progress, config: Path) -> dict[str, Any]:
     from ecgscale.cli.surrogate import told
     from ecgscale.config import load_config
     from ecgscale.evaluate.published import check_published
-    from ecgscale.passes.pipeline import run_pipeline
-    from ecgscale.runtime.run_record import run_record
 
     loaded = load_config(config)
-    where = placement_of(loaded, progress)
-    with run_record(loaded.root, "run", where.facts(), progress) as record:
-        result = run_pipeline(loaded, progress, where.pool, where.device, record)
-        explained, fitted = result.explained, result.fitted
-        record.add(explained.exit_code, made=result.made, fitted=[fitted.facts()], explained=explained.to_dict())
+    result = run_recorded(loaded, "run", progress)
     facts = result.explained.to_dict()
     click.echo(f"{facts['records']} records explained, {facts['quarantined']} quarantined: {facts['path']}")
     surrogate = None
@@ -87,3 +85,16 @@ def run(progress: Progress, config: Path) -> dict[str, Any]:
         "surrogate": surrogate,
         "exit_code": result.explained.exit_code,
     }
+
+
+def run_recorded(config: RunConfig, command: str, progress: Progress) -> PipelineResult:
+    """Run the pipeline where its [runtime] says, and leave a record of it below ROOT."""
+    from ecgscale.passes.pipeline import run_pipeline
+    from ecgscale.runtime.run_record import run_record
+
+    where = placement_of(config, progress)
+    with run_record(config.root, command, where.facts(), progress) as record:
+        result = run_pipeline(config, progress, where.pool, where.device, record)
+        explained, fitted = result.explained, result.fitted
+        record.add(explained.exit_code, made=result.made, fitted=[fitted.facts()], explained=explained.to_dict())
+    return result

@@ -1,7 +1,8 @@
 """The run record: ROOT/runs/<run_id>.json, written when a run ends, however it ends.
 
-It has the totals that metrics showed while it went on, and is there when they are gone. It counts records and names
-shards; it names no record and no patient. Its run_id stands in the commits and manifests that the run made.
+It has the totals that metrics showed while it went on, and is there when they are gone. It counts records, names the
+shards that were set aside with the reason, and never a patient. Its run_id stands in the commits and manifests that the
+run made.
 """
 
 from __future__ import annotations
