@@ -72,6 +72,7 @@ def _inputs(
         if rows is None:
             continue
         seen: set[str] = set()
+        reached = 0
         try:
             for raw in archive.batches(shard, (), batch_records=encoder.batch):
                 here = slice(*np.searchsorted(rows, (raw.first_row, raw.first_row + len(raw))))
@@ -86,7 +87,9 @@ def _inputs(
                 usable = np.array([prepared.status[i] == OK for i in chosen], bool)
                 at = chosen[usable]
                 numbers = (selection.first[shard.key] + np.arange(here.start, here.stop))[usable]
+                reached = here.stop
                 yield numbers, prepared.x[at], prepared.valid_start[at], prepared.valid_stop[at]
         except ShardError as error:
             progress.say(f"left out of the fit: {error}")
-            left_out["unreadable_shard"] += len(rows)
+            # What came before the break is whole, and was used.
+            left_out["unreadable_shard"] += len(rows) - reached

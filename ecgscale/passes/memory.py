@@ -8,6 +8,7 @@ batches that are read ahead.
 from __future__ import annotations
 
 import resource
+import sys
 from dataclasses import dataclass
 from typing import Literal
 
@@ -52,6 +53,20 @@ def mebibytes(n: int) -> str:
     return f"{n / 2**30:.1f} GiB" if n >= 2**30 else f"{n / 2**20:.0f} MiB"
 
 
+def peak_resident() -> int:
+    """Bytes of the largest resident set of this process so far.
+
+    Linux's `ru_maxrss` also remembers whoever started this process; /proc does not.
+    """
+    try:
+        with open("/proc/self/status", encoding="ascii") as status:
+            lines = dict(line.split(":", 1) for line in status)
+        return int(lines["VmHWM"].split()[0]) * 1024
+    except (OSError, KeyError):
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
 def plan_memory(
     layout: BlockLayout,
     n_records: int,
@@ -65,7 +80,7 @@ def plan_memory(
 
     Raises UsageError when even an empty cache does not fit.
     """
-    peak_so_far = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak_so_far = peak_resident()
     batch = encoder.batch * (
         row_length(layout) * 4 * 3 + encoder.spec.input.length * len(encoder.spec.input.leads) * 16
     )

@@ -53,7 +53,8 @@ def small(folder: Path, archive: str = SIMULATE) -> Path:
 def test_jobs_are_thin_and_say_how_to_submit_them(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert len(text.splitlines()) < 60
-    command = f"ray job submit --working-dir . -- python jobs/{path.name} --config "
+    option = "--ptbxl" if path.stem == "reproduce" else "--config"
+    command = f"ray job submit --working-dir . -- python jobs/{path.name} {option} "
     assert command in str(ast.get_docstring(ast.parse(text)))
     done = subprocess.run([sys.executable, str(path), "--help"], capture_output=True, text=True, check=True)
     assert command in done.stdout
