@@ -87,7 +87,7 @@ def _inputs(
                 usable = np.array([prepared.status[i] == OK for i in chosen], bool)
                 at = chosen[usable]
                 numbers = (selection.first[shard.key] + np.arange(here.start, here.stop))[usable]
-                reached = here.stop
+                reached = int(here.stop)
                 yield numbers, prepared.x[at], prepared.valid_start[at], prepared.valid_stop[at]
         except ShardError as error:
             progress.say(f"left out of the fit: {error}")
