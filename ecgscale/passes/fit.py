@@ -111,7 +111,12 @@ def fit_archive(
         work = _Work(archive, encoder, layout, selection, request, todo, memory, progress, checkpoint)
         fitted = work.here() if pool is None else work.on(pool)
         for k, model in fitted.items():
-            info = {"model_id": ids[k], "encoder": _encoder_facts(encoder, encoder_id), **identity, **model.info}
+            info = {
+                "model_id": ids[k] + ("-torn" if model.info["left_out"].get("unreadable_shard") else ""),
+                "encoder": _encoder_facts(encoder, encoder_id),
+                **identity,
+                **model.info,
+            }
             directory = replace(model, info=info).save(models, _sidecars(archive, selection))
             found[k] = ClusterModel.load(directory)
         checkpoint.remove()
