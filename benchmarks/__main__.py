@@ -23,8 +23,11 @@ def main() -> None:
     if unknown := set(arguments.names) - set(SECTIONS):
         parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
     names = arguments.names or list(SECTIONS)
-    results = {name: run(name, arguments.quick) for name in names}
-    write_results(results, machine_facts(), arguments.quick)
+    results = {}
+    for name in names:
+        results[name] = run(name, arguments.quick)
+        # At once, so that a later one that fails takes nothing with it.
+        write_results({name: results[name]}, machine_facts(), arguments.quick)
     ratios = {ratio: value for result in results.values() for ratio, value in result["ratios"].items()}
     missed = [ratio for ratio, value in ratios.items() if bar_of(ratio).met(value) is False]
     for ratio, value in ratios.items():

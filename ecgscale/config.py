@@ -10,11 +10,35 @@ import hashlib
 import json
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    ValidationError,
+    field_validator,
+)
 
 from ecgscale.errors import UsageError, did_you_mean
+from ecgscale.nightly.gate_settings import GateSettings
+from ecgscale.places import is_remote, place
+from ecgscale.storage import StorageSettings, use_storage
+
+
+def _place(where: Any) -> Path:
+    if not isinstance(where, str | Path):
+        raise ValueError("expected a path or s3://BUCKET/PREFIX")
+    try:
+        return place(where)
+    except UsageError as error:
+        raise ValueError(str(error)) from error
+
+
+PlaceField = Annotated[Path, PlainValidator(_place), PlainSerializer(str)]
+"""A path, or s3://BUCKET/PREFIX."""
 
 
 class _Section(BaseModel):
@@ -24,9 +48,9 @@ class _Section(BaseModel):
 class ArchiveConfig(_Section):
     """`[archive]`: where it is, and what to make it from if it is not there yet."""
 
-    path: Path
+    path: PlaceField
     source: Literal["ptbxl", "code15", "wfdb", "simulate"] | None = None
-    src: Path | None = None
+    src: PlaceField | None = None
     rate: Literal[100, 500] = 500
     units_per_mv: float | None = Field(default=None, gt=0)
     carry: tuple[str, ...] = ()
@@ -56,7 +80,7 @@ class TrainConfig(_Section):
 class EncoderConfig(_Section):
     """`[encoder]`: the encoder directory."""
 
-    path: Path
+    path: PlaceField
 
 
 class FitConfig(_Section):
@@ -95,10 +119,32 @@ class RuntimeConfig(_Section):
     gpus_per_worker: float | None = Field(default=None, ge=0)
 
 
+class NightlyConfig(_Section):
+    """`[nightly]`: what `ecgscale nightly` heeds; times are UTC.
+
+    settle_minutes: a set of source files counts when the newest has been as it is for so long
+    give_up_hours: an incomplete set is taken as it is after so long
+    deadline: "HH:MM" after which no shard is begun; policy: what is published when it cuts a night short: what is
+    committed, or nothing until all is complete
+    max_shards: of one night, the oldest first; recompute_share, max_records: of published records that a night may
+    compute again without --allow-recompute
+    lease_seconds: after so long without a sign of life another run takes over
+    """
+
+    settle_minutes: float = Field(default=15, ge=0)
+    give_up_hours: float = Field(default=24, ge=0)
+    deadline: str | None = Field(default=None, pattern=r"^([01]\d|2[0-3]):[0-5]\d$")
+    policy: Literal["committed", "complete"] = "committed"
+    max_shards: int | None = Field(default=None, gt=0)
+    max_records: int | None = Field(default=None, gt=0)
+    recompute_share: float = Field(default=0.05, ge=0, le=1)
+    lease_seconds: float = Field(default=180, ge=3)
+
+
 class RunConfig(_Section):
     """Everything one `ecgscale run CONFIG.toml` does, in order."""
 
-    root: Path
+    root: PlaceField
     archive: ArchiveConfig
     encoder: EncoderConfig
     train: TrainConfig | None = None
@@ -106,6 +152,9 @@ class RunConfig(_Section):
     explain: ExplainConfig = ExplainConfig()
     surrogate: SurrogateConfig | None = None
     runtime: RuntimeConfig = RuntimeConfig()
+    storage: StorageSettings | None = None
+    nightly: NightlyConfig = NightlyConfig()
+    gates: GateSettings = GateSettings()
     batch: int = Field(default=32, gt=0)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     include_padding: bool = False
@@ -153,6 +202,8 @@ def load_config(path: str | Path) -> RunConfig:
         raise UsageError(f"{path}: " + "; ".join(_told(detail) for detail in error.errors())) from error
     if config.archive.source not in (None, "simulate") and config.archive.src is None:
         raise UsageError(f"{path}: archive.source is {config.archive.source!r}, so archive.src has to name its folder")
+    if config.storage is not None:
+        use_storage(config.storage)
     return config
 
 
@@ -163,7 +214,7 @@ def _anchored(content: dict[str, Any], folder: Path) -> dict[str, Any]:
         if isinstance(value, dict):
             anchored[key] = _anchored(value, folder)
         elif key in ("path", "src", "root") and isinstance(value, str):
-            anchored[key] = str(folder / value)
+            anchored[key] = value if is_remote(value) else str(folder / value)
         else:
             anchored[key] = value
     return anchored
@@ -189,6 +240,9 @@ _SECTIONS: dict[str, type[BaseModel]] = {
     "explain": ExplainConfig,
     "surrogate": SurrogateConfig,
     "runtime": RuntimeConfig,
+    "storage": StorageSettings,
+    "nightly": NightlyConfig,
+    "gates": GateSettings,
 }
 
 

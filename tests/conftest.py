@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from tests.s3 import moto_server, new_bucket
 
 # New examples at every run on a desk; the same ones in continuous integration, where a red run has to mean the change.
 settings.register_profile("ci", derandomize=True, deadline=None)
@@ -21,3 +24,22 @@ def test_data() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("ECGSCALE_TEST_DATA does not name a folder of real recordings")
     return Path(folder).resolve()
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """A moto server for the whole session."""
+    with moto_server() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def s3_root(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A place in a new bucket of that server, which this process reaches."""
+    return new_bucket(s3_endpoint, monkeypatch)
+
+
+@pytest.fixture(params=["disk", "s3"])
+def any_root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A new place on the disk, and one in an object store."""
+    return str(tmp_path / "root") if request.param == "disk" else request.getfixturevalue("s3_root")

@@ -30,6 +30,7 @@ from ecgscale.archive.source import (
     IngestResult,
     carried_columns,
     column_values,
+    folder_name,
     read_csv,
     require_columns,
     source_folder,
@@ -37,16 +38,23 @@ from ecgscale.archive.source import (
 )
 from ecgscale.errors import ArchiveError
 from ecgscale.leads import CANONICAL_LEADS
+from ecgscale.places import place
+from ecgscale.store.provenance import utc_now
 
 SAMPLING_RATE = 400.0
 
-_EXAMS = "exams.csv"
+EXAMS = "exams.csv"
+PARTS = "exams_part*.hdf5"
 _SLAB_RECORDS = 128
 _LABELS = (
     *(pa.field(name, pa.bool_()) for name in ("1dAVb", "RBBB", "LBBB", "SB", "ST", "AF", "normal_ecg")),
     pa.field("nn_predicted_age", pa.float32()),
 )
 _SEXES = {True: "male", False: "female"}
+
+
+class BrokenPart(ArchiveError):
+    """One part that is no whole HDF5 file of CODE's layout."""
 
 
 def ingest_code15(
@@ -59,45 +67,60 @@ def ingest_code15(
     """
     if not (math.isfinite(units_per_mv) and units_per_mv > 0):
         raise ArchiveError(f"--units-per-mv {units_per_mv}: expected a positive number, such as 1 or 1000")
-    folder = source_folder(src, archive_path, options, f"exams_part*.hdf5 and {_EXAMS}")
-    parts = sorted(folder.glob("exams_part*.hdf5"), key=_part_number)
+    target, listed_at = place(archive_path), utc_now()
+    folder = source_folder(src, target, options, f"{PARTS} and {EXAMS}")
+    chosen = folder.glob(PARTS) if options.portion is None else (folder / name for name in options.portion.sets)
+    parts = sorted(chosen, key=lambda part: part_number(part.name))
     if not parts:
-        raise ArchiveError(f"{folder} holds no exams_part*.hdf5; unpack the released archives there")
-    table = read_csv(folder / _EXAMS)
-    require_columns(table, ("exam_id", "age", "is_male", "patient_id"), folder / _EXAMS)
+        raise ArchiveError(f"{folder} holds no {PARTS}; unpack the released archives there")
+    table = read_csv(folder / EXAMS)
+    require_columns(table, ("exam_id", "age", "is_male", "patient_id"), folder / EXAMS)
     sizes = [_part_size(part) for part in parts]
     ingest = Ingest(
-        archive_path=Path(archive_path),
+        archive_path=target,
         source={
             "kind": "code15",
-            "folder": folder.resolve().name,
+            "folder": folder_name(folder),
+            "listed_at": listed_at,
             "parts": [part.name for part in parts],
             "units_per_mv": units_per_mv,
             "carry": list(options.carry),
         },
         signal="float32",
-        extra=[*_LABELS, *carried_columns(table, options.carry, folder / _EXAMS)],
+        extra=[*_LABELS, *carried_columns(table, options, folder / EXAMS)],
         options=options,
     )
     return ingest.write(_rows(ingest, parts, _exam_facts(table, ingest.extra), units_per_mv), sum(sizes))
 
 
-def _part_number(path: Path) -> tuple[int, str]:
-    digits = re.search(r"(\d+)$", path.stem)
-    return int(digits.group()) if digits else -1, path.name
+def part_number(name: str) -> tuple[int, str]:
+    """Sorts exams_part2.hdf5 before exams_part10.hdf5."""
+    digits = re.search(r"(\d+)$", Path(name).stem)
+    return int(digits.group()) if digits else -1, name
+
+
+def part_exams(path: Path, opened: Any = None) -> NDArray[np.int64]:
+    """The exam_ids of one part, which `opened` reads where it is no local file.
+
+    Raises `BrokenPart` unless it is HDF5 with the datasets of CODE.
+    """
+    try:
+        with h5py.File(opened or path) as file:
+            _check_shapes(path, file)
+            return np.asarray(file["exam_id"][:], dtype=np.int64)
+    except OSError as error:
+        raise BrokenPart(f"{path} is not a whole HDF5 file ({error}); download it again") from error
 
 
 def _part_size(path: Path) -> int:
-    """Rows of one part; `ArchiveError` unless it is HDF5 with the datasets of CODE."""
-    try:
-        with h5py.File(path) as file:
-            shapes = {name: file[name].shape for name in ("tracings", "exam_id") if name in file}
-    except OSError as error:
-        raise ArchiveError(f"{path} is not a whole HDF5 file ({error}); download it again") from error
+    return len(part_exams(path))
+
+
+def _check_shapes(path: Path, file: h5py.File) -> None:
+    shapes = {name: file[name].shape for name in ("tracings", "exam_id") if name in file}
     tracings, exam_id = shapes.get("tracings"), shapes.get("exam_id")
     if tracings is None or exam_id is None or len(tracings) != 3 or tracings[2] != 12 or exam_id != tracings[:1]:
-        raise ArchiveError(f"{path} holds {shapes}; expected tracings (N, samples, 12) and exam_id (N,)")
-    return int(tracings[0])
+        raise BrokenPart(f"{path} holds {shapes}; expected tracings (N, samples, 12) and exam_id (N,)")
 
 
 @dataclass(frozen=True)
@@ -136,7 +159,7 @@ def _rows(ingest: Ingest, parts: Sequence[Path], facts: _ExamFacts, units_per_mv
                     continue
                 known = facts.of(exam)
                 if not known:
-                    ingest.problems.add(str(exam), f"in {part.name} but not in {_EXAMS}; kept without labels")
+                    ingest.problems.add(str(exam), f"in {part.name} but not in {EXAMS}; kept without labels")
                 # All zeros: the whole record is the span, and its leads are found flat later.
                 span = {"valid_start": int(start), "valid_stop": int(stop)} if start < stop else {}
                 yield {"record_id": str(exam), "signal": signal, **fixed, **known, **span}
@@ -149,7 +172,7 @@ def _slabs(part: Path) -> Iterator[tuple[NDArray[np.int64], NDArray[Any]]]:
             try:
                 yield file["exam_id"][rows], file["tracings"][rows]
             except OSError as error:
-                raise ArchiveError(f"{part} breaks off after row {start} ({error}); download it again") from error
+                raise BrokenPart(f"{part} breaks off after row {start} ({error}); download it again") from error
 
 
 def valid_spans(tracings: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

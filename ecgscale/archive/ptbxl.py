@@ -25,8 +25,10 @@ from ecgscale.archive.source import (
     carried_columns,
     column_values,
     empty_signal,
+    folder_name,
     read_csv,
     require_columns,
+    signal_of,
     source_folder,
     utc,
     whole_number_texts,
@@ -35,18 +37,20 @@ from ecgscale.archive.wfdb_header import UnreadableRecord, read_header
 from ecgscale.archive.wfdb_signal import WfdbSignal, read_signal
 from ecgscale.errors import ArchiveError
 from ecgscale.leads import CANONICAL_LEADS
+from ecgscale.places import place
+from ecgscale.store.provenance import utc_now
 
 RATES = (500, 100)
 
-_DATABASE = "ptbxl_database.csv"
-_STATEMENTS = "scp_statements.csv"
+DATABASE = "ptbxl_database.csv"
+STATEMENTS = "scp_statements.csv"
 _OLDEST_AGE = 89
 _SEXES = {0: "male", 1: "female"}
 _LABELS = (
     pa.field("superclasses", pa.list_(pa.string())),
     pa.field("scp_codes", pa.list_(pa.struct([("code", pa.string()), ("likelihood", pa.float32())]))),
 )
-_NEEDED = ("ecg_id", "patient_id", "age", "sex", "scp_codes", "strat_fold", "filename_lr", "filename_hr")
+NEEDED = ("ecg_id", "patient_id", "age", "sex", "scp_codes", "strat_fold", "filename_lr", "filename_hr")
 
 
 def ingest_ptbxl(
@@ -60,14 +64,18 @@ def ingest_ptbxl(
     """
     if rate not in RATES:
         raise ArchiveError(f"PTB-XL has recordings at {' and '.join(map(str, RATES))} Hz, not {rate}")
-    folder = source_folder(src, archive_path, options, f"{_DATABASE}, {_STATEMENTS} and records{rate}/")
-    table = read_csv(folder / _DATABASE)
-    require_columns(table, _NEEDED, folder / _DATABASE)
+    target, listed_at = place(archive_path), utc_now()
+    folder = source_folder(src, target, options, f"{DATABASE}, {STATEMENTS} and records{rate}/")
+    table = read_csv(folder / DATABASE)
+    require_columns(table, NEEDED, folder / DATABASE)
     if table.num_rows == 0:
-        raise ArchiveError(f"{folder / _DATABASE} lists no records")
-    extra = [*_LABELS, *carried_columns(table, options.carry, folder / _DATABASE)]
-    stems = [folder / str(name) for name in table.column("filename_hr" if rate == 500 else "filename_lr").to_pylist()]
-    signal = _sample_type(stems)
+        raise ArchiveError(f"{folder / DATABASE} lists no records")
+    extra = [*_LABELS, *carried_columns(table, options, folder / DATABASE)]
+    if options.portion is not None:
+        # Types come from the whole table, so that they are the same every night.
+        table = table.filter(pa.array([name in options.portion.sets for name in whole_number_texts(table, "ecg_id")]))
+    stems = [folder / str(name) for name in table.column(file_column(rate)).to_pylist()]
+    signal = _sample_type(stems) if options.schema is None else signal_of(options.schema)
     if signal is None:
         other = 100 if rate == 500 else 500
         raise ArchiveError(
@@ -75,13 +83,24 @@ def ingest_ptbxl(
             f"download records{rate}/ or use --rate {other}"
         )
     ingest = Ingest(
-        archive_path=Path(archive_path),
-        source={"kind": "ptbxl", "folder": folder.resolve().name, "rate": rate, "carry": list(options.carry)},
+        archive_path=target,
+        source={
+            "kind": "ptbxl",
+            "folder": folder_name(folder),
+            "listed_at": listed_at,
+            "rate": rate,
+            "carry": list(options.carry),
+        },
         signal=signal,
         extra=extra,
         options=options,
     )
-    return ingest.write(_rows(ingest, table, stems, rate, superclass_of_code(folder / _STATEMENTS)), table.num_rows)
+    return ingest.write(_rows(ingest, table, stems, rate, superclass_of_code(folder / STATEMENTS)), table.num_rows)
+
+
+def file_column(rate: int) -> str:
+    """The column of the database that names the recordings of that rate."""
+    return "filename_hr" if rate == 500 else "filename_lr"
 
 
 def _sample_type(stems: list[Path]) -> SignalType | None:
@@ -107,6 +126,7 @@ def superclass_of_code(path: Path) -> dict[str, str]:
 def _rows(
     ingest: Ingest, table: pa.Table, stems: list[Path], rate: int, superclasses: dict[str, str]
 ) -> Iterator[dict[str, Any]]:
+    labels = [field.name for field in _LABELS]
     columns: dict[str, list[Any]] = {
         "patient_id": whole_number_texts(table, "patient_id"),
         "acquired_at": [utc(moment) for moment in column_values(table, "recording_date", pa.timestamp("us"))],
@@ -115,7 +135,7 @@ def _rows(
         "age": [_age(age) for age in column_values(table, "age", pa.float64())],
         "sex": [_SEXES.get(sex) for sex in column_values(table, "sex", pa.int64())],
         "fold": column_values(table, "strat_fold", pa.int16()),
-        **{name: column_values(table, name) for name in ingest.options.carry},
+        **{field.name: column_values(table, field.name, field.type) for field in ingest.extra if field.name not in labels},
     }
     texts = table.column("scp_codes").to_pylist()
     record_ids = [str(record_id) for record_id in whole_number_texts(table, "ecg_id")]
@@ -134,7 +154,7 @@ def scp_codes(text: str | None, record_id: str) -> dict[str, float]:
         return {str(code): float(likelihood) for code, likelihood in codes.items()}
     except (ValueError, SyntaxError, AttributeError, TypeError) as error:
         raise ArchiveError(
-            f"{_DATABASE}, ecg_id {record_id}: scp_codes is {text!r}, expected a dictionary of code and likelihood"
+            f"{DATABASE}, ecg_id {record_id}: scp_codes is {text!r}, expected a dictionary of code and likelihood"
         ) from error
 
 

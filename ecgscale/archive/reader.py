@@ -17,8 +17,10 @@ import pyarrow as pa
 
 from ecgscale.archive.batch import BATCH_COLUMNS, RawBatch, raw_batch
 from ecgscale.archive.schema import CORE_COLUMNS, NOT_CARRIED, SCHEMA_VERSION, check_extra_names
-from ecgscale.archive.shard import Shard, ShardFooter, open_parquet, read_footer, record_tables, stat_shard
+from ecgscale.archive.shard import Shard, ShardFooter, list_shards, open_parquet, read_footer, record_tables
 from ecgscale.errors import ArchiveError, ShardError, did_you_mean
+from ecgscale.places import Place, is_remote, place
+from ecgscale.store.s3_objects import open_objects
 
 BATCH_RECORDS = 32
 
@@ -27,18 +29,18 @@ BATCH_RECORDS = 32
 class Archive:
     """A finished archive. `Archive.open` lists it; everything else reads shards on demand."""
 
-    path: Path
+    path: Place
     info: dict[str, Any]
     shards: tuple[Shard, ...]
 
     @classmethod
     def open(cls, path: str | Path) -> Archive:
         """The archive in a folder; `ArchiveError` if there is none, it is unfinished, empty, or of another schema."""
-        folder = Path(path)
-        if not folder.is_dir():
+        folder = place(path)
+        if not is_remote(folder) and not folder.is_dir():
             raise ArchiveError(f"{folder}: no such folder; an archive is a folder that `ecgscale ingest` wrote")
         info = _archive_json(folder)
-        shards = tuple(stat_shard(file) for file in sorted(folder.glob("part-*.parquet")))
+        shards = list_shards(folder)
         if not shards:
             raise ArchiveError(f"{folder} has an _archive.json but no part-*.parquet; ingest it again")
         return cls(folder, info, shards)
@@ -91,7 +93,7 @@ class Archive:
         `columns` are read beside those a batch always has (None: all). Raises `ArchiveError` for an unknown column
         and `ShardError` when the file breaks off while it is read.
         """
-        with open_parquet(shard) as file:
+        with open_parquet(shard, whole=True) as file:
             names = file.schema_arrow.names
             if columns is not None:
                 # Absent from the archive: the caller's mistake. Absent from this shard alone: the shard's.
@@ -147,15 +149,16 @@ class Archive:
                 )
 
 
-def _archive_json(folder: Path) -> dict[str, Any]:
+def _archive_json(folder: Place) -> dict[str, Any]:
     file = folder / "_archive.json"
-    if not file.is_file():
+    content = open_objects(folder).read("_archive.json")
+    if content is None:
         raise ArchiveError(
             f"{folder} has no _archive.json: either no archive, or an ingest that did not finish. "
             "Write one with `ecgscale ingest` or `ecgscale simulate`"
         )
     try:
-        info: dict[str, Any] = json.loads(file.read_bytes())
+        info: dict[str, Any] = json.loads(content)
         version = info["schema_version"]
         _ = info["archive_id"]
     except (ValueError, KeyError, TypeError) as error:

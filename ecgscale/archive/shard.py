@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from hashlib import file_digest
-from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,18 +13,23 @@ import pyarrow.parquet as pq
 from ecgscale.archive.schema import CORE_COLUMNS, DATA_BYTES_KEY, DIGEST_KEY, REQUIRED_COLUMNS, is_list
 from ecgscale.archive.shard_file import ROW_GROUP_RECORDS
 from ecgscale.errors import ShardError
+from ecgscale.places import Place, fetch, is_remote
+from ecgscale.storage import s3
+from ecgscale.store.objects import StoreError
+from ecgscale.store.s3_objects import open_objects
 
 _READ_BUFFER = 2**20
+_FOOTER_BLOCK = 2**18
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One file of an archive, as the folder listing shows it."""
+    """One file of an archive, as a listing shows it; `stamp` is its version (a modification time, an ETag)."""
 
     key: str
     path: str
     size: int
-    mtime_ns: int
+    stamp: str
 
 
 @dataclass(frozen=True)
@@ -37,18 +42,40 @@ class ShardFooter:
     schema: pa.Schema
 
 
-def stat_shard(file: Path) -> Shard:
-    """The shard in a file, as a listing shows it."""
-    stat = file.stat()
-    return Shard(file.name, str(file), stat.st_size, stat.st_mtime_ns)
+def list_shards(folder: Place) -> tuple[Shard, ...]:
+    """The shards of an archive in the order of their keys, from one listing."""
+    store = open_objects(folder)
+    return tuple(
+        Shard(key, store.location(key), stat.size, stat.version)
+        for key, stat in store.list_stats("").items()
+        if is_shard_name(key)
+    )
 
 
-def open_parquet(shard: Shard) -> pq.ParquetFile:
-    """The shard's file, its footer read; `ShardError` if it is not Parquet, cut short, or lacks columns."""
+def is_shard_name(name: str) -> bool:
+    """Whether a file of an archive's folder is a shard."""
+    return name.startswith("part-") and name.endswith(".parquet") and "/" not in name
+
+
+def require_unchanged(shard: Shard) -> None:
+    """Raise `ShardError` when the file is no longer the one that the listing showed."""
+    folder, _, name = shard.path.rpartition("/")
+    found = open_objects(folder).stat(name)
+    if found is None:
+        raise ShardError(f"{shard.path} went away while it was read; type the command again")
+    if (found.size, found.version) != (shard.size, shard.stamp):
+        raise ShardError(f"{shard.path} was changed while it was read; type the command again")
+
+
+def open_parquet(shard: Shard, whole: bool = False) -> pq.ParquetFile:
+    """The shard's file, its footer read; `ShardError` if it is not Parquet, cut short, or lacks columns.
+
+    `whole` says that most of it will be read: then a shard in an object store is fetched at once, in parallel ranges.
+    """
     try:
         # A buffer, because without one a column chunk of a large row group is read in one piece.
-        file = pq.ParquetFile(shard.path, pre_buffer=False, buffer_size=_READ_BUFFER)
-    except (pa.ArrowException, OSError) as error:
+        file = pq.ParquetFile(_opened(shard, whole), pre_buffer=False, buffer_size=_READ_BUFFER)
+    except (pa.ArrowException, OSError, StoreError) as error:
         raise ShardError(
             f"{shard.path} ({shard.size} bytes) is not a whole Parquet file: {error}. Restore it or ingest again"
         ) from error
@@ -82,9 +109,23 @@ def read_footer(shard: Shard) -> ShardFooter:
         told = meta.metadata or {}
         digest = told.get(DIGEST_KEY, b"").decode()
         if not digest or told.get(DATA_BYTES_KEY) != str(_data_end(meta)).encode():
-            with open(shard.path, "rb") as stream:
-                digest = file_digest(stream, "sha256").hexdigest()
+            digest = _file_digest(shard)
         return ShardFooter(meta.num_rows, meta.num_row_groups, digest, file.schema_arrow.remove_metadata())
+
+
+def _opened(shard: Shard, whole: bool) -> Any:
+    if not is_remote(shard.path):
+        return shard.path
+    if whole:
+        return pa.BufferReader(fetch(shard.path, shard.size))
+    return s3().open(shard.path, "rb", block_size=_FOOTER_BLOCK, cache_type="readahead")
+
+
+def _file_digest(shard: Shard) -> str:
+    if is_remote(shard.path):
+        return hashlib.sha256(fetch(shard.path, shard.size)).hexdigest()
+    with open(shard.path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _data_end(meta: pq.FileMetaData) -> int:

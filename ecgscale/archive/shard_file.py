@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -12,6 +11,8 @@ import pyarrow.parquet as pq
 
 from ecgscale.archive.digest import ContentDigest
 from ecgscale.archive.schema import DATA_BYTES_KEY, DIGEST_KEY, SCHEMA_VERSION, VERSION_KEY
+from ecgscale.places import Place, is_remote
+from ecgscale.store.s3_objects import open_objects
 
 ROW_GROUP_RECORDS = 128
 
@@ -72,8 +73,11 @@ def _word_columns(path: str, kind: pa.DataType) -> list[str]:
     return [path] if pa.types.is_string(kind) else []
 
 
-def put_whole(path: Path, data: bytes | pa.Buffer) -> None:
+def put_whole(path: Place, data: bytes | pa.Buffer) -> None:
     """Write a file so that it is there in one piece or not at all, and survives a crash of the machine."""
+    if is_remote(path):
+        open_objects(path.parent).put(path.name, bytes(data))
+        return
     temporary = path.with_name(f"_tmp-{uuid4().hex[:12]}-{path.name}")
     try:
         with open(temporary, "wb") as file:

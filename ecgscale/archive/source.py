@@ -2,13 +2,16 @@
 
 A source never drops a record in silence. One that cannot be read keeps a row with an empty signal, which becomes the
 status `empty_signal` later, and its reason is counted, told in the summary, and kept in `_archive.json`.
+
+A source is taken whole, or a `Portion` of it: that is how files that arrive later come into an archive that is there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +19,46 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
-from ecgscale.archive.schema import SignalType
+from ecgscale.archive.schema import CORE_COLUMNS, SignalType, archive_schema
 from ecgscale.archive.writer import ArchiveWriter, check_target
 from ecgscale.errors import ArchiveError, did_you_mean
+from ecgscale.places import Place, local_copy
 from ecgscale.progress import SILENT, Progress
 
 PROBLEMS_KEPT = 1000
 
 
 @dataclass(frozen=True)
+class Portion:
+    """Some sets of a source, to become shards of an archive that may be there already.
+
+    sets: what to take, and the record_id for it: paths of WFDB records below the folder; ecg_ids; names of HDF5 parts
+    (whose exams have ids of their own)
+    schema: that of the archive, which is kept to; None when there is none yet: then the portion decides, like a whole
+    source
+    """
+
+    sets: Mapping[str, str]
+    schema: pa.Schema | None = None
+
+
+@dataclass(frozen=True)
 class IngestOptions:
-    """What every source takes: replace an archive, records per shard, further columns, who hears of progress."""
+    """What every source takes: replace an archive, records per shard, further columns, who hears of progress.
+
+    portion: take this part of the source alone
+    """
 
     overwrite: bool = False
     shard_records: int | None = None
     carry: tuple[str, ...] = ()
     progress: Progress = SILENT
+    portion: Portion | None = None
+
+    @property
+    def schema(self) -> pa.Schema | None:
+        """The schema to keep to, where an archive has one already."""
+        return self.portion.schema if self.portion else None
 
 
 DEFAULTS = IngestOptions()
@@ -67,9 +94,12 @@ class IngestResult:
 
 @dataclass
 class Ingest:
-    """One ingest on its way: where it goes, what it is, and what was found so far."""
+    """One ingest on its way: where it goes, what it is, and what was found so far.
 
-    archive_path: Path
+    `signal` and `extra` are what the source would have; where the options name a schema, they become that schema's.
+    """
+
+    archive_path: Place
     source: dict[str, Any]
     signal: SignalType
     extra: Sequence[pa.Field]
@@ -78,9 +108,32 @@ class Ingest:
     dropped: int = 0
     notes: list[str] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        schema = self.options.schema
+        if schema is None:
+            return
+        left_out = [column.name for column in self.extra if column.name not in schema.names]
+        if left_out:
+            self.notes.append(f"left out, because the archive has no such column: {', '.join(left_out)}")
+        self.extra = [column for column in schema if column.name not in CORE_COLUMNS]
+        self.signal = signal_of(schema)
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The schema of what is written."""
+        return archive_schema(self.signal, self.extra)
+
     def write(self, rows: Iterator[dict[str, Any]], total: int | None) -> IngestResult:
-        """Write all rows (dicts of column to value, see `ArchiveWriter.append`) and finish the archive."""
+        """Write all rows (dicts of column to value, see `ArchiveWriter.append`) and finish the archive.
+
+        A portion without a single row leaves nothing; a source without any raises `ArchiveError`.
+        """
         options = self.options
+        if options.portion is not None:
+            first = next(rows, None)
+            if first is None:
+                return IngestResult("", "", 0, 0, self.signal, self.dropped, self.problems, tuple(self.notes))
+            rows = chain([first], rows)
         writer = ArchiveWriter(
             self.archive_path,
             self.source,
@@ -112,13 +165,29 @@ class Ingest:
         )
 
 
-def source_folder(src: str | Path, archive_path: str | Path, options: IngestOptions, holds: str) -> Path:
-    """The source as a path; `ArchiveError` before any work if it is no folder or the target is not free."""
-    folder = Path(src)
+def source_folder(src: str | Path, archive_path: Place, options: IngestOptions, holds: str) -> Path:
+    """The source as a local folder; `ArchiveError` before any work if there is none or the target is not free.
+
+    What lies in an object store is copied into the user's cache, because the readers of all three formats want files.
+    """
+    check_target(archive_path, options.overwrite)
+    try:
+        folder = local_copy(src)
+    except FileNotFoundError as error:
+        raise ArchiveError(f"{src} holds nothing; expected {holds}") from error
     if not folder.is_dir():
         raise ArchiveError(f"{folder}: no such folder; expected one with {holds}")
-    check_target(Path(archive_path), options.overwrite)
     return folder
+
+
+def folder_name(folder: Path) -> str:
+    """The last name of a source's path, links followed: what `_archive.json` says of where records came from."""
+    return folder.resolve().name
+
+
+def signal_of(schema: pa.Schema) -> SignalType:
+    """The sample type of an archive of this schema."""
+    return "int16" if schema.field("signal").type.value_type == pa.int16() else "float32"
 
 
 def empty_signal(signal: SignalType, n_leads: int) -> np.ndarray:
@@ -147,8 +216,12 @@ def require_columns(table: pa.Table, columns: Sequence[str], path: Path) -> None
         raise ArchiveError(f"{path} lacks {', '.join(absent)}; it has {', '.join(table.column_names)}")
 
 
-def carried_columns(table: pa.Table, carry: Sequence[str], path: Path) -> list[pa.Field]:
-    """Fields of the columns asked for with --carry, in the CSV's own types; `ArchiveError` listing those there are."""
+def carried_columns(table: pa.Table, options: IngestOptions, path: Path) -> list[pa.Field]:
+    """Fields of the columns asked for with --carry, in the CSV's own types; `ArchiveError` listing those there are.
+
+    Where an archive is there already, its columns count, and one that the CSV lacks tonight is null.
+    """
+    carry = [name for name in options.carry if options.schema is None or name in table.column_names]
     for column in carry:
         if column not in table.column_names:
             raise ArchiveError(

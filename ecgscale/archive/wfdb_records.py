@@ -16,7 +16,7 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,15 +24,31 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ecgscale.archive.source import DEFAULTS, Ingest, IngestOptions, IngestResult, empty_signal, source_folder
+from ecgscale.archive.schema import SignalType, archive_schema
+from ecgscale.archive.source import (
+    DEFAULTS,
+    Ingest,
+    IngestOptions,
+    IngestResult,
+    empty_signal,
+    folder_name,
+    source_folder,
+)
 from ecgscale.archive.wfdb_header import Header, UnreadableRecord, read_header
 from ecgscale.archive.wfdb_signal import read_fiducials, read_signal
 from ecgscale.errors import ArchiveError, did_you_mean
 from ecgscale.leads import CANONICAL_LEADS
+from ecgscale.places import place
+from ecgscale.store.provenance import utc_now
 
 ALL_COMMENTS = "comments"
 
-_LEAD_SUFFIXES = tuple(lead.lower() for lead in CANONICAL_LEADS)
+LEAD_SUFFIXES = tuple(lead.lower() for lead in CANONICAL_LEADS)
+"""Of the annotation files that are read."""
+
+BY_NAME, BY_PATH = "name", "path"
+"""What a record's id is, as `record_ids` in `_archive.json` says."""
+
 _SEXES = {"m": "male", "male": "male", "f": "female", "female": "female"}
 
 
@@ -45,7 +61,7 @@ class _Found:
 
 
 @dataclass(frozen=True)
-class _HeaderReader:
+class HeaderReader:
     """Headers as they are, or with one scale for all of them."""
 
     units_per_mv: float | None
@@ -63,6 +79,11 @@ class _FirstPass:
     has_codes: bool = False
     comment_keys: Counter[str] = field(default_factory=Counter)
 
+    @property
+    def signal(self) -> SignalType:
+        """The sample type that holds all of them."""
+        return "int16" if self.fits_int16 else "float32"
+
 
 def ingest_wfdb(
     src: str | Path, archive_path: str | Path, units_per_mv: float | None = None, options: IngestOptions = DEFAULTS
@@ -76,30 +97,56 @@ def ingest_wfdb(
     """
     if units_per_mv is not None and not (math.isfinite(units_per_mv) and units_per_mv > 0):
         raise ArchiveError(f"--units-per-mv {units_per_mv}: expected a positive number, such as 1000")
-    folder = source_folder(src, archive_path, options, "WFDB records (.hea)")
-    found = _find_records(folder)
+    target, listed_at = place(archive_path), utc_now()
+    folder = source_folder(src, target, options, "WFDB records (.hea)")
+    portion = options.portion
+    found = _find_records(folder) if portion is None else [_record_at(folder / name) for name in portion.sets]
     if not found:
         raise ArchiveError(f"{folder} holds no .hea file; a WFDB record is a header and its signal files")
-    read = _HeaderReader(units_per_mv)
-    seen = _first_pass(found, read, options)
-    _check_carry(options.carry, seen)
-    extra = [pa.field("snomed", pa.list_(pa.string()))] if seen.has_codes else []
-    extra += [pa.field(key, pa.list_(pa.string()) if key == ALL_COMMENTS else pa.string()) for key in options.carry]
+    read = HeaderReader(units_per_mv)
+    seen = _first_pass([record.stem for record in found], read, options)
+    unique = max(Counter(record.stem.name for record in found).values()) == 1
+    if portion is not None:
+        ids = list(portion.sets.values())
+    else:
+        ids = [record.stem.name if unique else record.stem.relative_to(folder).as_posix() for record in found]
     ingest = Ingest(
-        archive_path=Path(archive_path),
+        archive_path=target,
         source={
             "kind": "wfdb",
-            "folder": folder.resolve().name,
+            "folder": folder_name(folder),
+            "listed_at": listed_at,
             "units_per_mv": units_per_mv,
             "carry": list(options.carry),
+            "record_ids": BY_NAME if unique else BY_PATH,
         },
-        signal="int16" if seen.fits_int16 else "float32",
-        extra=extra,
+        signal=seen.signal,
+        extra=_columns(seen, options),
         options=options,
     )
-    names = Counter(record.stem.name for record in found)
-    unique = all(count == 1 for count in names.values())
-    return ingest.write(_rows(found, None if unique else folder, read, ingest), len(found))
+    return ingest.write(_rows(found, ids, read, ingest), len(found))
+
+
+def wfdb_schema(stems: Iterable[Path], read: HeaderReader, options: IngestOptions) -> pa.Schema:
+    """The schema of an archive of these records, from their headers alone.
+
+    Raises `ArchiveError` for a key to carry that is in none of them.
+    """
+    seen = _first_pass(list(stems), read, options)
+    return archive_schema(seen.signal, _columns(seen, options))
+
+
+def _columns(seen: _FirstPass, options: IngestOptions) -> list[pa.Field]:
+    if options.schema is None:
+        _check_carry(options.carry, seen)
+    extra = [pa.field("snomed", pa.list_(pa.string()))] if seen.has_codes else []
+    return extra + [
+        pa.field(key, pa.list_(pa.string()) if key == ALL_COMMENTS else pa.string()) for key in options.carry
+    ]
+
+
+def _record_at(stem: Path) -> _Found:
+    return _Found(stem, tuple(lead for lead in LEAD_SUFFIXES if stem.with_name(f"{stem.name}.{lead}").is_file()))
 
 
 def _find_records(folder: Path) -> list[_Found]:
@@ -110,23 +157,23 @@ def _find_records(folder: Path) -> list[_Found]:
         for name in names:
             if name.endswith(".hea"):
                 stem = name.removesuffix(".hea")
-                annotations = tuple(lead for lead in _LEAD_SUFFIXES if f"{stem}.{lead}" in present)
+                annotations = tuple(lead for lead in LEAD_SUFFIXES if f"{stem}.{lead}" in present)
                 found.append(_Found(Path(parent) / stem, annotations))
-    return sorted(found, key=lambda record: _natural(record.stem.relative_to(folder)))
+    return sorted(found, key=lambda record: natural_order(str(record.stem.relative_to(folder))))
 
 
-def _natural(path: Path) -> list[tuple[int, int | str]]:
+def natural_order(path: str) -> list[tuple[int, int | str]]:
     """Sorts 2 before 10; numbers and words never meet at one place."""
-    return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", str(path))]
+    return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", path)]
 
 
-def _first_pass(found: Sequence[_Found], read: _HeaderReader, options: IngestOptions) -> _FirstPass:
+def _first_pass(stems: Sequence[Path], read: HeaderReader, options: IngestOptions) -> _FirstPass:
     seen = _FirstPass()
-    with options.progress.stage("headers", len(found), "records") as stage:
-        for record in found:
+    with options.progress.stage("headers", len(stems), "records") as stage:
+        for stem in stems:
             stage.advance()
             try:
-                header = read(record.stem)
+                header = read(stem)
             except UnreadableRecord:
                 # Told in the second pass, where the record gets its row.
                 continue
@@ -148,12 +195,11 @@ def _check_carry(carry: Sequence[str], seen: _FirstPass) -> None:
 
 
 def _rows(
-    found: Sequence[_Found], relative_to: Path | None, read: _HeaderReader, ingest: Ingest
+    found: Sequence[_Found], ids: Sequence[str], read: HeaderReader, ingest: Ingest
 ) -> Iterator[dict[str, Any]]:
     normalised = 0
-    for record in found:
+    for record, name in zip(found, ids, strict=True):
         stem = record.stem
-        name = stem.name if relative_to is None else stem.relative_to(relative_to).as_posix()
         row: dict[str, Any] = {"record_id": name, "patient_id": _mimic_subject(stem)}
         try:
             header = read(stem)

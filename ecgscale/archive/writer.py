@@ -3,7 +3,8 @@
 Shards are first called `_writing-…`, which no reader takes for a shard. Leaving the writer cleanly renames them to
 `part-00000.parquet` … and then writes `_archive.json`; leaving it through an exception removes them. So a folder with
 `_archive.json` holds a finished archive, and an archive that is being overwritten stays readable until its
-replacement is there.
+replacement is there. In an object store, where nothing is renamed, shards have their names from the start, and an
+archive that is to be overwritten is taken away before.
 """
 
 from __future__ import annotations
@@ -21,9 +22,12 @@ import numpy as np
 import pyarrow as pa
 
 from ecgscale.archive.schema import SCHEMA_VERSION, SignalType, archive_schema
+from ecgscale.archive.shard import is_shard_name
 from ecgscale.archive.shard_file import ROW_GROUP_RECORDS, ShardInMemory, put_whole
 from ecgscale.errors import ArchiveError
+from ecgscale.places import Place, is_remote, place
 from ecgscale.progress import SILENT, Progress
+from ecgscale.store.s3_objects import open_objects
 
 SHARD_BYTES = 128 * 2**20
 
@@ -52,7 +56,7 @@ class ArchiveWriter:
     ) -> None:
         if shard_records is not None and shard_records < 1:
             raise ArchiveError(f"records per shard must be at least 1, not {shard_records}")
-        self.path = Path(path)
+        self.path = place(path)
         self.source = dict(source)
         self.schema = archive_schema(signal, extra)
         self.signal: SignalType = signal
@@ -71,7 +75,13 @@ class ArchiveWriter:
         check_target(self.path, overwrite)
 
     def __enter__(self) -> ArchiveWriter:
-        self.path.mkdir(parents=True, exist_ok=True)
+        if is_remote(self.path):
+            # The mark of a finished archive first: what is left after a crash here is no archive.
+            store = open_objects(self.path)
+            for key in sorted(store.list_prefix(""), key=lambda key: key != "_archive.json"):
+                store.delete(key)
+        else:
+            self.path.mkdir(parents=True, exist_ok=True)
         return self
 
     def __exit__(
@@ -167,8 +177,10 @@ class ArchiveWriter:
         self.adopt(self._shard.rows)
         self._shard = None
 
-    def writing(self, number: int) -> Path:
+    def writing(self, number: int) -> Place:
         """Where shard `number` lies until the archive is finished."""
+        if is_remote(self.path):
+            return self.path / f"part-{number:05d}.parquet"
         return self.path / f"_writing-{self._token}-{number:05d}.parquet"
 
     def adopt(self, rows: int) -> None:
@@ -183,14 +195,8 @@ class ArchiveWriter:
             self._close_shard()
         if not self.records:
             raise ArchiveError(f"{self.path}: no records came from the source, so there is no archive to write")
-        check_target(self.path, self._overwrite)
-        (self.path / "_archive.json").unlink(missing_ok=True)
-        for old in self.path.glob("part-*.parquet"):
-            old.unlink()
-        for number in range(self.shards):
-            os.rename(self.writing(number), self.path / f"part-{number:05d}.parquet")
-        for left_over in self.path.glob("_writing-*"):
-            left_over.unlink()
+        if not is_remote(self.path):
+            self._rename()
         info = {
             "archive_id": self.archive_id,
             "schema_version": SCHEMA_VERSION,
@@ -202,26 +208,40 @@ class ArchiveWriter:
         }
         put_whole(self.path / "_archive.json", json.dumps(info, indent=2, ensure_ascii=False).encode() + b"\n")
 
+    def _rename(self) -> None:
+        check_target(self.path, self._overwrite)
+        (self.path / "_archive.json").unlink(missing_ok=True)
+        for old in self.path.glob("part-*.parquet"):
+            old.unlink()
+        for number in range(self.shards):
+            os.rename(self.writing(number), self.path / f"part-{number:05d}.parquet")
+        for left_over in self.path.glob("_writing-*"):
+            left_over.unlink()
+
     def _abandon(self) -> None:
+        if is_remote(self.path):
+            for number in range(self.shards):
+                open_objects(self.path).delete(f"part-{number:05d}.parquet")
+            self._progress.say(f"no archive was written to {self.path}.")
+            return
         for own in self.path.glob(f"_writing-{self._token}-*"):
             own.unlink(missing_ok=True)
         kept = " The archive that was there before is untouched." if (self.path / "_archive.json").exists() else ""
         self._progress.say(f"no archive was written to {self.path}.{kept}")
 
 
-def check_target(path: Path, overwrite: bool = False) -> None:
+def check_target(path: Place, overwrite: bool = False) -> None:
     """Raise `ArchiveError` unless an archive may be written to `path`; ask before a long ingest, not after."""
-    if path.exists() and not path.is_dir():
-        raise ArchiveError(f"{path} is a file; an archive is a folder")
-    if not path.exists():
+    if is_remote(path):
+        names = sorted(open_objects(path).list_prefix(""))
+    elif not path.exists():
         return
-    names = [entry.name for entry in path.iterdir()]
-    foreign = sorted(name for name in names if not name.startswith("_") and not _is_shard_name(name))
+    elif not path.is_dir():
+        raise ArchiveError(f"{path} is a file; an archive is a folder")
+    else:
+        names = [entry.name for entry in path.iterdir()]
+    foreign = sorted(name for name in names if not name.startswith("_") and not is_shard_name(name))
     if foreign:
         raise ArchiveError(f"{path} holds {foreign[0]!r}, which is no part of an archive; give a new or empty folder")
-    if not overwrite and any(name == "_archive.json" or _is_shard_name(name) for name in names):
+    if not overwrite and any(name == "_archive.json" or is_shard_name(name) for name in names):
         raise ArchiveError(f"{path} already holds an archive; give another folder, or --overwrite to replace it")
-
-
-def _is_shard_name(name: str) -> bool:
-    return name.startswith("part-") and name.endswith(".parquet")

@@ -27,6 +27,17 @@ COMMANDS = {
     "probe": "ecgscale.cli.probe:probe",
     "report": "ecgscale.cli.report:report",
     "figures": "ecgscale.cli.figures:figures",
+    "nightly": "ecgscale.cli.nightly:nightly",
+    "release": "ecgscale.cli.release:release",
+    "reject": "ecgscale.cli.reject:reject",
+    "rollback": "ecgscale.cli.rollback:rollback",
+    "refit": "ecgscale.cli.refit:refit",
+    "promote": "ecgscale.cli.promote:promote",
+    "status": "ecgscale.cli.status:status",
+    "verify": "ecgscale.cli.verify:verify",
+    "quarantine": "ecgscale.cli.quarantine:quarantine",
+    "retry-failed": "ecgscale.cli.retry_failed:retry_failed",
+    "gc": "ecgscale.cli.gc:gc",
 }
 
 

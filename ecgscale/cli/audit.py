@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ecgscale.cli.command import command
+from ecgscale.cli.options import PLACE
 from ecgscale.progress import Progress
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("root", type=click.Path(path_type=Path))
+@click.argument("root", type=PLACE)
 @click.option("--target", metavar="COLUMN", help="Label column; by default the one the encoder was trained on.")
 @click.option("--folds", metavar="fold|patients:N", help="Cross-validate by the archive's folds, or by patient.")
 @click.option("--top", type=click.IntRange(1), default=20, show_default=True, help="Records to print.")

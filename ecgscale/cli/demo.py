@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from ecgscale.cli.command import command
+from ecgscale.cli.options import PLACE
 from ecgscale.cli.run import run_recorded
 from ecgscale.progress import Progress
 
@@ -51,7 +52,7 @@ test_folds = [9, 10]
 
 
 @click.command()
-@click.argument("directory", type=click.Path(path_type=Path), default="ecgscale-demo")
+@click.argument("directory", type=PLACE, default="ecgscale-demo")
 @click.option(
     "--records", default=1000, show_default=True, type=click.IntRange(min=200), help="Recordings to simulate."
 )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ecgscale.cli.command import command
+from ecgscale.cli.options import PLACE
 from ecgscale.progress import Progress
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def encoder() -> None:
 
 
 @encoder.command()
-@click.argument("directory", type=click.Path(path_type=Path))
+@click.argument("directory", type=PLACE)
 @click.option("--device", default="cpu", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
 @click.option("--all-layers", is_flag=True, help="List layers that cannot be tapped too.")
 @command

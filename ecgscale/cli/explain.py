@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from ecgscale.cli.command import command
-from ecgscale.cli.options import pool_of, runtime_options
+from ecgscale.cli.options import PLACE, pool_of, runtime_options
 from ecgscale.progress import Progress
 
 if TYPE_CHECKING:
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("archive", type=click.Path(path_type=Path))
-@click.option("--model", required=True, type=click.Path(path_type=Path), help="Cluster model, as ROOT/models/ID.")
-@click.option("--out", "root", required=True, type=click.Path(path_type=Path), help="ROOT to write explanations below.")
+@click.argument("archive", type=PLACE)
+@click.option("--model", required=True, type=PLACE, help="Cluster model, as ROOT/models/ID.")
+@click.option("--out", "root", required=True, type=PLACE, help="ROOT to write explanations below.")
 @click.option(
     "--entropy",
     type=click.Choice(["none", "timestep"]),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ecgscale.cli.command import command
+from ecgscale.cli.options import PLACE
 from ecgscale.progress import Progress
 
 if TYPE_CHECKING:
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("root", type=click.Path(path_type=Path))
-@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="Folder for the pictures.")
+@click.argument("root", type=PLACE)
+@click.option("-o", "--out", type=PLACE, required=True, help="Folder for the pictures.")
 @click.option(
     "--records", type=click.IntRange(0, 200), default=6, show_default=True, help="Example recordings to draw."
 )
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the reader study's draws.")
 @click.option("--dataset", metavar="ID", help="Which explanations; by default those published last.")
-@click.option("--archive", type=click.Path(path_type=Path), help="Where the archive is now, if it moved.")
+@click.option("--archive", type=PLACE, help="Where the archive is now, if it moved.")
 @command
 def figures(
     progress: Progress,

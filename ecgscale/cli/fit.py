@@ -8,14 +8,14 @@ from typing import Any, Literal
 import click
 
 from ecgscale.cli.command import command
-from ecgscale.cli.options import BYTES, INTEGERS, pool_of, runtime_options
+from ecgscale.cli.options import BYTES, INTEGERS, PLACE, pool_of, runtime_options
 from ecgscale.progress import Progress
 
 
 @click.command()
-@click.argument("archive", type=click.Path(path_type=Path))
-@click.option("--encoder", required=True, type=click.Path(path_type=Path), help="Encoder directory (encoder.toml).")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="ROOT: models and results go below it.")
+@click.argument("archive", type=PLACE)
+@click.option("--encoder", required=True, type=PLACE, help="Encoder directory (encoder.toml).")
+@click.option("--out", required=True, type=PLACE, help="ROOT: models and results go below it.")
 @click.option("--clusters", default="20", show_default=True, type=INTEGERS, help="K; several (5,10,20) share one pass.")
 @click.option("--records", type=click.IntRange(min=1), help="Fit on a seeded draw of at most so many records.")
 @click.option("--folds", type=INTEGERS, help="Fit on these folds of the archive only, e.g. 1-8.")

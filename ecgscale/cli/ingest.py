@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ecgscale.cli.command import command
+from ecgscale.cli.options import PLACE
 from ecgscale.progress import Progress
 
 if TYPE_CHECKING:
@@ -34,8 +35,8 @@ def ingest() -> None:
 def _source_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """SRC, ARCHIVE, and the options that all sources share."""
     decorators = (
-        click.argument("src", type=click.Path(path_type=Path)),
-        click.argument("archive", type=click.Path(path_type=Path)),
+        click.argument("src", type=PLACE),
+        click.argument("archive", type=PLACE),
         click.option(
             "--overwrite", is_flag=True, help="Replace the archive that is there, once the new one is complete."
         ),

@@ -9,12 +9,13 @@ from typing import Any
 import click
 
 from ecgscale.cli.command import command
+from ecgscale.cli.options import PLACE
 from ecgscale.errors import ExitCode
 from ecgscale.progress import Progress
 
 
 @click.command()
-@click.argument("archive", type=click.Path(path_type=Path))
+@click.argument("archive", type=PLACE)
 @click.option("--quick", is_flag=True, help="Read metadata only: no lengths, amplitudes, or checks of the signals.")
 @command
 def inspect(progress: Progress, archive: Path, quick: bool) -> dict[str, Any]:

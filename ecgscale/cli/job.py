@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ecgscale.cli.command import command
-from ecgscale.cli.options import Placement, placement_of
+from ecgscale.cli.options import PLACE, Placement, placement_of
 from ecgscale.config import RunConfig, load_config
 from ecgscale.errors import UsageError
+from ecgscale.places import is_remote
 from ecgscale.progress import Progress
 
 if TYPE_CHECKING:
@@ -26,10 +27,10 @@ config_option = click.option(
     "--config",
     "config_path",
     required=True,
-    type=click.Path(path_type=Path),
+    type=PLACE,
     help="The file that `ecgscale run` takes. Relative paths in it are relative to the file.",
 )
-model_option = click.option("--model", type=click.Path(path_type=Path), help="Explain with this model: ROOT/models/ID.")
+model_option = click.option("--model", type=PLACE, help="Explain with this model: ROOT/models/ID.")
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def job(function: Callable[..., dict[str, Any]]) -> Callable[..., None]:
 def _require_lasting(config: RunConfig, config_path: Path) -> None:
     """Raise UsageError for a path within the copy of the working directory that Ray makes for a job and throws away."""
     for name, path in (("root", config.root), ("archive", config.archive.path), ("encoder", config.encoder.path)):
-        if RAY_COPIES in path.resolve().parts:
+        if not is_remote(path) and RAY_COPIES in path.resolve().parts:
             raise UsageError(
                 f"{config_path}: {name} would lie in {path.resolve()}, which Ray throws away. In a submitted job, give"
                 " absolute paths on storage that all nodes share, or name a configuration that lies there"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ecgscale.cli.command import command
+from ecgscale.cli.options import PLACE
 from ecgscale.progress import Progress
 
 if TYPE_CHECKING:
@@ -25,8 +26,8 @@ _LINES = {
 
 
 @click.command()
-@click.argument("root", type=click.Path(path_type=Path))
-@click.option("--archive", type=click.Path(path_type=Path), help="Where the archive is now, if it moved.")
+@click.argument("root", type=PLACE)
+@click.option("--archive", type=PLACE, help="Where the archive is now, if it moved.")
 @click.option("--dataset", metavar="ID", help="Which explanations; by default those published last.")
 @click.option("--records", type=click.IntRange(min=1), default=1000, show_default=True, help="At most so many, drawn.")
 @click.option(

@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from ecgscale.config import RunConfig, byte_size
+from ecgscale.errors import UsageError
+from ecgscale.places import place
 from ecgscale.progress import Progress
 from ecgscale.runtime.ray_job import under_ray_job, workers_that_fit
 
@@ -55,7 +58,21 @@ class ByteSize(click.ParamType):
             self.fail(str(error), param, ctx)
 
 
+class PlaceType(click.ParamType):
+    """A path, or s3://BUCKET/PREFIX."""
+
+    name = "PATH"
+
+    def convert(self, value: str | Path, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """The place, or why there is none of that name."""
+        try:
+            return place(value)
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
+
+
 INTEGERS = IntegerList()
+PLACE = PlaceType()
 BYTES = ByteSize()
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ecgscale.cli.command import command
-from ecgscale.cli.options import INTEGERS
+from ecgscale.cli.options import INTEGERS, PLACE
 from ecgscale.progress import Progress
 
 if TYPE_CHECKING:
@@ -22,13 +22,13 @@ TRAINING = 5
 
 
 @click.command()
-@click.argument("config", type=click.Path(path_type=Path))
+@click.argument("config", type=PLACE)
 @click.option(
     "--rate", type=click.FloatRange(min=0, min_open=True), help="Records a second of a worker, instead of measuring."
 )
 @click.option("--workers", type=INTEGERS, default=(1, 4, 16, 64), help="Lines of the table. Default: 1,4,16,64.")
 @click.option("--records", type=click.IntRange(min=1), help="As if the source had so many; nothing has to be there.")
-@click.option("--model", type=click.Path(path_type=Path), help="Explain with this model, as jobs/nightly.py does.")
+@click.option("--model", type=PLACE, help="Explain with this model, as jobs/nightly.py does.")
 @command
 def plan(
     progress: Progress,

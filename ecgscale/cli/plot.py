@@ -8,16 +8,17 @@ from typing import Any
 import click
 
 from ecgscale.cli.command import command
+from ecgscale.cli.options import PLACE
 from ecgscale.progress import Progress
 
 SUFFIXES = (".png", ".svg", ".pdf")
 
 
 @click.command()
-@click.argument("root", type=click.Path(path_type=Path))
+@click.argument("root", type=PLACE)
 @click.argument("record_id")
-@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="Picture: .png, .svg or .pdf.")
-@click.option("--archive", type=click.Path(path_type=Path), help="Where the archive is now, if it moved.")
+@click.option("-o", "--out", type=PLACE, required=True, help="Picture: .png, .svg or .pdf.")
+@click.option("--archive", type=PLACE, help="Where the archive is now, if it moved.")
 @click.option("--dataset", metavar="ID", help="Which explanations; by default those published last.")
 @click.option("--layout", type=click.Choice(["3x4", "stacked"]), default="3x4", show_default=True)
 @click.option("--from", "start", type=float, metavar="SECONDS", help="Show from here on.")

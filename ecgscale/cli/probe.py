@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from ecgscale.cli.command import command
-from ecgscale.cli.options import runtime_options
+from ecgscale.cli.options import PLACE, runtime_options
 from ecgscale.progress import Progress
 
 if TYPE_CHECKING:
@@ -19,14 +19,14 @@ _NAMES = ("gradcam", "dropout", "masking", "randomisation", "waves")
 
 
 @click.command()
-@click.argument("root", type=click.Path(path_type=Path))
+@click.argument("root", type=PLACE)
 @click.option("--sample", type=float, default=0.01, show_default=True, help="Share of the records.")
 @click.option(
     "--only", type=click.Choice(_NAMES), multiple=True, help="These probes; may be given again. Default: all."
 )
 @click.option("--dropout-passes", type=click.IntRange(2), default=20, show_default=True)
 @click.option("--mask-shifts", type=click.IntRange(1), default=2, show_default=True, help="Moved masks beside each.")
-@click.option("--archive", type=click.Path(path_type=Path), help="Where the archive is now, if it moved.")
+@click.option("--archive", type=PLACE, help="Where the archive is now, if it moved.")
 @click.option("--dataset", metavar="ID", help="Which explanations; by default those published last.")
 @click.option("--batch", type=click.IntRange(1), default=16, show_default=True, help="Records in a forward pass.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)

@@ -8,15 +8,16 @@ from typing import Any
 import click
 
 from ecgscale.cli.command import command
+from ecgscale.cli.options import PLACE
 from ecgscale.progress import Progress
 
 
 @click.command()
-@click.argument("root", type=click.Path(path_type=Path))
+@click.argument("root", type=PLACE)
 @click.option(
     "-o",
     "--out",
-    type=click.Path(path_type=Path),
+    type=PLACE,
     default=Path("report"),
     show_default=True,
     help="Folder for index.html, or a file ending in .html.",
@@ -29,7 +30,7 @@ from ecgscale.progress import Progress
     help="Recordings to hold; each adds about 55 KB.",
 )
 @click.option("--dataset", metavar="ID", help="Which explanations; by default those published last.")
-@click.option("--archive", type=click.Path(path_type=Path), help="Where the archive is now, if it moved.")
+@click.option("--archive", type=PLACE, help="Where the archive is now, if it moved.")
 @command
 def report(
     progress: Progress, root: Path, out: Path, records: int, dataset: str | None, archive: Path | None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ecgscale.cli.command import command
-from ecgscale.cli.options import placement_of
+from ecgscale.cli.options import PLACE, placement_of
 from ecgscale.progress import Progress
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("config", type=click.Path(path_type=Path))
+@click.argument("config", type=PLACE)
 @command
 def run(progress: Progress, config: Path) -> dict[str, Any]:
     """Do the whole job that CONFIG.toml describes: archive, encoder, clusters, explanations.

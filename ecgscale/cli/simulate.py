@@ -8,12 +8,12 @@ from typing import Any, Literal
 import click
 
 from ecgscale.cli.command import command
-from ecgscale.cli.options import pool_of, runtime_options
+from ecgscale.cli.options import PLACE, pool_of, runtime_options
 from ecgscale.progress import Progress
 
 
 @click.command()
-@click.argument("archive", type=click.Path(path_type=Path))
+@click.argument("archive", type=PLACE)
 @click.option("--records", type=int, required=True, metavar="N", help="How many recordings to make.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Same seed, same recordings.")
 @click.option("--shard-records", type=int, metavar="N", help="Records a shard; by default shards of about 128 MB.")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from ecgscale.cli.command import command
-from ecgscale.cli.options import INTEGERS
+from ecgscale.cli.options import INTEGERS, PLACE
 from ecgscale.progress import Progress
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ _SHORT = {
 
 
 @click.command()
-@click.argument("root", type=click.Path(path_type=Path))
+@click.argument("root", type=PLACE)
 @click.option("--target", metavar="COLUMN", help="Label column; by default the one the encoder was trained on.")
 @click.option("--folds", metavar="fold|patients:N", help="Cross-validate by the archive's folds, or by patient.")
 @click.option("--train-folds", type=INTEGERS, default=(), help="No rotation: folds that fit the forests, e.g. 1-8 …")
@@ -75,7 +75,7 @@ _SHORT = {
 @click.option(
     "--baseline-records", type=click.IntRange(30), default=2000, show_default=True, help="Size of the sample."
 )
-@click.option("--archive", type=click.Path(path_type=Path), help="Where the archive is now, if it moved.")
+@click.option("--archive", type=PLACE, help="Where the archive is now, if it moved.")
 @click.option("--trees", type=click.IntRange(1), default=200, show_default=True, help="Of each forest.")
 @click.option("--fit-records", type=click.IntRange(20), default=20_000, show_default=True, help="At most, a forest.")
 @click.option("--out-of-core", is_flag=True, help="Never hold all proportions in memory; no baselines then.")

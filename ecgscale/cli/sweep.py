@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ecgscale.cli.command import command
-from ecgscale.cli.options import INTEGERS
+from ecgscale.cli.options import INTEGERS, PLACE
 from ecgscale.progress import Progress
 
 if TYPE_CHECKING:
@@ -39,11 +39,11 @@ _HEADS = {
 
 
 @click.command()
-@click.argument("source", metavar="ROOT|ARCHIVE", type=click.Path(path_type=Path))
+@click.argument("source", metavar="ROOT|ARCHIVE", type=PLACE)
 @click.option("--target", metavar="COLUMN", help="Label column; by default the one the encoder was trained on.")
-@click.option("--encoder", type=click.Path(path_type=Path), help="Of an ARCHIVE: the network's directory.")
-@click.option("--out", type=click.Path(path_type=Path), help="Of an ARCHIVE: the ROOT to write below.")
-@click.option("--archive", type=click.Path(path_type=Path), help="Of a ROOT: where its archive is now, if it moved.")
+@click.option("--encoder", type=PLACE, help="Of an ARCHIVE: the network's directory.")
+@click.option("--out", type=PLACE, help="Of an ARCHIVE: the ROOT to write below.")
+@click.option("--archive", type=PLACE, help="Of a ROOT: where its archive is now, if it moved.")
 @click.option("--clusters", type=INTEGERS, default="5,10,20,30,50", show_default=True, help="Values of K.")
 @click.option("--base", type=click.IntRange(2), default=20, show_default=True, help="K of all other sweeps.")
 @click.option("--train-records", type=INTEGERS, default="50,100,200,500,1000,2198", show_default=True)
@@ -56,7 +56,7 @@ _HEADS = {
 @click.option("--dataset", metavar="ID", help="Which explanations; by default those published last.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the draw of records and of the first fit.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="The figure, .png, .svg or .pdf.")
+@click.option("-o", "--output", type=PLACE, help="The figure, .png, .svg or .pdf.")
 @command
 def sweep(
     progress: Progress,

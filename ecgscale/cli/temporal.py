@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ecgscale.cli.command import command
+from ecgscale.cli.options import PLACE
 from ecgscale.progress import Progress
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ _LINES = {
 
 
 @click.command()
-@click.argument("root", type=click.Path(path_type=Path))
+@click.argument("root", type=PLACE)
 @click.option("--target", metavar="COLUMN", required=True, help="Label column with classes, such as rhythm.")
 @click.option(
     "--records", type=click.IntRange(min=1), default=20_000, show_default=True, help="At most so many, drawn."

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
 
 from ecgscale.cli.command import command
-from ecgscale.cli.options import INTEGERS
+from ecgscale.cli.options import INTEGERS, PLACE
 from ecgscale.errors import EcgscaleError, ExitCode, UsageError
 from ecgscale.progress import Progress
 
@@ -28,9 +27,9 @@ def _blocks(_context: click.Context, _parameter: click.Parameter, value: str | N
 
 
 @click.command()
-@click.argument("archive", type=click.Path(path_type=Path))
+@click.argument("archive", type=PLACE)
 @click.option("--target", required=True, help="Column to learn: superclasses, age, sex, … or bool columns a,b,c.")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Encoder directory to write.")
+@click.option("--out", required=True, type=PLACE, help="Encoder directory to write.")
 @click.option("--epochs", default=18, show_default=True, type=click.IntRange(1), help="Passes over the records.")
 @click.option(
     "--train-folds", type=INTEGERS, default=(), help="Folds to learn from, as 1-7 or 1,2,3 (default: all not named)."

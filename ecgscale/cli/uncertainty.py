@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ecgscale.cli.command import command
+from ecgscale.cli.options import PLACE
 from ecgscale.progress import Progress
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ _LINES = {
 
 
 @click.command()
-@click.argument("root", type=click.Path(path_type=Path))
+@click.argument("root", type=PLACE)
 @click.option("--target", metavar="COLUMN", help="Label column; by default the one the encoder was trained on.")
 @click.option("--everyone", is_flag=True, help="Take records that encoder or K-means had seen, too.")
 @click.option("--dataset", metavar="ID", help="Which explanations; by default those published last.")

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import time
 import zipfile
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ecgscale.places import Place
+from ecgscale.store.s3_objects import open_objects
 
 INTERVAL_S = 30.0
 
@@ -51,14 +52,15 @@ _FACTS = ("step", "history", "smoothed", "best", "since_best", "repaired", "conv
 class Checkpoint:
     """States of the fits of one command, in one file named by a digest of everything that decides them."""
 
-    def __init__(self, path: Path, interval_s: float = INTERVAL_S) -> None:
+    def __init__(self, path: Place, interval_s: float = INTERVAL_S) -> None:
         self.path, self._interval_s = path, interval_s
+        self._store = open_objects(path.parent)
         self._saved = time.monotonic()
 
     def load(self) -> dict[int, FitState]:
         """States by place in the command, empty when there are none; a damaged file counts as none."""
         try:
-            with np.load(io.BytesIO(self.path.read_bytes()), allow_pickle=False) as file:
+            with np.load(io.BytesIO(self._store.read(self.path.name) or b""), allow_pickle=False) as file:
                 facts: dict[str, dict[str, Any]] = json.loads(bytes(file["facts"]))
                 return {
                     int(at): FitState(
@@ -66,7 +68,7 @@ class Checkpoint:
                     )
                     for at, known in facts.items()
                 }
-        except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
+        except (EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
             return {}
 
     def due(self) -> bool:
@@ -84,12 +86,9 @@ class Checkpoint:
                     arrays[f"{at}.{name}"] = value
         buffer = io.BytesIO()
         np.savez(buffer, **arrays)  # type: ignore[arg-type]
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = self.path.with_name(f"_tmp-{self.path.name}-{os.getpid()}")
-        scratch.write_bytes(buffer.getvalue())
-        os.replace(scratch, self.path)
+        self._store.put(self.path.name, buffer.getvalue())
         self._saved = time.monotonic()
 
     def remove(self) -> None:
         """The models are saved; the file has done its work."""
-        self.path.unlink(missing_ok=True)
+        self._store.delete(self.path.name)

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load, save_file
 
 from ecgscale.clusters.features import BlockLayout
 from ecgscale.errors import ModelError
+from ecgscale.places import Place, is_remote, place
 from ecgscale.store.directories import place_whole
 
 MIN_TAU = 1e-6
@@ -54,6 +55,9 @@ class ClusterModel:
         """The encoder as used by the fit, copied under the same ROOT."""
         if self.directory is None:
             raise ModelError("this cluster model was never saved, so it has no encoder directory")
+        if is_remote(self.directory):
+            # An object store has no `..`: the encoder of a model in ROOT/models/ID lies below the same ROOT.
+            return self.directory.parent.parent / self.info["encoder"]["path"].removeprefix("../../")
         return (self.directory / self.info["encoder"]["path"]).resolve()
 
     @property
@@ -71,7 +75,7 @@ class ClusterModel:
         digest.update(np.ascontiguousarray(self.centroids, "<f4").tobytes())
         return digest.hexdigest()
 
-    def save(self, models: Path, sidecars: Mapping[str, str] | None = None) -> Path:
+    def save(self, models: Place, sidecars: Mapping[str, str] | None = None) -> Place:
         """Write `models`/<model_id>/ whole, `sidecars` (name → text) included; one that is there is left alone."""
         facts = {
             "n_clusters": self.n_clusters,
@@ -94,19 +98,18 @@ class ClusterModel:
                 (scratch / name).write_text(text, encoding="utf-8")
             (scratch / "model.json").write_text(json.dumps(facts, indent=2) + "\n")
 
-        return place_whole(models / self.model_id, fill)
+        return place_whole(models / self.model_id, fill, last="model.json")
 
     @classmethod
     def load(cls, directory: str | Path) -> ClusterModel:
         """Read a model directory. Raises ModelError when it is absent, unfinished or inconsistent."""
-        directory = Path(directory).resolve()
+        directory = place(directory) if is_remote(directory) else Path(directory).resolve()
         try:
             info = json.loads((directory / "model.json").read_text())
-            arrays = load_file(directory / "centroids.safetensors")
+            arrays = load((directory / "centroids.safetensors").read_bytes())
         except FileNotFoundError as error:
-            raise ModelError(
-                f"{directory} is not a cluster model: {error.filename} is missing{_known(directory)}"
-            ) from error
+            missing = error.filename or "model.json"
+            raise ModelError(f"{directory} is not a cluster model: {missing} is missing{_known(directory)}") from error
         except (json.JSONDecodeError, SafetensorError) as error:
             raise ModelError(f"{directory} cannot be read as a cluster model: {error}; fit it again") from error
         try:

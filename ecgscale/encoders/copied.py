@@ -5,13 +5,14 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from ecgscale.encoders.spec import encoder_files
+from ecgscale.encoders.spec import SPEC_FILE, encoder_files
 from ecgscale.encoders.taps import Encoder
 from ecgscale.errors import EncoderError
+from ecgscale.places import Place
 from ecgscale.store.directories import place_whole
 
 
-def copy_encoder(encoder: Encoder, root: Path) -> str:
+def copy_encoder(encoder: Encoder, root: Place) -> str:
     """Copy the encoder's files to `root`/encoders/<encoder_id>, unless they are there; its id."""
     directory = encoder.directory
     if directory is None:
@@ -23,5 +24,5 @@ def copy_encoder(encoder: Encoder, root: Path) -> str:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target)
 
-    place_whole(root / "encoders" / encoder.encoder_id, fill)
+    place_whole(root / "encoders" / encoder.encoder_id, fill, last=SPEC_FILE)
     return encoder.encoder_id

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ecgscale.encoders.spec import load_spec
 from ecgscale.errors import EncoderError
+from ecgscale.places import local_copy
 
 SEEN_FILE = "seen.tsv"
 
@@ -40,7 +41,7 @@ def seen_by(
 
     None when the encoder keeps no list (it came from elsewhere). Raises EncoderError when the list is lost.
     """
-    directory = Path(directory)
+    directory = local_copy(directory)
     name = load_spec(directory).training.get("seen")
     if not name:
         return None

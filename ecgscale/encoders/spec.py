@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from ecgscale.errors import EncoderError, did_you_mean
 from ecgscale.leads import canonical_lead
+from ecgscale.places import local_copy
 
 SPEC_FILE = "encoder.toml"
 
@@ -112,7 +113,7 @@ class EncoderSpec(_Section):
 
 def load_spec(directory: str | Path) -> EncoderSpec:
     """Read and check `directory`/encoder.toml; EncoderError names the file, the key and the nearest right one."""
-    path = Path(directory) / SPEC_FILE
+    path = local_copy(directory) / SPEC_FILE
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -151,7 +152,7 @@ def encoder_digest(directory: str | Path) -> str:
     facts = spec.model_dump(mode="json", exclude_defaults=True)
     contract = json.dumps(facts, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     digest.update(contract.encode() + b"\0")
-    path = Path(directory) / spec.weights
+    path = local_copy(directory) / spec.weights
     try:
         with path.open("rb") as weights:
             while chunk := weights.read(1 << 20):
@@ -169,7 +170,7 @@ def encoder_id(name: str, digest: str) -> str:
 
 def encoder_files(directory: str | Path) -> list[Path]:
     """The files that make up the encoder (contract, weights, the list of seen records): what to copy elsewhere."""
-    directory = Path(directory)
+    directory = local_copy(directory)
     spec = load_spec(directory)
     seen = [str(spec.training["seen"])] if spec.training.get("seen") else []
     return [directory / name for name in (SPEC_FILE, spec.weights, *seen)]

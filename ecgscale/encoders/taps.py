@@ -20,6 +20,7 @@ from torch import nn
 from ecgscale.encoders.spec import EncoderSpec, encoder_digest, encoder_id, load_spec
 from ecgscale.encoders.weights import build_module, load_weights
 from ecgscale.errors import EncoderError, UsageError, did_you_mean
+from ecgscale.places import local_copy
 
 DEFAULT_BATCH = 32
 Precision = Literal["float32", "bfloat16"]
@@ -80,7 +81,7 @@ class Encoder:
         precision: Precision = "float32",
     ) -> Encoder:
         """The encoder in `directory`, ready to run; EncoderError says what does not fit and what would."""
-        directory = Path(directory)
+        directory = local_copy(directory)
         spec = load_spec(directory)
         module = build_module(spec)
         load_weights(module, directory, spec)

@@ -24,6 +24,7 @@ from ecgscale.clusters.model import ClusterModel
 from ecgscale.encoders.spec import EncoderSpec, load_spec
 from ecgscale.errors import ArchiveError, ShardError, UsageError
 from ecgscale.evaluate.source import by_shard, draw_records, left_out, open_source
+from ecgscale.places import place
 from ecgscale.progress import Progress
 from ecgscale.store.dataset import find_dataset, open_explanations
 from ecgscale.store.manifest import Manifest
@@ -109,8 +110,8 @@ def choose(
     return Chosen(
         table=table,
         manifest=found.manifest,
-        spec=load_spec(Path(root) / "encoders" / identity.encoder_id),
-        model=ClusterModel.load(Path(root) / "models" / identity.model_id),
+        spec=load_spec(place(root) / "encoders" / identity.encoder_id),
+        model=ClusterModel.load(place(root) / "models" / identity.model_id),
         archive=archive,
         archive_note=note,
         source=source,

@@ -27,6 +27,7 @@ from ecgscale.evaluate.source import by_shard
 from ecgscale.evaluate.timelines import MAIN_PARTS, Timelines, explained_timelines
 from ecgscale.evaluate.written import write_evaluation
 from ecgscale.leads import MissingLeads
+from ecgscale.places import place
 from ecgscale.progress import SILENT, Progress
 
 RECORDS = 1000
@@ -133,7 +134,7 @@ def _seen_before(chosen: Chosen, root: str | Path, used: NDArray[np.bool_]) -> d
     table, identity = chosen.table, chosen.manifest.content.identity
     records = [str(name) for name in table.column("record_id").to_pylist()]
     patients = table.column("patient_id").to_pylist()
-    directory = Path(root) / "encoders" / identity.encoder_id
+    directory = place(root) / "encoders" / identity.encoder_id
     seen = what_was_seen(chosen.manifest, chosen.spec, directory, chosen.model, records, patients)
     return {
         f"seen_by_{who}": None if mask is None else int(mask[used].sum())

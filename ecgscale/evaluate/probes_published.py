@@ -13,6 +13,7 @@ from ecgscale.evaluate.probes import ProbeSummary, summarise_probes
 from ecgscale.evaluate.written import write_evaluation
 from ecgscale.passes.probe_schema import WAVES, ProbeSettings
 from ecgscale.passes.probes import ProbeResult, open_probes
+from ecgscale.places import place
 from ecgscale.store.dataset import find_dataset
 
 NAME = "probes"
@@ -34,7 +35,7 @@ def write_probes(
     clusters."""
     manifest = find_dataset(root, result.dataset_id).manifest
     assert manifest is not None
-    spec = load_spec(Path(root) / "encoders" / manifest.content.identity.encoder_id)
+    spec = load_spec(place(root) / "encoders" / manifest.content.identity.encoder_id)
     rows = open_probes(result).to_table(filter=pc.field("status") == "ok").to_pylist()
     summary = summarise_probes(rows, spec.layers, spec.output, n_bootstrap=n_bootstrap, seed=settings.seed)
     remarks = [*result.remarks, *summary.remarks]

@@ -22,6 +22,7 @@ from ecgscale.evaluate.surrogate import (
 )
 from ecgscale.evaluate.truth import label_columns, target_columns
 from ecgscale.evaluate.written import evaluation_name, write_evaluation
+from ecgscale.places import place
 from ecgscale.progress import SILENT, Progress
 from ecgscale.store.dataset import ExplainedDataset, find_dataset, open_explanations
 
@@ -85,9 +86,9 @@ def open_published(
     found = find_dataset(root, dataset)
     assert found.manifest is not None
     identity = found.manifest.content.identity
-    encoder_dir = Path(root) / "encoders" / identity.encoder_id
+    encoder_dir = place(root) / "encoders" / identity.encoder_id
     spec = load_spec(encoder_dir)
-    model = ClusterModel.load(Path(root) / "models" / identity.model_id)
+    model = ClusterModel.load(place(root) / "models" / identity.model_id)
     explanations = open_explanations(root, found.dataset_id)
     schema = explanations.schema
     asked = target or spec.training.get("target")
@@ -101,7 +102,7 @@ def open_published(
     records = [str(record) for record in table.column("record_id").to_pylist()]
     seen = what_was_seen(found.manifest, spec, encoder_dir, model, records, table.column("patient_id").to_pylist())
     data = explained_records(table, asked, spec.output, request, seen)
-    return PublishedRecords(Path(root), found, spec, encoder_dir, model, asked, seen, data)
+    return PublishedRecords(place(root), found, spec, encoder_dir, model, asked, seen, data)
 
 
 def check_published(

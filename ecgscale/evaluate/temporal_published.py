@@ -19,6 +19,7 @@ from ecgscale.evaluate.source import draw_records, left_out
 from ecgscale.evaluate.temporal import TREES, Labels, Temporal, measure_order
 from ecgscale.evaluate.truth import label_columns, target_columns
 from ecgscale.evaluate.written import evaluation_name, write_evaluation
+from ecgscale.places import place
 from ecgscale.progress import SILENT, Progress
 from ecgscale.store.dataset import find_dataset, open_explanations
 
@@ -55,7 +56,7 @@ def temporal_published(
     found = find_dataset(root, dataset)
     assert found.manifest is not None
     identity = found.manifest.content.identity
-    model = ClusterModel.load(Path(root) / "models" / identity.model_id)
+    model = ClusterModel.load(place(root) / "models" / identity.model_id)
     explanations = open_explanations(root, found.dataset_id)
     asked = target_columns(explanations.schema, target)
     columns = ["record_id", "patient_id", "segments", "sampling_rate", *asked]

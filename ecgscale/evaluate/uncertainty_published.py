@@ -22,6 +22,7 @@ from ecgscale.evaluate.source import left_out
 from ecgscale.evaluate.truth import label_columns, read_truth, target_columns
 from ecgscale.evaluate.uncertainty import FEWEST, Uncertainty, facts_of, measure_uncertainty, questions_of
 from ecgscale.evaluate.written import evaluation_name, write_evaluation
+from ecgscale.places import place
 from ecgscale.progress import SILENT, Progress
 from ecgscale.store.dataset import find_dataset, open_explanations
 
@@ -55,8 +56,8 @@ def uncertainty_published(
     found = find_dataset(root, dataset)
     assert found.manifest is not None
     identity = found.manifest.content.identity
-    encoder_dir = Path(root) / "encoders" / identity.encoder_id
-    spec, model = load_spec(encoder_dir), ClusterModel.load(Path(root) / "models" / identity.model_id)
+    encoder_dir = place(root) / "encoders" / identity.encoder_id
+    spec, model = load_spec(encoder_dir), ClusterModel.load(place(root) / "models" / identity.model_id)
     explanations = open_explanations(root, found.dataset_id)
     schema = explanations.schema
     asked = target or spec.training.get("target")

@@ -22,7 +22,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ecgscale.errors import EcgscaleError, UsageError
+from ecgscale.places import is_remote, place
 from ecgscale.store.provenance import utc_now, versions
+from ecgscale.store.s3_objects import open_objects
 
 EVALUATIONS = "evaluations"
 CREATED_KEY = b"ecgscale.created_at"
@@ -62,7 +64,7 @@ def evaluation_name(kind: str, target: str | None = None) -> str:
 
 def evaluations_folder(root: str | Path, dataset_id: str) -> Path:
     """Where the evaluations of a dataset lie."""
-    return Path(root) / EVALUATIONS / dataset_id
+    return place(root) / EVALUATIONS / dataset_id
 
 
 def write_evaluation(
@@ -84,7 +86,8 @@ def write_evaluation(
         if not _NAME.fullmatch(word):
             raise UsageError(f"{word!r} cannot name an evaluation: letters, digits, - _ . % + = only")
     folder = evaluations_folder(root, dataset_id)
-    folder.mkdir(parents=True, exist_ok=True)
+    if not is_remote(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     created = utc_now()
     for table_name, table in tables.items():
         stamped = table.replace_schema_metadata({**(table.schema.metadata or {}), CREATED_KEY: created.encode()})
@@ -149,6 +152,12 @@ def _read(path: Path) -> Evaluation:
 
 def _put(final: Path, write: Callable[[Path], object]) -> Path:
     """Let `write` fill a file beside `final` and rename it into place."""
+    if is_remote(final):
+        with tempfile.TemporaryDirectory() as folder:
+            local = Path(folder) / final.name
+            write(local)
+            open_objects(final.parent).put(final.name, local.read_bytes())
+        return final
     handle, name = tempfile.mkstemp(prefix=f".{final.name}.", dir=final.parent)
     os.close(handle)
     scratch = Path(name)

@@ -23,6 +23,7 @@ from ecgscale.explain.segments import find_segments
 from ecgscale.explain.settings import BATCH_RECORDS
 from ecgscale.explain.summary import summarise
 from ecgscale.leads import canonical_lead
+from ecgscale.places import absolute
 
 SEGMENT_DTYPE = np.dtype(
     [
@@ -95,7 +96,7 @@ def explain_record(
 
     The encoder is loaded on the first call and kept. Raises `UsageError` for a signal that cannot be explained.
     """
-    loaded = model if isinstance(model, ClusterModel) else _model(str(Path(model).absolute()))
+    loaded = model if isinstance(model, ClusterModel) else _model(absolute(model))
     encoder = _encoder(loaded, device, batch)
     raw = _raw_batch(signal, leads, sampling_rate, units_per_mv, valid)
     status, flags = check_batch(raw, set())

@@ -25,6 +25,20 @@ from ecgscale.explain.summary import Summary, summarise
 OUTPUT_SCHEMA_VERSION = 1
 ROW_GROUP_RECORDS = 4096
 _ZSTD_LEVEL = 3
+FACT_COLUMNS = (
+    "valid_start",
+    "valid_stop",
+    "start_s",
+    "cropped",
+    "prediction",
+    "proportions",
+    "soft_proportions",
+    "mean_entropy",
+    "distortion",
+    "segments",
+    "entropy",
+)
+"""Null in rows whose status is not ok."""
 
 
 def output_schema(n_clusters: int, carried: Sequence[pa.Field] = ()) -> pa.Schema:

@@ -1,6 +1,7 @@
 """Explain an archive: every record out once, committed shard by shard, published when all of them are there.
 
-    freeze the plan → re-stamp what only moved → compute and commit what is new → no record twice → publish
+    freeze the plan → re-stamp what only moved → compute and commit what is new → admit or hold back → one row a record
+    → publish
 
 Typing the same command again resumes; two runs at once do no harm (docs/operations.md). A shard that cannot be read is
 set aside, told, and tried again by the next run.
@@ -9,41 +10,40 @@ set aside, told, and tried again by the next run.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ecgscale.archive.reader import Archive
 from ecgscale.clusters.model import ClusterModel
-from ecgscale.encoders.spec import load_spec
-from ecgscale.encoders.taps import Encoder
 from ecgscale.errors import ExitCode, PublishError, ShardError
-from ecgscale.explain.facts import encoder_digest_of, fitted_precision, fitted_with_padding, load_encoder
+from ecgscale.explain.facts import encoder_digest_of, fitted_precision, fitted_with_padding
 from ecgscale.explain.settings import RESULTS_VERSION, EntropyDetail, ExplainSettings
-from ecgscale.passes.beside import keep_beside
-from ecgscale.passes.explain_worker import Committed
-from ecgscale.passes.give_up import examine
-from ecgscale.passes.plan import Pending, Plan, freeze_plan
-from ecgscale.passes.shard import ShardExplainer
-from ecgscale.passes.watch import RunWatch, ShardDone, Unwatched
-from ecgscale.passes.workers import Call, Done, OpenPool, WorkerSpec
-from ecgscale.progress import SILENT, Progress, Stage, Stopwatch
-from ecgscale.store.commit import Commit, Source, find_commit, restamp, to_json
+from ecgscale.passes.choice import Admission, Choice, choose
+from ecgscale.passes.committing import NO_LIMITS, CommittedShards, Committing, Limits
+from ecgscale.passes.plan import Plan, freeze_plan
+from ecgscale.passes.settle import Settled, commits_of, settle
+from ecgscale.passes.watch import RunWatch, Unwatched
+from ecgscale.passes.workers import OpenPool
+from ecgscale.places import Place, absolute, place
+from ecgscale.progress import SILENT, Progress
+from ecgscale.store.commit import to_json
 from ecgscale.store.dataset import dataset_store
-from ecgscale.store.doubles import require_distinct_records
-from ecgscale.store.failures import code_digest, remember
 from ecgscale.store.manifest import (
     ArchiveFacts,
     DatasetFacts,
+    HeldShard,
     Manifest,
     SetAside,
+    ShardEntry,
     compose,
     newest_number,
+    plan_digest,
     publish,
     read_manifest,
 )
-from ecgscale.store.objects import LocalObjects
+from ecgscale.store.objects import ObjectStore
 from ecgscale.store.provenance import run_facts
 
 DATASET_FILE = "_dataset.json"
@@ -58,7 +58,9 @@ class ExplainResult:
     records, quarantined (by status), shards: of the whole dataset
     computed, restamped, unchanged, retired: shards computed by this run, of the same content under a new stamp, not
     looked at, and published before but no longer in the archive
-    set_aside: shards that could not be read
+    set_aside: shards that could not be read; held: shards held back from publishing, rejected ones included
+    left: shards that this run did not come to, under its limits
+    superseded, repeated, conflicts: rows that gave way to a newer shard's, came twice alike, contradict in the patient
     """
 
     dataset_id: str
@@ -73,11 +75,18 @@ class ExplainResult:
     unchanged: int
     retired: int
     set_aside: tuple[SetAside, ...]
+    held: tuple[HeldShard, ...] = ()
+    left: tuple[str, ...] = ()
+    superseded: int = 0
+    repeated: int = 0
+    conflicts: int = 0
     seconds: float = 0.0
 
     @property
     def exit_code(self) -> ExitCode:
-        """Done, or done but for shards set aside."""
+        """Done, done but for shards set aside, or cut short and resumable."""
+        if self.left and not self.published:
+            return ExitCode.STOPPED
         return ExitCode.SHARDS_SET_ASIDE if self.set_aside else ExitCode.DONE
 
     def to_dict(self) -> dict[str, Any]:
@@ -94,6 +103,11 @@ class ExplainResult:
             "unchanged": self.unchanged,
             "retired": self.retired,
             "set_aside": [aside.model_dump(include={"key", "reason"}) for aside in self.set_aside],
+            "held": [shard.model_dump(include={"key", "state", "reason"}) for shard in self.held],
+            "left": len(self.left),
+            "superseded": self.superseded,
+            "repeated": self.repeated,
+            "conflicts": self.conflicts,
             "manifest": self.manifest,
             "published": self.published,
             "path": self.path,
@@ -112,14 +126,15 @@ def explain_archive(
     progress: Progress = SILENT,
     pool: OpenPool | None = None,
     watch: RunWatch | None = None,
+    unattended: Unattended | None = None,
 ) -> ExplainResult:
     """Explain every record of `archive` with the cluster model in `model_dir`, below ROOT = `root`.
 
     `include_padding` is as the model was fitted, unless given. A model from elsewhere is copied below ROOT. With a
     `pool`, its workers compute and commit whole shards; the files are the same to the last bit. `watch` is told of
-    every shard as it is done.
-    Raises `PublishError` when a record id stands in two shards, `ShardError` when no shard can be read; what was
-    committed stays. A KeyboardInterrupt may come at any time.
+    every shard as it is done. `unattended` is what a nightly run heeds besides.
+    Raises `PublishError` when a record id stands in two shards that are both new (unattended, the later one holds),
+    `ShardError` when no shard can be read; what was committed stays. A KeyboardInterrupt may come at any time.
     """
     started = time.monotonic()
     model = ClusterModel.load(model_dir)
@@ -132,13 +147,17 @@ def explain_archive(
     store = dataset_store(root, identity.dataset_id)
     store.put_if_absent(DATASET_FILE, to_json(identity))
     watch = watch or Unwatched()
-    run = _Run(archive.path, Path(root), model, settings, identity, store, device, progress, pool, watch)
+    facts = run_facts().model_copy(update={"run_id": watch.run_id})
+    committing = Committing(
+        place(root), model, settings, identity.dataset_id, store, device, progress, pool, watch, facts
+    )
+    run = _Run(archive.path, identity, store, committing, progress, unattended)
     for _ in range(PUBLISH_ATTEMPTS):
         result = run.attempt()
         if result is not None:
             return replace(result, seconds=time.monotonic() - started)
     raise PublishError(
-        f"{PUBLISH_ATTEMPTS} times another run published {store.root} first. Everything is committed; "
+        f"{PUBLISH_ATTEMPTS} times another run published {store.where} first. Everything is committed; "
         "type the same command again when the other runs are done."
     )
 
@@ -147,7 +166,7 @@ def identify(archive: Archive, model: ClusterModel, settings: ExplainSettings) -
     """The facts that make the dataset's id."""
     return DatasetFacts(
         archive_id=archive.archive_id,
-        encoder_id=Path(model.encoder_path).name,
+        encoder_id=model.encoder_path.name,
         encoder_digest=encoder_digest_of(model),
         model_id=model.model_id,
         model_digest=model.digest,
@@ -156,29 +175,35 @@ def identify(archive: Archive, model: ClusterModel, settings: ExplainSettings) -
     )
 
 
+@dataclass(frozen=True)
+class Unattended:
+    """What a run that nobody watches is asked to heed.
+
+    admission: which of the commits that are new to the dataset are to be held back
+    before_work: is shown the plan before anything is computed, and may raise
+    limits: how much is computed; partial: whether what is committed is published when they cut the run short
+    """
+
+    admission: Admission
+    before_work: Callable[[Plan, Manifest | None], None] | None = None
+    limits: Limits = NO_LIMITS
+    partial: bool = True
+
+
 class _Run:
     """One run of one process; `attempt` is repeated when another run publishes in between."""
 
     def __init__(
         self,
-        archive_path: Path,
-        root: Path,
-        model: ClusterModel,
-        settings: ExplainSettings,
+        archive_path: Place,
         identity: DatasetFacts,
-        store: LocalObjects,
-        device: str,
+        store: ObjectStore,
+        committing: Committing,
         progress: Progress,
-        pool: OpenPool | None,
-        watch: RunWatch,
+        unattended: Unattended | None,
     ) -> None:
-        self.archive_path, self.root, self.model, self.settings = archive_path, root, model, settings
-        self.identity, self.store, self.device, self.progress = identity, store, device, progress
-        self.pool, self.watch = pool, watch
-        self.facts = run_facts().model_copy(update={"run_id": watch.run_id})
-        self.encoder: Encoder | None = None
-        self.code = code_digest(load_spec(model.encoder_path).factory)
-        self.computed = self.restamped = 0
+        self.archive_path, self.identity, self.store = archive_path, identity, store
+        self.committing, self.progress, self.unattended = committing, progress, unattended
 
     def attempt(self) -> ExplainResult | None:
         """Plan, compute, publish; None when another run published while this one worked: its view is newer."""
@@ -186,18 +211,41 @@ class _Run:
         base = newest_number(self.store)
         newest = read_manifest(self.store, base) if base else None
         archive = self._open_archive()
-        plan = freeze_plan(archive, self.store, newest, self.code)
-        commits, set_aside = self._commit(archive, plan)
-        if not commits:
+        plan = freeze_plan(archive, self.store, newest, self.committing.code)
+        heed = self.unattended
+        if heed is not None and heed.before_work is not None:
+            heed.before_work(plan, newest)
+        done = self.committing.commit(archive, plan, heed.limits if heed else NO_LIMITS)
+        if not done.commits and not plan.published and done.set_aside:
             raise ShardError(
                 f"none of the {len(archive.shards)} shards of {archive.path} can be read, so nothing was published; "
-                f"first: {set_aside[0].reason}"
+                f"first: {done.set_aside[0].reason}"
             )
-        require_distinct_records(self.store, commits)
-        archive_facts = ArchiveFacts(archive_id=archive.archive_id, path=str(archive.path.absolute()))
-        content = compose(self.identity, archive_facts, plan.digest, commits, set_aside)
-        manifest = publish(self.store, content, base, self.facts)
-        return self._result(manifest, newest) if manifest else None
+        if newest is not None and done.left and heed is not None and not heed.partial:
+            return self._result(newest, newest, Settled(newest.content.shards), done)
+        facts = self.committing.facts
+        choice = choose(self.store, plan.published, done.commits, newest, heed.admission if heed else None, facts)
+        for sentence in choice.told:
+            self.progress.say(sentence)
+        if newest is not None and choice.changes_nothing(newest, done.set_aside):
+            return self._result(newest, newest, Settled(newest.content.shards), done)
+        settled = self._settle(choice, base)
+        where = ArchiveFacts(archive_id=archive.archive_id, path=absolute(archive.path))
+        digest = plan_digest([*settled.entries, *done.set_aside, *choice.held])
+        content = compose(self.identity, where, digest, settled.entries, done.set_aside, choice.held)
+        manifest = publish(self.store, content, base, facts)
+        return self._result(manifest, newest, settled, done) if manifest else None
+
+    def _settle(self, choice: Choice, base: int) -> Settled:
+        """One row for every record, over all shards that are to be published."""
+        commits = commits_of(self.store, choice.kept)
+        parts = [
+            (ShardEntry.of(commit, entry.since), commit) for entry, commit in zip(choice.kept, commits, strict=True)
+        ]
+        parts += [
+            (ShardEntry.of(commit, choice.since.get(commit.source.key, base + 1)), commit) for commit in choice.new
+        ]
+        return settle(self.store, parts, refuse_new=self.unattended is None)
 
     def _open_archive(self) -> Archive:
         archive = Archive.open(self.archive_path)
@@ -205,133 +253,28 @@ class _Run:
             raise ShardError(f"{self.archive_path} was replaced by another archive meanwhile; type the command again")
         return archive
 
-    def _commit(self, archive: Archive, plan: Plan) -> tuple[list[Commit], list[SetAside]]:
-        """Commit what is not committed yet; all commits of the plan, and the shards that could not be read."""
-        commits, set_aside = list(plan.committed), list(plan.set_aside)
-        for aside in set_aside:
-            self.watch.shard_set_aside(aside.key, aside.reason)
-            self.progress.say(f"set aside: {aside.reason}")
-        for moved in plan.moved:
-            commits.append(restamp(self.store, moved.source, moved.earlier, self.facts))
-            self.restamped += 1
-        if not plan.pending:
-            return commits, set_aside
-        if self.pool is not None:
-            self._commit_on(self.pool, archive, plan, commits, set_aside)
-            return commits, set_aside
-        explainer = self._explainer(archive)
-        with self.progress.stage("explain", plan.pending_records, "records") as stage:
-            for pending in plan.pending:
-                stage.note(pending.source.key)
-                try:
-                    commits.append(self._commit_one(explainer, pending, stage))
-                except ShardError as error:
-                    self._set_aside(pending.source, str(error), set_aside)
-        return commits, set_aside
-
-    def _commit_on(
-        self, pool: OpenPool, archive: Archive, plan: Plan, commits: list[Commit], set_aside: list[SetAside]
-    ) -> None:
-        """Have the workers of a pool commit what is pending, as they become free."""
-        self._beside("cpu")
-        pending_by_key = {pending.source.key: pending for pending in plan.pending}
-        calls = [
-            Call(key, "commit", (pending,), pending.source.rows, what=key) for key, pending in pending_by_key.items()
-        ]
-        with (
-            pool(self._worker_spec(archive)) as workers,
-            self.progress.stage("explain", plan.pending_records, "records") as stage,
-        ):
-            given_up = []
-            for outcome in workers.run(calls):
-                source = pending_by_key[outcome.call.key].source
-                stage.advance(source.rows)
-                stage.note(source.key)
-                if isinstance(outcome, Done):
-                    commits.append(self._committed(outcome.value))
-                elif outcome.fatal:
-                    given_up.append(outcome)
-                else:
-                    self._set_aside(source, outcome.reason, set_aside)
-            # The rest is safe; now workers may be spent on finding out which record it is.
-            for outcome in given_up:
-                pending = pending_by_key[outcome.call.key]
-                verdict = examine(workers, pending, outcome.reason)
-                if isinstance(verdict, Done):
-                    commits.append(self._committed(verdict.value))
-                else:
-                    remember(self.store, pending.source, verdict, self.facts, self.code)
-                    self._set_aside(pending.source, verdict, set_aside)
-
-    def _committed(self, done: Committed) -> Commit:
-        if done.computed:
-            self._computed(done.commit, done.seconds)
-        return done.commit
-
-    def _set_aside(self, source: Source, reason: str, set_aside: list[SetAside]) -> None:
-        set_aside.append(SetAside(**source.model_dump(), reason=reason))
-        self.watch.shard_set_aside(source.key, reason)
-        self.progress.say(f"set aside: {reason}")
-
-    def _worker_spec(self, archive: Archive) -> WorkerSpec:
-        assert self.model.directory is not None
-        return WorkerSpec(
-            "ecgscale.passes.explain_worker:ExplainWorker",
-            {
-                "archive": str(archive.path.absolute()),
-                "root": str(self.root.absolute()),
-                "dataset_id": self.identity.dataset_id,
-                "model": str(self.model.directory),
-                "settings": self.settings,
-                "device": self.device,
-                "run_id": self.facts.run_id,
-            },
-        )
-
-    def _beside(self, device: str) -> Encoder:
-        """The encoder, loaded once, with copies of it and of the model below ROOT."""
-        if self.encoder is None:
-            self.encoder = load_encoder(self.model, device, self.settings.batch)
-            keep_beside(self.model, self.encoder, self.root)
-        return self.encoder
-
-    def _commit_one(self, explainer: ShardExplainer, pending: Pending, stage: Stage) -> Commit:
-        source = pending.source
-        # Another run may have been faster since the plan was frozen.
-        standing = find_commit(self.store, source.key, source.size, source.stamp)
-        if standing is not None:
-            stage.advance(source.rows)
-            return standing
-        watch = Stopwatch()
-        commit = explainer.commit(pending, self.store, self.facts, stage, watch)
-        self._computed(commit, watch.seconds)
-        return commit
-
-    def _computed(self, commit: Commit, seconds: Mapping[str, float]) -> None:
-        self.computed += 1
-        output = commit.output
-        self.watch.shard_done(ShardDone(commit.source.key, output.rows, output.quarantined, output.size, seconds))
-
-    def _explainer(self, archive: Archive) -> ShardExplainer:
-        encoder = self._beside(self.device)
-        self.facts = self.facts.model_copy(update={"device": str(encoder.device)})
-        return ShardExplainer(archive, encoder, self.model, self.settings)
-
-    def _result(self, manifest: Manifest, before: Manifest | None) -> ExplainResult:
+    def _result(
+        self, manifest: Manifest, before: Manifest | None, settled: Settled, done: CommittedShards
+    ) -> ExplainResult:
         content = manifest.content
-        there = {entry.key for entry in content.shards} | {aside.key for aside in content.set_aside}
+        there = {shard.key for shard in (*content.shards, *content.set_aside, *content.held)} | set(done.left)
         published_before = {entry.key for entry in before.content.shards} if before else set()
         return ExplainResult(
             dataset_id=content.dataset_id,
-            path=str(self.store.root),
+            path=self.store.where,
             manifest=manifest.number,
-            published=manifest.run.run_id == self.facts.run_id,
+            published=manifest.run.run_id == self.committing.facts.run_id,
             records=content.totals.records,
             quarantined=content.totals.quarantined,
             shards=content.totals.shards,
-            computed=self.computed,
-            restamped=self.restamped,
-            unchanged=max(content.totals.shards - self.computed - self.restamped, 0),
+            computed=self.committing.computed,
+            restamped=self.committing.restamped,
+            unchanged=max(content.totals.shards - self.committing.computed - self.committing.restamped, 0),
             retired=len(published_before - there),
             set_aside=content.set_aside,
+            held=content.held,
+            left=done.left,
+            superseded=settled.superseded,
+            repeated=settled.repeated,
+            conflicts=settled.conflicts,
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from ecgscale.archive.reader import Archive
 from ecgscale.clusters.model import ClusterModel
@@ -13,6 +12,7 @@ from ecgscale.explain.settings import ExplainSettings
 from ecgscale.passes.device_kind import device_kind
 from ecgscale.passes.plan import Pending
 from ecgscale.passes.shard import ShardExplainer
+from ecgscale.places import place
 from ecgscale.progress import SILENT, Stopwatch
 from ecgscale.store.commit import Commit, find_commit
 from ecgscale.store.dataset import dataset_store
@@ -41,7 +41,7 @@ class ExplainWorker:
         device: str,
         run_id: str,
     ) -> None:
-        self._store = dataset_store(Path(root), dataset_id)
+        self._store = dataset_store(place(root), dataset_id)
         self._model = ClusterModel.load(model)
         encoder = load_encoder(self._model, device, settings.batch)
         self._explainer = ShardExplainer(Archive.open(archive), encoder, self._model, settings)

@@ -35,6 +35,7 @@ from ecgscale.passes.pool_source import PoolSource
 from ecgscale.passes.request import FitRequest
 from ecgscale.passes.selection import Selection, select
 from ecgscale.passes.workers import OpenPool, WorkerSpec
+from ecgscale.places import Place, absolute, place
 from ecgscale.progress import SILENT, Progress
 from ecgscale.store.provenance import versions
 
@@ -52,7 +53,7 @@ NEARLY_EMPTY = 0.001
 class FittedModel:
     """One finished model: where it is, how good, what is odd about it."""
 
-    directory: Path
+    directory: Place
     model: ClusterModel
     records: int
     already_there: bool
@@ -89,7 +90,7 @@ def fit_archive(
     Raises UsageError for a request that cannot be met; records that cannot be used are counted and told.
     """
     request = request or FitRequest()
-    root = Path(root)
+    root = place(root)
     # The driver of a pool only needs the shapes; its own machine may have no GPU.
     device = request.device if pool is None else "cpu"
     encoder = Encoder.load(encoder_dir, device=device, batch=request.batch, precision=request.precision)
@@ -134,7 +135,7 @@ def fitted_models(
     selection = select(archive, request.folds, request.records, request.settings.seed)
     kind = resolve_device(request.device).type if request.device == "auto" else request.device
     ids = _model_ids(_identity(archive, encoder, selection, request, kind), request)
-    found = {k: _finished(Path(root) / "models" / model_id) for k, model_id in ids.items()}
+    found = {k: _finished(place(root) / "models" / model_id) for k, model_id in ids.items()}
     return {k: model for k, model in found.items() if model is not None}
 
 
@@ -165,8 +166,8 @@ class _Work:
         """On the workers of a pool."""
         started = time.monotonic()
         arguments = {
-            "archive": str(self.archive.path.absolute()),
-            "encoder": str(Path(str(self.encoder.directory)).absolute()),
+            "archive": absolute(self.archive.path),
+            "encoder": absolute(str(self.encoder.directory)),
             "request": self.request,
             "cache_budget": self.memory.cache_budget,
         }
@@ -294,7 +295,7 @@ def _digest(facts: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def _finished(directory: Path) -> ClusterModel | None:
+def _finished(directory: Place) -> ClusterModel | None:
     return ClusterModel.load(directory) if (directory / "model.json").exists() else None
 
 

@@ -27,8 +27,9 @@ from ecgscale.passes.simulate import simulate_archive
 from ecgscale.passes.watch import RunWatch
 from ecgscale.passes.workers import OpenPool
 from ecgscale.progress import SILENT, Progress
-from ecgscale.store.dataset import dataset_ids, dataset_store
-from ecgscale.store.manifest import newest_number, read_manifest
+from ecgscale.store.dataset import dataset_ids, dataset_store, find_dataset
+from ecgscale.store.manifest import Manifest, newest_number, read_manifest
+from ecgscale.store.served import served
 
 
 @dataclass(frozen=True)
@@ -116,8 +117,21 @@ def fitted_model(config: RunConfig, device: str | None = None) -> Path:
 
 
 def published_model(config: RunConfig) -> Path:
-    """The model of what was last published of this archive below the configuration's root; UsageError without any."""
+    """The model of what is served of this archive below the configuration's root (`served_manifest`)."""
+    return config.root / "models" / served_manifest(config).content.identity.model_id
+
+
+def served_manifest(config: RunConfig) -> Manifest:
+    """The newest manifest of the dataset of this archive that is served below the configuration's root.
+
+    That is the one that somebody decided on (`ecgscale promote`); where nobody did, or it is of another archive, the
+    one published last of this archive. UsageError when nothing of it was published, or what is to be served is gone.
+    """
     archive_id = Archive.open(config.archive.path).archive_id
+    if served(config.root) is not None:
+        manifest = find_dataset(config.root).manifest
+        if manifest is not None and manifest.content.identity.archive_id == archive_id:
+            return manifest
     stores = [dataset_store(config.root, name) for name in dataset_ids(config.root)]
     found = [read_manifest(store, newest_number(store)) for store in stores]
     of_archive = [manifest for manifest in found if manifest and manifest.content.identity.archive_id == archive_id]
@@ -126,8 +140,7 @@ def published_model(config: RunConfig) -> Path:
             f"nothing of {config.archive.path} was published below {config.root} yet, so no model is frozen. Fit and"
             " explain once (jobs/fit_clusters.py, then jobs/explain_archive.py; or ecgscale run), or give --model"
         )
-    newest = max(of_archive, key=lambda manifest: manifest.created)
-    return config.root / "models" / newest.content.identity.model_id
+    return max(of_archive, key=lambda manifest: manifest.created)
 
 
 def to_be_made(config: RunConfig) -> tuple[str, ...]:

@@ -1,12 +1,11 @@
 """What a run sets out to do, frozen before it starts: every shard of the archive, and what is known of it.
 
-A shard whose commit record is there by name is not opened at all. One with a new stamp has its footer read; if an
-earlier commit of the same shard has that content, its output is still right and only the stamp is new.
+A shard that the newest manifest has, and whose file is there, is looked at no further; one whose commit record is there
+by name is not opened. One with a new stamp has its footer read; if an earlier commit of the same shard has that content, its output is still right and only the stamp is new.
 """
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from ecgscale.archive.reader import Archive, Shard
 from ecgscale.errors import ShardError
 from ecgscale.store.commit import (
     COMMITS,
+    DATA,
     Commit,
     Source,
     find_commit,
@@ -25,7 +25,7 @@ from ecgscale.store.commit import (
     stem_of_key,
 )
 from ecgscale.store.failures import remembered
-from ecgscale.store.manifest import Manifest, SetAside, plan_digest
+from ecgscale.store.manifest import Manifest, SetAside, ShardEntry, plan_digest
 from ecgscale.store.objects import ObjectStore
 
 
@@ -47,8 +47,9 @@ class Moved:
 
 @dataclass(frozen=True)
 class Plan:
-    """Every shard of the archive, once: committed already, moved, pending, or not readable."""
+    """Every shard of the archive, once: published already, committed already, moved, pending, or not readable."""
 
+    published: tuple[ShardEntry, ...]
     committed: tuple[Commit, ...]
     moved: tuple[Moved, ...]
     pending: tuple[Pending, ...]
@@ -64,25 +65,14 @@ class Plan:
         """The digest of the frozen sources."""
         known = [commit.source for commit in self.committed]
         return plan_digest(
-            [*known, *(m.source for m in self.moved), *(p.source for p in self.pending), *self.set_aside]
+            [
+                *self.published,
+                *known,
+                *(m.source for m in self.moved),
+                *(p.source for p in self.pending),
+                *self.set_aside,
+            ]
         )
-
-
-def stamp_of(mtime_ns: int) -> str:
-    """A local file's version: its modification time."""
-    return f"mtime_ns={mtime_ns}"
-
-
-def require_unchanged(shard: Shard) -> None:
-    """Raise `ShardError` when the file is no longer the one that the plan saw."""
-    try:
-        found = os.stat(shard.path)
-    except OSError as error:
-        raise ShardError(
-            f"{shard.path} went away while it was read: {error.strerror}; type the command again"
-        ) from error
-    if (found.st_size, found.st_mtime_ns) != (shard.size, shard.mtime_ns):
-        raise ShardError(f"{shard.path} was changed while it was read; type the command again")
 
 
 def freeze_plan(archive: Archive, store: ObjectStore, newest: Manifest | None, code: str) -> Plan:
@@ -91,12 +81,19 @@ def freeze_plan(archive: Archive, store: ObjectStore, newest: Manifest | None, c
     A shard that was given up with this `code` (its digest) is set aside at once.
     """
     earlier = _Earlier(store, newest)
+    there = store.list_stats(DATA) if newest else {}
+    standing = {(entry.key, entry.size, entry.stamp): entry for entry in newest.content.shards} if newest else {}
+    published: list[ShardEntry] = []
     committed: list[Commit] = []
     moved: list[Moved] = []
     pending: list[Pending] = []
     set_aside: list[SetAside] = []
     for shard in archive.shards:
-        stamp = stamp_of(shard.mtime_ns)
+        stamp = shard.stamp
+        entry = standing.get((shard.key, shard.size, stamp))
+        if entry is not None and entry.file in there and there[entry.file].size == entry.file_size:
+            published.append(entry)
+            continue
         commit = find_commit(store, shard.key, shard.size, stamp)
         if commit is not None:
             committed.append(commit)
@@ -118,7 +115,7 @@ def freeze_plan(archive: Archive, store: ObjectStore, newest: Manifest | None, c
             moved.append(Moved(source, same))
         else:
             pending.append(Pending(shard, source))
-    return Plan(tuple(committed), tuple(moved), tuple(pending), tuple(set_aside))
+    return Plan(tuple(published), tuple(committed), tuple(moved), tuple(pending), tuple(set_aside))
 
 
 class _Earlier:

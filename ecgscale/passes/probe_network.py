@@ -23,6 +23,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from ecgscale.encoders.spec import EncoderSpec, load_spec
 from ecgscale.encoders.taps import fix_arithmetic, resolve_device, split_layer
 from ecgscale.encoders.weights import build_module, load_weights
+from ecgscale.places import local_copy
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class ProbeNetwork:
         """The network of an encoder directory; `EncoderError` as for the encoder itself."""
         spec = load_spec(directory)
         module = build_module(spec)
-        load_weights(module, Path(directory), spec)
+        load_weights(module, local_copy(directory), spec)
         return cls(module, spec, device, batch)
 
     @property

@@ -6,7 +6,6 @@ import hashlib
 from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,8 +26,8 @@ from ecgscale.passes.probe_network import ProbeNetwork
 from ecgscale.passes.probe_schema import EMPTY, PROBES_VERSION, SCHEMA, WAVES, ProbeSettings
 from ecgscale.passes.probe_waves import PARTNERS, ProbedRecord, WaveProbe, has_dtaidistance, pairs_of, probe_waves
 from ecgscale.store.commit import Commit, Source, commit_output, find_commit
-from ecgscale.store.objects import LocalObjects
 from ecgscale.store.provenance import run_facts
+from ecgscale.store.s3_objects import open_objects
 
 
 class ProbeWorker:
@@ -37,7 +36,7 @@ class ProbeWorker:
     def __init__(
         self, archive: str, store: str, model: str, settings: ProbeSettings, device: str, run_id: str | None = None
     ) -> None:
-        self._store = LocalObjects(Path(store))
+        self._store = open_objects(store)
         self._archive, self._model, self._settings = Archive.open(archive), ClusterModel.load(model), settings
         # Loaded for its checks: the digest that the model was fitted with, the shapes of its layers.
         encoder = load_encoder(self._model, "cpu", settings.batch)

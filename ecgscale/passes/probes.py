@@ -26,6 +26,7 @@ from ecgscale.passes.probe_schema import DROPOUT, PROBES, PROBES_VERSION, SCHEMA
 from ecgscale.passes.probe_waves import has_dtaidistance
 from ecgscale.passes.probe_worker import ProbeWorker
 from ecgscale.passes.workers import Call, Done, OpenPool, WorkerSpec
+from ecgscale.places import absolute, place
 from ecgscale.progress import SILENT, Progress
 from ecgscale.store.commit import Commit, Source, find_commit, to_json
 from ecgscale.store.dataset import find_dataset, open_explanations
@@ -41,8 +42,9 @@ from ecgscale.store.manifest import (
     publish,
     read_manifest,
 )
-from ecgscale.store.objects import LocalObjects
+from ecgscale.store.objects import ObjectStore
 from ecgscale.store.provenance import run_facts
+from ecgscale.store.s3_objects import open_objects
 
 PROBES_FOLDER = "probes"
 IDENTITY_FILE = "_probes.json"
@@ -81,14 +83,14 @@ class ProbeResult:
         }
 
 
-def probe_store(root: str | Path, dataset_id: str, probe_id: str) -> LocalObjects:
+def probe_store(root: str | Path, dataset_id: str, probe_id: str) -> ObjectStore:
     """The store of one probe run."""
-    return LocalObjects(Path(root) / PROBES_FOLDER / dataset_id / probe_id)
+    return open_objects(place(root) / PROBES_FOLDER / dataset_id / probe_id)
 
 
 def open_probes(result: ProbeResult) -> pyarrow.dataset.Dataset:
     """The rows of a probe run (`probe_schema.SCHEMA`): exactly the files of its newest manifest."""
-    store = LocalObjects(result.path)
+    store = open_objects(result.path)
     manifest = read_manifest(store, newest_number(store))
     files = [store.location(name) for name in manifest.files] if manifest else []
     return pyarrow.dataset.dataset(files, schema=SCHEMA, format="parquet")
@@ -119,7 +121,7 @@ def probe_explained(
             f"{opened.path} is archive {opened.archive_id}; explained was {content.archive.archive_id}. "
             "Give the one that was explained (--archive)."
         )
-    model_dir = Path(root) / "models" / content.identity.model_id
+    model_dir = place(root) / "models" / content.identity.model_id
     marked = "fiducials" in open_explanations(root, found.dataset_id).schema.names
     remarks = _refusals(ClusterModel.load(model_dir), settings, marked)
     both = {"explained": content.identity.settings, "probes": settings.to_dict()}
@@ -127,9 +129,9 @@ def probe_explained(
     store = probe_store(root, found.dataset_id, identity.dataset_id)
     store.put_if_absent(IDENTITY_FILE, to_json(identity))
     arguments = {
-        "archive": str(opened.path.absolute()),
-        "store": str(store.root),
-        "model": str(model_dir.absolute()),
+        "archive": absolute(opened.path),
+        "store": store.where,
+        "model": absolute(model_dir),
         "settings": settings,
         "device": device,
     }
@@ -139,12 +141,12 @@ def probe_explained(
         if manifest is not None:
             break
     else:
-        raise PublishError(f"{_ATTEMPTS} times another run published {store.root} first; type the command again")
+        raise PublishError(f"{_ATTEMPTS} times another run published {store.where} first; type the command again")
     totals = manifest.content.totals
     return ProbeResult(
         probe_id=identity.dataset_id,
         dataset_id=found.dataset_id,
-        path=str(store.root),
+        path=store.where,
         records=totals.records,
         shards=totals.shards,
         computed=run.computed,
@@ -178,7 +180,7 @@ class _Run:
         self,
         archive: Archive,
         explained: Sequence[ShardEntry],
-        store: LocalObjects,
+        store: ObjectStore,
         identity: DatasetFacts,
         arguments: dict[str, Any],
         progress: Progress,
@@ -209,9 +211,11 @@ class _Run:
             self.progress.say(f"set aside: {aside.reason}")
         if not commits:
             raise ShardError(f"none of {len(set_aside)} shards could be probed; first: {set_aside[0].reason}")
-        where = ArchiveFacts(archive_id=self.archive.archive_id, path=str(self.archive.path.absolute()))
+        where = ArchiveFacts(archive_id=self.archive.archive_id, path=absolute(self.archive.path))
         digest = plan_digest([*(commit.source for commit in commits), *set_aside])
-        return publish(self.store, compose(self.identity, where, digest, commits, set_aside), base, self.facts)
+        return publish(
+            self.store, compose(self.identity, where, digest, map(ShardEntry.of, commits), set_aside), base, self.facts
+        )
 
     def _changed(self, source: Source) -> str | None:
         """Why the shard is not the one that was explained; None when it is."""

@@ -7,22 +7,23 @@ output is built whole in memory, its rows are counted against the input's, and o
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import closing
 
 import pyarrow as pa
 
 from ecgscale.archive.batch import RawBatch
 from ecgscale.archive.reader import Archive, Shard
+from ecgscale.archive.shard import require_unchanged
 from ecgscale.archive.validate import check_batch
 from ecgscale.clusters.model import ClusterModel
 from ecgscale.encoders.preprocess import OK, Prepared, prepare
 from ecgscale.encoders.taps import Encoder
 from ecgscale.errors import ShardError
-from ecgscale.explain.facts import explain_batch
+from ecgscale.explain.facts import Facts, explain_batch
 from ecgscale.explain.schema import OUTPUT_SCHEMA_VERSION, output_rows, output_schema, to_parquet
 from ecgscale.explain.settings import RESULTS_VERSION, ExplainSettings
-from ecgscale.passes.plan import Pending, require_unchanged
+from ecgscale.passes.plan import Pending
 from ecgscale.passes.prefetch import prefetch
 from ecgscale.passes.watch import TOTAL
 from ecgscale.progress import Stage, Stopwatch
@@ -92,6 +93,22 @@ class ShardExplainer:
                 rows += sum(asked)
         return rows
 
+    def rows_of(self, shard: Shard, batches: Set[int]) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """Output rows of the batches of these numbers, counted from 0, as a commit of the whole shard has them; each
+        with the number of its first row. Raises as `commit` does."""
+        seen: set[str] = set()
+        raws = self.archive.batches(shard, self._carried, batch_records=self.settings.batch)
+        for number, raw in enumerate(raws):
+            if number in batches:
+                prepared = self._prepare(raw, seen)
+                facts = explain_batch(prepared, self.encoder, self.model, self.settings.include_padding)
+                yield raw.first_row, self._output(shard, raw, prepared, facts)
+            else:
+                # Of two equal ids the first counts, wherever it stands.
+                seen.update(record_id for record_id in raw.record_ids if record_id and record_id.strip())
+            if number >= max(batches, default=-1):
+                return
+
     def metadata(self, source: Source) -> dict[str, object]:
         """What an output file says of itself: everything its bytes depend on, nothing else."""
         spec = self.encoder.spec
@@ -109,28 +126,32 @@ class ShardExplainer:
         }
 
     def _rows(self, shard: Shard, stage: Stage, watch: Stopwatch) -> pa.Table:
-        spec = self.encoder.spec.input
         rows = []
         with closing(prefetch(self._prepared(shard, watch))) as batches:
             for raw, prepared in batches:
                 facts = explain_batch(prepared, self.encoder, self.model, self.settings.include_padding, watch)
-                try:
-                    with watch.time("write"):
-                        row = output_rows(raw, prepared, facts, spec, self._schema, self.settings.entropy == "timestep")
-                except pa.ArrowException as error:
-                    raise ShardError(
-                        f"{shard.path}: a carried column is of another type than in the archive's first shard: {error}"
-                    ) from error
-                rows.append(row)
+                with watch.time("write"):
+                    rows.append(self._output(shard, raw, prepared, facts))
                 stage.advance(len(raw))
         return pa.Table.from_batches(rows, schema=self._schema)
 
+    def _output(self, shard: Shard, raw: RawBatch, prepared: Prepared, facts: Facts) -> pa.RecordBatch:
+        with_entropy = self.settings.entropy == "timestep"
+        try:
+            return output_rows(raw, prepared, facts, self.encoder.spec.input, self._schema, with_entropy)
+        except pa.ArrowException as error:
+            raise ShardError(
+                f"{shard.path}: a carried column is of another type than in the archive's first shard: {error}"
+            ) from error
+
     def _prepared(self, shard: Shard, watch: Stopwatch) -> Iterator[tuple[RawBatch, Prepared]]:
         seen: set[str] = set()
-        spec, hop = self.encoder.spec.input, self.encoder.hop
         raws = self.archive.batches(shard, self._carried, batch_records=self.settings.batch)
         for raw in watch.each("read", raws):
             with watch.time("prepare"):
-                status, flags = check_batch(raw, seen)
-                prepared = prepare(raw, status, flags, spec, hop)
+                prepared = self._prepare(raw, seen)
             yield raw, prepared
+
+    def _prepare(self, raw: RawBatch, seen: set[str]) -> Prepared:
+        status, flags = check_batch(raw, seen)
+        return prepare(raw, status, flags, self.encoder.spec.input, self.encoder.hop)

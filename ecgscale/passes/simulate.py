@@ -14,6 +14,7 @@ from ecgscale.archive.synthetic import simulate, simulated_facts, simulated_writ
 from ecgscale.archive.writer import ArchiveWriter
 from ecgscale.errors import EcgscaleError, UsageError
 from ecgscale.passes.workers import Call, Failed, OpenPool, WorkerSpec
+from ecgscale.places import absolute, place
 from ecgscale.progress import SILENT, Progress
 
 
@@ -25,7 +26,7 @@ class SimulateWorker:
 
     def write(self, path: str, start: int, stop: int) -> int:
         """Write records `start` to `stop` (exclusive) as one shard; how many they are."""
-        return write_simulated_shard(Path(path), self._seed, start, stop, rate=self._rate, seconds=self._seconds)
+        return write_simulated_shard(place(path), self._seed, start, stop, rate=self._rate, seconds=self._seconds)
 
 
 def simulate_archive(
@@ -64,5 +65,5 @@ def simulate_archive(
 def _calls(writer: ArchiveWriter, records: int, shard_records: int) -> Iterator[Call]:
     for number, start in enumerate(range(0, records, shard_records)):
         stop = min(start + shard_records, records)
-        where = str(writer.writing(number).absolute())
+        where = absolute(writer.writing(number))
         yield Call(f"{number}", "write", (where, start, stop), stop - start, what=f"shard {number}")

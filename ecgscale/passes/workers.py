@@ -7,21 +7,29 @@ state between calls. Calls are handed out as workers become free; one that is pi
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from ecgscale.storage import storage_variables
+
 
 @dataclass(frozen=True)
 class WorkerSpec:
-    """How to make a worker: "package.module:callable" and its keyword arguments, all of which can be pickled."""
+    """How to make a worker: "package.module:callable" and its keyword arguments, all of which can be pickled.
+
+    `environment` tells it where object stores are, on whatever node it is made; credentials never travel.
+    """
 
     factory: str
     arguments: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=storage_variables)
 
     def make(self) -> Any:
         """The worker, in this process."""
+        os.environ.update(self.environment)
         module, name = self.factory.split(":")
         return getattr(importlib.import_module(module), name)(**self.arguments)
 

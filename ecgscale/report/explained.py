@@ -21,6 +21,7 @@ from ecgscale.encoders.spec import load_spec
 from ecgscale.errors import EcgscaleError, UsageError
 from ecgscale.evaluate.outputs import probabilities
 from ecgscale.evaluate.source import open_source
+from ecgscale.places import place
 from ecgscale.report.ecg_paper import Layout, draw_recording
 from ecgscale.report.page import Band
 from ecgscale.report.signals import Recording, read_recordings
@@ -92,7 +93,7 @@ def load_explained(
     if row["entropy"] is not None:
         steps = row["valid_start"] + np.arange(len(row["entropy"]))
         entropy = (start_s + steps / encoder_rate, np.array(row["entropy"]))
-    output = load_spec(Path(root) / "encoders" / found.manifest.content.identity.encoder_id).output
+    output = load_spec(place(root) / "encoders" / found.manifest.content.identity.encoder_id).output
     outputs = dict(zip(output.names, probabilities(np.array(row["prediction"]), output).tolist(), strict=True))
     signal_mv, leads, rate = recording.signal_mv, recording.leads, recording.rate
     return ExplainedRecording(record_id, signal_mv, leads, rate, segments, entropy, outputs, row, found.dataset_id)

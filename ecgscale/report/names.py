@@ -13,6 +13,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ecgscale.errors import UsageError
+from ecgscale.places import is_remote, place
 
 NAMES_FILE = "names.json"
 LONGEST_NAME = 60
@@ -30,7 +31,7 @@ def read_names(model_dir: str | Path, n_clusters: int) -> dict[int, str]:
 
     Raises `UsageError` for a file of another form, for another model, or naming a cluster that is not there.
     """
-    path = Path(model_dir) / NAMES_FILE
+    path = place(model_dir) / NAMES_FILE
     if not path.is_file():
         return {}
     try:
@@ -40,7 +41,7 @@ def read_names(model_dir: str | Path, n_clusters: int) -> dict[int, str]:
             f'{path} is not of the form {{"model_id": "…", "names": {{"0": "…"}}}}: {error}. '
             "The report saves such a file; correct it, or move it away."
         ) from error
-    if content.model_id != Path(model_dir).resolve().name:
+    if content.model_id != (place(model_dir) if is_remote(model_dir) else Path(model_dir).resolve()).name:
         raise UsageError(f"{path} names the clusters of model {content.model_id}; move it beside that model")
     unknown = sorted(cluster for cluster in content.names if not 0 <= cluster < n_clusters)
     if unknown:

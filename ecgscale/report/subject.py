@@ -25,6 +25,7 @@ from ecgscale.evaluate.seen import Seen, what_was_seen
 from ecgscale.evaluate.source import open_source
 from ecgscale.evaluate.truth import Truth, label_columns, read_truth, target_columns
 from ecgscale.evaluate.written import Evaluation, read_evaluations
+from ecgscale.places import place
 from ecgscale.report.names import read_names
 from ecgscale.store.dataset import find_dataset, open_explanations
 from ecgscale.store.manifest import Manifest
@@ -130,8 +131,8 @@ def open_subject(root: str | Path, dataset: str | None = None, archive: str | Pa
     found = find_dataset(root, dataset)
     assert found.manifest is not None
     identity = found.manifest.content.identity
-    encoder_dir = Path(root) / "encoders" / identity.encoder_id
-    spec, model = load_spec(encoder_dir), ClusterModel.load(Path(root) / "models" / identity.model_id)
+    encoder_dir = place(root) / "encoders" / identity.encoder_id
+    spec, model = load_spec(encoder_dir), ClusterModel.load(place(root) / "models" / identity.model_id)
     explanations = open_explanations(root, found.dataset_id)
     target, columns, note = _target(spec, explanations.schema)
     rows, truth_note = _read_rows(explanations, spec, target, columns)
@@ -147,12 +148,12 @@ def open_subject(root: str | Path, dataset: str | None = None, archive: str | Pa
     except EncoderError as error:
         seen, seen_note = Seen(None, None, None, None), str(error)
     return Subject(
-        root=Path(root),
+        root=place(root),
         dataset_id=found.dataset_id,
         manifest=found.manifest,
         spec=spec,
         model=model,
-        names=read_names(Path(root) / "models" / identity.model_id, model.n_clusters),
+        names=read_names(place(root) / "models" / identity.model_id, model.n_clusters),
         target=target,
         target_note=note or truth_note,
         rows=rows,

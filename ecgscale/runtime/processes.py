@@ -61,6 +61,8 @@ class ProcessMember:
         self.connection.close()
         self.process.kill()
         self.process.join(GRACE_S)
+        if not self.process.is_alive():
+            self.process.close()
 
     def reply(self) -> Reply:
         """What it sent, or how it died."""

@@ -21,8 +21,9 @@ from ecgscale.progress import Progress
 from ecgscale.runtime import metrics
 from ecgscale.runtime.ray_job import submission_id
 from ecgscale.store.failures import code_digest
-from ecgscale.store.objects import LocalObjects, StoreError
+from ecgscale.store.objects import StoreError
 from ecgscale.store.provenance import run_facts, utc_now, versions
+from ecgscale.store.s3_objects import open_objects
 
 RUNS = "runs"
 
@@ -31,7 +32,7 @@ class RunRecord:
     """What one run did so far; a `RunWatch` of the passes."""
 
     def __init__(self, root: str | Path, command: str, runtime: Mapping[str, Any]) -> None:
-        self._store = LocalObjects(root)
+        self._store = open_objects(root)
         self._command, self._runtime = command, dict(runtime)
         self._run = run_facts()
         self._facts: dict[str, Any] = {}

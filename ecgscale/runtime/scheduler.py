@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Generator, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -141,9 +142,11 @@ class Scheduler:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        for running in list(self._members.values()):
-            self._dismiss(running)
-        self._backend.close()
+        # Every one of them is ended, whatever ending another runs into.
+        with ExitStack() as stack:
+            stack.callback(self._backend.close)
+            for running in list(self._members.values()):
+                stack.callback(self._dismiss, running)
 
     def ready(self) -> list[int]:
         """Numbers of the workers, after waiting a while for those that are being replaced; one at least."""

@@ -14,9 +14,12 @@ import pyarrow.dataset
 import pyarrow.parquet
 
 from ecgscale.errors import UsageError, did_you_mean
+from ecgscale.places import arrow_place, place
 from ecgscale.store.commit import COMMITS, Commit, read_commit
 from ecgscale.store.manifest import Manifest, newest_number, read_manifest
-from ecgscale.store.objects import LocalObjects, ObjectStore
+from ecgscale.store.objects import ObjectStore
+from ecgscale.store.s3_objects import open_objects
+from ecgscale.store.served import pointer_key, served
 
 EXPLANATIONS = "explanations"
 
@@ -46,27 +49,34 @@ class ExplainedDataset:
         return [self.store.location(chosen[key]) for key in sorted(chosen)]
 
 
-def dataset_store(root: str | Path, dataset_id: str) -> LocalObjects:
+def dataset_store(root: str | Path, dataset_id: str) -> ObjectStore:
     """The store of one dataset: ROOT/explanations/<dataset_id>."""
-    return LocalObjects(Path(root) / EXPLANATIONS / dataset_id)
+    return open_objects(place(root) / EXPLANATIONS / dataset_id)
 
 
 def dataset_ids(root: str | Path) -> list[str]:
     """Ids of the datasets below ROOT, published or not, sorted."""
-    folder = Path(root) / EXPLANATIONS
-    return sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    folder = place(root) / EXPLANATIONS
+    if not folder.is_dir():
+        return []
+    # What starts with "_" is about the datasets (which is served), and none of them.
+    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("_"))
 
 
 def find_dataset(root: str | Path, dataset: str | None = None, partial: bool = False) -> ExplainedDataset:
-    """The dataset of that id; without an id, the one published last (with `partial`, the one committed to last).
+    """The dataset of that id; without an id, the one that is served (`ecgscale promote`).
 
-    Raises `UsageError` when there is none, saying which there are.
+    Where nobody ever decided what is served, that is the one published last (with `partial`, the one committed to
+    last). Raises `UsageError` when there is none, saying which there are.
     """
     known = dataset_ids(root)
-    if dataset is not None and dataset not in known:
+    pointer = served(root) if dataset is None else None
+    asked = pointer.dataset_id if pointer else dataset
+    if asked is not None and asked not in known:
         there = f"There are: {', '.join(known)}." if known else "There are none yet."
-        raise UsageError(f"no dataset {dataset!r} below {root}. {there}{did_you_mean(dataset, known)}")
-    opened = [_open(root, name) for name in ([dataset] if dataset is not None else known)]
+        why = f" ({pointer_key(pointer.number)} serves it; `ecgscale promote` serves another)" if pointer else ""
+        raise UsageError(f"no dataset {asked!r} below {root}{why}. {there}{did_you_mean(asked, known)}")
+    opened = [_open(root, name) for name in ([asked] if asked is not None else known)]
     aged = [(_last_change(found, partial), found) for found in opened]
     newest = max(aged, key=lambda pair: (pair[0], pair[1].dataset_id), default=None)
     if newest is None or not newest[0]:
@@ -91,12 +101,14 @@ def open_explanations(
     """Open explanations as a pyarrow dataset: `.to_table()`, `duckdb.sql("… FROM it")`, `polars.scan_pyarrow_dataset`.
 
     Reads exactly the files of the newest manifest below `root` (ROOT of `explain --out ROOT`). Where datasets of
-    several models or archives lie below one ROOT they are never mixed: the one published last is opened, or the one
+    several models or archives lie below one ROOT they are never mixed: the one that is served is opened, or the one
     whose id `dataset` gives. `partial=True` reads what is committed so far, while a run is under way or was stopped.
     """
     files = find_dataset(root, dataset, partial).files(partial)
-    schema = pyarrow.parquet.read_schema(files[0]).remove_metadata()
-    return pyarrow.dataset.dataset(files, schema=schema, format="parquet")
+    paths = [arrow_place(file)[0] for file in files]
+    system = arrow_place(files[0])[1]
+    schema = pyarrow.parquet.read_schema(paths[0], filesystem=system).remove_metadata()
+    return pyarrow.dataset.dataset(paths, schema=schema, format="parquet", filesystem=system)
 
 
 def _open(root: str | Path, dataset_id: str) -> ExplainedDataset:

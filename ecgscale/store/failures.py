@@ -60,5 +60,16 @@ def remembered(store: ObjectStore, source: Source, code: str) -> Failure | None:
     return failure if same else None
 
 
+def failures(store: ObjectStore) -> list[Failure]:
+    """All failures that are remembered in a dataset, in the order of the shards' keys."""
+    found = [read_json_object(store, name, Failure) for name in store.list_prefix(FAILURES)]
+    return sorted((failure for failure in found if failure is not None), key=lambda failure: failure.source.key)
+
+
+def forget(store: ObjectStore, failure: Failure) -> None:
+    """Let the next run try this content of a shard again."""
+    store.delete(_name(failure.source))
+
+
 def _name(source: Source) -> str:
     return f"{FAILURES}/{stem_of_key(source.key)}-{source.content_digest[:16]}.json"

@@ -24,7 +24,12 @@ DIGITS = 8
 
 
 class ShardEntry(BaseModel):
-    """One input shard and the file that holds its explanations."""
+    """One input shard and the file that holds its explanations.
+
+    rows: of the input shard; superseded: those of them that are not in the file because a newer shard has the record;
+    since: number of the first manifest that had this shard with this content; commit: name of its commit record, whose
+    output is the whole shard
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -38,10 +43,12 @@ class ShardEntry(BaseModel):
     sha256: str
     quarantined: dict[str, int]
     commit: str
+    since: int = 1
+    superseded: int = 0
 
     @classmethod
-    def of(cls, commit: Commit) -> ShardEntry:
-        """The entry that a commit gives."""
+    def of(cls, commit: Commit, since: int = 1) -> ShardEntry:
+        """The entry that a commit gives, first published by manifest `since`."""
         source, output = commit.source, commit.output
         return cls(
             **source.model_dump(),
@@ -50,7 +57,28 @@ class ShardEntry(BaseModel):
             sha256=output.sha256,
             quarantined=output.quarantined,
             commit=commit.name,
+            since=since,
         )
+
+    @property
+    def published_rows(self) -> int:
+        """Rows of the file."""
+        return self.rows - self.superseded
+
+
+class HeldShard(BaseModel):
+    """One input shard that is explained and committed, but held back from what is published, and why."""
+
+    model_config = ConfigDict(frozen=True)
+
+    key: str
+    size: int
+    stamp: str
+    rows: int
+    content_digest: str
+    commit: str
+    state: Literal["held", "rejected"]
+    reason: str
 
 
 class SetAside(BaseModel):
@@ -119,6 +147,7 @@ class Content(BaseModel):
     totals: Totals
     shards: tuple[ShardEntry, ...]
     set_aside: tuple[SetAside, ...]
+    held: tuple[HeldShard, ...] = ()
 
 
 class Manifest(BaseModel):
@@ -142,14 +171,15 @@ def compose(
     identity: DatasetFacts,
     archive: ArchiveFacts,
     frozen_plan: str,
-    commits: Iterable[Commit],
+    entries: Iterable[ShardEntry],
     set_aside: Iterable[SetAside],
+    held: Iterable[HeldShard] = (),
 ) -> Content:
-    """The content of the manifest that these commits make, in the order of their sources' keys.
+    """The content of the manifest that these shards make, in the order of their keys.
 
     `frozen_plan` is the `plan_digest` of all sources of the run; whoever has the manifest can compute it again.
     """
-    shards = sorted((ShardEntry.of(commit) for commit in commits), key=lambda shard: shard.key)
+    shards = sorted(entries, key=lambda shard: shard.key)
     aside = sorted(set_aside, key=lambda shard: shard.key)
     quarantined: Counter[str] = Counter()
     for shard in shards:
@@ -161,11 +191,12 @@ def compose(
         plan_digest=frozen_plan,
         totals=Totals(
             shards=len(shards),
-            records=sum(shard.rows for shard in shards),
+            records=sum(shard.published_rows for shard in shards),
             quarantined=dict(sorted(quarantined.items())),
         ),
         shards=tuple(shards),
         set_aside=tuple(aside),
+        held=tuple(sorted(held, key=lambda shard: shard.key)),
     )
 
 

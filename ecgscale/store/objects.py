@@ -12,27 +12,35 @@ import os
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
-from ecgscale.errors import EcgscaleError
+from ecgscale.storage import StoreError, told
+
+__all__ = ["LocalObjects", "ObjectStat", "ObjectStore", "StoreError"]
 
 TEMPORARY_PREFIX = "_tmp-"
 
 
-class StoreError(EcgscaleError):
-    """The store refuses to write or read (full, read-only, gone); what was committed before stays."""
-
-
 @dataclass(frozen=True)
 class ObjectStat:
-    """What a store knows of an object without reading it."""
+    """What a store knows of an object without reading it.
+
+    version: changes when the object does (an ETag, a modification time); modified: when, by the store's own clock, UTC
+    """
 
     size: int
+    version: str
+    modified: datetime
 
 
 class ObjectStore(Protocol):
     """Keys are `/`-separated and relative; data are whole objects. Failures of the store raise `StoreError`."""
+
+    @property
+    def where(self) -> str:
+        """The place that keys are relative to: an absolute path or a URL."""
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         """Create `key` with `data`; False, and nothing written, when there is such an object already."""
@@ -44,10 +52,22 @@ class ObjectStore(Protocol):
         """The object, or None when there is none."""
 
     def stat(self, key: str) -> ObjectStat | None:
-        """Size of the object, or None when there is none."""
+        """Size and version of the object, or None when there is none."""
 
     def list_prefix(self, prefix: str) -> Iterator[str]:
         """Keys below the folder `prefix`, sorted: a hint, for previews and operators, never the truth."""
+
+    def list_stats(self, prefix: str) -> dict[str, ObjectStat]:
+        """The same keys, each with what `stat` says of it, from one listing."""
+
+    def list_leftovers(self) -> dict[str, ObjectStat]:
+        """Files of writers that were killed, which no other listing shows; an object store has none."""
+
+    def delete(self, key: str) -> None:
+        """Remove the object; nothing happens when there is none."""
+
+    def clock(self) -> datetime:
+        """What time it is (UTC) by the clock that `ObjectStat.modified` is told by."""
 
     def location(self, key: str) -> str:
         """Where the object is, as Parquet readers take it (a path or a URL)."""
@@ -62,9 +82,13 @@ class LocalObjects:
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root).absolute()
 
+    @property
+    def where(self) -> str:
+        return str(self.root)
+
     def put_if_absent(self, key: str, data: bytes) -> bool:
         target = self.root / key
-        with _told(f"cannot write {target}"), _temporary(target, data) as temporary:
+        with told(f"cannot write {target}"), _temporary(target, data) as temporary:
             try:
                 os.link(temporary, target)
             except FileExistsError:
@@ -75,21 +99,21 @@ class LocalObjects:
 
     def put(self, key: str, data: bytes) -> None:
         target = self.root / key
-        with _told(f"cannot write {target}"), _temporary(target, data) as temporary:
+        with told(f"cannot write {target}"), _temporary(target, data) as temporary:
             os.replace(temporary, target)
             _sync_folder(target.parent)
 
     def read(self, key: str) -> bytes | None:
-        with _told(f"cannot read {self.root / key}"):
+        with told(f"cannot read {self.root / key}"):
             try:
                 return (self.root / key).read_bytes()
             except FileNotFoundError:
                 return None
 
     def stat(self, key: str) -> ObjectStat | None:
-        with _told(f"cannot read {self.root / key}"):
+        with told(f"cannot read {self.root / key}"):
             try:
-                return ObjectStat(size=(self.root / key).stat().st_size)
+                return _stat(self.root / key)
             except FileNotFoundError:
                 return None
 
@@ -101,8 +125,53 @@ class LocalObjects:
             if path.is_file() and not path.name.startswith(TEMPORARY_PREFIX):
                 yield path.relative_to(self.root).as_posix()
 
+    def list_stats(self, prefix: str) -> dict[str, ObjectStat]:
+        found = {}
+        for key in self.list_prefix(prefix):
+            # A file may go while the listing is walked.
+            with contextlib.suppress(FileNotFoundError):
+                found[key] = _stat(self.root / key)
+        return found
+
+    def list_leftovers(self) -> dict[str, ObjectStat]:
+        found = {}
+        for path in sorted(self.root.rglob("*")):
+            key = path.relative_to(self.root)
+            if _is_leftover(key) and path.is_file():
+                with contextlib.suppress(FileNotFoundError):
+                    found[key.as_posix()] = _stat(path)
+        return found
+
+    def delete(self, key: str) -> None:
+        path = self.root / key
+        with told(f"cannot remove {path}"):
+            path.unlink(missing_ok=True)
+        # A folder that was being filled goes with the last of its files.
+        for folder in path.parents:
+            if not folder.is_relative_to(self.root) or not _is_leftover(folder.relative_to(self.root)):
+                break
+            try:
+                folder.rmdir()
+            except OSError:
+                break
+
+    def clock(self) -> datetime:
+        # The server's clock, where the disk is one: that of a file made just now.
+        with told(f"cannot write below {self.root}"), _temporary(self.root / "_clock", b"") as temporary:
+            return _stat(temporary).modified
+
     def location(self, key: str) -> str:
         return str(self.root / key)
+
+
+def _is_leftover(key: Path) -> bool:
+    """Whether a file, or a folder that it lies in, has the name of something unfinished."""
+    return any(part.startswith(TEMPORARY_PREFIX) for part in key.parts)
+
+
+def _stat(path: Path) -> ObjectStat:
+    found = path.stat()
+    return ObjectStat(found.st_size, f"mtime_ns={found.st_mtime_ns}", datetime.fromtimestamp(found.st_mtime, UTC))
 
 
 @contextlib.contextmanager
@@ -126,15 +195,3 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-@contextlib.contextmanager
-def _told(what: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise StoreError(
-            f"{what}: {reason}. What was committed so far stays; when this is put right "
-            "(free space, permissions, a file system with hard links), type the same command again."
-        ) from error

@@ -42,7 +42,7 @@ def run_facts(device: str | None = None) -> RunFacts:
         host=socket.gethostname(),
         pid=os.getpid(),
         started=utc_now(),
-        code_version=metadata.version("ecgscale"),
+        code_version=package_version(),
         code_commit=_code_commit(),
         device=device,
     )
@@ -63,6 +63,15 @@ def _git(*arguments: str, folder: Path) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
+def package_version() -> str:
+    """The version of this package as installed; on a node that has only what a job brought along, there is none."""
+    try:
+        return metadata.version("ecgscale")
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
 def versions() -> dict[str, str]:
     """Versions of what decides bits: this package, and the libraries that do the arithmetic."""
-    return {name: metadata.version(name) for name in ("ecgscale", "torch", "numpy", "numba", "scipy", "scikit-learn")}
+    libraries = ("torch", "numpy", "numba", "scipy", "scikit-learn")
+    return {"ecgscale": package_version(), **{name: metadata.version(name) for name in libraries}}

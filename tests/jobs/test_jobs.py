@@ -25,6 +25,7 @@ from jobs.explain_archive import explain_archive
 from jobs.fit_clusters import fit_clusters
 from jobs.ingest import ingest
 from jobs.nightly import nightly
+from tests.encoders.small_networks import write_small_encoder
 from tests.jobs.world import REPOSITORY, SHARDS, commits, outputs, run_records, wait_for, write_config
 from tests.passes.simulated import cut_short, simulated
 from tests.passes.test_pipeline import CONFIG, SIMULATE, TRAIN
@@ -96,12 +97,12 @@ def test_each_job_does_its_part_and_the_night_does_what_is_new(tmp_path: Path) -
 
 
 def test_shards_set_aside_are_exit_code_3(tmp_path: Path) -> None:
-    config = small(tmp_path)
-    facts(run(ingest, config))
-    facts(run(fit_clusters, config))
-    model = next((tmp_path / "results" / "models").glob("k4-*"))
-    cut_short(tmp_path / "archive" / "part-00002.parquet")
-    result = run(explain_archive, config, "--model", str(model))
+    archive = simulated(tmp_path / "archive", 48, 20)
+    write_small_encoder(tmp_path / "encoder")
+    config = small(tmp_path, "")
+    model = facts(run(fit_clusters, config))["path"]
+    cut_short(archive / "part-00002.parquet")
+    result = run(explain_archive, config, "--model", model)
     assert result.exit_code == 3, result.output
     [record] = [r for r in run_records(tmp_path / "results") if r["command"] == "jobs/explain_archive"]
     assert (record["outcome"], record["exit_code"]) == ("set aside", 3)

@@ -86,7 +86,7 @@ def commits(root: Path) -> list[Path]:
     return sorted(root.glob("explanations/*/_commits/*.json"))
 
 
-def wait_for(condition: Callable[[], Any], what: str, seconds: float = 90.0) -> None:
+def wait_for(condition: Callable[[], Any], what: str, seconds: float = 240.0) -> None:
     """Return as soon as `condition` holds; AssertionError when it never does."""
     until = time.monotonic() + seconds
     while not condition():

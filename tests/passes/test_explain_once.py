@@ -193,17 +193,18 @@ def test_a_record_in_two_shards_stops_publishing_alone(archive: Path, model: Pat
 def test_a_run_that_was_overtaken_plans_again(
     archive: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    check = explain_pass.require_distinct_records
+    settle = explain_pass.settle
     others: list[int] = []
 
-    def overtaken(store: Any, commits: Any) -> None:
-        check(store, commits)
+    def overtaken(*arguments: Any, **options: Any) -> Any:
+        settled = settle(*arguments, **options)
         if not others:
             others.append(0)
             os.utime(archive / "part-00000.parquet", ns=(5, 5))
             others[0] = explain(archive, model, tmp_path / "out").manifest
+        return settled
 
-    monkeypatch.setattr(explain_pass, "require_distinct_records", overtaken)
+    monkeypatch.setattr(explain_pass, "settle", overtaken)
     result = explain(archive, model, tmp_path / "out")
     assert others == [1]
     assert (result.manifest, result.published) == (1, False)

@@ -17,11 +17,12 @@ from ecgscale.store.manifest import (
     DatasetFacts,
     Manifest,
     SetAside,
+    ShardEntry,
     compose,
     plan_digest,
     publish,
 )
-from ecgscale.store.objects import LocalObjects
+from ecgscale.store.objects import ObjectStore
 from ecgscale.store.provenance import run_facts
 
 RUN = run_facts()
@@ -39,11 +40,11 @@ def facts(model_id: str = "model-a") -> DatasetFacts:
     )
 
 
-def store_of(root: Path, identity: DatasetFacts | None = None) -> LocalObjects:
+def store_of(root: Path, identity: DatasetFacts | None = None) -> ObjectStore:
     return dataset_store(root, (identity or facts()).dataset_id)
 
 
-def commit_shard(store: LocalObjects, number: int, ids: Sequence[str | None], stamp: str = "mtime_ns=1") -> Commit:
+def commit_shard(store: ObjectStore, number: int, ids: Sequence[str | None], stamp: str = "mtime_ns=1") -> Commit:
     key = f"part-{number:05d}.parquet"
     sink = io.BytesIO()
     pq.write_table(pa.table({"record_id": pa.array(ids, pa.string()), "source_shard": [key] * len(ids)}), sink)
@@ -54,7 +55,7 @@ def commit_shard(store: LocalObjects, number: int, ids: Sequence[str | None], st
 def content_of(commits: Sequence[Commit], set_aside: Sequence[SetAside] = (), model_id: str = "model-a") -> Content:
     archive = ArchiveFacts(archive_id="archive", path="/archive")
     digest = plan_digest([*(commit.source for commit in commits), *set_aside])
-    return compose(facts(model_id), archive, digest, commits, set_aside)
+    return compose(facts(model_id), archive, digest, map(ShardEntry.of, commits), set_aside)
 
 
 def publish_shards(root: Path, shards: Sequence[Sequence[str]], base: int = 0, model_id: str = "model-a") -> Manifest:

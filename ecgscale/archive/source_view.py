@@ -1,0 +1,112 @@
+"""The files of a source as one listing shows them, and local copies of those that are to be read.
+
+The readers of WFDB and HDF5 want files. A source on a disk is read where it is; of one in an object store, what is
+needed is fetched into a scratch folder, many files at a time, and discarded when it has been read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from ecgscale.errors import ArchiveError
+from ecgscale.places import REMOTE, Place, is_remote
+from ecgscale.progress import SILENT, Progress
+from ecgscale.storage import s3, told
+from ecgscale.store.objects import StoreError
+from ecgscale.store.s3_objects import open_objects
+
+AT_ONCE = 16
+_KEPT_NAMES = 3
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """One file: its path below the source, bytes, and what changes when it does; `modified` by the store's clock."""
+
+    name: str
+    size: int
+    version: str
+    modified: datetime
+
+
+class SourceView:
+    """A source as it was at `now`, by the clock of its store.
+
+    files: by their paths; folder: where what was fetched lies (the source itself if it is local); notes: what somebody
+    should know of how it was looked at. Raises `ArchiveError` for a folder that is not there, and `StoreError` when the
+    store refuses.
+    """
+
+    def __init__(self, src: Place, scratch: Path, progress: Progress = SILENT) -> None:
+        self.src = src
+        self.is_local = not is_remote(src)
+        self._progress = progress
+        self._store = open_objects(src)
+        if self.is_local and not src.is_dir():
+            raise ArchiveError(f"{src}: no such folder; is the disk mounted, and archive.src right?")
+        # The last names are kept: the layout of MIMIC-IV-ECG tells patients by them.
+        names = [name for name in str(src).removeprefix(REMOTE).split("/") if name]
+        self.folder = src if self.is_local else scratch.joinpath("source", *names[-_KEPT_NAMES:])
+        self.notes: list[str] = []
+        # The time first: what is written while the listing is made is younger than it.
+        self.now = self._clock()
+        self.files = {
+            name: SourceFile(name, stat.size, stat.version, stat.modified)
+            for name, stat in self._store.list_stats("").items()
+            if not name.startswith("_clock/") and ".." not in name.split("/")
+        }
+
+    def path(self, name: str) -> Path:
+        """Where a file is, once it is fetched."""
+        return self.folder / name
+
+    def location(self, name: str) -> str:
+        """The file in the source, as a path or a URL."""
+        return self._store.location(name)
+
+    def fetch(self, files: Iterable[SourceFile]) -> None:
+        """Have these files in `folder`; one that went away since the listing is not there (`changed` tells it)."""
+        wanted = [] if self.is_local else [file for file in files if not self.path(file.name).exists()]
+        if not wanted:
+            return
+        for folder in {self.path(file.name).parent for file in wanted}:
+            folder.mkdir(parents=True, exist_ok=True)
+        with self._progress.stage("fetch", len(wanted), "files") as stage, ThreadPoolExecutor(AT_ONCE) as pool:
+            for _ in pool.map(self._fetch, wanted):
+                stage.advance()
+
+    def discard(self, files: Iterable[SourceFile]) -> None:
+        """Remove the copies of these files; nothing happens to the source."""
+        if not self.is_local:
+            for file in files:
+                self.path(file.name).unlink(missing_ok=True)
+
+    def changed(self, files: Iterable[SourceFile]) -> frozenset[str]:
+        """Names of those that are no longer as the listing showed them."""
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            return frozenset(name for name in pool.map(self._changed, files) if name is not None)
+
+    def _fetch(self, file: SourceFile) -> None:
+        target = self.path(file.name)
+        with told(f"cannot read {self.location(file.name)}"):
+            try:
+                s3().get_file(self.location(file.name), str(target))
+            except FileNotFoundError:
+                target.unlink(missing_ok=True)
+
+    def _changed(self, file: SourceFile) -> str | None:
+        found = self._store.stat(file.name)
+        same = found is not None and (found.size, found.version) == (file.size, file.version)
+        return None if same else file.name
+
+    def _clock(self) -> datetime:
+        try:
+            return self._store.clock()
+        except StoreError:
+            self.notes.append(f"{self.src} cannot be written to, so what has settled is told by this machine's clock")
+            return datetime.now(UTC)
+

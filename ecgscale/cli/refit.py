@@ -1,0 +1,131 @@
+"""`ecgscale refit`: a new cluster model in which cluster 7 is still cluster 7."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ecgscale.cli.command import command
+from ecgscale.cli.options import PLACE, placement_of
+from ecgscale.errors import ExitCode
+from ecgscale.progress import Progress
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from ecgscale.nightly.comparison import Comparison
+    from ecgscale.nightly.refit import Refit
+
+
+@click.command()
+@click.argument("config", type=PLACE)
+@click.option("--fit-only", is_flag=True, help="Fit and compare; explain nothing yet.")
+@click.option("--model", "model_id", metavar="ID", help="Go on with this earlier refit; fit nothing.")
+@command
+def refit(progress: Progress, config: Path, fit_only: bool, model_id: str | None) -> dict[str, Any]:
+    """Fit a new cluster model on the archive as it has grown, and explain all of it beside what is served.
+
+    Fits as [fit] of CONFIG.toml says. Clusters that persist keep their ids, and the names that people gave them, so
+    that "cluster 7" means the same next month; a comparison of old and new is shown, and kept beside the model. What is
+    served, and what the nights go on with, stays as it is until `ecgscale promote`.
+
+    Stopped in the middle, type the same command again. With --fit-only, look at the comparison first, and go on with
+    --model. The same fit as before means that nothing is done.
+
+    \b
+      ecgscale refit configs/nightly.toml --fit-only
+      ecgscale refit configs/nightly.toml --model k20-1a2b3c4d5e6f
+      ecgscale promote results DATASET --reason "three months more, two sites more"
+    """
+    from ecgscale.config import load_config
+    from ecgscale.nightly.refit import refit as fit_again
+    from ecgscale.runtime.run_record import run_record
+
+    loaded = load_config(config)
+    where = placement_of(loaded, progress)
+    with run_record(loaded.root, "refit", where.facts(), progress) as record:
+        done = fit_again(loaded, progress, where.pool, where.device, record, fit_only, model_id)
+        facts = facts_of(done)
+        code = done.explained.exit_code if done.explained else ExitCode.DONE
+        record.add(code, refit=facts)
+    for line in told(done, config, loaded.root):
+        click.echo(line)
+    return {**facts, "exit_code": int(code)}
+
+
+def facts_of(done: Refit) -> dict[str, Any]:
+    """For `--json` and the run record."""
+    comparison = done.comparison
+    same = list(range(done.model.n_clusters))
+    return {
+        "model": str(done.model.directory),
+        "model_id": done.model.model_id,
+        "refit_of": done.old.model_id,
+        "changed": done.changed,
+        "dataset_id": done.dataset_id,
+        "served": done.served_id,
+        "persisting": [pair.new for pair in comparison.persisting] if comparison else same,
+        "births": [born.id for born in comparison.births] if comparison else [],
+        "deaths": [dead.id for dead in comparison.deaths] if comparison else [],
+        "ari": comparison.ari if comparison else 1.0,
+        "comparison": comparison.model_dump(mode="json") if comparison else None,
+        "records": done.explained.records if done.explained else None,
+        "explained": done.explained.to_dict() if done.explained else None,
+    }
+
+
+def told(done: Refit, config: Path, root: Path) -> Iterator[str]:
+    """What a person wants to know, a line each, and what to type next."""
+    if done.comparison is None:
+        yield f"nothing new: the fit of this archive is what model {done.old.model_id} was made of"
+        return
+    yield f"{done.model.model_id}, a refit of {done.old.model_id}"
+    yield from table(done.comparison, done.names)
+    name = shlex.quote(str(config))
+    if done.explained is None:
+        yield ""
+        yield f"next: ecgscale refit {name} --model {done.model.model_id}     (explains the archive with it)"
+        return
+    explained = done.explained
+    yield ""
+    yield (
+        f"{explained.records:,} records in {explained.shards:,} shards explained: {explained.path}"
+        + (f"; {len(explained.held)} shards held back" if explained.held else "")
+    )
+    yield from (f"  set aside {aside.key}: {aside.reason}" for aside in explained.set_aside)
+    yield f"{done.served_id} is still what is served."
+    yield f"next: ecgscale report {shlex.quote(str(root))} --dataset {done.dataset_id}     (look at it)"
+    yield f"      ecgscale promote {shlex.quote(str(root))} {done.dataset_id} --reason TEXT     (serve it)"
+
+
+def table(comparison: Comparison, names: Mapping[int, str]) -> Iterator[str]:
+    """Old and new side by side. Distances in the features' units, and as a share of the way to the old neighbour."""
+    old, new, sample = comparison.old, comparison.new, comparison.sample
+    yield "  old   new  distance  of spacing  share old  share new   kept  name"
+    for pair in comparison.persisting:
+        yield (
+            f"{pair.old:5d} {pair.new:5d} {pair.distance:9.4f} {_share(pair.relative):>11} "
+            f"{_share(pair.share_old):>10} {_share(pair.share_new):>10} {_share(pair.kept):>6}  "
+            f"{names.get(pair.new, '')}"
+        ).rstrip()
+    for born in comparison.births:
+        yield (
+            f"{'':>5} {born.id:5d} {born.distance:9.4f} {_share(born.relative):>11} {'':>10} {_share(born.share):>10} "
+            f"{'':>6}  born; nearest old cluster {born.nearest}"
+        )
+    for dead in comparison.deaths:
+        yield (
+            f"{dead.id:5d} {'':>5} {dead.distance:9.4f} {_share(dead.relative):>11} {_share(dead.share):>10} {'':>10} "
+            f"{'':>6}  died; nearest new cluster {dead.nearest}"
+        )
+    yield (
+        f"adjusted Rand index {comparison.ari:.3f} on {sample.timesteps:,} timesteps of {sample.records:,} records; "
+        f"variance explained there: old {old.explained_variance:.1%}, new {new.explained_variance:.1%}"
+    )
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1%}"

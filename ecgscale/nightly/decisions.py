@@ -1,0 +1,103 @@
+"""What people decide about what is published: release or reject held shards, go back to an earlier manifest."""
+
+from __future__ import annotations
+
+import getpass
+from collections.abc import Sequence
+from typing import Literal
+
+from ecgscale.errors import UsageError, did_you_mean
+from ecgscale.places import Place
+from ecgscale.storage import StoreError
+from ecgscale.store.commit import Source
+from ecgscale.store.dataset import find_dataset
+from ecgscale.store.holds import Hold, decide, hold, hold_again, holds
+from ecgscale.store.manifest import HeldShard, Manifest, ShardEntry, compose, plan_digest, publish, read_manifest
+from ecgscale.store.objects import ObjectStore
+from ecgscale.store.provenance import RunFacts, run_facts
+
+_SOURCE = {"key", "size", "stamp", "rows", "content_digest"}
+
+
+def held_shards(root: str | Place, dataset: str | None = None) -> list[Hold]:
+    """Holds of a dataset that nobody has decided on, in the order of their shards."""
+    store = find_dataset(root, dataset).store
+    return sorted((h for h in holds(store).values() if h.state == "held"), key=lambda h: h.source.key)
+
+
+def decide_on(
+    root: str | Place,
+    keys: Sequence[str],
+    state: Literal["released", "rejected"],
+    reason: str,
+    dataset: str | None = None,
+    every: bool = False,
+) -> list[Hold]:
+    """Release or reject held shards (`every`: all of them). The next night publishes what was released.
+
+    A rejected shard can be released later, and the other way round. Raises `UsageError` for a shard that is not held,
+    naming those that are, and for a reason that is empty.
+    """
+    if not reason.strip():
+        raise UsageError("give a --reason: whoever finds this shard later will ask")
+    store = find_dataset(root, dataset).store
+    standing = sorted(holds(store).values(), key=lambda h: (h.source.key, h.held_at))
+    newest = {h.source.key: h for h in standing}
+    if every:
+        keys = [key for key, h in newest.items() if h.state == "held"]
+    unknown = [key for key in keys if key not in newest]
+    if unknown:
+        there = ", ".join(key for key, h in newest.items() if h.state == "held") or "none"
+        raise UsageError(f"{unknown[0]} is not held.{did_you_mean(unknown[0], newest)} Held are: {there}")
+    return [decide(store, newest[key], state, reason.strip(), getpass.getuser()) for key in keys]
+
+
+def roll_back(root: str | Place, number: int, reason: str, dataset: str | None = None) -> Manifest:
+    """Publish again what manifest `number` said; the new manifest.
+
+    What came since is held back, with the reason, until it is released. Raises `UsageError` for a number that is not
+    there or is the newest, and `StoreError` when a file of that manifest is gone. No lock is taken: of this and a
+    nightly run that publish at the same moment, one wins, and the other is told.
+    """
+    found = find_dataset(root, dataset)
+    store, newest = found.store, found.manifest
+    assert newest is not None
+    if not 1 <= number < newest.number:
+        raise UsageError(f"manifest {number} is not an earlier one: there are 1 to {newest.number}, which is served")
+    if not reason.strip():
+        raise UsageError("give a --reason: whoever finds these shards held later will ask")
+    target = read_manifest(store, number)
+    if target is None:
+        raise UsageError(f"manifest {number} is gone (gc --keep-manifests); the oldest ones cannot be gone back to")
+    _require_files(store, target)
+    run = run_facts()
+    kept = {(entry.key, entry.content_digest) for entry in target.content.shards}
+    held = list(target.content.held)
+    for entry in newest.content.shards:
+        if (entry.key, entry.content_digest) not in kept:
+            held.append(_hold_back(store, entry, f"rolled back to manifest {number}: {reason.strip()}", run))
+    shards, aside = target.content.shards, target.content.set_aside
+    content = compose(
+        target.content.identity, target.content.archive, plan_digest([*shards, *aside, *held]), shards, aside, held
+    )
+    manifest = publish(store, content, newest.number, run)
+    if manifest is None:
+        raise StoreError(f"another run published {store.where} at the same moment; look at it, and type this again")
+    return manifest
+
+
+def _hold_back(store: ObjectStore, entry: ShardEntry, reason: str, run: RunFacts) -> HeldShard:
+    source = Source(**entry.model_dump(include=_SOURCE))
+    held = hold(store, source, entry.commit, [reason], run)
+    if held.state == "released":
+        held = hold_again(store, held, [reason], run)
+    return held.shard()
+
+
+def _require_files(store: ObjectStore, manifest: Manifest) -> None:
+    gone = [entry.file for entry in manifest.content.shards if store.stat(entry.file) is None]
+    if gone:
+        raise StoreError(
+            f"{len(gone)} files of manifest {manifest.number} are gone, {store.location(gone[0])} first; it cannot be "
+            "published again"
+        )

@@ -1,0 +1,202 @@
+"""A night: what is new is ingested, explained, judged, published; then scores and records follow.
+
+    preflight → lock → arrivals → plan → explain → gates → publish → surrogate and drift → run record → prune
+
+Every step can be cut short and repeated: the same command goes on. Nothing is fitted; the model is that of what is
+served. Times are UTC.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from ecgscale.archive.arrivals import Arrivals, ingest_arrivals
+from ecgscale.archive.reader import Archive
+from ecgscale.clusters.model import ClusterModel
+from ecgscale.config import RunConfig
+from ecgscale.encoders.spec import load_spec
+from ecgscale.errors import EcgscaleError, ExitCode, UsageError
+from ecgscale.evaluate.published import check_published
+from ecgscale.evaluate.written import write_evaluation
+from ecgscale.explain.facts import fitted_precision, fitted_with_padding
+from ecgscale.explain.settings import ExplainSettings
+from ecgscale.nightly.findings import GateReport
+from ecgscale.nightly.gatekeeper import Gatekeeper, night_records
+from ecgscale.nightly.preflight import preflight
+from ecgscale.nightly.recompute import RecomputeGuard
+from ecgscale.passes.committing import Limits
+from ecgscale.passes.explain import ExplainResult, Unattended, explain_archive, identify
+from ecgscale.passes.pipeline import published_model
+from ecgscale.passes.watch import RunWatch
+from ecgscale.passes.workers import OpenPool
+from ecgscale.places import Place
+from ecgscale.progress import SILENT, Progress
+from ecgscale.store.dataset import dataset_store, find_dataset
+from ecgscale.store.lease import Lease
+from ecgscale.store.manifest import Manifest, newest_number, read_manifest
+
+SHOWN_NIGHTS = 60
+
+
+@dataclass(frozen=True)
+class NightResult:
+    """What one night did.
+
+    arrivals: what was ingested (None: shards come by themselves); explained: what was computed and published
+    report: what the gates said; refreshed: what the evaluations after it gave, or why they gave nothing
+    """
+
+    arrivals: Arrivals | None
+    explained: ExplainResult
+    report: GateReport
+    refreshed: dict[str, Any]
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """A held night before shards set aside: it is the one that somebody has to look at."""
+        if not self.report.passed:
+            return ExitCode.GATE_HELD
+        return self.explained.exit_code
+
+    def to_dict(self) -> dict[str, Any]:
+        """For `--json` and the run record."""
+        return {
+            **self.explained.to_dict(),
+            "arrivals": self.arrivals.to_dict() if self.arrivals else None,
+            "gates": self.report.to_dict(),
+            **self.refreshed,
+        }
+
+
+def run_night(
+    config: RunConfig,
+    *,
+    watch: RunWatch,
+    model_dir: Place | None = None,
+    allow_recompute: bool = False,
+    pool: OpenPool | None = None,
+    device: str | None = None,
+    progress: Progress = SILENT,
+    now: datetime | None = None,
+) -> NightResult:
+    """Do what is new of one night, with the model that is served unless `model_dir` names another.
+
+    Raises `LockedError` when another night is under way, `UsageError` for what has to be put right first (nothing was
+    published yet, a plan that would compute published records again), `StoreError` for a store that refuses.
+    """
+    now = now or datetime.now(UTC)
+    night = config.nightly
+    frozen = model_dir or published_model(config)
+    preflight(config.root, frozen)
+    with Lease(config.root, watch.run_id, "ecgscale nightly", night.lease_seconds) as lease:
+        arrivals = _arrivals(config, progress)
+        archive, model = Archive.open(config.archive.path), ClusterModel.load(frozen)
+        identity = identify(archive, model, _settings(config, model))
+        store = dataset_store(config.root, identity.dataset_id)
+        keeper = Gatekeeper(
+            store=store,
+            settings=config.gates,
+            output_names=load_spec(model.encoder_path).output.names,
+            model_id=model.model_id,
+            now=now,
+            run_id=watch.run_id,
+        )
+
+        def admission(*fresh: Any) -> Any:
+            lease.check()
+            return keeper(*fresh)
+
+        explained = explain_archive(
+            archive,
+            frozen,
+            config.root,
+            entropy=config.explain.entropy,
+            batch=config.batch,
+            include_padding=config.include_padding,
+            device=device or config.device,
+            progress=progress,
+            pool=pool,
+            watch=watch,
+            unattended=Unattended(
+                admission=admission,
+                before_work=RecomputeGuard(
+                    night.recompute_share, night.max_records, allow_recompute, _served(config), identity.dataset_id
+                ),
+                limits=Limits(night.max_shards, _deadline(night.deadline, now)),
+                partial=night.policy == "committed",
+            ),
+        )
+        keeper.judge_nothing(read_manifest(store, newest_number(store)))
+        assert keeper.report is not None
+        lease.check()
+        keeper.write()
+        refreshed = _refresh(config, explained, keeper, progress)
+        return NightResult(arrivals, explained, keeper.report, refreshed)
+
+
+def _settings(config: RunConfig, model: ClusterModel) -> ExplainSettings:
+    return ExplainSettings(
+        entropy=config.explain.entropy,
+        batch=config.batch,
+        include_padding=config.include_padding or fitted_with_padding(model),
+        dtype=fitted_precision(model),
+    )
+
+
+def _arrivals(config: RunConfig, progress: Progress) -> Arrivals | None:
+    """Ingest the source's new files; None where shards come into the archive by themselves."""
+    if config.archive.source in (None, "simulate"):
+        return None
+    night = config.nightly
+    arrivals = ingest_arrivals(config.archive, night.settle_minutes, night.give_up_hours, progress)
+    for note in arrivals.notes:
+        progress.say(f"note: {note}")
+    return arrivals
+
+
+def _served(config: RunConfig) -> Manifest | None:
+    try:
+        return find_dataset(config.root).manifest
+    except UsageError:
+        return None
+
+
+def _deadline(clock: str | None, now: datetime) -> float:
+    """The next time that it is `clock` (UTC, HH:MM), on the monotonic clock."""
+    if clock is None:
+        return float("inf")
+    hour, minute = map(int, clock.split(":"))
+    due = now.astimezone(UTC).replace(hour=hour, minute=minute, second=0, microsecond=0)
+    if due <= now:
+        due += timedelta(days=1)
+    return time.monotonic() + (due - now).total_seconds()
+
+
+def _refresh(config: RunConfig, explained: ExplainResult, keeper: Gatekeeper, progress: Progress) -> dict[str, Any]:
+    """Scores and the table of nights, after publishing: what cannot be computed is told and undoes nothing."""
+    past = night_records(keeper.store)[-SHOWN_NIGHTS:]
+    write_evaluation(
+        config.root,
+        explained.dataset_id,
+        "drift",
+        {"nights": [{"started": r.started, "run_id": r.run_id, **r.night, **r.report} for r in past]},
+        settings=config.gates.model_dump(mode="json"),
+    )
+    if config.surrogate is None or not explained.published:
+        return {"surrogate": None}
+    try:
+        checked = check_published(
+            config.root,
+            config.surrogate.target,
+            train_folds=config.surrogate.train_folds or (),
+            test_folds=config.surrogate.test_folds or (),
+            dataset=explained.dataset_id,
+            progress=progress,
+        )
+    except EcgscaleError as error:
+        progress.say(f"note: the surrogate was not scored: {error}")
+        return {"surrogate": None, "surrogate_error": str(error)}
+    return {"surrogate": checked.to_dict()}

@@ -1,0 +1,169 @@
+"""Where a record lies within the reference, and how surely a group of records lies elsewhere.
+
+The placement of a value x among m reference values is v = P(reference < x) − P(reference > x), from −1 to 1, ties
+shared. Its mean over a group is Cliff's delta (Cliff 1993, Psychol. Bull. 114:494) against the reference, and its
+test is that of Mann and Whitney. Each record is placed within the reference records of its own site and device, so a
+night on which only one site records is compared with that site: the mean over strata is that of van Elteren (1960,
+Bull. Inst. Int. Stat. 37:351), weighted by the group.
+
+Two probabilities are computed of each delta, and the larger one counts:
+
+- the normal one, with the variance of Mann and Whitney, which knows how small the reference is;
+- Chernoff's bound (1952, Ann. Math. Stat. 23:493), min over λ of exp(n K(λ) − n λ |delta|), with K the cumulant
+  function of the placements that reference records have among themselves. It holds for every n and however skewed they
+  are, which the normal one does not: a cluster that one record in fifty shows at all is far from normal in 30 records.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import norm
+
+from ecgscale.nightly.quantities import Quantities
+
+STRATUM_RECORDS = 100
+"""Reference records of one site and device from which on records are compared with these alone."""
+
+# Every λ gives a bound that holds, so a grid costs tightness at most.
+_STEEPNESS = np.geomspace(0.05, 200.0, 96)
+# Placements are rounded up to this grid before K is computed, which can only raise the bound.
+_GRID = np.linspace(-1.0, 1.0, 401)
+_POWERS = np.exp(_GRID[:, None] * _STEEPNESS)
+
+
+@dataclass(frozen=True)
+class Stratum:
+    """Reference records of one site and device, or of a wider circle.
+
+    ordered: for each of F quantities, float32 (m,) ascending, unknown values left out
+    spread: (F,), mean square of their placements among themselves, no less than 1 / m: m equal values do not rule out
+        another one
+    cumulants: (2, F, λ), K of the placements and of their negatives
+    """
+
+    ordered: tuple[NDArray[np.float32], ...]
+    spread: NDArray[np.float64]
+    cumulants: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, values: NDArray[np.float32]) -> Stratum:
+        """The stratum of (m, F) reference values, NaN where unknown."""
+        ordered = tuple(np.sort(column[~np.isnan(column)]) for column in values.T)
+        own = [placed(column, column).astype(np.float64) for column in ordered]
+        spread = [max(float((v**2).mean()), 1 / len(v)) if len(v) else 1.0 for v in own]
+        cumulants = [[_cumulants(v) for v in own], [_cumulants(-v) for v in own]]
+        return cls(ordered, np.array(spread), np.array(cumulants))
+
+    @property
+    def sizes(self) -> NDArray[np.intp]:
+        """(F,) known values."""
+        return np.array([len(column) for column in self.ordered])
+
+    def place(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(n, F) placements of (n, F) values; NaN where the value, or all of the reference, is unknown."""
+        return np.stack([placed(among, column) for among, column in zip(self.ordered, values.T, strict=True)], axis=1)
+
+
+def _cumulants(own: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(λ,) log of the mean of exp(λ v) over m placements and one more at 1, for what m records cannot rule out."""
+    at = np.searchsorted(_GRID, own - 1e-9, "left").clip(0, len(_GRID) - 1)
+    weights = np.bincount(at, minlength=len(_GRID)).astype(np.float64)
+    weights[-1] += 1
+    # einsum, not BLAS: no difference between machines at a threshold.
+    return np.asarray(np.log(np.einsum("g,gl->l", weights, _POWERS) / (len(own) + 1)))
+
+
+def placed(among: NDArray[np.float32], values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(n,) placements of (n,) values in an ascending (m,); NaN for NaN, and for all where m is 0."""
+    if not len(among):
+        return np.full(len(values), np.nan, np.float32)
+    found = (np.searchsorted(among, values, "left") + np.searchsorted(among, values, "right")) / len(among) - 1
+    return np.where(np.isnan(values), np.nan, found).astype(np.float32)
+
+
+class Strata:
+    """The reference, by site and device where it has enough records of them, else by site, by device, or whole."""
+
+    def __init__(self, reference: Quantities) -> None:
+        self._reference = reference
+        self._made: dict[tuple[str, ...], Stratum] = {}
+
+    def place(self, records: Quantities) -> Placed:
+        """Place records among those of the reference that they are to be compared with."""
+        found: dict[tuple[str, ...], int] = {}
+        stratum = np.zeros(len(records.values), np.intp)
+        placements = np.empty(records.values.shape, np.float32)
+        for site in sorted(set(records.site)):
+            for device in sorted(set(records.device[records.site == site])):
+                here = (records.site == site) & (records.device == device)
+                circle = self._nearest(site, device)
+                stratum[here] = found.setdefault(circle, len(found))
+                placements[here] = self._stratum(circle).place(records.values[here])
+        return Placed(placements, stratum, tuple(self._stratum(circle) for circle in found))
+
+    def _nearest(self, site: str, device: str) -> tuple[str, ...]:
+        for circle in (("both", site, device), ("site", site), ("device", device)):
+            if all(circle) and self._in(circle).sum() >= STRATUM_RECORDS:
+                return circle
+        return ("whole",)
+
+    def _in(self, circle: tuple[str, ...]) -> NDArray[np.bool_]:
+        """bool (m,): reference records of a circle."""
+        kind, *names = circle
+        here = np.ones(len(self._reference.values), bool)
+        if kind in ("both", "site"):
+            here &= self._reference.site == names[0]
+        if kind in ("both", "device"):
+            here &= self._reference.device == names[-1]
+        return here
+
+    def _stratum(self, circle: tuple[str, ...]) -> Stratum:
+        if circle not in self._made:
+            self._made[circle] = Stratum.of(self._reference.values[self._in(circle)])
+        return self._made[circle]
+
+
+@dataclass(frozen=True)
+class Shift:
+    """A group of records against the reference, all (F,): how many have a known placement, their Cliff's delta (0 where
+    there is none), and its two-sided probability."""
+
+    n: NDArray[np.intp]
+    delta: NDArray[np.float64]
+    p: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Placed:
+    """n records placed within the reference: placements float32 (n, F), and which of `strata` each was placed in."""
+
+    placements: NDArray[np.float32]
+    stratum: NDArray[np.intp]
+    strata: tuple[Stratum, ...]
+
+    def shift(self, member: NDArray[np.bool_]) -> Shift:
+        """How far the records of `member` (n,) lie from the reference."""
+        placements, stratum = self.placements[member], self.stratum[member]
+        known = ~np.isnan(placements)
+        counts = np.stack([known[stratum == s].sum(axis=0) for s in range(len(self.strata))])
+        n = counts.sum(axis=0)
+        delta = np.where(known, placements, 0).sum(axis=0, dtype=np.float64) / np.maximum(n, 1)
+        return Shift(n, delta, np.maximum(self._normal(counts, delta), self._bound(counts, delta)))
+
+    def _normal(self, counts: NDArray[np.intp], delta: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(F,) from (strata, F) counts."""
+        n, variance = np.maximum(counts.sum(axis=0), 1), np.zeros(len(delta))
+        for count, stratum in zip(counts, self.strata, strict=True):
+            m = np.maximum(stratum.sizes, 1)
+            variance += count / n**2 * stratum.spread * (count + m + 1) / m
+        return np.asarray(2 * norm.sf(np.abs(delta) / np.sqrt(np.where(variance > 0, variance, 1.0))))
+
+    def _bound(self, counts: NDArray[np.intp], delta: NDArray[np.float64]) -> NDArray[np.float64]:
+        falls = (delta < 0).astype(np.intp)
+        exponent = -(counts.sum(axis=0) * np.abs(delta))[:, None] * _STEEPNESS
+        for count, stratum in zip(counts, self.strata, strict=True):
+            exponent += count[:, None] * stratum.cumulants[falls, np.arange(len(delta))]
+        return np.asarray(np.minimum(1.0, 2 * np.exp(np.minimum(exponent.min(axis=1), 0.0))))

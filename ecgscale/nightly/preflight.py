@@ -1,0 +1,92 @@
+"""Seconds of looking before hours of work: may we read, write and delete there, is there room, do clocks agree, and
+are encoder and model still those that were published?"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import uuid
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from ecgscale.clusters.model import ClusterModel
+from ecgscale.encoders.spec import encoder_digest
+from ecgscale.errors import UsageError
+from ecgscale.explain.facts import encoder_digest_of
+from ecgscale.places import Place, is_remote
+from ecgscale.storage import StoreError
+from ecgscale.store.dataset import dataset_ids, dataset_store
+from ecgscale.store.manifest import newest_number, read_manifest
+from ecgscale.store.objects import ObjectStore
+from ecgscale.store.s3_objects import open_objects
+
+PROBE = "_probe"
+MOST_CLOCK_SECONDS = 300.0
+LEAST_FREE_BYTES = 2**30
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What was found: the store's clock less ours in seconds, free bytes for scratch, and on ROOT's disk, if any."""
+
+    clock_seconds: float
+    scratch_free: int
+    root_free: int | None
+
+
+def preflight(root: Place, model_dir: Place | None) -> Preflight:
+    """Try what the night will do. `StoreError` says what the store refuses, `UsageError` what has to be put right."""
+    store = open_objects(root)
+    _require_protocol(store)
+    off = (store.clock() - datetime.now(UTC)).total_seconds()
+    if abs(off) > MOST_CLOCK_SECONDS:
+        raise UsageError(
+            f"the clock of {store.where} is {off:+.0f} s off this machine's; requests would be refused and leases "
+            "misjudged. Set the clock (NTP)"
+        )
+    scratch = shutil.disk_usage(tempfile.gettempdir()).free
+    root_free = None if is_remote(root) else shutil.disk_usage(root).free
+    for free, where in ((scratch, tempfile.gettempdir()), (root_free, store.where)):
+        if free is not None and free < LEAST_FREE_BYTES:
+            raise StoreError(f"{where} has {free / 2**20:.0f} MiB left; a night needs at least 1 GiB. Free some space")
+    if model_dir is not None:
+        require_published_digests(root, model_dir)
+    return Preflight(off, scratch, root_free)
+
+
+def _require_protocol(store: ObjectStore) -> None:
+    """Put, put if absent, read and delete an object, as commits do."""
+    key = f"{PROBE}/{uuid.uuid4().hex}"
+    try:
+        first, second = store.put_if_absent(key, b"first"), store.put_if_absent(key, b"second")
+        if not first or store.read(key) is None:
+            raise StoreError(f"{store.where}: what was just written cannot be read")
+        if second:
+            raise UsageError(
+                f"{store.where} does not honour If-None-Match, which commits and manifests rest on. Say so: "
+                "[storage] conditional_put = false; then the lock alone keeps two runs from publishing at once"
+            )
+    finally:
+        store.delete(key)
+
+
+def require_published_digests(root: Place, model_dir: Place) -> None:
+    """Raise `UsageError` when the model's or its encoder's content is not what its name was published with."""
+    model = ClusterModel.load(model_dir)
+    found = encoder_digest(model.encoder_path)
+    if found != encoder_digest_of(model):
+        raise UsageError(
+            f"{model.encoder_path} has digest {found[:12]}…, but model {model.model_id} was fitted with "
+            f"{encoder_digest_of(model)[:12]}…: it was changed. Restore it, or refit"
+        )
+    for dataset_id in dataset_ids(root):
+        store = dataset_store(root, dataset_id)
+        number = newest_number(store)
+        manifest = read_manifest(store, number) if number else None
+        if manifest is None or manifest.content.identity.model_id != model.model_id:
+            continue
+        if manifest.content.identity.model_digest != model.digest:
+            raise UsageError(
+                f"model {model.model_id} has digest {model.digest[:12]}…, but dataset {dataset_id} was published with "
+                f"{manifest.content.identity.model_digest[:12]}…: {model_dir} was changed. Restore it"
+            )

@@ -1,0 +1,152 @@
+"""How an object store is reached: endpoint, region, anonymous access, encryption, patience. Never who one is.
+
+Credentials come from the usual chain alone (environment, shared files, instance roles), which refreshes those that
+expire; there is no place for them here, so that none can end up in a configuration, a run record or a log. What else is
+needed comes from the usual variables (`AWS_ENDPOINT_URL`, `AWS_REGION`) or from `[storage]` of a configuration, and
+travels to other processes in one variable, `ECGSCALE_STORAGE`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ecgscale.errors import EcgscaleError, UsageError
+
+VARIABLE = "ECGSCALE_STORAGE"
+CARRIED = (VARIABLE, "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_CA_BUNDLE")
+"""Variables that tell other nodes where the store is; none of them is a secret."""
+
+
+class StoreError(EcgscaleError):
+    """The store refuses to write or read (full, read-only, gone); what was committed before stays."""
+
+
+class StorageSettings(BaseModel):
+    """`[storage]`: all optional.
+
+    endpoint, region: of the store, where it is not AWS's own or the variables do not say
+    anonymous: requests are not signed (public buckets)
+    encryption: server-side, as S3 names it; kms_key: with "aws:kms"
+    conditional_put: whether the store honours If-None-Match; False: the last commit wins, and publishing needs the lock
+    attempts: how often a request is tried, with growing, jittered pauses in between
+    connect_seconds, read_seconds: how long a silent server is waited for
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    endpoint: str | None = Field(default=None, pattern=r"^https?://[^@]+$")
+    region: str | None = None
+    anonymous: bool = False
+    encryption: Literal["AES256", "aws:kms"] | None = None
+    kms_key: str | None = None
+    conditional_put: bool = True
+    attempts: int = Field(default=8, ge=1)
+    connect_seconds: float = Field(default=10, gt=0)
+    read_seconds: float = Field(default=60, gt=0)
+
+
+def use_storage(settings: StorageSettings) -> None:
+    """Let this process, and those that inherit its environment, reach object stores so."""
+    os.environ[VARIABLE] = settings.model_dump_json(exclude_defaults=True)
+
+
+def storage_settings() -> StorageSettings:
+    """The settings in force; `UsageError` when the variable cannot be understood."""
+    return _parsed(os.environ.get(VARIABLE, "{}"))
+
+
+@cache
+def _parsed(text: str) -> StorageSettings:
+    try:
+        return StorageSettings.model_validate_json(text)
+    except ValidationError as error:
+        raise UsageError(f"{VARIABLE} is not what ecgscale writes there: {error.errors()[0]['msg']}") from error
+
+
+def storage_variables() -> dict[str, str]:
+    """What another node has to have in its environment to reach the same store; no secrets."""
+    return {name: os.environ[name] for name in CARRIED if name in os.environ}
+
+
+def s3_options(settings: StorageSettings | None = None) -> dict[str, Any]:
+    """Keyword arguments of `s3fs.S3FileSystem` for these settings."""
+    settings = settings or storage_settings()
+    client = {"endpoint_url": settings.endpoint, "region_name": settings.region}
+    encrypted = {"ServerSideEncryption": settings.encryption, "SSEKMSKeyId": settings.kms_key}
+    return {
+        "anon": settings.anonymous,
+        "client_kwargs": {name: value for name, value in client.items() if value is not None},
+        "s3_additional_kwargs": {name: value for name, value in encrypted.items() if value is not None},
+        "config_kwargs": {
+            "retries": {"mode": "standard", "total_max_attempts": settings.attempts},
+            "connect_timeout": settings.connect_seconds,
+            "read_timeout": settings.read_seconds,
+            "max_pool_connections": 32,
+        },
+        # What another process has just written is there: nothing is answered from an earlier listing.
+        "use_listings_cache": False,
+        "max_concurrency": 16,
+    }
+
+
+def s3() -> Any:
+    """The `s3fs.S3FileSystem` in force: one a process and setting, made anew after a fork."""
+    import fsspec
+
+    system = fsspec.filesystem("s3", **s3_options())
+    # botocore repeats what can be repeated, with jitter; a second loop around it would multiply the waiting.
+    system.retries = 1
+    return system
+
+
+REFUSALS = {
+    "NoSuchBucket": "there is no such bucket; create it, or mend its name",
+    "InvalidAccessKeyId": "the store does not know these credentials (AWS_ACCESS_KEY_ID, profile or role)",
+    "SignatureDoesNotMatch": "the store does not accept these credentials' secret",
+    "ExpiredToken": "the credentials have expired; renew them",
+    "AccessDenied": "these credentials may not do this; reading, writing and listing below the place are needed",
+}
+
+
+S3_LIBRARIES = ("botocore", "aiobotocore", "s3fs", "fsspec", "aiohttp")
+
+
+@contextmanager
+def told(what: str) -> Iterator[None]:
+    """Raise `StoreError`, beginning with `what`, for whatever a disk or an object store refuses in this block."""
+    try:
+        yield
+    except Exception as error:
+        # By name, so that a run on local disks never loads what speaks S3.
+        if not isinstance(error, OSError) and type(error).__module__.partition(".")[0] not in S3_LIBRARIES:
+            raise
+        raise StoreError(
+            f"{what}: {reason_of(error)}. What was committed so far stays; when this is put right "
+            "(free space, permissions, credentials, the network), type the same command again."
+        ) from error
+
+
+def reason_of(error: BaseException) -> str:
+    """Why a disk or an object store refused, in words; never with a credential in it."""
+    code = refusal_code(error)
+    if code in REFUSALS:
+        return REFUSALS[code]
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return (str(error) or type(error).__name__).rstrip(".")
+
+
+def refusal_code(error: BaseException | None) -> str:
+    """The code with which an object store refused, from an error or from what caused it; "" when there is none."""
+    while error is not None:
+        response = getattr(error, "response", None)
+        if isinstance(response, dict):
+            return str(response.get("Error", {}).get("Code", ""))
+        error = error.__cause__
+    return ""

@@ -1,0 +1,195 @@
+"""What nobody refers to any more, and how it is removed without leaving anything that dangles.
+
+Manifests name data files and commit records; commit records name data files. So what is removed goes in that order:
+manifests, then commit records, then data files. Whoever is stopped in between leaves unreferenced objects, and the next
+call removes them. Nothing younger than the grace period is touched, by the clock of the store: a run may have put it
+there and be about to refer to it.
+
+A commit record stays as long as somebody may want it: one that a kept manifest names, one whose output a kept manifest
+shows, one of a shard that is or was held back, and one that is newer than what is published of its shard, or waits for
+its first publication.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from itertools import pairwise
+
+from ecgscale.store.commit import COMMITS, DATA, Commit, read_commit, stem_of_commit
+from ecgscale.store.holds import holds
+from ecgscale.store.manifest import MANIFESTS, Manifest, manifest_key, newest_number, read_manifest
+from ecgscale.store.objects import ObjectStat, ObjectStore, StoreError
+
+READERS = 16
+_OURS = re.compile(rf"{DATA}/(?P<stem>.+)-[0-9a-f]{{16}}\.parquet")
+Stats = Mapping[str, ObjectStat]
+
+
+@dataclass(frozen=True)
+class Doomed:
+    """What is to be removed from a dataset, by kind, each key with what a listing said of it.
+
+    newest: number of the manifest that was the newest then, 0 for none; known: names of all commit records, also of
+    those that stay; kept: how many objects stay
+    """
+
+    newest: int = 0
+    manifests: dict[str, ObjectStat] = field(default_factory=dict)
+    commits: dict[str, ObjectStat] = field(default_factory=dict)
+    data: dict[str, ObjectStat] = field(default_factory=dict)
+    known: frozenset[str] = frozenset()
+    kept: int = 0
+
+
+def unreferenced(store: ObjectStore, newest: Manifest | None) -> dict[str, ObjectStat]:
+    """Data files of a dataset that no manifest and no commit record names, and files of writers that were killed.
+
+    Reads no more commit records and older manifests than it takes. `StoreError` when one cannot be understood.
+    """
+    loose = _data_files(store.list_stats(DATA))
+    _spare(loose, newest.files if newest else ())
+    commits = list(store.list_prefix(COMMITS)) if loose else []
+    _spare(loose, (commit.output.file for commit in read_commits(store, _of_stems(commits, loose))))
+    for number in sorted(manifest_numbers(store) if loose else (), reverse=True):
+        manifest = read_manifest(store, number) if loose else None
+        _spare(loose, manifest.files if manifest else ())
+    return {**loose, **store.list_leftovers()}
+
+
+def doomed_objects(store: ObjectStore, now: datetime, grace: timedelta, keep_manifests: int | None = None) -> Doomed:
+    """What may go from a dataset at `now`, the store's clock: nothing that is younger than `grace`, or referred to.
+
+    keep_manifests: how many of the newest manifests stay whatever their age (None: all). Another manifest goes when it
+    has not been the newest one for `grace`. Raises `StoreError` when a record cannot be understood: what it refers to
+    is not known then.
+    """
+    before = now - grace
+    commits, data = store.list_stats(COMMITS), store.list_stats(DATA)
+    numbers, stats = manifest_numbers(store), store.list_stats(MANIFESTS)
+    dropped = _dropped_manifests(numbers, stats, before, keep_manifests)
+    newest = _newest(store, numbers)
+    loose_data = {key: stat for key, stat in _data_files(data).items() if stat.modified < before}
+    loose_commits = {key: stat for key, stat in commits.items() if stat.modified < before}
+    shown: set[str] = set()
+    for number in sorted(set(numbers) - set(dropped), reverse=True):
+        if not loose_data and not loose_commits:
+            break
+        manifest = newest if newest is not None and number == newest.number else read_manifest(store, number)
+        if manifest is not None:
+            shown.update(manifest.files)
+            _spare(loose_data, manifest.files)
+            _spare(loose_commits, _commits_named(manifest))
+    _spare(loose_commits, (hold.commit for hold in holds(store).values()) if loose_commits else ())
+    gone = _replaced(store, loose_commits, newest, commits, dropped, shown)
+    kept_commits = _of_stems((name for name in commits if name not in gone), loose_data)
+    _spare(loose_data, (commit.output.file for commit in read_commits(store, kept_commits)))
+    manifests = {manifest_key(number): stats[manifest_key(number)] for number in dropped}
+    removed = len(manifests) + len(gone) + len(loose_data)
+    return Doomed(
+        newest=numbers[-1] if numbers else 0,
+        manifests=manifests,
+        commits={name: commits[name] for name in sorted(gone)},
+        data=loose_data,
+        known=frozenset(commits),
+        kept=len(commits) + len(data) + len(numbers) - removed,
+    )
+
+
+def still_loose(store: ObjectStore, doomed: Doomed) -> dict[str, ObjectStat]:
+    """Those of the data files that nothing which appeared meanwhile refers to: to be asked at the last moment."""
+    loose = dict(doomed.data)
+    fresh = set(store.list_prefix(COMMITS)) - doomed.known if loose else set()
+    _spare(loose, (commit.output.file for commit in read_commits(store, fresh)))
+    for number in range(doomed.newest + 1, newest_number(store) + 1 if loose else 0):
+        manifest = read_manifest(store, number)
+        _spare(loose, manifest.files if manifest else ())
+    return loose
+
+
+def manifest_numbers(store: ObjectStore) -> list[int]:
+    """Numbers of the manifests that are there, ascending; the last is the newest."""
+    stems = (key.rsplit("/", 1)[-1].removesuffix(".json") for key in store.list_prefix(MANIFESTS))
+    listed = {int(stem) for stem in stems if stem.isdigit()}
+    newest = newest_number(store)
+    return sorted(listed | ({newest} if newest else set()))
+
+
+def read_commits(store: ObjectStore, names: Iterable[str]) -> Iterator[Commit]:
+    """The commit records of these names, read side by side; one that has gone meanwhile is left out."""
+    with ThreadPoolExecutor(READERS) as readers:
+        for commit in readers.map(lambda name: read_commit(store, name), list(names)):
+            if commit is not None:
+                yield commit
+
+
+def _newest(store: ObjectStore, numbers: list[int]) -> Manifest | None:
+    manifest = read_manifest(store, numbers[-1]) if numbers else None
+    if numbers and manifest is None:
+        raise StoreError(f"{store.location(manifest_key(numbers[-1]))} went away while it was read; try again")
+    return manifest
+
+
+def _dropped_manifests(numbers: list[int], stats: Stats, before: datetime, keep: int | None) -> list[int]:
+    """Those beyond the newest `keep` that were followed by another one before the grace period."""
+    if keep is None:
+        return []
+    older = numbers[: max(len(numbers) - max(keep, 1), 0)]
+    followed = dict(pairwise(numbers))
+    known = [number for number in older if manifest_key(number) in stats and manifest_key(followed[number]) in stats]
+    return [number for number in known if stats[manifest_key(followed[number])].modified < before]
+
+
+def _replaced(
+    store: ObjectStore, loose: Stats, newest: Manifest | None, listed: Stats, dropped: Iterable[int], shown: set[str]
+) -> set[str]:
+    """Names of those commit records among `loose` that something newer of their shard has replaced, or that were
+    published once and whose shard has left the archive."""
+    if newest is None or not loose:
+        return set()
+    published = {entry.key: entry.commit for entry in newest.content.shards}
+    waiting = {held.key for held in newest.content.held} | {aside.key for aside in newest.content.set_aside}
+    retired: set[str] = set()
+    for number in dropped:
+        manifest = read_manifest(store, number)
+        retired.update(_commits_named(manifest) if manifest else ())
+    gone = set()
+    for commit in read_commits(store, loose):
+        key, name = commit.source.key, commit.name
+        if name not in loose:
+            raise StoreError(
+                f"a commit record in {store.location(COMMITS)} calls itself {name}; it was moved or edited"
+            )
+        if commit.output.file in shown:
+            continue
+        if key in published:
+            current = listed.get(published[key])
+            if current is not None and loose[name].modified <= current.modified:
+                gone.add(name)
+        elif key not in waiting and name in retired:
+            gone.add(name)
+    return gone
+
+
+def _commits_named(manifest: Manifest) -> Iterator[str]:
+    yield from (entry.commit for entry in manifest.content.shards)
+    yield from (held.commit for held in manifest.content.held)
+
+
+def _data_files(stats: Stats) -> dict[str, ObjectStat]:
+    """Those that are named as ours are: what people put there themselves is theirs."""
+    return {key: stat for key, stat in stats.items() if _OURS.fullmatch(key)}
+
+
+def _of_stems(commits: Iterable[str], data: Iterable[str]) -> list[str]:
+    """Commit records that may name one of these data files: both begin with the stem of the shard."""
+    stems = {match["stem"] for key in data if (match := _OURS.fullmatch(key))}
+    return [name for name in commits if stem_of_commit(name) in stems]
+
+
+def _spare(loose: dict[str, ObjectStat], referred: Iterable[str]) -> None:
+    for key in referred:
+        loose.pop(key, None)

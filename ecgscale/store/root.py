@@ -1,0 +1,35 @@
+"""ROOT, as commands that look at what is there take it: it has to be there already."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ecgscale.errors import UsageError, did_you_mean
+from ecgscale.places import Place, place
+from ecgscale.storage import told
+from ecgscale.store.dataset import dataset_ids
+
+
+def existing_root(root: str | Path) -> Place:
+    """The place; `UsageError` when nothing lies there."""
+    where = place(root)
+    with told(f"cannot read {where}"):
+        there = where.is_dir()
+    if not there:
+        raise UsageError(f"{where}: nothing lies there; ROOT is what `ecgscale explain ARCHIVE --out ROOT` wrote to")
+    return where
+
+
+def chosen_datasets(root: str | Path, dataset: str | None) -> list[str]:
+    """Ids of the datasets below ROOT: all, or the one asked for. `UsageError` when there is none, or none of that name."""
+    where = existing_root(root)
+    known = dataset_ids(where)
+    if not known:
+        raise UsageError(f"no explanations lie below {where}; `ecgscale explain ARCHIVE --out {where}` writes some")
+    if dataset is None:
+        return known
+    if dataset not in known:
+        raise UsageError(
+            f"no dataset {dataset!r} below {where}. There are: {', '.join(known)}.{did_you_mean(dataset, known)}"
+        )
+    return [dataset]
