@@ -15,9 +15,9 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parent.parent
 PACKAGE = REPOSITORY / "ecgscale"
 
-LAYERS = ("store", "archive", "encoders", "clusters", "explain", "passes", "evaluate", "report")
+LAYERS = ("store", "archive", "encoders", "clusters", "explain", "passes", "evaluate", "report", "nightly")
 """Each imports only those before it, and the root modules."""
-ROOTS = ("errors", "progress", "config", "leads")
+ROOTS = ("errors", "progress", "config", "leads", "storage", "places")
 EDGES = ("cli", "jobs")
 """What users start: may import everything, and nothing imports it."""
 RUNTIME = "runtime"

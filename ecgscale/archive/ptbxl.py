@@ -135,7 +135,11 @@ def _rows(
         "age": [_age(age) for age in column_values(table, "age", pa.float64())],
         "sex": [_SEXES.get(sex) for sex in column_values(table, "sex", pa.int64())],
         "fold": column_values(table, "strat_fold", pa.int16()),
-        **{field.name: column_values(table, field.name, field.type) for field in ingest.extra if field.name not in labels},
+        **{
+            field.name: column_values(table, field.name, field.type)
+            for field in ingest.extra
+            if field.name not in labels
+        },
     }
     texts = table.column("scp_codes").to_pylist()
     record_ids = [str(record_id) for record_id in whole_number_texts(table, "ecg_id")]

@@ -197,13 +197,22 @@ def empty_signal(signal: SignalType, n_leads: int) -> np.ndarray:
 
 def read_csv(path: Path) -> pa.Table:
     """A source's table with inferred types; empty cells are null. `ArchiveError` if it is absent or not CSV."""
+    return _read_csv(path, {})
+
+
+def read_csv_texts(path: Path) -> pa.Table:
+    """The same rows with every cell as the text that it is."""
+    return _read_csv(path, {name: pa.string() for name in read_csv(path).column_names})
+
+
+def _read_csv(path: Path, types: dict[str, pa.DataType]) -> pa.Table:
     if not path.is_file():
         raise ArchiveError(f"{path} is missing; it belongs to the source's native layout")
     try:
         return pyarrow.csv.read_csv(
             path,
             parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
-            convert_options=pyarrow.csv.ConvertOptions(strings_can_be_null=True),
+            convert_options=pyarrow.csv.ConvertOptions(strings_can_be_null=True, column_types=types),
         )
     except pa.ArrowInvalid as error:
         raise ArchiveError(f"{path} is not a readable CSV: {error}") from error

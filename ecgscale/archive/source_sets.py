@@ -28,6 +28,7 @@ class SourceSet:
 
     name: path of the header without suffix; ecg_id; file name of the part
     record_id: what it is called in the archive (of a part: its name, since its exams have ids of their own)
+    namesake: key of the record that has its name, where it is called by its path for that reason
     files: those that are there; facts: what else its content depends on (its row in the source's table)
     look: what the listing says is not enough to know it again; lacks: what it is waiting for, if it is incomplete
     refusal: why it cannot come into this archive; hopeless: it cannot be taken as it is, however long it stays so
@@ -41,6 +42,7 @@ class SourceSet:
     lacks: str = ""
     refusal: str = ""
     hopeless: bool = False
+    namesake: str = ""
 
     @cached_property
     def key(self) -> str:
@@ -61,7 +63,7 @@ class SourceSet:
     @property
     def newest(self) -> datetime:
         """When the youngest of its files was written."""
-        return max((file.modified for file in self.files), default=_LONG_AGO)
+        return newest_of(self.files)
 
     @property
     def size(self) -> int:
@@ -102,6 +104,21 @@ class Known:
         """What is known of a set; None for one that is new."""
         return self.sets.get(one.key)
 
+    def has_content(self, one: SourceSet, content: str) -> bool:
+        """Whether a set says what was ingested before, under its own id or by the namesake that it is a copy of."""
+        past, namesake = self.of(one), self.sets.get(one.namesake)
+        if past is not None and not past.refusal and past.content == content:
+            return True
+        return (
+            namesake is not None
+            and not namesake.refusal
+            and (namesake.content or namesake.stamp)
+            in (
+                content,
+                one.stamp,
+            )
+        )
+
 
 def key_of(record_id: str) -> str:
     """The hash under which a record is logged."""
@@ -141,7 +158,7 @@ def name_records(stems: Mapping[str, tuple[SourceFile, ...]], known: Known, by_p
             own = key_of(path) in known.sets and first is None
         record_id = path if own or name in taken else name
         taken.add(record_id)
-        sets.append(SourceSet(stem, record_id, files))
+        sets.append(SourceSet(stem, record_id, files, namesake=key_of(name) if record_id == path != name else ""))
     return sets
 
 

@@ -109,4 +109,3 @@ class SourceView:
         except StoreError:
             self.notes.append(f"{self.src} cannot be written to, so what has settled is told by this machine's clock")
             return datetime.now(UTC)
-

@@ -194,9 +194,7 @@ def _check_carry(carry: Sequence[str], seen: _FirstPass) -> None:
             )
 
 
-def _rows(
-    found: Sequence[_Found], ids: Sequence[str], read: HeaderReader, ingest: Ingest
-) -> Iterator[dict[str, Any]]:
+def _rows(found: Sequence[_Found], ids: Sequence[str], read: HeaderReader, ingest: Ingest) -> Iterator[dict[str, Any]]:
     normalised = 0
     for record, name in zip(found, ids, strict=True):
         stem = record.stem

@@ -23,17 +23,19 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("config", type=PLACE)
 @click.option("--fit-only", is_flag=True, help="Fit and compare; explain nothing yet.")
+@click.option("--fresh", is_flag=True, help="Begin K-means anew, not at the served centroids: fewer clusters persist.")
 @click.option("--model", "model_id", metavar="ID", help="Go on with this earlier refit; fit nothing.")
 @command
-def refit(progress: Progress, config: Path, fit_only: bool, model_id: str | None) -> dict[str, Any]:
+def refit(progress: Progress, config: Path, fit_only: bool, fresh: bool, model_id: str | None) -> dict[str, Any]:
     """Fit a new cluster model on the archive as it has grown, and explain all of it beside what is served.
 
-    Fits as [fit] of CONFIG.toml says. Clusters that persist keep their ids, and the names that people gave them, so
-    that "cluster 7" means the same next month; a comparison of old and new is shown, and kept beside the model. What is
-    served, and what the nights go on with, stays as it is until `ecgscale promote`.
+    Fits as [fit] of CONFIG.toml says, beginning at the centroids that are served. Clusters that persist keep their
+    ids, and the names that people gave them, so that "cluster 7" means the same next month; a comparison of old and new
+    is shown, and kept beside the model. What is served, and what the nights go on with, stays as it is until
+    `ecgscale promote`.
 
     Stopped in the middle, type the same command again. With --fit-only, look at the comparison first, and go on with
-    --model. The same fit as before means that nothing is done.
+    --model. Where the archive has not grown since the fit, nothing is done.
 
     \b
       ecgscale refit configs/nightly.toml --fit-only
@@ -47,7 +49,7 @@ def refit(progress: Progress, config: Path, fit_only: bool, model_id: str | None
     loaded = load_config(config)
     where = placement_of(loaded, progress)
     with run_record(loaded.root, "refit", where.facts(), progress) as record:
-        done = fit_again(loaded, progress, where.pool, where.device, record, fit_only, model_id)
+        done = fit_again(loaded, progress, where.pool, where.device, record, fit_only, fresh, model_id)
         facts = facts_of(done)
         code = done.explained.exit_code if done.explained else ExitCode.DONE
         record.add(code, refit=facts)
@@ -80,7 +82,7 @@ def facts_of(done: Refit) -> dict[str, Any]:
 def told(done: Refit, config: Path, root: Path) -> Iterator[str]:
     """What a person wants to know, a line each, and what to type next."""
     if done.comparison is None:
-        yield f"nothing new: the fit of this archive is what model {done.old.model_id} was made of"
+        yield f"nothing new: {done.old.model_id} is fitted so, on what the archive holds now"
         return
     yield f"{done.model.model_id}, a refit of {done.old.model_id}"
     yield from table(done.comparison, done.names)

@@ -1,4 +1,5 @@
-"""k-means++ on a seeded sample of timesteps, and the rule by which backends draw that sample.
+"""Where K-means starts: k-means++ on a seeded sample of timesteps, or an earlier fit; and the rule by which backends
+draw that sample.
 
 Neighbouring timesteps are near-duplicates, so the sample takes few from each record. Which ones depends on the seed and
 on the record's number alone, never on how records are spread over workers.
@@ -7,6 +8,7 @@ on the record's number alone, never on how records are spread over workers.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,3 +89,43 @@ def plus_plus(sample: NDArray[np.float32], n_clusters: int, n_init: int, seed: i
             if inertia < best_inertia:
                 best, best_inertia = centres, inertia
     return np.ascontiguousarray(best, np.float32)
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """Centroids (K, C) of an earlier fit, to start from, and the timesteps (K,) that they had."""
+
+    centroids: NDArray[np.float32]
+    counts: NDArray[np.int64]
+
+
+def from_earlier(earlier: Earlier, sample: NDArray[np.float32], n_clusters: int, seed: int) -> NDArray[np.float32]:
+    """The earlier centroids, in their order: the largest, if fewer are wanted; with k-means++ draws added, if more.
+
+    (n_clusters, C). A draw is the best of 2 + ln K candidates, as in scikit-learn, and on one thread as in `plus_plus`.
+    Raises UsageError when the sample has too few timesteps that differ from the earlier centroids.
+    """
+    if n_clusters <= len(earlier.centroids):
+        largest = np.sort(np.argsort(-earlier.counts, kind="stable")[:n_clusters])
+        return np.ascontiguousarray(earlier.centroids[largest], np.float32)
+    rng = np.random.default_rng([seed, 6, n_clusters])
+    centres = list(earlier.centroids)
+    square = (sample.astype(np.float64) ** 2).sum(1)
+    with threadpool_limits(1):
+
+        def to(centre: NDArray[np.float32]) -> NDArray[np.float64]:
+            return np.asarray(np.maximum(square - 2 * (sample @ centre) + float(centre @ centre), 0.0))
+
+        nearest = np.min([to(centre) for centre in centres], axis=0)
+        while len(centres) < n_clusters:
+            if nearest.sum() <= 0:
+                raise UsageError(
+                    f"{n_clusters} clusters were asked for, but the sample of {len(sample)} timesteps has not that many"
+                    " distinct ones; give more records, or fewer clusters"
+                )
+            drawn = rng.choice(len(sample), 2 + int(np.log(n_clusters)), p=nearest / nearest.sum())
+            candidates = [np.minimum(nearest, to(sample[i])) for i in drawn]
+            best = int(np.argmin([candidate.sum() for candidate in candidates]))
+            nearest = candidates[best]
+            centres.append(sample[drawn[best]])
+    return np.ascontiguousarray(centres, np.float32)

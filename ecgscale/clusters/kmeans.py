@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from ecgscale.clusters.checkpoint import Checkpoint, FitState
 from ecgscale.clusters.features import BlockLayout
-from ecgscale.clusters.init import plus_plus
+from ecgscale.clusters.init import Earlier, from_earlier, plus_plus
 from ecgscale.clusters.sums import PartialSums
 from ecgscale.errors import UsageError
 from ecgscale.progress import SILENT, Progress, Stage
@@ -107,10 +107,12 @@ def fit_kmeans(
     settings: FitSettings | None = None,
     progress: Progress = SILENT,
     checkpoint: Checkpoint | None = None,
+    earlier: Earlier | None = None,
 ) -> list[KMeansFit]:
     """Fit one K-means for each K in `n_clusters`, in one pass over the activations for all of them.
 
-    With a `checkpoint`, goes on from what it holds, and ends with the bits of an undisturbed fit.
+    With a `checkpoint`, goes on from what it holds, and ends with the bits of an undisturbed fit. With an `earlier`
+    fit, starts at its centroids instead of k-means++.
     Raises UsageError when there are no valid timesteps, or fewer distinct ones in the sample than clusters.
     """
     settings = settings or FitSettings()
@@ -123,7 +125,12 @@ def fit_kmeans(
     states = checkpoint.load() if checkpoint else {}
     if sorted(states) != list(range(len(n_clusters))):
         sample = source.sample(settings.sample, settings.seed)
-        starts = [plus_plus(sample, k, settings.n_init, settings.seed) for k in n_clusters]
+        starts = [
+            from_earlier(earlier, sample, k, settings.seed)
+            if earlier is not None
+            else plus_plus(sample, k, settings.n_init, settings.seed)
+            for k in n_clusters
+        ]
         states = {at: FitState.at(start) for at, start in enumerate(starts)}
     algorithm = _lloyd if settings.algorithm == "lloyd" else _minibatch
     fits = {at: algorithm(source, state, settings, variance, whole.n_timesteps) for at, state in states.items()}

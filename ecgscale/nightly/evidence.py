@@ -38,6 +38,8 @@ COLUMNS = (
 
 OK = "ok"
 
+_NO_ROWS = pa.table({"status": pa.array([], pa.string())})
+
 
 @dataclass(frozen=True)
 class FreshShard:
@@ -117,7 +119,7 @@ class Evidence:
         tables = [shard.rows.select([c for c in COLUMNS if c in shard.rows.column_names]) for _, shard in ordered]
         return cls(
             keys=tuple(shard.key for _, shard in ordered),
-            rows=pa.concat_tables(tables, promote_options="default") if tables else pa.table({}),
+            rows=pa.concat_tables(tables, promote_options="default") if tables else _NO_ROWS,
             shard=np.repeat(np.arange(len(ordered)), sizes),
             age=np.repeat(np.array([age for age, _ in ordered], np.intp), sizes),
         )

@@ -53,8 +53,3 @@ def is_refit_of(later: ClusterModel, earlier: ClusterModel) -> bool:
     """Whether `later` has its ids from `earlier`."""
     lineage = later.info.get(LINEAGE)
     return lineage is not None and (lineage["model_id"], lineage["digest"]) == (earlier.model_id, earlier.digest)
-
-
-def is_of_fit(model: ClusterModel, fit: ClusterModel) -> bool:
-    """Whether `model` is that fit, under whatever ids."""
-    return fit.model_id in (model.model_id, model.info.get(LINEAGE, {}).get("fit"))

@@ -11,9 +11,8 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ecgscale.archive.arrivals import Arrivals, ingest_arrivals
 from ecgscale.archive.reader import Archive
 from ecgscale.clusters.model import ClusterModel
 from ecgscale.config import RunConfig
@@ -37,6 +36,9 @@ from ecgscale.progress import SILENT, Progress
 from ecgscale.store.dataset import dataset_store, find_dataset
 from ecgscale.store.lease import Lease
 from ecgscale.store.manifest import Manifest, newest_number, read_manifest
+
+if TYPE_CHECKING:
+    from ecgscale.archive.arrivals import Arrivals
 
 SHOWN_NIGHTS = 60
 
@@ -150,6 +152,8 @@ def _arrivals(config: RunConfig, progress: Progress) -> Arrivals | None:
     """Ingest the source's new files; None where shards come into the archive by themselves."""
     if config.archive.source in (None, "simulate"):
         return None
+    from ecgscale.archive.arrivals import ingest_arrivals
+
     night = config.nightly
     arrivals = ingest_arrivals(config.archive, night.settle_minutes, night.give_up_hours, progress)
     for note in arrivals.notes:

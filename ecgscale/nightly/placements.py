@@ -24,8 +24,9 @@ from scipy.stats import norm
 
 from ecgscale.nightly.quantities import Quantities
 
-STRATUM_RECORDS = 100
-"""Reference records of one site and device from which on records are compared with these alone."""
+STRATUM_RECORDS = 30
+"""Reference records of one site and device from which on records are compared with these alone. Few of the same kind say
+more than many of another: devices differ more than chance does, and the probability knows how few they are."""
 
 # Every λ gives a bound that holds, so a grid costs tightness at most.
 _STEEPNESS = np.geomspace(0.05, 200.0, 96)
@@ -85,7 +86,7 @@ def placed(among: NDArray[np.float32], values: NDArray[np.float32]) -> NDArray[n
 
 
 class Strata:
-    """The reference, by site and device where it has enough records of them, else by site, by device, or whole."""
+    """The reference, by site and device where it has enough records of them, else by device, by site, or whole."""
 
     def __init__(self, reference: Quantities) -> None:
         self._reference = reference
@@ -105,7 +106,7 @@ class Strata:
         return Placed(placements, stratum, tuple(self._stratum(circle) for circle in found))
 
     def _nearest(self, site: str, device: str) -> tuple[str, ...]:
-        for circle in (("both", site, device), ("site", site), ("device", device)):
+        for circle in (("both", site, device), ("device", device), ("site", site)):
             if all(circle) and self._in(circle).sum() >= STRATUM_RECORDS:
                 return circle
         return ("whole",)

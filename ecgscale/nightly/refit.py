@@ -1,7 +1,11 @@
 """A new cluster model for an archive that has grown, with the ids and names of the clusters that persist.
 
-    fit as [fit] says → match with the model that is served → ids of persisting clusters stay → compare → explain all of
-    the archive beside what is served
+    fit as [fit] says, from the served centroids → match with the served model → ids of persisting clusters stay
+    → compare → explain all of the archive beside what is served
+
+K-means has many ends that are equally good: begun anew on a few more records, it shares half of its clusters with what
+it found before. Begun at the served centroids, it moves them to where the data are now, explains as much, and what
+persists can be told from what does not.
 
 Nothing that is served changes: the new dataset waits for `ecgscale promote`. Typing the same command again goes on
 where it stopped, also when the archive has grown since: a dataset is finished with the model that it was begun with.
@@ -25,9 +29,9 @@ from ecgscale.explain.facts import encoder_digest_of, fitted_precision, load_enc
 from ecgscale.explain.settings import ExplainSettings
 from ecgscale.nightly.carried import carry_holds, carry_names, carry_nights, names_json, names_of_persisting
 from ecgscale.nightly.comparison import COMPARISON_FILE, Comparison, common_sample, compare, read_comparison
-from ecgscale.nightly.lineage import LINEAGE, is_of_fit, is_refit_of, under_old_ids
+from ecgscale.nightly.lineage import LINEAGE, is_refit_of, under_old_ids
 from ecgscale.passes.explain import DATASET_FILE, ExplainResult, Unattended, explain_archive, identify
-from ecgscale.passes.fit import FittedModel, fit_archive
+from ecgscale.passes.fit import FittedModel, fit_archive, is_fit_of
 from ecgscale.passes.pipeline import fit_request, served_manifest
 from ecgscale.passes.request import FitRequest
 from ecgscale.passes.watch import RunWatch, Unwatched
@@ -72,11 +76,13 @@ def refit(
     device: str | None = None,
     watch: RunWatch | None = None,
     fit_only: bool = False,
+    fresh: bool = False,
     model_id: str | None = None,
 ) -> Refit:
-    """Fit the clusters of `config` anew, keep the ids of those that persist, and explain the archive with them.
+    """Fit the clusters of `config` again, keep the ids of those that persist, and explain the archive with them.
 
-    `fit_only` stops before explaining; `model_id`, of an earlier refit, goes on with that one instead of fitting.
+    `fit_only` stops before explaining; `fresh` begins with k-means++ and not at the served centroids; `model_id`, of an
+    earlier refit, goes on with that one instead of fitting.
     Raises UsageError before any work when nothing of the archive is served below the configuration's root, or what is
     served was made with another network. Shards held back from what is served are held back here too.
     """
@@ -88,7 +94,7 @@ def refit(
     # A damaged names.json is found before hours of work.
     names = read_names(old.directory, old.n_clusters)
     archive, device = Archive.open(config.archive.path), device or config.device
-    task = _Task(config, archive, old, fit_request(config, device), progress, pool)
+    task = _Task(config, archive, old, fit_request(config, device), fresh, progress, pool)
     model, comparison = task.named(model_id) if model_id else task.made(fit_only)
     served_id = manifest.content.dataset_id
     if comparison is None:
@@ -131,6 +137,7 @@ class _Task:
     archive: Archive
     old: ClusterModel
     request: FitRequest
+    fresh: bool
     progress: Progress
     pool: OpenPool | None
 
@@ -147,18 +154,21 @@ class _Task:
         return model, read_comparison(self._models / model_id)
 
     def made(self, fit_only: bool) -> tuple[ClusterModel, Comparison | None]:
-        """The model of this task: one whose explanations were begun, or a new fit. The old one and None where the fit
-        is the one that it came from."""
+        """The model of this task: one whose explanations were begun, or a new fit. The old one and None where that is
+        fitted so already, on what the archive holds now."""
         begun = None if fit_only else self._begun()
         if begun is not None:
             self.progress.say(f"going on with model {begun.model_id}, whose explanations were begun")
             return begun, read_comparison(self._models / begun.model_id)
-        [fit] = fit_archive(
-            self.archive, self.config.encoder.path, self.config.root, self.request, self.progress, self.pool
-        )
+        encoder, root = self.config.encoder.path, self.config.root
+        begun_anew = "start" not in self.old.info
+        if (begun_anew or not self.fresh) and is_fit_of(self.old, self.archive, encoder, self.request):
+            return self.old, None
+        start = None if self.fresh else self.old
+        [fit] = fit_archive(self.archive, encoder, root, self.request, self.progress, self.pool, start)
         for warning in fit.warnings:
             self.progress.say(f"note: {warning}")
-        return (self.old, None) if is_of_fit(self.old, fit.model) else self._under_old_ids(fit)
+        return self._under_old_ids(fit)
 
     @property
     def _models(self) -> Place:
@@ -200,7 +210,7 @@ class _Task:
     def _asked(self) -> str:
         """Digest of what was asked for, whatever the archive holds and wherever it runs."""
         asked = asdict(replace(self.request, device="auto", memory=None, scratch=None))
-        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps([asked, self.fresh], sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _keep_served(root: Place, dataset_id: str, run: RunFacts) -> Pointer:

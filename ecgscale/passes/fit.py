@@ -24,11 +24,13 @@ from ecgscale.clusters.cache import ActivationCache
 from ecgscale.clusters.checkpoint import Checkpoint
 from ecgscale.clusters.device_cache import DeviceCache, device_bytes_per_record
 from ecgscale.clusters.features import BlockLayout
+from ecgscale.clusters.init import Earlier
 from ecgscale.clusters.kmeans import ActivationSource, KMeansFit, fit_kmeans
 from ecgscale.clusters.model import MIN_TAU, ClusterModel
 from ecgscale.encoders.copied import copy_encoder
 from ecgscale.encoders.seen import SEEN_FILE, seen_lines
 from ecgscale.encoders.taps import Encoder, resolve_device
+from ecgscale.errors import ModelError
 from ecgscale.passes.activations import encoder_layout, fill_cache
 from ecgscale.passes.memory import MemoryPlan, plan_memory
 from ecgscale.passes.pool_source import PoolSource
@@ -83,10 +85,12 @@ def fit_archive(
     request: FitRequest | None = None,
     progress: Progress = SILENT,
     pool: OpenPool | None = None,
+    start: ClusterModel | None = None,
 ) -> list[FittedModel]:
     """Fit one model for each K asked for, save them under `root`/models, and copy the encoder beside them.
 
-    With a `pool`, its workers hold the activations; the centroids are the same to the last bit.
+    With a `pool`, its workers hold the activations; the centroids are the same to the last bit. K-means begins at the
+    centroids of the model `start`, if there is one, else with k-means++.
     Raises UsageError for a request that cannot be met; records that cannot be used are counted and told.
     """
     request = request or FitRequest()
@@ -100,6 +104,12 @@ def fit_archive(
         progress.say(f"left out of the fit: {reason}")
     kind = encoder.device.type if pool is None else ("cuda" if request.device == "cuda" else "cpu")
     identity = _identity(archive, encoder, selection, request, kind)
+    if start is not None:
+        if start.layout != layout:
+            raise ModelError(
+                f"{start.model_id} is of another network, or of other layers or scales: no start for this fit"
+            )
+        identity["start"] = {"model_id": start.model_id, "digest": start.digest}
     ids = _model_ids(identity, request)
     models = root / "models"
     found = {k: _finished(models / model_id) for k, model_id in ids.items()}
@@ -109,7 +119,7 @@ def fit_archive(
         progress.say(memory.told(workers=pool is not None))
         encoder_id = copy_encoder(encoder, root)
         checkpoint = Checkpoint(root / "_fits" / f"{_digest({**identity, 'n_clusters': todo})[:16]}.npz")
-        work = _Work(archive, encoder, layout, selection, request, todo, memory, progress, checkpoint)
+        work = _Work(archive, encoder, layout, selection, request, todo, memory, progress, checkpoint, start)
         fitted = work.here() if pool is None else work.on(pool)
         for k, model in fitted.items():
             info = {
@@ -139,6 +149,18 @@ def fitted_models(
     return {k: model for k, model in found.items() if model is not None}
 
 
+def is_fit_of(model: ClusterModel, archive: Archive, encoder_dir: str | Path, request: FitRequest) -> bool:
+    """Whether `model` was fitted on what `archive` holds now, as `request` asks, wherever it ran and began.
+
+    `request` has one K. Nothing is computed; ids and footers of the archive are read.
+    """
+    encoder = Encoder.load(encoder_dir, batch=request.batch, precision=request.precision)
+    selection = select(archive, request.folds, request.records, request.settings.seed)
+    asked = json.loads(json.dumps(_identity(archive, encoder, selection, request, str(model.info.get("device")))))
+    torn = model.info.get("left_out", {}).get("unreadable_shard")
+    return not torn and model.n_clusters in request.clusters and all(model.info.get(k) == v for k, v in asked.items())
+
+
 @dataclass(frozen=True)
 class _Work:
     """What is left to fit, and the two ways of doing it."""
@@ -152,6 +174,7 @@ class _Work:
     memory: MemoryPlan
     progress: Progress
     checkpoint: Checkpoint
+    start: ClusterModel | None
 
     def here(self) -> dict[int, ClusterModel]:
         """In this process."""
@@ -181,7 +204,8 @@ class _Work:
             told = ", ".join(f"{count} {status}" for status, count in sorted(left_out.items()))
             self.progress.say(f"{n_left_out} of {len(self.selection)} records take no part: {told}")
         forward_s = time.monotonic() - started
-        fits = fit_kmeans(source, self.todo, self.request.settings, self.progress, self.checkpoint)
+        earlier = Earlier(self.start.centroids, self.start.counts) if self.start is not None else None
+        fits = fit_kmeans(source, self.todo, self.request.settings, self.progress, self.checkpoint, earlier)
         facts = {
             "records_used": len(self.selection) - n_left_out,
             "left_out": dict(sorted(left_out.items())),

@@ -167,11 +167,19 @@ def _replaced(
             continue
         if key in published:
             current = listed.get(published[key])
-            if current is not None and loose[name].modified <= current.modified:
+            if current is not None and _is_older(store, commit, loose[name], published[key], current):
                 gone.add(name)
         elif key not in waiting and name in retired:
             gone.add(name)
     return gone
+
+
+def _is_older(store: ObjectStore, commit: Commit, stat: ObjectStat, current: str, current_stat: ObjectStat) -> bool:
+    """Whether a commit record was put before the current one of its shard; stores may tell time by the second."""
+    if stat.modified != current_stat.modified:
+        return stat.modified < current_stat.modified
+    published = read_commit(store, current)
+    return published is not None and commit.committed_at < published.committed_at
 
 
 def _commits_named(manifest: Manifest) -> Iterator[str]:

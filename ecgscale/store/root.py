@@ -21,7 +21,7 @@ def existing_root(root: str | Path) -> Place:
 
 
 def chosen_datasets(root: str | Path, dataset: str | None) -> list[str]:
-    """Ids of the datasets below ROOT: all, or the one asked for. `UsageError` when there is none, or none of that name."""
+    """Ids of the datasets below ROOT: all, or the one asked for. `UsageError` when there is none (of that name)."""
     where = existing_root(root)
     known = dataset_ids(where)
     if not known:

@@ -1,0 +1,139 @@
+"""Nights on a disk and in a bucket: new, nothing new, changed, moved, removed, held, released, rolled back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ecgscale.nightly.decisions import held_shards
+from ecgscale.store import find_dataset, newest_manifest
+from ecgscale.store.lease import Lease
+from tests.nightly.nights import World, new_world
+
+
+@pytest.fixture
+def world(any_root: str, tmp_path: Path) -> World:
+    return new_world(any_root if any_root.startswith("s3://") else str(tmp_path), tmp_path)
+
+
+def test_what_is_new_and_nothing_else(world: World) -> None:
+    quiet = world.night()
+    assert (quiet["computed"], quiet["manifest"], quiet["published"]) == (0, 1, False)
+    world.arrive(2, seed=2)
+    first = world.night()
+    assert (first["computed"], first["unchanged"], first["manifest"], first["records"]) == (1, 2, 2, 36)
+    assert len(set(world.ids())) == 36
+    # A file that was only copied is not computed again.
+    world.arrive(2, seed=2)
+    moved = world.night()
+    assert (moved["computed"], moved["records"]) == (0, 36)
+    world.remove(2)
+    gone = world.night()
+    assert (gone["computed"], gone["retired"], gone["records"]) == (0, 1, 24)
+
+
+def test_what_would_compute_much_again_is_stopped(world: World) -> None:
+    world.arrive(1, seed=3)
+    refused = world.night(code=2)
+    assert "1 of 2 published shards have changed: 12 records" in refused["error"]
+    assert newest_manifest(world.root).number == 1
+    assert world.night("--allow-recompute")["computed"] == 1
+
+
+def test_another_setting_does_not_silently_fill_another_dataset(world: World) -> None:
+    world.config.write_text(world.config.read_text() + '[explain]\nentropy = "timestep"\n')
+    assert "would be computed again" in world.night(code=2)["error"]
+
+
+def test_a_bad_night_is_held_released_and_rejected(world: World) -> None:
+    def broken(table):  # type: ignore[no-untyped-def]
+        import pyarrow as pa
+
+        at = table.schema.get_field_index("sampling_rate")
+        return table.set_column(at, table.schema.field(at), pa.array([0.0] * table.num_rows, pa.float32()))
+
+    world.arrive(2, seed=2, records=40)
+    world.arrive(3, seed=4, records=40, change=broken)
+    night = world.night(code=4)
+    assert [(shard["key"], shard["state"]) for shard in night["held"]] == [("part-00003.parquet", "held")]
+    assert night["gates"]["findings"][0]["gate"] == "quarantine_rate"
+    assert world.published() == ["part-00000.parquet", "part-00001.parquet", "part-00002.parquet"]
+    # Later nights go on without it, and do not judge it again.
+    world.arrive(4, seed=5)
+    later = world.night()
+    assert (later["computed"], len(later["held"])) == (1, 1)
+    assert [hold.source.key for hold in held_shards(world.root)] == ["part-00003.parquet"]
+    assert (
+        "Held are: part-00003.parquet"
+        in world.run("release", world.root, "part-3.parquet", "--reason", "x", code=2)["error"]
+    )
+    world.run("release", world.root, "part-00003.parquet", "--reason", "a test of the feed")
+    assert world.night()["records"] == 24 + 40 + 40 + 12
+    world.run("reject", world.root, "part-00003.parquet", "--reason", "no, it was not")
+    rejected = world.night()
+    assert (rejected["records"], rejected["held"][0]["state"]) == (24 + 40 + 12, "rejected")
+
+
+def test_back_to_an_earlier_manifest(world: World) -> None:
+    world.arrive(2, seed=2)
+    world.night()
+    back = world.run("rollback", world.root, "1", "--reason", "wrong units")
+    assert (back["manifest"], back["records"], back["held"]) == (3, 24, ["part-00002.parquet"])
+    world.arrive(3, seed=3)
+    assert world.night()["records"] == 36
+    assert "part-00002.parquet" not in world.published()
+    world.run("release", world.root, "--all", "--reason", "units mended")
+    assert world.night()["records"] == 48
+    assert "there are 1 to" in world.run("rollback", world.root, "99", "--reason", "x", code=2)["error"]
+
+
+def test_a_recording_sent_again_holds_once(world: World) -> None:
+    import pyarrow as pa
+
+    def older(table):  # type: ignore[no-untyped-def]
+        at = table.schema.get_field_index("age")
+        return table.set_column(at, "age", pa.array([age + 1 for age in table["age"].to_pylist()], pa.float32()))
+
+    world.arrive(2, seed=2)
+    world.night()
+    world.arrive(3, seed=2, change=older)
+    again = world.night()
+    assert (again["superseded"], again["records"], len(world.ids())) == (12, 36, 36)
+
+
+def test_one_night_at_a_time(world: World) -> None:
+    with Lease(world.root, "other", "a test"):
+        locked = world.night(code=5)
+    assert "in use by a test" in locked["error"]
+
+
+def test_few_shards_a_night_the_oldest_first(world: World) -> None:
+    world.config.write_text(world.config.read_text() + "[nightly]\nmax_shards = 1\n")
+    for number in (2, 3):
+        world.arrive(number, seed=number)
+    first = world.night()
+    assert (first["computed"], first["left"], world.published()[-1]) == (1, 1, "part-00002.parquet")
+    second = world.night()
+    assert (second["computed"], second["left"], second["records"]) == (1, 0, 48)
+
+
+def test_a_deadline_with_either_policy(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ecgscale.nightly.night as night_module
+
+    world.arrive(2, seed=2)
+    monkeypatch.setattr(night_module, "_deadline", lambda clock, now: 0.0)
+    base = world.config.read_text()
+    for policy in ("complete", "committed"):
+        world.config.write_text(base + f'[nightly]\ndeadline = "05:00"\npolicy = "{policy}"\n')
+        cut = world.night(code=6)
+        assert (cut["computed"], cut["left"], cut["manifest"]) == (0, 1, 1)
+    monkeypatch.undo()
+
+
+def test_the_night_is_kept_with_what_the_gates_said(world: World) -> None:
+    world.arrive(2, seed=2)
+    world.night()
+    store = find_dataset(world.root).store
+    [record] = list(store.list_prefix("_nights"))
+    assert record.startswith("_nights/20")
