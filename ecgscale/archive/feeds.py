@@ -95,14 +95,13 @@ class WfdbFeed:
             names = Counter(stem.rsplit("/", 1)[-1] for stem in stems)
             self._by_path = max(names.values(), default=1) > 1
 
-        def order(stem: str) -> tuple[bool, list[tuple[int, int | str]]]:
-            is_late = until is not None and self._view.files[stem + HEADER].modified > until
-            return is_late, natural_order(stem)
-
-        return name_records({stem: tuple(groups[stem]) for stem in sorted(stems, key=order)}, known, self._by_path)
+        if until is not None:
+            stems.sort(key=lambda stem: self._view.files[stem + HEADER].modified > until)
+        return name_records({stem: tuple(groups[stem]) for stem in stems}, known, self._by_path)
 
     def looked_into(self, sets: Sequence[SourceSet], schema: pa.Schema | None) -> list[SourceSet]:
-        return with_signal_files(self._view, sets, self._read, schema is not None and signal_of(schema) == "int16")
+        ordered = sorted(sets, key=lambda one: natural_order(one.name))
+        return with_signal_files(self._view, ordered, self._read, schema is not None and signal_of(schema) == "int16")
 
     def schema(self, sets: Sequence[SourceSet], options: IngestOptions) -> pa.Schema | None:
         return wfdb_schema([self._view.path(one.name) for one in sets], self._read, options)

@@ -150,12 +150,14 @@ def name_records(stems: Mapping[str, tuple[SourceFile, ...]], known: Known, by_p
         name = stem.rsplit("/", 1)[-1]
         path = stem if "/" in stem else f"./{stem}"
         first = known.sets.get(key_of(name))
-        if first is not None and first.at != place_of(stem):
+        if first is None:
+            own = key_of(path) in known.sets
+        elif first.at == place_of(stem):
+            own = False
+        else:
             places = places or frozenset(map(place_of, stems))
             moved = first.at not in places and SourceSet(stem, name, files).stamp == first.stamp
             own = not moved or key_of(path) in known.sets
-        else:
-            own = key_of(path) in known.sets and first is None
         record_id = path if own or name in taken else name
         taken.add(record_id)
         sets.append(SourceSet(stem, record_id, files, namesake=key_of(name) if record_id == path != name else ""))

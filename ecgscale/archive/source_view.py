@@ -54,11 +54,13 @@ class SourceView:
         self.notes: list[str] = []
         # The time first: what is written while the listing is made is younger than it.
         self.now = self._clock()
-        self.files = {
-            name: SourceFile(name, stat.size, stat.version, stat.modified)
-            for name, stat in self._store.list_stats("").items()
-            if not name.startswith("_clock/") and ".." not in name.split("/")
-        }
+        with progress.stage("list", None, "files") as stage:
+            self.files = {
+                name: SourceFile(name, stat.size, stat.version, stat.modified)
+                for name, stat in self._store.list_stats("").items()
+                if not name.startswith("_clock/") and ".." not in name.split("/")
+            }
+            stage.advance(len(self.files))
 
     def path(self, name: str) -> Path:
         """Where a file is, once it is fetched."""

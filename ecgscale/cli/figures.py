@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ecgscale.cli.command import command
 from ecgscale.cli.options import PLACE
+from ecgscale.places import local_folder
 from ecgscale.progress import Progress
 
 if TYPE_CHECKING:
@@ -59,7 +62,9 @@ def figures(
         return _study(subject, out, cases, seed, progress)
     from ecgscale.report.figures import write_figures
 
-    made, remarks = write_figures(subject, out, records, progress)
+    with TemporaryDirectory() as scratch, local_folder(out, Path(scratch)) as folder:
+        made, remarks = write_figures(subject, folder, records, progress)
+        made = [out / path.relative_to(folder) for path in made]
     for remark in remarks:
         click.echo(f"note: {remark}", err=True)
     click.echo(f"{len(made)} files in {out}")
@@ -69,7 +74,10 @@ def figures(
 def _study(subject: Subject, out: Path, cases: int, seed: int, progress: Progress) -> dict[str, Any]:
     from ecgscale.report.reader_study import write_study
 
-    study = write_study(subject, out, cases, seed, progress)
+    # The key lies beside the folder that the readers get.
+    with TemporaryDirectory() as scratch, local_folder(out.parent, Path(scratch)) as beside:
+        study = write_study(subject, beside / out.name, cases, seed, progress)
+        study = replace(study, folder=out, key=out.parent / study.key.name)
     for remark in study.remarks:
         click.echo(f"note: {remark}", err=True)
     click.echo(f"{study.pictures} pictures of {study.cases} cases ({', '.join(study.kinds)}) in {study.folder}")

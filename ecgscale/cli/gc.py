@@ -67,7 +67,8 @@ def told(cleaned: Cleaned) -> str:
 
     facts = cleaned.to_dict()
     verb = "would be removed" if cleaned.dry_run else "removed"
-    lines = [f"{facts['removed']:,} objects of {size(facts['bytes'])} {verb}, {facts['kept']:,} stay"]
+    objects = "1 object" if facts["removed"] == 1 else f"{facts['removed']:,} objects"
+    lines = [f"{objects} of {size(facts['bytes'])} {verb}, {facts['kept']:,} stay"]
     lines += [
         f"  {removed.count:,} {_MEANING[kind]}, {size(removed.bytes)}"
         for kind, removed in cleaned.by_kind.items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import click
 
 from ecgscale.cli.command import command
 from ecgscale.cli.options import PLACE
+from ecgscale.places import is_remote
 from ecgscale.progress import Progress
 
 SUFFIXES = (".png", ".svg", ".pdf")
@@ -53,7 +55,7 @@ def plot(
 
     if out.suffix.lower() not in SUFFIXES:
         raise UsageError(f"{out}: a picture ends in {', '.join(SUFFIXES)}, not in {out.suffix!r}")
-    if not out.parent.is_dir():
+    if not is_remote(out) and not out.parent.is_dir():
         raise UsageError(f"{out.parent}: no such folder")
     recording = load_explained(root, record_id, archive, dataset)
     window = None
@@ -61,7 +63,9 @@ def plot(
         begin = start if start is not None else 0.0
         window = (begin, stop if stop is not None else begin + 10.0)
     chosen = next(known for known in LAYOUTS if known == layout)
-    recording.draw(chosen, window).savefig(out, dpi=dpi)
+    picture = BytesIO()
+    recording.draw(chosen, window).savefig(picture, dpi=dpi, format=out.suffix[1:].lower())
+    out.write_bytes(picture.getvalue())
     clusters = len({band.cluster for band in recording.segments})
     click.echo(f"{record_id}: {len(recording.segments)} segments of {clusters} clusters: {out}")
     return {

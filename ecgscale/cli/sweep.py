@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -120,7 +121,9 @@ def sweep(
     click.echo(told(result))
     assert result.path is not None
     picture = output or result.path.with_suffix(".svg")
-    draw_sweep(result.to_dict()).savefig(picture)
+    drawn = BytesIO()
+    draw_sweep(result.to_dict()).savefig(drawn, format=picture.suffix[1:].lower())
+    picture.write_bytes(drawn.getvalue())
     click.echo(f"written: {result.path}")
     click.echo(f"drawn: {picture}")
     return {**result.to_dict(), "path": str(result.path), "picture": str(picture)}

@@ -52,7 +52,7 @@ def verify(
 def _lines(verified: Verified) -> Iterator[str]:
     for dataset in verified.datasets:
         yield from _dataset_lines(dataset)
-    told = f"{verified.problems:,} problems: docs/operations.md says what each means"
+    told = f"{verified.problems:,} problem{'s' * (verified.problems != 1)}: docs/operations.md says what each means"
     yield told if verified.problems else "all is right"
 
 
@@ -73,7 +73,8 @@ def _dataset_lines(dataset: VerifiedDataset) -> Iterator[str]:
     garbage = dataset.garbage
     if garbage.objects:
         named = ", ".join(garbage.first) + (" …" if garbage.objects > len(garbage.first) else "")
-        yield f"  {garbage.objects:,} objects of {size(garbage.bytes)} that nothing refers to: {named}"
+        objects = "1 object" if garbage.objects == 1 else f"{garbage.objects:,} objects"
+        yield f"  garbage: {objects} of {size(garbage.bytes)} that nothing refers to: {named}"
     for kind, count in dataset.counts.items():
         kept = [problem for problem in dataset.problems if problem.kind == kind]
         yield f"  {kind}: {count:,}" + (f", the first {len(kept)}:" if count > len(kept) else "")

@@ -6,9 +6,10 @@
     tensors     the same algebra in tensor form, for GPUs
     compiled    how the kernels are compiled
     sums        what a pass over timesteps returns: integers, added in any order
-    init        k-means++ on a sample
+    init        k-means++ on a sample, or the centroids of an earlier fit
     kmeans      mini-batch and Lloyd, one loop, any backend
     checkpoint  where a fit stands
+    matching    which cluster of a new fit is which of an old one
     cache       low-resolution activations between epochs; device_cache keeps them on a GPU
     model       the cluster model on disk
     assign      labels, entropy and proportions under a frozen model

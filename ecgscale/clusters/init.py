@@ -102,30 +102,30 @@ class Earlier:
 def from_earlier(earlier: Earlier, sample: NDArray[np.float32], n_clusters: int, seed: int) -> NDArray[np.float32]:
     """The earlier centroids, in their order: the largest, if fewer are wanted; with k-means++ draws added, if more.
 
-    (n_clusters, C). A draw is the best of 2 + ln K candidates, as in scikit-learn, and on one thread as in `plus_plus`.
-    Raises UsageError when the sample has too few timesteps that differ from the earlier centroids.
+    (n_clusters, C). A draw is the best of 2 + ln K candidates, as in scikit-learn. Raises UsageError when the sample
+    has too few timesteps that differ from the earlier centroids.
     """
     if n_clusters <= len(earlier.centroids):
         largest = np.sort(np.argsort(-earlier.counts, kind="stable")[:n_clusters])
         return np.ascontiguousarray(earlier.centroids[largest], np.float32)
     rng = np.random.default_rng([seed, 6, n_clusters])
     centres = list(earlier.centroids)
-    square = (sample.astype(np.float64) ** 2).sum(1)
-    with threadpool_limits(1):
-
-        def to(centre: NDArray[np.float32]) -> NDArray[np.float64]:
-            return np.asarray(np.maximum(square - 2 * (sample @ centre) + float(centre @ centre), 0.0))
-
-        nearest = np.min([to(centre) for centre in centres], axis=0)
-        while len(centres) < n_clusters:
-            if nearest.sum() <= 0:
-                raise UsageError(
-                    f"{n_clusters} clusters were asked for, but the sample of {len(sample)} timesteps has not that many"
-                    " distinct ones; give more records, or fewer clusters"
-                )
-            drawn = rng.choice(len(sample), 2 + int(np.log(n_clusters)), p=nearest / nearest.sum())
-            candidates = [np.minimum(nearest, to(sample[i])) for i in drawn]
-            best = int(np.argmin([candidate.sum() for candidate in candidates]))
-            nearest = candidates[best]
-            centres.append(sample[drawn[best]])
+    nearest = np.min([_square_distances(sample, centre) for centre in centres], axis=0)
+    while len(centres) < n_clusters:
+        if nearest.sum() == 0:
+            raise UsageError(
+                f"{n_clusters} clusters were asked for, but the sample of {len(sample)} timesteps has not that many"
+                " distinct ones; give more records, or fewer clusters"
+            )
+        drawn = rng.choice(len(sample), 2 + int(np.log(n_clusters)), p=nearest / nearest.sum())
+        candidates = [np.minimum(nearest, _square_distances(sample, sample[i])) for i in drawn]
+        best = int(np.argmin([candidate.sum() for candidate in candidates]))
+        nearest = candidates[best]
+        centres.append(sample[drawn[best]])
     return np.ascontiguousarray(centres, np.float32)
+
+
+def _square_distances(sample: NDArray[np.float32], centre: NDArray[np.float32]) -> NDArray[np.float64]:
+    """(n,) from each feature vector to one; no matrix product, so 0 for equal ones, and equal bits on any threads."""
+    difference = sample - centre
+    return np.asarray(np.einsum("nc,nc->n", difference, difference, dtype=np.float64))

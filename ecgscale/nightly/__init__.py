@@ -5,4 +5,6 @@ gates           may what was explained tonight be published? quarantine rate (qu
 gate_settings   thresholds; evidence: what the gates look at; findings: what they say
 reference       the reference period: a sample of sound records
 quantities      the numbers of a record that may drift; placements: where they lie within the reference
+refit           a new cluster model under the old ids (lineage), compared with the old one (comparison)
+promote         which dataset is served; carried: what goes over from one to the next
 """

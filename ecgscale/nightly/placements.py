@@ -25,8 +25,8 @@ from scipy.stats import norm
 from ecgscale.nightly.quantities import Quantities
 
 STRATUM_RECORDS = 30
-"""Reference records of one site and device from which on records are compared with these alone. Few of the same kind say
-more than many of another: devices differ more than chance does, and the probability knows how few they are."""
+"""Reference records of one site and device from which on records are compared with these alone. Few of the same kind
+say more than many of another: devices differ more than chance does, and the probability knows how few they are."""
 
 # Every λ gives a bound that holds, so a grid costs tightness at most.
 _STEEPNESS = np.geomspace(0.05, 200.0, 96)

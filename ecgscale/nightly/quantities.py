@@ -14,6 +14,7 @@ from ecgscale.errors import EcgscaleError
 from ecgscale.nightly.evidence import texts
 from ecgscale.nightly.traits import TRAITS
 
+CLUSTER, FLAG = "cluster ", "flag "
 SECONDS = "seconds recorded"
 TRAIT_NAMES = dict(
     zip(TRAITS, ("amplitude (mV)", "correlation of I and V6", "mains hum (mV)", "frequency (Hz)"), strict=True)
@@ -35,18 +36,20 @@ class Quantities:
     device: NDArray[np.object_]
 
 
-def quantities(rows: pa.Table, output_names: Sequence[str], flag_kinds: Sequence[str]) -> Quantities:
-    """The quantities of explained rows (status "ok"); EcgscaleError when their outputs are not those named."""
+def quantities(rows: pa.Table, output_names: Sequence[str], kinds: Sequence[str]) -> Quantities:
+    """The quantities of explained rows (status "ok"), with a column for each of the `kinds` of flags.
+
+    EcgscaleError when their outputs are not those named.
+    """
     shares = _lists(rows["proportions"], None, "proportions")
     outputs = _lists(rows["prediction"], len(output_names), "outputs of the network")
-    columns: dict[str, NDArray] = {f"cluster {k}": shares[:, k] for k in range(shares.shape[1])}
+    columns: dict[str, NDArray] = {f"{CLUSTER}{k}": shares[:, k] for k in range(shares.shape[1])}
     columns["mean_entropy"] = _numbers(rows, "mean_entropy")
     columns["distortion"] = _numbers(rows, "distortion")
     columns |= {f"output {name}": outputs[:, i] for i, name in enumerate(output_names)}
     columns[SECONDS] = _seconds(rows)
     columns |= {name: _numbers(rows, trait) for trait, name in TRAIT_NAMES.items()}
-    kinds = flags(rows)
-    columns |= {f"flag {kind}": np.array([kind in found for found in kinds], np.float32) for kind in flag_kinds}
+    columns |= {f"{FLAG}{kind}": _flagged(rows, kind) for kind in kinds}
     return Quantities(
         names=tuple(columns),
         values=np.stack([column.astype(np.float32) for column in columns.values()], axis=1),
@@ -55,9 +58,24 @@ def quantities(rows: pa.Table, output_names: Sequence[str], flag_kinds: Sequence
     )
 
 
-def flags(rows: pa.Table) -> list[set[str]]:
-    """Kinds of flags of each row: "flat_lead:V1" is of the kind "flat_lead"."""
-    return [{flag.split(":")[0] for flag in found or ()} for found in rows["flags"].to_pylist()]
+def flag_kinds(rows: pa.Table) -> set[str]:
+    """Kinds of the flags that are set: "flat_lead:V1" is of the kind "flat_lead"."""
+    return {_kind(flag) for flag in pc.unique(pc.list_flatten(rows["flags"])).to_pylist()}
+
+
+def _kind(flag: str) -> str:
+    return flag.split(":")[0]
+
+
+def _flagged(rows: pa.Table, kind: str) -> NDArray[np.float32]:
+    """1 where a flag of this kind is set, else 0."""
+    lists = rows["flags"].combine_chunks()
+    flat = pc.list_flatten(lists)
+    wanted = [flag for flag in pc.unique(flat).to_pylist() if _kind(flag) == kind]
+    found = np.zeros(rows.num_rows, np.float32)
+    here = pc.is_in(flat, value_set=pa.array(wanted, flat.type)).to_numpy(zero_copy_only=False)
+    found[pc.list_parent_indices(lists).to_numpy()[here]] = 1
+    return found
 
 
 def _lists(column: pa.ChunkedArray, size: int | None, what: str) -> NDArray[np.float32]:

@@ -24,7 +24,7 @@ from ecgscale.clusters.model import ClusterModel
 from ecgscale.config import RunConfig
 from ecgscale.encoders.seen import SEEN_FILE
 from ecgscale.encoders.spec import encoder_digest
-from ecgscale.errors import PublishError, UsageError
+from ecgscale.errors import ModelError, PublishError, UsageError
 from ecgscale.explain.facts import encoder_digest_of, fitted_precision, load_encoder
 from ecgscale.explain.settings import ExplainSettings
 from ecgscale.nightly.carried import carry_holds, carry_names, carry_nights, names_json, names_of_persisting
@@ -177,13 +177,18 @@ class _Task:
     def _begun(self) -> ClusterModel | None:
         """A refit of the same model, asked for in the same way, of which a dataset was begun and never published."""
         for directory in sorted(self._models.iterdir(), key=str):
-            file = directory / "model.json"
-            if not file.exists() or json.loads(file.read_text()).get(LINEAGE, {}).get("request") != self._asked():
+            if directory.name.startswith("_") or not (directory / "model.json").exists():
                 continue
-            model = ClusterModel.load(directory)
+            try:
+                model = ClusterModel.load(directory)
+            except ModelError as error:
+                self.progress.say(f"note: {error}")
+                continue
+            if not is_refit_of(model, self.old) or model.info[LINEAGE]["request"] != self._asked():
+                continue
             identity = identify(self.archive, model, _settings(self.config, model))
             store = dataset_store(self.config.root, identity.dataset_id)
-            if is_refit_of(model, self.old) and store.stat(DATASET_FILE) is not None and newest_number(store) == 0:
+            if store.stat(DATASET_FILE) is not None and newest_number(store) == 0:
                 return model
         return None
 

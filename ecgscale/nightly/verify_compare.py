@@ -16,15 +16,16 @@ from ecgscale.explain.schema import FACT_COLUMNS
 
 TOLERANCES = {
     "prediction": 1e-3,
-    "proportions": 0.02,
-    "soft_proportions": 2e-3,
-    "mean_entropy": 2e-3,
+    "proportions": 0.01,
+    "soft_proportions": 1e-3,
+    "mean_entropy": 1e-3,
     "distortion": 1e-3,
-    "segments": 0.02,
-    "entropy": 0.02,
+    "segments": 0.01,
+    "entropy": 0.01,
 }
 """Largest difference of a number: relative beyond 1 for predictions and distortion; for `segments` the share of
-timesteps with another cluster. Other columns have to be equal."""
+timesteps with another cluster. Other columns have to be equal. Convolutions of another library move the numbers of 96
+simulated records by less than 1e-5, and one timestep in 4,000 to another cluster."""
 HALF_PRECISION = 10.0
 """How much more is nothing where the forward pass is in bfloat16."""
 _RELATIVE = ("prediction", "distortion")

@@ -21,6 +21,7 @@ from ecgscale.nightly.usual import Usual
 
 _LEAST_AGES = 7
 _STEADY_HOURS = 7 * 24.0
+_LIVE_HOURS = 30 * 24.0
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,8 @@ def check_freshness(
     if age is None or len(ages) < _LEAST_AGES:
         return []
     low, usual, high = np.quantile(ages, [0.1, 0.5, 0.9])
-    # Dates that were shifted to protect patients do not follow the nights.
-    if high - low > _STEADY_HOURS or age <= high + settings.freshness_hours:
+    # Dates that were shifted to protect patients, and those of old collections, do not follow the nights.
+    if high - low > _STEADY_HOURS or abs(usual) > _LIVE_HOURS or age <= high + settings.freshness_hours:
         return []
     message = (
         f"all records, tonight: the newest recording is {_told_hours(age)} old, usually {_told_hours(usual)}; something"

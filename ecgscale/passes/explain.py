@@ -231,7 +231,7 @@ class _Run:
             return self._result(newest, newest, Settled(newest.content.shards), done)
         settled = self._settle(choice, base)
         where = ArchiveFacts(archive_id=archive.archive_id, path=absolute(archive.path))
-        digest = plan_digest([*settled.entries, *done.set_aside, *choice.held])
+        digest = plan_digest((*settled.entries, *done.set_aside, *choice.held))
         content = compose(self.identity, where, digest, settled.entries, done.set_aside, choice.held)
         manifest = publish(self.store, content, base, facts)
         return self._result(manifest, newest, settled, done) if manifest else None
@@ -257,7 +257,8 @@ class _Run:
         self, manifest: Manifest, before: Manifest | None, settled: Settled, done: CommittedShards
     ) -> ExplainResult:
         content = manifest.content
-        there = {shard.key for shard in (*content.shards, *content.set_aside, *content.held)} | set(done.left)
+        there = {entry.key for entry in content.shards} | {aside.key for aside in content.set_aside} | set(done.left)
+        there |= {held.key for held in content.held}
         published_before = {entry.key for entry in before.content.shards} if before else set()
         return ExplainResult(
             dataset_id=content.dataset_id,

@@ -17,6 +17,7 @@ from ecgscale.report.evaluated import (
     uncertainty_blocks,
 )
 from ecgscale.report.lineage import command_for
+from ecgscale.report.nights import night_blocks
 from ecgscale.report.subject import Subject
 from ecgscale.report.surrogate_tables import surrogate_tables
 from ecgscale.report.tables import readable
@@ -71,7 +72,7 @@ KINDS = (
         "Recordings whose label, network and surrogate disagree, the most suspicious first.",
         "audit ROOT --target TARGET",
     ),
-    Kind("drift", "Drift", "The last nights against the reference of the fit.", "", always=False),
+    Kind("drift", "Drift", "The last nights against what was published first.", "", always=False),
 )
 
 
@@ -137,6 +138,7 @@ def _drawn(subject: Subject, kind: Kind, found: Evaluation) -> list[Block]:
         "uncertainty": uncertainty_blocks,
         "temporal": temporal_blocks,
         "probes": probe_blocks,
+        "drift": night_blocks,
     }
     return known.get(kind.prefix, any_blocks)(found)
 

@@ -20,6 +20,7 @@ import jinja2
 from markupsafe import Markup
 
 from ecgscale.errors import UsageError
+from ecgscale.places import is_remote, place
 from ecgscale.progress import SILENT, Progress
 from ecgscale.report.atlas import atlas_of
 from ecgscale.report.blocks import Section
@@ -37,6 +38,7 @@ from ecgscale.report.sections import (
 )
 from ecgscale.report.subject import Subject
 from ecgscale.store.provenance import utc_now
+from ecgscale.store.s3_objects import open_objects
 
 RECORDS = 60
 SCRIPTS = ("elements.js", "paper.js", "browser.js", "atlas.js")
@@ -62,12 +64,16 @@ def write_report(
     The page appears whole or not at all; one that is there is replaced. Raises `UsageError` for a path that cannot
     be a page.
     """
-    path = Path(out)
+    path = place(out)
     if path.suffix.lower() not in (".html", ".htm"):
-        if path.is_file():
+        if not is_remote(path) and path.is_file():
             raise UsageError(f"{path} is a file; name a folder for the report, or a file ending in .html")
         path = path / PAGE
     text, recordings, remarks = render(subject, n_records, progress)
+    if is_remote(path):
+        data = text.encode()
+        open_objects(path.parent).put(path.name, data)
+        return WrittenReport(path, len(data), recordings, remarks)
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     scratch.write_text(text, encoding="utf-8")

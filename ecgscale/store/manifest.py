@@ -200,7 +200,7 @@ def compose(
     )
 
 
-def plan_digest(sources: Iterable[Source | ShardEntry | SetAside]) -> str:
+def plan_digest(sources: Iterable[Source | ShardEntry | SetAside | HeldShard]) -> str:
     """Digest of the sources that a run set out to explain: key, size, stamp, and, where readable, rows and content."""
     return digest_of(sorted([s.key, s.size, s.stamp, s.rows, s.content_digest] for s in sources))
 

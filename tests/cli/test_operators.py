@@ -84,7 +84,7 @@ def test_gc_says_what_goes(world: SmallWorld, monkeypatch: pytest.MonkeyPatch) -
     world.store.put(key, b"12345")
     result = typed("gc", world.root, "--dry-run")
     assert facts(result)["by_kind"]["data"] == {"removed": 1, "bytes": 5}
-    assert "1 objects of 5 bytes would be removed" in result.stdout
+    assert "1 object of 5 bytes would be removed" in result.stdout
     assert world.store.stat(key) is not None
     found = facts(typed("gc", world.root, "--grace", 74))
     assert found["removed"] == 0

@@ -320,3 +320,17 @@ def test_constructed_births_and_deaths_in_the_comparison(refitted: tuple[World, 
     assert found.old.explained_variance == pytest.approx(1.0)
     assert found.new.explained_variance < 1
     assert 0 < found.ari < 1
+
+
+def test_a_fresh_start_is_another_fit(world: World) -> None:
+    # On the same archive, what is served is such a fit already.
+    assert not refit(world.config(), fit_only=True, fresh=True).changed
+    world.grow(5)
+    on, fresh = (refit(world.config(), fit_only=True, fresh=fresh) for fresh in (False, True))
+    assert on.comparison is not None
+    assert fresh.comparison is not None
+    assert on.model.model_id != fresh.model.model_id
+    assert on.model.info["start"] == {"model_id": on.old.model_id, "digest": on.old.digest}
+    assert "start" not in fresh.model.info
+    assert len(on.comparison.persisting) >= len(fresh.comparison.persisting)
+    assert on.comparison.ari > fresh.comparison.ari

@@ -14,6 +14,7 @@ import pytest
 
 from ecgscale.errors import ArchiveError, UsageError
 from ecgscale.nightly.verify import Verified
+from ecgscale.nightly.verify_problems import KINDS
 from ecgscale.passes.explain import Unattended
 from ecgscale.progress import SILENT
 from ecgscale.runtime.run_record import run_record
@@ -72,6 +73,24 @@ def test_a_flipped_byte(world: SmallWorld) -> None:
     world.store.put(file, bytes(data))
     assert world.problems()["sha256"] == 1
     assert file in told(world.verify())
+
+
+def test_what_is_removed_is_computed_again(world: SmallWorld) -> None:
+    undisturbed = world.manifest
+    world.store.delete(world.manifest.files[1])
+    third = world.manifest.content.shards[2]
+    world.store.delete(third.commit)
+    world.store.delete(third.file)
+    result = world.explain()
+    assert (result.computed, result.manifest) == (2, 1)
+    assert world.manifest == undisturbed
+    assert world.problems(sample=1.0) == {}
+
+
+def test_every_kind_of_problem_is_documented() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text(encoding="utf-8")
+    section = page.split("## Is it whole? verify")[1].split("\n## ")[0]
+    assert not [kind for kind in KINDS if f"`{kind}`" not in section]
 
 
 def test_a_file_cut_short(world: SmallWorld) -> None:
