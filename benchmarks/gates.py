@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,10 @@ from benchmarks.night_pool import FAULTS, Pool, PoolSize, make_pool
 from benchmarks.nights import Feed, Sizes, anything, growing, sound_nights, steady
 from benchmarks.report import Result, main
 from benchmarks.timing import rounded
+from ecgscale.archive.synthetic_patients import DEVICES
 from ecgscale.nightly.gate_settings import GateSettings
 from ecgscale.nightly.reference import Reference
+from ecgscale.nightly.traits import TRAITS
 
 NIGHTS = 60
 WITHIN = 2
@@ -33,6 +35,7 @@ WITHIN = 2
 REQUIRED = ("gain x10", "arms reversed", "mains hum", "rate doubled", "rate halved")
 """Faults that count for the ratio; the others are told."""
 HISTORY = 28
+HANDHELD = DEVICES[2]
 
 
 @dataclass(frozen=True)
@@ -54,31 +57,70 @@ def run(size: Size, say: Callable[[str], None]) -> Result:
     """Make the pool, then the nights."""
     with tempfile.TemporaryDirectory(prefix="ecgscale-benchmark-") as scratch:
         pool = make_pool(Path(scratch), size.pool, say)
-    reference = Reference.of([pool.reference], pool.model_id, pool.output_names, seed=0)
-    sound = _sound(pool, reference, size, say)
-    faults = _faults(pool, reference, size, say)
-    devices = _one_device(pool, reference, size, say)
-    required = [found for fault, levels in faults.items() if fault in REQUIRED for found in levels.values()]
+    return judged(pool, size, say)
+
+
+def judged(pool: Pool, size: Size, say: Callable[[str], None]) -> Result:
+    """The nights of a pool that is there."""
+    world = World.of(pool)
+    sound = _sound(world, size, say)
+    faults, devices = _faulty(world, size, say)
+    alone, _ = _faulty(World.of(_explanations_alone(pool)), size, lambda text: say(f"explanations alone: {text}"))
+    required = [found["found"] for fault in REQUIRED for found in faults[fault].values()]
     ratios = {
-        "alarms_in_60_sound_nights": max(row["alarms_most"] for row in sound.values()),
-        "faults_found_within_two_nights": rounded(min(found["found"] for found in required)),
+        "alarms_in_60_sound_nights": float(max(row["alarms_most"] for row in sound.values())),
+        "faults_found_within_two_nights": rounded(min(required)),
     }
     details = {
-        "pool": size.pool.__dict__,
-        "reference_records": len(reference),
+        "pool": asdict(size.pool),
+        "reference_records": len(world.reference),
         "sound": sound,
         "faults": faults,
+        "faults_by_explanations_alone": alone,
         "one_device": devices,
     }
     return Result("gates", ratios, details)
 
 
-def start(pool: Pool, reference: Reference, seed: int, *labels: int) -> Feed:
-    """A feed of which nothing is known yet."""
-    return Feed(pool, reference, GateSettings(), np.random.default_rng([seed, *labels]))
+@dataclass(frozen=True)
+class World:
+    """What nights are made of, and what they are compared with."""
+
+    pool: Pool
+    reference: Reference
+
+    @classmethod
+    def of(cls, pool: Pool) -> World:
+        """With the reference of the pool."""
+        return cls(pool, Reference.of([pool.reference], pool.model_id, pool.output_names, seed=0))
+
+    def start(self, *seed: int) -> Feed:
+        """A feed of which nothing is known yet."""
+        return Feed(self.pool, self.reference, GateSettings(), np.random.default_rng(seed))
+
+    def history(self, level: int, repeat: int) -> Feed:
+        """Four weeks of sound nights and up to six days, published without being judged."""
+        feed, sizes = self.start(2, level, repeat), steady(level)
+        for _ in range(HISTORY + repeat % 7):
+            feed.skip_judging(sizes(feed.number, feed.rng))
+        return feed
 
 
-def _sound(pool: Pool, reference: Reference, size: Size, say: Callable[[str], None]) -> dict[str, Any]:
+def _explanations_alone(pool: Pool) -> Pool:
+    """The same without traits of the signals, their lengths and their flags."""
+
+    def less(table: pa.Table) -> pa.Table:
+        table = table.drop_columns([*TRAITS, "sampling_rate"])
+        at, kind = table.schema.get_field_index("flags"), table.schema.field("flags").type
+        return table.set_column(at, "flags", pa.array([[]] * table.num_rows, kind))
+
+    faulty = {name: less(table) for name, table in pool.faulty.items()}
+    return replace(
+        pool, reference=less(pool.reference), sound=less(pool.sound), unusable=less(pool.unusable), faulty=faulty
+    )
+
+
+def _sound(world: World, size: Size, say: Callable[[str], None]) -> dict[str, Any]:
     kinds: dict[str, Sizes] = {f"{level} a night": steady(level) for level in size.levels}
     kinds |= {"30 to 5000, any night": anything(), "30 to 5000, growing": growing()}
     found: dict[str, Any] = {}
@@ -88,7 +130,7 @@ def _sound(pool: Pool, reference: Reference, size: Size, say: Callable[[str], No
         spent, records = 0.0, 0
         for repeat in range(size.sound_repeats):
             started = time.perf_counter()
-            reports = list(sound_nights(start(pool, reference, 1, number, repeat), sizes, NIGHTS))
+            reports = list(sound_nights(world.start(1, number, repeat), sizes, NIGHTS))
             spent += time.perf_counter() - started
             records += sum(n for n, _ in reports)
             failed.append(sum(not report.passed for _, report in reports))
@@ -106,69 +148,57 @@ def _sound(pool: Pool, reference: Reference, size: Size, say: Callable[[str], No
     return found
 
 
-def _faults(pool: Pool, reference: Reference, size: Size, say: Callable[[str], None]) -> dict[str, Any]:
-    """Every record of the night is faulty: share of repeats found within two nights, and in the first."""
-    found: dict[str, Any] = {fault: {} for fault in FAULTS}
+def _faulty(world: World, size: Size, say: Callable[[str], None]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """By fault and records a night: every record faulty, and only those of one device."""
+    everywhere: dict[str, Any] = {fault: {} for fault in FAULTS}
+    one_device: dict[str, Any] = {fault: {} for fault in FAULTS}
     for level in size.fault_levels:
-        nights: dict[str, list[int]] = {fault: [] for fault in FAULTS}
-        whats: dict[str, Counter[str]] = {fault: Counter() for fault in FAULTS}
-        for repeat in range(size.fault_repeats):
-            history = _history(pool, reference, level, repeat)
-            for fault in FAULTS:
-                night, what = _found(history.copy(repeat), level, fault)
-                nights[fault].append(night)
-                whats[fault].update(what)
+        histories = [world.history(level, repeat) for repeat in range(size.fault_repeats)]
         for fault in FAULTS:
-            found[fault][str(level)] = {
-                "repeats": size.fault_repeats,
-                "found": float(np.mean([0 < night <= WITHIN for night in nights[fault]])),
-                "in_the_first": float(np.mean([night == 1 for night in nights[fault]])),
-                "named_most": [name for name, _ in whats[fault].most_common(3)],
-            }
-            say(f"{fault}, {level} a night: {found[fault][str(level)]}")
-    return found
+            everywhere[fault][str(level)] = _found(histories, level, fault)
+            one_device[fault][str(level)] = _held(histories, level, fault)
+            say(f"{fault}, {level} a night: {everywhere[fault][str(level)]}, {one_device[fault][str(level)]}")
+    return everywhere, one_device
 
 
-def _history(pool: Pool, reference: Reference, level: int, repeat: int) -> Feed:
-    """Four weeks of sound nights, published without being judged."""
-    feed, sizes = start(pool, reference, 2, level, repeat), steady(level)
-    for _ in range(HISTORY + repeat % 7):
-        feed.skip_judging(sizes(feed.number, feed.rng))
-    return feed
+def _found(histories: list[Feed], level: int, fault: str) -> dict[str, Any]:
+    """Every record is faulty: share of histories after which it is found within two nights, and in the first."""
+    found: list[int] = []
+    named: Counter[str] = Counter()
+    for repeat, history in enumerate(histories):
+        feed, night = history.copy(repeat), 0
+        for number in range(1, WITHIN + 1):
+            alarms = [finding for finding in feed.night(level, fault).alarms if finding.gate == "drift"]
+            if alarms:
+                night = number
+                named.update({finding.what for finding in alarms})
+                break
+        found.append(night)
+    return {
+        "repeats": len(histories),
+        "found": float(np.mean([night > 0 for night in found])),
+        "in_the_first": float(np.mean([night == 1 for night in found])),
+        "named_most": [name for name, _ in named.most_common(3)],
+    }
 
 
-def _found(feed: Feed, level: int, fault: str) -> tuple[int, list[str]]:
-    """In which night from the fault's first on it was found (0: not within two), and what was named."""
-    for night in range(1, WITHIN + 1):
-        report = feed.night(level, fault)
-        if any(finding.gate == "drift" for finding in report.alarms):
-            return night, [finding.what for finding in report.alarms]
-    return 0, []
-
-
-def _one_device(pool: Pool, reference: Reference, size: Size, say: Callable[[str], None]) -> dict[str, Any]:
-    """Only one of three devices is at fault, and its records come in shards of their own: are these held, and others
-    not?"""
-    found: dict[str, Any] = {fault: {} for fault in FAULTS}
-    for level in size.fault_levels:
-        for fault in FAULTS:
-            held = wrong = shards = nights = 0
-            for repeat in range(size.fault_repeats):
-                feed = _history(pool, reference, level, repeat)
-                feed.by_device = True
-                report = feed.night(level, fault, _by_handheld)
-                broken = {key for key in feed.keys if "handheld" in key}
-                held += len(broken & set(report.held))
-                wrong += len(set(report.held) - broken)
-                shards += len(broken)
-                nights += 1
-            found[fault][str(level)] = {"held": rounded(held / shards), "held_wrongly_a_night": rounded(wrong / nights)}
-        say(f"one device, {level} a night: " + ", ".join(f"{f}: {r[str(level)]}" for f, r in found.items()))
-    return found
+def _held(histories: list[Feed], level: int, fault: str) -> dict[str, float]:
+    """Only handhelds are faulty, and each shard is of one device: share of their shards that are held on the first
+    night, and how many others are."""
+    held = wrong = shards = 0
+    for repeat, history in enumerate(histories):
+        feed = history.copy(repeat)
+        feed.by_device = True
+        report = feed.night(level, fault, _by_handheld)
+        broken = {key for key in feed.keys if HANDHELD in key}
+        held += len(broken & set(report.held))
+        wrong += len(set(report.held) - broken)
+        shards += len(broken)
+    return {"held": rounded(held / shards), "others_held_a_night": rounded(wrong / len(histories))}
 
 
 def _by_handheld(rows: pa.Table) -> np.ndarray:
-    return np.asarray(pc.equal(rows["device"], "handheld-C").to_numpy(), dtype=bool)
+    return np.asarray(pc.equal(rows["device"], HANDHELD).to_numpy(), dtype=bool)
 
 
 if __name__ == "__main__":

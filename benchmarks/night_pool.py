@@ -7,7 +7,7 @@ arm electrodes on the wrong arms, hum of the mains, a wrong sampling rate in the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,7 +94,9 @@ RATE_FAULTS = {"rate doubled": 2.0, "rate halved": 0.5, "rate 500 for 400": 1.25
 FAULTS = (*SIGNAL_FAULTS, *RATE_FAULTS)
 
 
-def make_pool(folder: Path, size: PoolSize, say: Callable[[str], None] = lambda _text: None) -> Pool:
+def make_pool(
+    folder: Path, size: PoolSize, say: Callable[[str], None] = lambda _text: None, faults: Sequence[str] = FAULTS
+) -> Pool:
     """Simulate, train, fit, explain; everything below `folder`."""
     first_drawn = size.fitted + size.reference
     _write(folder / "fitted", 0, size.fitted)
@@ -119,8 +121,10 @@ def make_pool(folder: Path, size: PoolSize, say: Callable[[str], None] = lambda 
         reference=explained.rows("reference", size.fitted, size.reference),
         sound=explained.rows("sound", first_drawn, size.drawn),
         faulty={
-            **{name: explained.rows(name, first_drawn, size.drawn, fault) for name, fault in SIGNAL_FAULTS.items()},
-            **{name: explained.rows(name, first_drawn, size.drawn, rate=RATE * f) for name, f in RATE_FAULTS.items()},
+            name: explained.rows(
+                name, first_drawn, size.drawn, SIGNAL_FAULTS.get(name), RATE * RATE_FAULTS.get(name, 1.0)
+            )
+            for name in faults
         },
         unusable=explained.rows("unusable", first_drawn + size.drawn, unusable, lambda signals, _rng: 0 * signals),
         model_id=model.model.model_id,

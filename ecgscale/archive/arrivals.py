@@ -11,9 +11,9 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -22,12 +22,13 @@ import pyarrow as pa
 
 from ecgscale.archive.adoption import adopted, check_same_source, open_feed, record_ids_of
 from ecgscale.archive.code15 import BrokenPart
+from ecgscale.archive.found_sets import FoundSets
 from ecgscale.archive.intake import ARCHIVE_JSON, IntakeLog, Overtaken
 from ecgscale.archive.night_tally import Arrivals, NightTally
 from ecgscale.archive.reader import Archive
 from ecgscale.archive.source import IngestOptions, IngestResult, Portion
 from ecgscale.archive.source_sets import SourceSet, newest_of
-from ecgscale.archive.source_view import SourceFile, SourceView
+from ecgscale.archive.source_view import SourceView
 from ecgscale.archive.writer import check_target
 from ecgscale.errors import ArchiveError, UsageError
 from ecgscale.progress import SILENT, Progress
@@ -84,10 +85,6 @@ class _Night:
         self._progress = progress
         self._tally = tally
         self._schema: pa.Schema | None = None
-        # To be entered in the end: sets that are known to be in the archive (with their content), and those refused.
-        self._same: dict[SourceSet, str] = {}
-        self._refused: list[SourceSet] = []
-        self._first_seen: dict[str, str] = {}
 
     def run(self, scratch: Path) -> None:
         """All of it; raises `Overtaken` when another process entered something in between."""
@@ -100,14 +97,18 @@ class _Night:
         self._view = SourceView(self._config.src, scratch, self._progress)
         self._tally.notes += self._view.notes
         self._feed = open_feed(self._config, self._view, archive, self._log)
-        if not self._settled(self._feed.tables):
+        settled = self._view.now - self._settle
+        if newest_of(self._feed.tables) > settled:
             names = " or ".join(table.name for table in self._feed.tables)
             self._tally.wait(1, f"{names} was written a moment ago: nothing is taken until it has settled")
             return
         if archive is not None and not self._log.own:
             self._adopt(archive)
         self._known = self._log.known()
-        ready = self._sorted(self._listed())
+        self._found = FoundSets(
+            self._feed, self._view, self._known, settled, self._view.now - self._give_up, self._tally
+        )
+        ready = self._found.ready(self._listed(), self._schema)
         if self._schema is None and ready:
             self._schema = self._feed.schema(ready, self._options(None))
         for portion in _portions(ready, self._feed.one_by_one):
@@ -149,65 +150,13 @@ class _Night:
         self._tally.vanished = sum(key not in keys for key, past in self._known.sets.items() if not past.refusal)
         return sets
 
-    def _settled(self, files: Iterable[SourceFile]) -> bool:
-        return newest_of(files) <= self._view.now - self._settle
-
-    def _sorted(self, sets: Sequence[SourceSet]) -> list[SourceSet]:
-        """The sets to be ingested: new or changed by what the listing and a look into them say, settled, complete."""
-        new = []
-        for one in sets:
-            past = self._known.of(one)
-            if past is None or past.look or past.stamp != one.stamp:
-                new.append(one)
-            elif past.refusal:
-                self._tally.refuse(replace(one, refusal=past.refusal))
-            elif past.at != one.at:
-                # Moved as it was: from now on this is its place.
-                self._same[one] = past.content
-        settled = [one for one in new if self._settled(one.files)]
-        self._tally.wait(len(new) - len(settled))
-        return [one for one in self._feed.looked_into(settled, self._schema) if self._is_ready(one)]
-
-    def _is_ready(self, one: SourceSet) -> bool:
-        past = self._known.of(one)
-        if past is not None and past.stamp == one.stamp and past.at == one.at:
-            if past.refusal:
-                self._tally.refuse(replace(one, refusal=past.refusal))
-            return False
-        if not self._settled(one.files):
-            self._tally.wait(1)
-            return False
-        if one.refusal:
-            self._refuse(one)
-            return False
-        if one.lacks and (since := self._since(one)) > self._view.now - self._give_up:
-            self._tally.incomplete(one, since)
-            return False
-        if one.lacks and one.hopeless:
-            self._refuse(replace(one, refusal=one.lacks))
-            return False
-        self._tally.give_up(one)
-        return True
-
-    def _since(self, one: SourceSet) -> datetime:
-        """When it was first seen incomplete, or last changed, if that was later."""
-        first = self._known.since.get(one.key)
-        if first is None:
-            first = self._view.now
-            self._first_seen[one.key] = first.isoformat()
-        return max(first, one.newest)
-
-    def _refuse(self, one: SourceSet) -> None:
-        self._tally.refuse(one)
-        self._refused.append(one)
-
     def _ingest(self, portion: Sequence[SourceSet]) -> None:
         """One portion into new shards, but for sets that only look new, and those that change while they are read."""
         files = [file for one in portion for file in one.files]
         self._view.fetch((*self._feed.tables, *files))
         contents = {one.key: one.content(self._view) for one in portion}
         same = {one: contents[one.key] for one in portion if self._known.has_content(one, contents[one.key])}
-        self._same |= same
+        self._found.same |= same
         fresh = [one for one in portion if one not in same]
         while fresh:
             built, error = self._build(fresh)
@@ -218,7 +167,7 @@ class _Night:
                 if built is not None:
                     self._enter(fresh, built, contents)
                 else:
-                    self._refuse(replace(fresh[0], refusal=str(error)))
+                    self._found.refuse(replace(fresh[0], refusal=str(error)))
                 break
             fresh = still
         self._view.discard(files)
@@ -260,17 +209,18 @@ class _Night:
 
     def _enter_the_rest(self) -> None:
         """What is to be remembered of sets that brought no records."""
-        noted = (*self._same, *self._refused)
-        if self._log.info is None or not (noted or self._first_seen):
+        found = self._found
+        noted = (*found.same, *found.refused)
+        if self._log.info is None or not (noted or found.first_seen):
             return
         self._log.enter(
             archive_id=self._log.info["archive_id"],
-            sets={one.key: (one.stamp, self._same.get(one, ""), one.at) for one in noted},
+            sets={one.key: (one.stamp, found.same.get(one, ""), one.at) for one in noted},
             look=tuple(one.key for one in noted if one.look),
-            refused={one.key: one.refusal for one in self._refused},
-            incomplete=self._first_seen,
+            refused={one.key: one.refusal for one in found.refused},
+            incomplete={key: moment.isoformat() for key, moment in found.first_seen.items()},
         )
-        self._tally.touched = len(self._same)
+        self._tally.touched = len(found.same)
 
     def _options(self, portion: Portion | None) -> IngestOptions:
         config = self._config

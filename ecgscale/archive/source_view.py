@@ -89,6 +89,8 @@ class SourceView:
 
     def changed(self, files: Iterable[SourceFile]) -> frozenset[str]:
         """Names of those that are no longer as the listing showed them."""
+        if self.is_local:
+            return frozenset(name for name in map(self._changed, files) if name is not None)
         with ThreadPoolExecutor(AT_ONCE) as pool:
             return frozenset(name for name in pool.map(self._changed, files) if name is not None)
 

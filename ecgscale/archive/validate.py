@@ -27,8 +27,10 @@ RECORD_STATUS: tuple[str, ...] = (
     "missing_leads",
     "too_short",
     "non_finite_output",
+    "patient_conflict",
 )
-"""Every status a record can have. The first reason in this order wins. The last three are the encoder's to find."""
+"""Every status a record can have. The first reason in this order wins. The last is found at publishing, when
+another shard has the record; the three before it are the encoder's to find."""
 
 STATUS_MEANING: dict[str, str] = {
     "ok": "usable",
@@ -44,6 +46,7 @@ STATUS_MEANING: dict[str, str] = {
     "missing_leads": "the encoder needs a lead that is neither there nor derivable",
     "too_short": "the valid span is shorter than one step of the encoder",
     "non_finite_output": "the network gave NaN or infinite numbers",
+    "patient_conflict": "the record_id is another patient's in an older shard",
 }
 
 # Most leads that move at all move between samples this far apart, so few need to be looked at in full.

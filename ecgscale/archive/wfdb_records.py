@@ -104,7 +104,8 @@ def ingest_wfdb(
     if not found:
         raise ArchiveError(f"{folder} holds no .hea file; a WFDB record is a header and its signal files")
     read = HeaderReader(units_per_mv)
-    seen = _first_pass([record.stem for record in found], read, options)
+    # What a schema that is kept to would not ask for need not be looked for.
+    seen = _first_pass([record.stem for record in found], read, options) if options.schema is None else _FirstPass()
     unique = max(Counter(record.stem.name for record in found).values()) == 1
     if portion is not None:
         ids = list(portion.sets.values())
@@ -195,7 +196,8 @@ def _check_carry(carry: Sequence[str], seen: _FirstPass) -> None:
 
 
 def _rows(found: Sequence[_Found], ids: Sequence[str], read: HeaderReader, ingest: Ingest) -> Iterator[dict[str, Any]]:
-    normalised = 0
+    normalised = without_codes = 0
+    takes_codes = any(column.name == "snomed" for column in ingest.extra)
     for record, name in zip(found, ids, strict=True):
         stem = record.stem
         row: dict[str, Any] = {"record_id": name, "patient_id": _mimic_subject(stem)}
@@ -206,6 +208,7 @@ def _rows(found: Sequence[_Found], ids: Sequence[str], read: HeaderReader, inges
             yield row | {"signal": empty_signal(ingest.signal, 0), "leads": []}
             continue
         row |= _described(header, ingest.extra)
+        without_codes += not takes_codes and any(key.lower() == "dx" for key in header.told())
         row |= _signal(header, name, ingest)
         normalised += _looks_normalised(row["signal"])
         if record.annotations:
@@ -214,6 +217,8 @@ def _rows(found: Sequence[_Found], ids: Sequence[str], read: HeaderReader, inges
             except UnreadableRecord as error:
                 ingest.problems.add(name, f"{error}; kept without fiducials")
         yield row
+    if without_codes:
+        ingest.notes.append(f"{without_codes:,} headers have SNOMED codes; left out, because the archive has no column")
     if normalised:
         ingest.notes.append(
             f"in {normalised:,} records every lead spans exactly 1 mV: the headers' gains look like a normalisation, "

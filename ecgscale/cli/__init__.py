@@ -68,6 +68,7 @@ def main() -> None:
                           ecgscale explain ARCHIVE --model ROOT/models/ID --out ROOT
                           ecgscale plot ROOT RECORD_ID -o ecg.png
     All of it at once:    ecgscale run CONFIG.toml
+    Every night:          ecgscale nightly CONFIG.toml
 
     Exit codes: 0 done, 1 failed, 2 bad usage or configuration, 3 done but for shards set aside,
     4 held by a quality gate, 5 locked by another run, 6 stopped and resumable.

@@ -7,4 +7,6 @@ reference       the reference period: a sample of sound records
 quantities      the numbers of a record that may drift; placements: where they lie within the reference
 refit           a new cluster model under the old ids (lineage), compared with the old one (comparison)
 promote         which dataset is served; carried: what goes over from one to the next
+verify          is everything there, possible, and what the network computes? (verify_*); runs: records of runs
+status          what is published, waits, failed or is held back; quarantined: records, one by one
 """

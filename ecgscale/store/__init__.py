@@ -1,7 +1,8 @@
 """Parquet at rest, exactly once: objects, commits, numbered manifests, and the dataset they make.
 
 `objects` promises whole objects and put-if-absent; `commit` turns one input shard into one output file; `manifest`
-publishes a set of them; `dataset` opens what was published; `doubles` finds records that came twice.
+publishes a set of them; `dataset` opens what was published; `doubles` tells of records that came twice; `garbage` finds
+what nobody refers to, and `cleaning` removes it.
 """
 
 from __future__ import annotations

@@ -65,6 +65,14 @@ def test_a_file_that_is_still_being_copied_waits(ward: Ward) -> None:
     np.testing.assert_array_equal(ward.signals()["2"], wave(ord("2"), 3))
 
 
+def test_files_from_the_future_wait_and_are_told(ward: Ward) -> None:
+    ward.record("1")
+    ward.record("2", seconds=-50 * HOUR)
+    arrived = ward.night()
+    assert (arrived.sets_new, arrived.waiting) == (1, 1)
+    assert "1 sets have files from the future, and wait for it; mend the sender's clock" in arrived.notes
+
+
 def test_incomplete_sets_are_waited_for_and_then_taken_as_they_are(ward: Ward) -> None:
     ward.record("1")
     ward.record("2")
@@ -192,6 +200,13 @@ def test_the_columns_of_the_archive_stay(ward: Ward) -> None:
     assert [row["snomed"] for row in rows] == [["426177001"], None, None]
 
 
+def test_codes_that_the_archive_has_no_column_for_are_told(ward: Ward) -> None:
+    ward.record("1")
+    ward.night()
+    ward.record("2", comments=["Dx: 426177001"])
+    assert "1 headers have SNOMED codes; left out, because the archive has no column" in ward.night().notes
+
+
 def test_an_archive_that_was_ingested_by_hand_is_gone_on_with(ward: Ward) -> None:
     ward.record("1")
     ward.record("2", seconds=2 * HOUR)
@@ -267,7 +282,7 @@ def test_what_cannot_be_gone_on_with(ward: Ward, tmp_path: Path) -> None:
         ingest_arrivals(ArchiveConfig(path=tmp_path / "a", source="simulate"))
     ward.record("1")
     ward.night()
-    with pytest.raises(ArchiveError, match="was made with units_per_mv = None, and .* says 1000"):
+    with pytest.raises(ArchiveError, match=r"was made with units_per_mv = None, and .* says 1000"):
         ward.night(units_per_mv=1000)
     other = Ward(ward.folder, ward.archive, source="ptbxl")
     with pytest.raises(ArchiveError, match="made with kind = 'wfdb'"):

@@ -72,7 +72,7 @@ def test_an_archive_of_ptbxl_made_by_hand_waits_for_its_missing_files(tmp_path: 
 def test_a_rate_that_the_archive_does_not_have(tmp_path: Path) -> None:
     ward = ptbxl(tmp_path)
     ward.night()
-    with pytest.raises(ArchiveError, match="was made with rate = 500, and .* says 100"):
+    with pytest.raises(ArchiveError, match=r"was made with rate = 500, and .* says 100"):
         ward.night(rate=100)
     (ward.folder / "scp_statements.csv").unlink()
     with pytest.raises(ArchiveError, match=r"scp_statements\.csv is missing"):
@@ -199,7 +199,7 @@ def test_a_plain_ingest_reads_an_object_store_too(
     upload(write_ptbxl(tmp_path / "src"), place(f"{s3_root}/ptbxl"))
     result = ingest_ptbxl(place(f"{s3_root}/ptbxl"), place(f"{s3_root}/archive"))
     assert (result.records, Archive.open(f"{s3_root}/archive").info["source"]["folder"]) == (3, "ptbxl")
-    with pytest.raises(ArchiveError, match="holds nothing; expected ptbxl_database.csv"):
+    with pytest.raises(ArchiveError, match=r"holds nothing; expected ptbxl_database\.csv"):
         ingest_ptbxl(f"{s3_root}/nothing", tmp_path / "b")
 
 

@@ -149,7 +149,8 @@ def test_two_at_once_take_in_each_set_once(tmp_path: Path) -> None:
 
 def test_one_that_was_overtaken_starts_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ward = begun(tmp_path)
-    plain, calls = IntakeLog.enter, []
+    plain = IntakeLog.enter
+    calls: list[int] = []
 
     def late(self: IntakeLog, *args: Any, **facts: Any) -> Any:
         if not calls:
@@ -189,7 +190,7 @@ def test_what_is_in_the_way_is_told(tmp_path: Path) -> None:
         ward.night()
     foreign = Path(ward.archive) / "part-00001.parquet"
     foreign.write_bytes(b"somebody else's")
-    with pytest.raises(StoreError, match="something else wrote it. Give it a name with a higher number"):
+    with pytest.raises(StoreError, match=r"something else wrote it\. Give it a name with a higher number"):
         ward.night()
     foreign.unlink()
     [staged] = (Path(ward.archive) / "_ingest/staged").iterdir()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from ecgscale.nightly.verify_problems import KINDS
 from ecgscale.passes.explain import Unattended
 from ecgscale.progress import SILENT
 from ecgscale.runtime.run_record import run_record
+from ecgscale.store.cleaning import collect_garbage
 from ecgscale.store.commit import read_commit, to_json
 from tests.explain.golden import good_row, write_archive, write_model, write_rows
 from tests.nightly.small_world import SmallWorld, with_value
@@ -327,6 +329,10 @@ def test_records_that_gave_way_to_newer_ones(own_archive: SmallWorld, tmp_path: 
     assert verified.problems == 0, told(verified)
     assert verified.datasets[0].recomputed.records == verified.datasets[0].recomputed.exactly == 3 + 4 + 2 + 2
     assert verified.datasets[0].garbage.objects == 0
+    cleaned = collect_garbage(world.root, timedelta(0), keep_manifests=1)
+    assert cleaned.by_kind["manifests"].count == 1
+    assert cleaned.to_dict()["removed"] == 1
+    assert world.problems(sample=1.0) == {}
     # The whole file behind one that lost rows is still wanted: by the next one who settles.
     commit = read_commit(world.store, entries[0].commit)
     assert commit is not None

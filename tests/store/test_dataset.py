@@ -8,7 +8,6 @@ import pytest
 
 from ecgscale.errors import PublishError, UsageError
 from ecgscale.store import find_dataset, newest_manifest, open_explanations
-from ecgscale.store.commit import Commit
 from ecgscale.store.doubles import refuse_doubles
 from ecgscale.store.manifest import publish
 from tests.store.published import RUN, commit_shard, content_of, facts, publish_shards, store_of

@@ -17,7 +17,8 @@ from ecgscale.store.s3_objects import open_objects
 
 def test_one_at_a_time(any_root: str) -> None:
     with Lease(any_root, "one", "a test"):
-        with pytest.raises(LockedError, match=r"in use by a test \(process \d+ on ") as caught, Lease(any_root, "2", "b"):
+        told = r"in use by a test \(process \d+ on "
+        with pytest.raises(LockedError, match=told) as caught, Lease(any_root, "two", "b"):
             pass
         assert caught.value.exit_code == ExitCode.LOCKED
     with Lease(any_root, "three", "a test"):
@@ -25,8 +26,10 @@ def test_one_at_a_time(any_root: str) -> None:
 
 
 def test_a_dead_process_of_this_host_holds_nothing(tmp_path: object) -> None:
-    code = f"from ecgscale.store.lease import Lease; import os; Lease({str(tmp_path)!r}, 'x', 'y').__enter__(); os._exit(9)"
-    subprocess.run([sys.executable, "-c", code], check=False, timeout=60)
+    code = (
+        "import os, sys; from ecgscale.store.lease import Lease; Lease(sys.argv[1], 'x', 'y').__enter__(); os._exit(9)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False, timeout=60)
     assert lease_standing(open_objects(str(tmp_path))).holder is not None
     with Lease(str(tmp_path), "next", "a test"):
         assert lease_standing(open_objects(str(tmp_path))).number == 2
