@@ -128,6 +128,7 @@ class NightlyConfig(_Section):
     committed, or nothing until all is complete
     max_shards: of one night, the oldest first; recompute_share, max_records: of published records that a night may
     compute again without --allow-recompute
+    gc_grace_hours: what nobody has referred to for so long goes when a night has published (`ecgscale gc`)
     lease_seconds: after so long without a sign of life another run takes over
     """
 
@@ -138,6 +139,7 @@ class NightlyConfig(_Section):
     max_shards: int | None = Field(default=None, gt=0)
     max_records: int | None = Field(default=None, gt=0)
     recompute_share: float = Field(default=0.05, ge=0, le=1)
+    gc_grace_hours: float = Field(default=72, ge=1)
     lease_seconds: float = Field(default=180, ge=3)
 
 

@@ -22,6 +22,7 @@ from ecgscale.archive.source import (
     Ingest,
     IngestOptions,
     IngestResult,
+    QuotesSource,
     carried_columns,
     column_values,
     empty_signal,
@@ -157,8 +158,10 @@ def scp_codes(text: str | None, record_id: str) -> dict[str, float]:
         codes = ast.literal_eval(text or "{}")
         return {str(code): float(likelihood) for code, likelihood in codes.items()}
     except (ValueError, SyntaxError, AttributeError, TypeError) as error:
-        raise ArchiveError(
-            f"{DATABASE}, ecg_id {record_id}: scp_codes is {text!r}, expected a dictionary of code and likelihood"
+        expected = "expected a dictionary of code and likelihood"
+        raise QuotesSource(
+            f"{DATABASE}, ecg_id {record_id}: scp_codes is {text!r}, {expected}",
+            f"{DATABASE}: scp_codes of a record cannot be read, {expected}",
         ) from error
 
 

@@ -19,7 +19,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
+from ecgscale.archive.pseudonyms import PSEUDONYMISED, Pseudonyms
 from ecgscale.archive.schema import CORE_COLUMNS, SignalType, archive_schema
+from ecgscale.archive.tombstones import Admission, Tombstones, check_tombstones, read_tombstones
 from ecgscale.archive.writer import ArchiveWriter, check_target
 from ecgscale.errors import ArchiveError, did_you_mean
 from ecgscale.places import Place, local_copy
@@ -47,6 +49,7 @@ class IngestOptions:
     """What every source takes: replace an archive, records per shard, further columns, who hears of progress.
 
     portion: take this part of the source alone
+    pseudonyms: what ids become (None: they stay); tombstones: who is left out (None: those of the archive itself)
     """
 
     overwrite: bool = False
@@ -54,6 +57,8 @@ class IngestOptions:
     carry: tuple[str, ...] = ()
     progress: Progress = SILENT
     portion: Portion | None = None
+    pseudonyms: Pseudonyms | None = None
+    tombstones: Tombstones | None = None
 
     @property
     def schema(self) -> pa.Schema | None:
@@ -64,23 +69,41 @@ class IngestOptions:
 DEFAULTS = IngestOptions()
 
 
+class QuotesSource(ArchiveError):
+    """An error that repeats words of the source, which may hold ids or names; `bare` says the same without them."""
+
+    def __init__(self, text: str, bare: str) -> None:
+        super().__init__(text)
+        self.bare = bare
+
+
 @dataclass
 class Problems:
     """Records with something wrong: all counted, the first ones told."""
 
     count: int = 0
     first: list[str] = field(default_factory=list)
+    pseudonyms: Pseudonyms | None = None
 
     def add(self, record_id: str, reason: str) -> None:
         """Record one problem; `reason` says what was found and what became of the record."""
         self.count += 1
+        if self.pseudonyms is not None:
+            record_id, reason = self.pseudonyms.record(record_id), self.pseudonyms.problem(reason)
         if len(self.first) < PROBLEMS_KEPT:
             self.first.append(f"record {record_id}: {reason}")
+
+    def withdraw(self, record_id: str) -> None:
+        """Tell nothing of a record, by its id in the archive: it is left out."""
+        self.first = [line for line in self.first if not line.startswith(f"record {record_id}: ")]
 
 
 @dataclass(frozen=True)
 class IngestResult:
-    """A finished ingest; `dropped` are rows of the source that are no recordings, `notes` hold for all of it."""
+    """A finished ingest; `dropped` are rows of the source that are no recordings, `notes` hold for all of it.
+
+    `refused`: ids, as the archive would have them, of records that were left out because they were forgotten.
+    """
 
     archive: str
     archive_id: str
@@ -90,6 +113,7 @@ class IngestResult:
     dropped: int
     problems: Problems
     notes: tuple[str, ...]
+    refused: tuple[str, ...] = ()
 
 
 @dataclass
@@ -109,6 +133,7 @@ class Ingest:
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self._admit()
         schema = self.options.schema
         if schema is None:
             return
@@ -117,6 +142,19 @@ class Ingest:
             self.notes.append(f"left out, because the archive has no such column: {', '.join(left_out)}")
         self.extra = [column for column in schema if column.name not in CORE_COLUMNS]
         self.signal = signal_of(schema)
+
+    def _admit(self) -> None:
+        """Decide what ids become, and who is left out."""
+        pseudonyms = self.options.pseudonyms
+        tombstones = self.options.tombstones or read_tombstones(self.archive_path)
+        check_tombstones(tombstones, pseudonyms, self.archive_path)
+        self._admission = Admission(pseudonyms, tombstones, self.problems.withdraw)
+        if pseudonyms is not None:
+            pseudonyms.check_carried(self.options.carry)
+            self.problems.pseudonyms = pseudonyms
+            # A folder may be called after a patient.
+            self.source.pop("folder", None)
+            self.source[PSEUDONYMISED] = pseudonyms.facts()
 
     @property
     def schema(self) -> pa.Schema:
@@ -128,11 +166,12 @@ class Ingest:
 
         A portion without a single row leaves nothing; a source without any raises `ArchiveError`.
         """
-        options = self.options
+        options, admission = self.options, self._admission
+        rows = admission.of(rows)
         if options.portion is not None:
             first = next(rows, None)
             if first is None:
-                return IngestResult("", "", 0, 0, self.signal, self.dropped, self.problems, tuple(self.notes))
+                return self._result("", "", 0, 0)
             rows = chain([first], rows)
         writer = ArchiveWriter(
             self.archive_path,
@@ -147,21 +186,19 @@ class Ingest:
             for row in rows:
                 writer.append(row)
                 stage.advance()
+            self.notes += admission.told()
             writer.source |= {
                 "dropped": self.dropped,
                 "notes": self.notes,
                 "problems": self.problems.count,
                 "first_problems": self.problems.first,
             }
+        return self._result(str(writer.path), writer.archive_id, writer.records, writer.shards)
+
+    def _result(self, archive: str, archive_id: str, records: int, shards: int) -> IngestResult:
+        refused, notes = tuple(self._admission.refused), tuple(dict.fromkeys([*self.notes, *self._admission.told()]))
         return IngestResult(
-            archive=str(writer.path),
-            archive_id=writer.archive_id,
-            records=writer.records,
-            shards=writer.shards,
-            signal=self.signal,
-            dropped=self.dropped,
-            problems=self.problems,
-            notes=tuple(self.notes),
+            archive, archive_id, records, shards, self.signal, self.dropped, self.problems, notes, refused
         )
 
 
@@ -215,14 +252,15 @@ def _read_csv(path: Path, types: dict[str, pa.DataType]) -> pa.Table:
             convert_options=pyarrow.csv.ConvertOptions(strings_can_be_null=True, column_types=types),
         )
     except pa.ArrowInvalid as error:
-        raise ArchiveError(f"{path} is not a readable CSV: {error}") from error
+        raise QuotesSource(f"{path} is not a readable CSV: {error}", f"{path} is not a readable CSV") from error
 
 
 def require_columns(table: pa.Table, columns: Sequence[str], path: Path) -> None:
     """`ArchiveError` naming the columns that a CSV lacks."""
     absent = [column for column in columns if column not in table.column_names]
     if absent:
-        raise ArchiveError(f"{path} lacks {', '.join(absent)}; it has {', '.join(table.column_names)}")
+        lacks = f"{path} lacks {', '.join(absent)}"
+        raise QuotesSource(f"{lacks}; it has {', '.join(table.column_names)}", lacks)
 
 
 def carried_columns(table: pa.Table, options: IngestOptions, path: Path) -> list[pa.Field]:
@@ -233,10 +271,9 @@ def carried_columns(table: pa.Table, options: IngestOptions, path: Path) -> list
     carry = [name for name in options.carry if options.schema is None or name in table.column_names]
     for column in carry:
         if column not in table.column_names:
-            raise ArchiveError(
-                f"--carry {column}: {path.name} has no such column.{did_you_mean(column, table.column_names)} "
-                f"There are: {', '.join(table.column_names)}"
-            )
+            lacks = f"--carry {column}: {path.name} has no such column."
+            near = did_you_mean(column, table.column_names)
+            raise QuotesSource(f"{lacks}{near} There are: {', '.join(table.column_names)}", lacks)
     # A column that is empty throughout has no type of its own.
     kinds = {name: table.schema.field(name).type for name in carry}
     return [pa.field(name, pa.string() if pa.types.is_null(kind) else kind) for name, kind in kinds.items()]
@@ -267,7 +304,8 @@ def _cast(column: pa.ChunkedArray, name: str, kind: pa.DataType) -> pa.ChunkedAr
     try:
         return column.cast(kind)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise ArchiveError(f"column {name} is {column.type} and does not fit {kind}: {error}") from error
+        fits = f"column {name} is {column.type} and does not fit {kind}"
+        raise QuotesSource(f"{fits}: {error}", fits) from error
 
 
 def utc(moment: datetime | None) -> datetime | None:

@@ -30,6 +30,7 @@ from ecgscale.archive.source import (
     Ingest,
     IngestOptions,
     IngestResult,
+    QuotesSource,
     empty_signal,
     folder_name,
     source_folder,
@@ -190,9 +191,8 @@ def _check_carry(carry: Sequence[str], seen: _FirstPass) -> None:
     for key in carry:
         if key != ALL_COMMENTS and key not in seen.comment_keys:
             known = [ALL_COMMENTS, *(name for name, _ in seen.comment_keys.most_common(30))]
-            raise ArchiveError(
-                f"--carry {key}: no header has such a comment.{did_you_mean(key, known)} There are: {', '.join(known)}"
-            )
+            lacks = f"--carry {key}: no header has such a comment."
+            raise QuotesSource(f"{lacks}{did_you_mean(key, known)} There are: {', '.join(known)}", lacks)
 
 
 def _rows(found: Sequence[_Found], ids: Sequence[str], read: HeaderReader, ingest: Ingest) -> Iterator[dict[str, Any]]:

@@ -33,6 +33,8 @@ from ecgscale.passes.watch import RunWatch
 from ecgscale.passes.workers import OpenPool
 from ecgscale.places import Place
 from ecgscale.progress import SILENT, Progress
+from ecgscale.storage import StoreError
+from ecgscale.store.cleaning import collect_garbage
 from ecgscale.store.dataset import dataset_store, find_dataset
 from ecgscale.store.lease import Lease
 from ecgscale.store.manifest import Manifest, newest_number, read_manifest
@@ -136,6 +138,8 @@ def run_night(
         lease.check()
         keeper.write()
         refreshed = _refresh(config, explained, keeper, progress)
+        if explained.published:
+            refreshed["removed"] = _prune(config, progress)
         return NightResult(arrivals, explained, keeper.report, refreshed)
 
 
@@ -177,6 +181,16 @@ def _deadline(clock: str | None, now: datetime) -> float:
     if due <= now:
         due += timedelta(days=1)
     return time.monotonic() + (due - now).total_seconds()
+
+
+def _prune(config: RunConfig, progress: Progress) -> int:
+    """Remove what nobody has referred to for a while; how many objects. The lease is held already."""
+    try:
+        cleaned = collect_garbage(config.root, timedelta(hours=config.nightly.gc_grace_hours), progress=progress)
+    except StoreError as error:
+        progress.say(f"note: not cleaned up: {error}")
+        return 0
+    return int(cleaned.to_dict()["removed"])
 
 
 def _refresh(config: RunConfig, explained: ExplainResult, keeper: Gatekeeper, progress: Progress) -> dict[str, Any]:

@@ -16,6 +16,7 @@ Electroacoust. 15:70). A number that cannot be had (no such lead, too short, sam
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -46,9 +47,9 @@ def traits_of_shard(archive: Archive, shard: Shard) -> pa.Table:
     return pa.concat_tables(batches) if batches else schema.empty_table()
 
 
-def traits_of_batch(raw: RawBatch) -> pa.Table:
-    """`TRAITS` of the records of a batch; null for those that cannot be used."""
-    status, _ = check_batch(raw, set())
+def traits_of_batch(raw: RawBatch, status: Sequence[str] | None = None) -> pa.Table:
+    """`TRAITS` of the records of a batch; null for those that cannot be used (`status` says so if it is known)."""
+    status = check_batch(raw, set())[0] if status is None else status
     found = np.full((len(raw), len(TRAITS)), np.nan)
     for i, state in enumerate(status):
         if state == OK:

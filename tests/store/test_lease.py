@@ -37,15 +37,15 @@ def test_a_dead_process_of_this_host_holds_nothing(tmp_path: object) -> None:
 
 def test_a_silent_holder_elsewhere_is_overtaken_and_notices(any_root: str) -> None:
     store = open_objects(any_root)
-    silent = Lease(any_root, "silent", "a test", ttl_s=0.9)
-    elsewhere = Holder.here("silent", "a test", 0.9).model_copy(update={"host": "elsewhere"})
+    silent = Lease(any_root, "silent", "a test", ttl_s=3)
+    elsewhere = Holder.here("silent", "a test", 3).model_copy(update={"host": "elsewhere"})
     store.put("_lock/00000001.json", to_json(elsewhere))
     silent._number = 1
     with pytest.raises(LockedError), Lease(any_root, "early", "a test"):
         pass
     silent.check()
     # The store's clock has whole seconds.
-    time.sleep(2.1)
+    time.sleep(4.1)
     with Lease(any_root, "late", "a test"), pytest.raises(LeaseLost):
         silent.check()
 

@@ -1,0 +1,227 @@
+"""Nights in processes of their own that end, or stand still, at a chosen put; and what a ROOT holds, less who wrote it.
+
+The processes are forked from one that has loaded the libraries and done nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+# Loaded before forking: what a night needs.
+import ecgscale.nightly.night
+import ecgscale.passes.explain_worker  # noqa: F401
+from ecgscale.cli import main
+from ecgscale.places import is_remote
+from ecgscale.store.dataset import dataset_ids, dataset_store
+from ecgscale.store.objects import ObjectStore
+from ecgscale.store.s3_objects import open_objects
+
+WAIT_S = 120.0
+RUN_FACTS = {"run", "committed_at", "created", "held_at"}
+REACHED_BY = ("AWS_", "ECGSCALE_STORAGE")
+
+
+@dataclass(frozen=True)
+class Trip:
+    """At put number `at`, from 1, whatever it puts and wherever, the process is sent a signal, before or after it.
+
+    A night that trips over nothing only counts: the keys of its puts stand in `Nightly.puts`.
+    """
+
+    at: int = 0
+    when: Literal["before", "after"] = "before"
+    signal: int = signal.SIGKILL
+    of: str = ""
+    """Only puts of which the name contains this are counted."""
+
+
+@dataclass
+class Nightly:
+    """`ecgscale nightly` in a process of its own; what it says goes to files in `folder`."""
+
+    folder: Path
+    process: Any = field(repr=False)
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return int(self.process.pid)
+
+    def wait(self) -> int:
+        """Its exit code; a signal's number below zero."""
+        self.process.join(WAIT_S)
+        if self.process.exitcode is None:
+            self.process.kill()
+            self.process.join()
+            raise TimeoutError(f"a night is not through after {WAIT_S:.0f} s: {self.said}")
+        return int(self.process.exitcode)
+
+    def end(self, code: int) -> dict[str, Any]:
+        """What it returned, once it has ended with this code."""
+        assert self.wait() == code, self.said
+        facts: dict[str, Any] = json.loads(self.stdout.splitlines()[-1])
+        return facts
+
+    def stopped(self) -> bool:
+        """Wait until it was stopped by SIGSTOP; False when it ended instead."""
+        due = time.monotonic() + WAIT_S
+        while time.monotonic() < due and self.process.is_alive():
+            state = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0]
+            if state == "T":
+                return True
+            time.sleep(0.02)
+        return False
+
+    def resume(self) -> None:
+        """Let it go on after SIGSTOP."""
+        os.kill(self.pid, signal.SIGCONT)
+
+    @property
+    def stdout(self) -> str:
+        """What it wrote there so far."""
+        return (self.folder / "stdout").read_text()
+
+    @property
+    def said(self) -> str:
+        """Both streams so far."""
+        return self.stdout + (self.folder / "stderr").read_text()
+
+    @property
+    def puts(self) -> list[str]:
+        """Names of its puts so far, in order."""
+        return (self.folder / "puts").read_text().splitlines()
+
+
+def nightly(config: Path, folder: Path, *options: str, trip: Trip | None = None, **changes: Any) -> Nightly:
+    """Start a night; `changes` are constants of modules, "package.module:NAME" → value, and of the environment."""
+    folder.mkdir(parents=True)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.e2e.warm"])
+    environment = {name: value for name, value in os.environ.items() if name.startswith(REACHED_BY)}
+    arguments = ["nightly", str(config), *options, "--json"]
+    process = context.Process(target=_serve, args=(arguments, folder, environment, trip, changes.get("patch", {})))
+    process.start()
+    return Nightly(folder, process)
+
+
+def _serve(
+    arguments: list[str], folder: Path, environment: Mapping[str, str], trip: Trip | None, patch: Mapping[str, Any]
+) -> None:
+    for name in [name for name in os.environ if name.startswith(REACHED_BY)]:
+        del os.environ[name]
+    os.environ.update(environment)
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        descriptor = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+    sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
+    for where, value in patch.items():
+        module, _, name = where.partition(":")
+        setattr(sys.modules[module], name, value)
+    _Fuse(trip or Trip(), folder / "puts").lay()
+    main(arguments, prog_name="ecgscale")
+
+
+class _Fuse:
+    """Counts every file that is put in place and every object that is put, and trips."""
+
+    def __init__(self, trip: Trip, log: Path) -> None:
+        self._trip, self._count = trip, 0
+        self._log = open(log, "a", buffering=1)  # noqa: SIM115
+
+    def lay(self) -> None:
+        """Around the calls that put something, below everything that decides to."""
+        # A process that is killed loses nothing that it wrote; only a machine that is does, which is not tried here.
+        os.fsync = lambda descriptor: None
+        for name in ("link", "replace"):
+            setattr(os, name, self._around(getattr(os, name)))
+        from s3fs import S3FileSystem
+
+        plain = S3FileSystem._pipe_file
+
+        async def pipe_file(system: Any, path: str, *arguments: Any, **options: Any) -> Any:
+            self._step("before", path)
+            result = await plain(system, path, *arguments, **options)
+            self._step("after", path)
+            return result
+
+        S3FileSystem._pipe_file = pipe_file
+
+    def _around(self, plain: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+        def wrapped(source: Any, target: Any) -> Any:
+            self._step("before", str(target))
+            result = plain(source, target)
+            self._step("after", str(target))
+            return result
+
+        return wrapped
+
+    def _step(self, when: str, name: str) -> None:
+        if self._trip.of not in name:
+            return
+        if when == "before":
+            self._count += 1
+            self._log.write(f"{name}\n")
+        if (self._count, when) == (self._trip.at, self._trip.when):
+            os.kill(os.getpid(), self._trip.signal)
+
+
+def held_content(root: str, where: str, stamps: bool = True) -> dict[str, Any]:
+    """Everything of the only dataset below ROOT: data files as bytes, records less who wrote them and when.
+
+    `where` is left out of paths; without `stamps`, so are the times of source files, and names that hang on them.
+    """
+    [dataset] = dataset_ids(root)
+    store = dataset_store(root, dataset)
+    found: dict[str, Any] = {}
+    for key in _keys(store):
+        data = store.read(key)
+        assert data is not None
+        if key.endswith(".parquet"):
+            found[key] = data
+        elif not key.startswith("_nights/"):
+            facts = _plain(json.loads(data.decode().replace(where, "")), stamps)
+            found[key if stamps else re.sub(r"(_commits/.*)-[0-9a-f]{16}", rf"\1-{_content(facts)}", key)] = facts
+    return found
+
+
+def came(root: str) -> list[tuple[str, int]]:
+    """What nights' records say came: each shard that they name, with the records of that night, sorted."""
+    [dataset] = dataset_ids(root)
+    store = dataset_store(root, dataset)
+    nights = [json.loads(store.read(key) or b"") for key in store.list_prefix("_nights")]
+    return sorted((shard, night["night"]["records"]) for night in nights for shard in night["shards"])
+
+
+def everything(place: str) -> bytes:
+    """All bytes of all objects below a place, to look for what should not be in any of them."""
+    store = open_objects(place)
+    names = _keys(store)
+    return b"\n".join([*(name.encode() for name in names), *(store.read(name) or b"" for name in names)])
+
+
+def _keys(store: ObjectStore) -> list[str]:
+    if is_remote(store.where):
+        return sorted(store.list_prefix(""))
+    return [key for key in store.list_prefix("") if "/_tmp-" not in f"/{key}"]
+
+
+def _content(facts: Any) -> str:
+    return str(facts.get("source", {}).get("content_digest", ""))[:16] if isinstance(facts, dict) else ""
+
+
+def _plain(facts: Any, stamps: bool) -> Any:
+    dropped = RUN_FACTS | (set() if stamps else {"stamp", "commit", "plan_digest"})
+    if isinstance(facts, dict):
+        return {name: _plain(value, stamps) for name, value in facts.items() if name not in dropped}
+    return [_plain(value, stamps) for value in facts] if isinstance(facts, list) else facts
