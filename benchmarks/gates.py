@@ -25,9 +25,9 @@ from benchmarks.nights import Feed, Sizes, anything, growing, sound_nights, stea
 from benchmarks.report import Result, main
 from benchmarks.timing import rounded
 from ecgscale.archive.synthetic_patients import DEVICES
+from ecgscale.archive.traits import TRAITS
 from ecgscale.nightly.gate_settings import GateSettings
 from ecgscale.nightly.reference import Reference
-from ecgscale.nightly.traits import TRAITS
 
 NIGHTS = 60
 WITHIN = 2

@@ -17,6 +17,7 @@ import pyarrow as pa
 from ecgscale.archive.reader import Archive
 from ecgscale.archive.synthetic import EXTRA_FIELDS, simulate_records
 from ecgscale.archive.synthetic_waves import twelve_leads
+from ecgscale.archive.traits import TRAITS, traits_of_shard, with_traits
 from ecgscale.archive.writer import ArchiveWriter
 from ecgscale.clusters.kmeans import FitSettings
 from ecgscale.encoders.optimise import LoopSettings
@@ -24,7 +25,6 @@ from ecgscale.encoders.spec import load_spec
 from ecgscale.encoders.train import TrainSettings, train_encoder
 from ecgscale.leads import CANONICAL_LEADS
 from ecgscale.nightly.evidence import COLUMNS
-from ecgscale.nightly.traits import traits_of_shard, with_traits
 from ecgscale.passes.explain import explain_archive
 from ecgscale.passes.fit import fit_archive
 from ecgscale.passes.request import FitRequest
@@ -147,7 +147,8 @@ class _Explained:
         archive = Archive.open(path)
         done = explain_archive(archive, self.model, self.folder / "root", device="cpu")
         table = open_explanations(self.folder / "root", done.dataset_id).to_table()
-        table = with_traits(table, pa.concat_tables([traits_of_shard(archive, shard) for shard in archive.shards]))
+        if not set(TRAITS) <= set(table.column_names):
+            table = with_traits(table, pa.concat_tables([traits_of_shard(archive, shard) for shard in archive.shards]))
         self.say(f"{name}: {records} recordings explained")
         return table.select([*(column for column in COLUMNS if column in table.column_names), "superclasses"])
 

@@ -57,6 +57,8 @@ class ArchiveConfig(_Section):
     records: int = Field(default=1000, gt=0)
     seed: int = 0
     shard_records: int | None = Field(default=None, gt=0)
+    pseudonymise: PlaceField | None = None
+    shift_dates: bool = False
 
 
 class TrainConfig(_Section):
@@ -215,7 +217,7 @@ def _anchored(content: dict[str, Any], folder: Path) -> dict[str, Any]:
     for key, value in content.items():
         if isinstance(value, dict):
             anchored[key] = _anchored(value, folder)
-        elif key in ("path", "src", "root") and isinstance(value, str):
+        elif key in ("path", "src", "root", "pseudonymise") and isinstance(value, str):
             anchored[key] = value if is_remote(value) else str(folder / value)
         else:
             anchored[key] = value

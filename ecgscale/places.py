@@ -80,7 +80,7 @@ def local_copy(where: str | Path) -> Path:
         raise FileNotFoundError(f"{where}: nothing lies there")
     versions = hashlib.sha256(repr([(name, facts["size"], facts["ETag"]) for name, facts in files]).encode())
     # The last two names of the place are kept: ids are told from folders' names.
-    copies = _caches() / "copies" / versions.hexdigest()[:24]
+    copies = copies_folder() / versions.hexdigest()[:24]
     final = copies.joinpath(*source.split("/")[-1:])
     if final.is_dir():
         return final
@@ -136,5 +136,6 @@ def upload(folder: Path, where: str | Path, last: str | None = None) -> None:
             system.pipe_file(name, path.read_bytes())
 
 
-def _caches() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ecgscale"
+def copies_folder() -> Path:
+    """Where `local_copy` keeps what it fetched: the user's cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ecgscale" / "copies"

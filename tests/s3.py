@@ -27,8 +27,8 @@ def moto_server() -> Iterator[str]:
         server.stop()
 
 
-def new_bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Let this process use the server at `endpoint`; a place in a new bucket of it."""
+def new_bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch, bucket: str | None = None) -> str:
+    """Let this process use the server at `endpoint`; a place in a new bucket of it, or in `bucket`, emptied."""
     variables = {
         "AWS_ENDPOINT_URL": endpoint,
         "AWS_ACCESS_KEY_ID": "testing",
@@ -38,6 +38,8 @@ def new_bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
     }
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    bucket = f"test-{uuid.uuid4().hex[:12]}"
+    if bucket is not None and s3().exists(bucket):
+        s3().rm(bucket, recursive=True)
+    bucket = bucket or f"test-{uuid.uuid4().hex[:12]}"
     s3().mkdir(bucket)
     return f"s3://{bucket}/here"

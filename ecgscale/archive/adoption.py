@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from ecgscale.archive.feeds import Code15Feed, Feed, PtbxlFeed, WfdbFeed
 from ecgscale.archive.intake import IntakeLog
+from ecgscale.archive.pseudonyms import Pseudonyms
 from ecgscale.archive.reader import Archive
 from ecgscale.archive.source_sets import Known, SourceSet
 from ecgscale.archive.source_view import SourceView
@@ -50,7 +51,7 @@ def check_same_source(archive: Archive, config: ArchiveConfig) -> None:
             )
 
 
-def adopted(archive: Archive, feed: Feed) -> dict[SourceSet, str]:
+def adopted(archive: Archive, feed: Feed, pseudonyms: Pseudonyms | None = None) -> dict[SourceSet, str]:
     """The sets whose record (of CODE-15 %, whose part) is in an archive without a log, each with the stamp to log.
 
     That is "" where a file is younger than the ingest's listing, so that the set counts as changed. What an ingest
@@ -60,7 +61,7 @@ def adopted(archive: Archive, feed: Feed) -> dict[SourceSet, str]:
     moment = made.get("listed_at") or archive.info.get("created_at")
     until = datetime.fromisoformat(moment) if moment else None
     is_in = _is_in(archive, made)
-    sets = {one.key: one for one in feed.sets(Known(), until) if is_in(one)}
+    sets = {one.key: one for one in feed.sets(Known(pseudonyms=pseudonyms), until) if is_in(one)}
     if made.get("kind") == "wfdb":
         # Headers without a file of their name beside them name others, which belong to the stamp.
         bare = [one for one in sets.values() if not any(file.name.endswith(_SIGNAL_SUFFIXES) for file in one.files)]
@@ -81,12 +82,9 @@ def _record_ids(archive: Archive, log: IntakeLog) -> str:
 
 
 def _is_in(archive: Archive, made: dict[str, Any]) -> Callable[[SourceSet], bool]:
-    if made.get("pseudonymised"):
-        # Its ids are hashes with a key that is not here: what the time says has to do.
-        return lambda one: True
     if "parts" in made:
         parts = frozenset(made["parts"])
         return lambda one: one.name in parts
     unreadable: list[ShardError] = []
     ids = frozenset(archive.metadata(["record_id"], unreadable).column("record_id").to_pylist())
-    return lambda one: one.record_id in ids
+    return lambda one: one.archived_as in ids

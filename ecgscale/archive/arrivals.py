@@ -25,10 +25,13 @@ from ecgscale.archive.code15 import BrokenPart
 from ecgscale.archive.found_sets import FoundSets
 from ecgscale.archive.intake import ARCHIVE_JSON, IntakeLog, Overtaken
 from ecgscale.archive.night_tally import Arrivals, NightTally
+from ecgscale.archive.pseudonyms import Pseudonyms, check_key
 from ecgscale.archive.reader import Archive
 from ecgscale.archive.source import IngestOptions, IngestResult, Portion
 from ecgscale.archive.source_sets import SourceSet, newest_of
 from ecgscale.archive.source_view import SourceView
+from ecgscale.archive.tombstones import check_tombstones, read_tombstones, write_tombstones
+from ecgscale.archive.untold import pseudonyms_of, untold
 from ecgscale.archive.writer import check_target
 from ecgscale.errors import ArchiveError, UsageError
 from ecgscale.progress import SILENT, Progress
@@ -61,10 +64,14 @@ def ingest_arrivals(
     """
     if config.source in (None, "simulate") or config.src is None:
         raise UsageError(f"{config.path}: files arrive at a source; set archive.source (ptbxl, code15, wfdb) and src")
-    tally = NightTally()
+    tally, pseudonyms = NightTally(), pseudonyms_of(config)
+    settle, give_up = timedelta(minutes=settle_minutes), timedelta(hours=give_up_hours)
     for _ in range(_TRIES):
-        with tempfile.TemporaryDirectory(prefix="ecgscale-arrivals-") as scratch:
-            night = _Night(config, timedelta(minutes=settle_minutes), timedelta(hours=give_up_hours), progress, tally)
+        with (
+            untold(pseudonyms, config.src),
+            tempfile.TemporaryDirectory(prefix="ecgscale-arrivals-") as scratch,
+        ):
+            night = _Night(config, settle, give_up, progress, tally, pseudonyms)
             try:
                 night.run(Path(scratch))
                 return tally.arrivals()
@@ -77,9 +84,16 @@ class _Night:
     """One look at the source, and what follows from it."""
 
     def __init__(
-        self, config: ArchiveConfig, settle: timedelta, give_up: timedelta, progress: Progress, tally: NightTally
+        self,
+        config: ArchiveConfig,
+        settle: timedelta,
+        give_up: timedelta,
+        progress: Progress,
+        tally: NightTally,
+        pseudonyms: Pseudonyms | None,
     ) -> None:
         self._config = config
+        self._pseudonyms = pseudonyms
         self._settle = settle
         self._give_up = give_up
         self._progress = progress
@@ -91,6 +105,8 @@ class _Night:
         self._tally.look_again()
         self._scratch = scratch
         self._log = IntakeLog(self._config.path)
+        self._tombstones = read_tombstones(self._config.path)
+        check_tombstones(self._tombstones, self._pseudonyms, self._config.path)
         self._finish_earlier()
         archive = self._open_archive()
         assert self._config.src is not None
@@ -104,7 +120,7 @@ class _Night:
             return
         if archive is not None and not self._log.own:
             self._adopt(archive)
-        self._known = self._log.known()
+        self._known = self._log.known(self._pseudonyms)
         self._found = FoundSets(
             self._feed, self._view, self._known, settled, self._view.now - self._give_up, self._tally
         )
@@ -128,12 +144,13 @@ class _Night:
             return None
         archive = Archive.open(self._config.path)
         check_same_source(archive, self._config)
+        check_key(archive.info.get("source", {}), self._pseudonyms, archive.path)
         self._schema = archive.schema()
         return archive
 
     def _adopt(self, archive: Archive) -> None:
         """Begin the log of an archive that was made without one."""
-        sets = adopted(archive, self._feed)
+        sets = adopted(archive, self._feed, self._pseudonyms)
         self._log.enter(
             archive_id=archive.archive_id,
             sets={one.key: (stamp, "", one.at) for one, stamp in sets.items()},
@@ -148,7 +165,11 @@ class _Night:
             raise ArchiveError(f"{self._config.src} holds nothing that source = {self._config.source!r} knows")
         keys = {one.key for one in sets}
         self._tally.vanished = sum(key not in keys for key, past in self._known.sets.items() if not past.refusal)
-        return sets
+        if self._tombstones is None:
+            return sets
+        kept = [one for one in sets if not self._tombstones.has_record(one.archived_as)]
+        self._tally.forgotten += len(sets) - len(kept)
+        return kept
 
     def _ingest(self, portion: Sequence[SourceSet]) -> None:
         """One portion into new shards, but for sets that only look new, and those that change while they are read."""
@@ -182,6 +203,7 @@ class _Night:
 
     def _enter(self, sets: Sequence[SourceSet], built: _Built, contents: dict[str, str]) -> None:
         """Put what was built into the archive, which begins with it if there is none yet."""
+        sets = self._without_forgotten(sets, built.result)
         facts: dict[str, Any] = {
             "sets": {one.key: (one.stamp, contents[one.key], one.at) for one in sets},
             "look": tuple(one.key for one in sets if one.look),
@@ -199,6 +221,7 @@ class _Night:
             info["source"] |= self._feed.facts
             facts |= {"archive_id": info["archive_id"], "info": info}
         else:
+            self._tally.told(result)
             return
         changed = sum(self._known.of(one) is not None for one in sets)
         self._tally.put(self._log.enter(built.shards, **facts), changed)
@@ -206,6 +229,14 @@ class _Night:
         shutil.rmtree(built.target, ignore_errors=True)
         if self._schema is None:
             self._schema = Archive.open(self._config.path).schema()
+
+    def _without_forgotten(self, sets: Sequence[SourceSet], result: IngestResult) -> Sequence[SourceSet]:
+        """The sets but for those whose record was left out: it is remembered as a tombstone, and nowhere else."""
+        if not result.refused or self._tombstones is None:
+            return sets
+        self._tombstones = self._tombstones.with_these(records=result.refused)
+        write_tombstones(self._config.path, self._tombstones)
+        return [one for one in sets if one.archived_as not in set(result.refused)]
 
     def _enter_the_rest(self) -> None:
         """What is to be remembered of sets that brought no records."""
@@ -225,7 +256,12 @@ class _Night:
     def _options(self, portion: Portion | None) -> IngestOptions:
         config = self._config
         return IngestOptions(
-            shard_records=config.shard_records, carry=config.carry, progress=self._progress, portion=portion
+            shard_records=config.shard_records,
+            carry=config.carry,
+            progress=self._progress,
+            portion=portion,
+            pseudonyms=self._pseudonyms,
+            tombstones=self._tombstones,
         )
 
 

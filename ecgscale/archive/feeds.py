@@ -138,7 +138,11 @@ class PtbxlFeed:
             there = files.setdefault(str(name), {})
             there |= {f: self._view.files[f] for f in (f"{stem}.hea", f"{stem}.dat") if f in self._view.files}
             rows.setdefault(str(name), []).append(_row_digest(row))
-        return [SourceSet(name, name, tuple(files[name].values()), tuple(rows[name])) for name in files]
+        hidden = known.pseudonyms
+        return [
+            SourceSet(name, name, tuple(own.values()), tuple(rows[name]), pseudonyms=hidden)
+            for name, own in files.items()
+        ]
 
     def looked_into(self, sets: Sequence[SourceSet], schema: pa.Schema | None) -> list[SourceSet]:
         int16_only = schema is not None and signal_of(schema) == "int16"

@@ -20,7 +20,7 @@ _AHEAD = timedelta(hours=1)
 class FoundSets:
     """The sets of one look at a source.
 
-    settled: what was written after it has not; given_up: a set that was first seen incomplete before it is taken as it is
+    settled: what was written later has not; given_up: what was seen incomplete before is taken as it is
     same: sets whose content is in the archive already, with it; refused: sets that cannot come in
     first_seen: when sets were seen incomplete, by key, for the first time
     """
@@ -54,7 +54,8 @@ class FoundSets:
             self.tally.notes.append(
                 f"{ahead:,} sets have files from the future, and wait for it; mend the sender's clock"
             )
-        return [one for one in self.feed.looked_into(settled, schema) if self._is_ready(one)]
+        looked_into = map(_without_file_names, self.feed.looked_into(settled, schema))
+        return [one for one in looked_into if self._is_ready(one)]
 
     def refuse(self, one: SourceSet) -> None:
         """A set cannot come in; that is told as long as it is as it is."""
@@ -91,3 +92,10 @@ class FoundSets:
         if first is None:
             first = self.first_seen[one.key] = self.view.now
         return max(first, one.newest)
+
+
+def _without_file_names(one: SourceSet) -> SourceSet:
+    """Under pseudonyms, what a set lacks is told without the names of its files."""
+    if one.pseudonyms is None or not one.lacks:
+        return one
+    return replace(one, lacks="one of its files is not there, or not in full")

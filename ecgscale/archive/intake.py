@@ -29,6 +29,7 @@ from typing import Any, Literal
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
+from ecgscale.archive.pseudonyms import Pseudonyms
 from ecgscale.archive.shard import is_shard_name
 from ecgscale.archive.source import PROBLEMS_KEPT
 from ecgscale.archive.source_sets import Known, KnownSet
@@ -128,9 +129,9 @@ class IntakeLog:
         done = (self.info or {}).get(INGESTED, 0)
         return [entry for entry in self.own if entry.shards and entry.number > done]
 
-    def known(self) -> Known:
-        """What all entries say together; later ones count."""
-        known = Known()
+    def known(self, pseudonyms: Pseudonyms | None = None) -> Known:
+        """What all entries say together; later ones count. `pseudonyms` are those of the archive's records."""
+        known = Known(pseudonyms=pseudonyms)
         for entry in self.own:
             look = frozenset(entry.look)
             for key, (stamp, content, at) in entry.sets.items():

@@ -10,6 +10,7 @@ from typing import Any
 from ecgscale.archive.intake import Intake
 from ecgscale.archive.source import IngestResult
 from ecgscale.archive.source_sets import SourceSet
+from ecgscale.archive.tombstones import told_forgotten
 
 _TOLD = 5
 
@@ -22,6 +23,7 @@ class Arrivals:
     touched: written anew, moved or copied with the same content, so that nothing was ingested
     waiting: not settled yet; incomplete: lacking a file; given_up: taken although they lack one
     refused: cannot come into this archive as they are; vanished: ingested, and no longer in the source
+    forgotten: records of patients who were forgotten; they were left out
     records, problems: in the new shards; shards: their keys; notes: what somebody should know
     """
 
@@ -33,6 +35,7 @@ class Arrivals:
     given_up: int = 0
     refused: int = 0
     vanished: int = 0
+    forgotten: int = 0
     records: int = 0
     problems: int = 0
     shards: tuple[str, ...] = ()
@@ -54,6 +57,7 @@ class NightTally:
     touched: int = 0
     waiting: int = 0
     vanished: int = 0
+    forgotten: int = 0
     notes: list[str] = field(default_factory=list)
     _incomplete: list[str] = field(default_factory=list)
     _given_up: list[str] = field(default_factory=list)
@@ -63,7 +67,7 @@ class NightTally:
 
     def look_again(self) -> None:
         """Forget what was seen, not what was done."""
-        self.touched = self.waiting = self.vanished = 0
+        self.touched = self.waiting = self.vanished = self.forgotten = 0
         self.notes, self._incomplete, self._given_up, self._refused = [], [], [], []
 
     def put(self, entry: Intake, changed: int = 0) -> None:
@@ -76,7 +80,8 @@ class NightTally:
         """What an ingest said of the records in such shards."""
         self.problems += result.problems.count
         self._problems += result.problems.first[:_TOLD]
-        self._of_ingest += result.notes
+        self.forgotten += len(result.refused)
+        self._of_ingest += [note for note in result.notes if note not in told_forgotten(len(result.refused))]
 
     def wait(self, count: int, note: str | None = None) -> None:
         """So many sets have not settled yet."""
@@ -85,16 +90,16 @@ class NightTally:
 
     def incomplete(self, one: SourceSet, since: datetime) -> None:
         """A set lacks something since then, and is waited for."""
-        self._incomplete.append(f"{one.record_id}: {one.lacks}, since {since:%Y-%m-%d %H:%M} UTC")
+        self._incomplete.append(f"{one.archived_as}: {one.lacks}, since {since:%Y-%m-%d %H:%M} UTC")
 
     def give_up(self, one: SourceSet) -> None:
         """A set is taken; worth telling if it lacks something."""
         if one.lacks:
-            self._given_up.append(f"{one.record_id}: {one.lacks}")
+            self._given_up.append(f"{one.archived_as}: {one.lacks}")
 
     def refuse(self, one: SourceSet) -> None:
         """A set cannot come in."""
-        self._refused.append(f"{one.record_id}: {one.refusal}")
+        self._refused.append(f"{one.archived_as}: {one.refusal}")
 
     def arrivals(self) -> Arrivals:
         """The result."""
@@ -105,6 +110,7 @@ class NightTally:
             *_told("incomplete, waited for", self._incomplete),
             *_told("taken as they are, after waiting for long enough", self._given_up),
             *_told("ingested with problems", self._problems, self.problems),
+            *told_forgotten(self.forgotten),
         ]
         if self.vanished:
             notes.append(f"{self.vanished:,} sets that were ingested are no longer in the source; nothing was removed")
@@ -117,6 +123,7 @@ class NightTally:
             given_up=len(self._given_up),
             refused=len(self._refused),
             vanished=self.vanished,
+            forgotten=self.forgotten,
             records=sum(self.shards.values()),
             problems=self.problems,
             shards=tuple(sorted(self.shards)),

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, NamedTuple
 
+from ecgscale.archive.pseudonyms import Pseudonyms
 from ecgscale.archive.source_view import SourceFile, SourceView
 
 _KEY_DIGITS = 24
@@ -32,6 +33,7 @@ class SourceSet:
     files: those that are there; facts: what else its content depends on (its row in the source's table)
     look: what the listing says is not enough to know it again; lacks: what it is waiting for, if it is incomplete
     refusal: why it cannot come into this archive; hopeless: it cannot be taken as it is, however long it stays so
+    pseudonyms: under which it is in the archive, and in the log
     """
 
     name: str
@@ -43,16 +45,22 @@ class SourceSet:
     refusal: str = ""
     hopeless: bool = False
     namesake: str = ""
+    pseudonyms: Pseudonyms | None = field(default=None, compare=False)
+
+    @cached_property
+    def archived_as(self) -> str:
+        """Its record_id in the archive."""
+        return archive_id_of(self.record_id, self.pseudonyms)
 
     @cached_property
     def key(self) -> str:
         """What the log knows it by."""
-        return key_of(self.record_id)
+        return key_of(self.archived_as)
 
     @cached_property
     def at(self) -> str:
         """Where it is, as a hash."""
-        return place_of(self.name)
+        return place_of(self.name, self.pseudonyms)
 
     @cached_property
     def stamp(self) -> str:
@@ -95,10 +103,14 @@ class KnownSet(NamedTuple):
 
 @dataclass
 class Known:
-    """All sets that were dealt with, by key; `since` tells when incomplete ones were first seen."""
+    """All sets that were dealt with, by key; `since` tells when incomplete ones were first seen.
+
+    pseudonyms: under which the archive has its records; None: as the source does
+    """
 
     sets: dict[str, KnownSet] = field(default_factory=dict)
     since: dict[str, datetime] = field(default_factory=dict)
+    pseudonyms: Pseudonyms | None = None
 
     def of(self, one: SourceSet) -> KnownSet | None:
         """What is known of a set; None for one that is new."""
@@ -120,13 +132,20 @@ class Known:
         )
 
 
+def archive_id_of(record_id: str, pseudonyms: Pseudonyms | None) -> str:
+    """What the archive calls a record of the source."""
+    return record_id if pseudonyms is None else pseudonyms.record(record_id)
+
+
 def key_of(record_id: str) -> str:
-    """The hash under which a record is logged."""
+    """The hash under which a record is logged; `record_id` is that of the archive."""
     return hashlib.sha256(f"record\0{record_id}".encode()).hexdigest()[:_KEY_DIGITS]
 
 
-def place_of(name: str) -> str:
+def place_of(name: str, pseudonyms: Pseudonyms | None = None) -> str:
     """The hash of a set's path."""
+    if pseudonyms is not None:
+        return pseudonyms.place(name)
     return hashlib.sha256(f"place\0{name}".encode()).hexdigest()[:_STAMP_DIGITS]
 
 
@@ -141,26 +160,32 @@ def name_records(stems: Mapping[str, tuple[SourceFile, ...]], known: Known, by_p
     the path that had it first; another path with that name is the same record if that was moved (no file differs, and
     the first path is gone), and else a record of its own, called by its path. So nothing overwrites anything.
     """
+    hidden = known.pseudonyms
     if by_path:
-        return [SourceSet(stem, stem, files) for stem, files in stems.items()]
+        return [SourceSet(stem, stem, files, pseudonyms=hidden) for stem, files in stems.items()]
+
+    def key(record_id: str) -> str:
+        return key_of(archive_id_of(record_id, hidden))
+
     taken: set[str] = set()
     places: frozenset[str] | None = None
     sets = []
     for stem, files in stems.items():
         name = stem.rsplit("/", 1)[-1]
         path = stem if "/" in stem else f"./{stem}"
-        first = known.sets.get(key_of(name))
+        first = known.sets.get(key(name))
         if first is None:
-            own = key_of(path) in known.sets
-        elif first.at == place_of(stem):
+            own = key(path) in known.sets
+        elif first.at == place_of(stem, hidden):
             own = False
         else:
-            places = places or frozenset(map(place_of, stems))
+            places = places or frozenset(place_of(one, hidden) for one in stems)
             moved = first.at not in places and SourceSet(stem, name, files).stamp == first.stamp
-            own = not moved or key_of(path) in known.sets
+            own = not moved or key(path) in known.sets
         record_id = path if own or name in taken else name
         taken.add(record_id)
-        sets.append(SourceSet(stem, record_id, files, namesake=key_of(name) if record_id == path != name else ""))
+        namesake = key(name) if record_id == path != name else ""
+        sets.append(SourceSet(stem, record_id, files, namesake=namesake, pseudonyms=hidden))
     return sets
 
 

@@ -17,12 +17,12 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from ecgscale.archive.pseudonyms import PSEUDONYMISED, Pseudonyms
+from ecgscale.archive.writer import FORGOTTEN
 from ecgscale.errors import ArchiveError
 from ecgscale.places import Place
 from ecgscale.store.commit import read_json_object, to_json
 from ecgscale.store.s3_objects import open_objects
 
-FORGOTTEN = "_forgotten.json"
 _SALT_BYTES = 32
 _HASH_BYTES = 16
 

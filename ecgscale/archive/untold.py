@@ -11,12 +11,16 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ecgscale.archive.code15 import EXAMS
-from ecgscale.archive.pseudonyms import Pseudonyms
+from ecgscale.archive.pseudonyms import Pseudonyms, open_pseudonyms
 from ecgscale.archive.ptbxl import DATABASE, STATEMENTS
 from ecgscale.archive.source import QuotesSource
-from ecgscale.errors import ArchiveError, EcgscaleError
+from ecgscale.errors import ArchiveError, EcgscaleError, UsageError
+
+if TYPE_CHECKING:
+    from ecgscale.config import ArchiveConfig
 
 _NO_NAMES = (DATABASE, STATEMENTS, EXAMS)
 """Files that are called so in every copy of a source."""
@@ -25,6 +29,18 @@ _HINT = (
     "What it says may hold ids, so it is not told under pseudonyms; to see it, ingest into a scratch folder without "
     "them, or set ECGSCALE_DEBUG=1"
 )
+
+
+def pseudonyms_of(config: ArchiveConfig) -> Pseudonyms | None:
+    """What `[archive] pseudonymise` and `shift_dates` ask for; None: ids stay. Raises as `open_pseudonyms` does."""
+    if config.pseudonymise is None:
+        if config.shift_dates:
+            raise UsageError('shift_dates = true needs a key: [archive] pseudonymise = "KEYFILE"')
+        return None
+    if config.source in (None, "simulate"):
+        raise UsageError("[archive] pseudonymise is for an archive that is made from a source: ptbxl, code15, wfdb")
+    beside = [config.path] if config.src is None else [config.path, config.src]
+    return open_pseudonyms(config.pseudonymise, config.shift_dates, beside)
 
 
 @contextmanager

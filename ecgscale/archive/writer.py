@@ -30,6 +30,8 @@ from ecgscale.progress import SILENT, Progress
 from ecgscale.store.s3_objects import open_objects
 
 SHARD_BYTES = 128 * 2**20
+FORGOTTEN = "_forgotten.json"
+"""Who was forgotten stays so: `tombstones` are not taken away with the archive that they are of."""
 
 
 class ArchiveWriter:
@@ -79,7 +81,8 @@ class ArchiveWriter:
             # The mark of a finished archive first: what is left after a crash here is no archive.
             store = open_objects(self.path)
             for key in sorted(store.list_prefix(""), key=lambda key: key != "_archive.json"):
-                store.delete(key)
+                if key != FORGOTTEN:
+                    store.delete(key)
         else:
             self.path.mkdir(parents=True, exist_ok=True)
         return self

@@ -29,6 +29,10 @@ def ingest() -> None:
 
     Signals keep their values, rate and length. Labels and demographics come along; free text and names only with
     --carry. A recording that cannot be read keeps its row, with an empty signal, and is named at the end.
+
+    \b
+    (umask 077; head -c 32 /dev/urandom > ecg.key)
+    ecgscale ingest wfdb SRC ARCHIVE --pseudonymise ecg.key     ids become keyed hashes (docs/privacy.md)
     """
 
 
@@ -47,6 +51,13 @@ def _source_options(function: Callable[..., Any]) -> Callable[..., Any]:
             metavar="COLUMN",
             help="Take this column of the source along too; may be given several times.",
         ),
+        click.option(
+            "--pseudonymise",
+            type=PLACE,
+            metavar="KEYFILE",
+            help="Replace ids by keyed hashes, pool ages from 90 on. KEYFILE: head -c 32 /dev/urandom, mode 600.",
+        ),
+        click.option("--shift-dates", is_flag=True, help="With a key: move dates by 1 to 52 whole weeks a patient."),
     )
     for decorator in reversed(decorators):
         function = decorator(function)
@@ -72,8 +83,11 @@ def ptbxl(progress: Progress, src: Path, archive: Path, rate: str, **shared: Any
       ecgscale inspect ptbxl.archive
     """
     from ecgscale.archive.ptbxl import ingest_ptbxl
+    from ecgscale.archive.untold import untold
 
-    return _told(ingest_ptbxl(src, archive, int(rate), _options(progress, shared)))
+    options = _options(progress, src, archive, shared)
+    with untold(options.pseudonyms, src):
+        return _told(ingest_ptbxl(src, archive, int(rate), options))
 
 
 @ingest.command()
@@ -97,8 +111,11 @@ def code15(progress: Progress, src: Path, archive: Path, units_per_mv: float, **
       ecgscale ingest code15 code15 code15.archive
     """
     from ecgscale.archive.code15 import ingest_code15
+    from ecgscale.archive.untold import untold
 
-    return _told(ingest_code15(src, archive, units_per_mv, _options(progress, shared)))
+    options = _options(progress, src, archive, shared)
+    with untold(options.pseudonyms, src):
+        return _told(ingest_code15(src, archive, units_per_mv, options))
 
 
 @ingest.command()
@@ -117,15 +134,24 @@ def wfdb(progress: Progress, src: Path, archive: Path, units_per_mv: float | Non
       ecgscale ingest wfdb chapman-shaoxing cinc.archive
       ecgscale ingest wfdb ludb-1.0.1 ludb.archive --carry Rhythm --units-per-mv 1000
     """
+    from ecgscale.archive.untold import untold
     from ecgscale.archive.wfdb_records import ingest_wfdb
 
-    return _told(ingest_wfdb(src, archive, units_per_mv, _options(progress, shared)))
+    options = _options(progress, src, archive, shared)
+    with untold(options.pseudonyms, src):
+        return _told(ingest_wfdb(src, archive, units_per_mv, options))
 
 
-def _options(progress: Progress, shared: dict[str, Any]) -> IngestOptions:
+def _options(progress: Progress, src: Path, archive: Path, shared: dict[str, Any]) -> IngestOptions:
+    from ecgscale.archive.pseudonyms import open_pseudonyms
     from ecgscale.archive.source import IngestOptions
+    from ecgscale.errors import UsageError
 
-    return IngestOptions(progress=progress, **shared)
+    keyfile, shift_dates = shared.pop("pseudonymise"), shared.pop("shift_dates")
+    if shift_dates and keyfile is None:
+        raise UsageError("--shift-dates needs a key: --pseudonymise KEYFILE")
+    pseudonyms = open_pseudonyms(keyfile, shift_dates, (src, archive)) if keyfile is not None else None
+    return IngestOptions(progress=progress, pseudonyms=pseudonyms, **shared)
 
 
 def _told(result: IngestResult) -> dict[str, Any]:

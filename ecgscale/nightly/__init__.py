@@ -1,7 +1,7 @@
 """What runs every night.
 
 gates           may what was explained tonight be published? quarantine rate (quarantine), freshness and volume
-                (volume), drift against a reference period (drift)
+                (volume, usual), drift against a reference period (drift; drift_told: as sentences)
 gate_settings   thresholds; evidence: what the gates look at; findings: what they say
 reference       the reference period: a sample of sound records
 quantities      the numbers of a record that may drift; placements: where they lie within the reference

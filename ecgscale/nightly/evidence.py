@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from ecgscale.archive.traits import TRAITS
 from ecgscale.nightly.findings import ALL
-from ecgscale.nightly.traits import TRAITS
 
 COLUMNS = (
     "record_id",
@@ -143,12 +143,14 @@ class Evidence:
         return self.take(kept)
 
     def groups(self) -> list[Group]:
-        """All records, each site, each device and each of tonight's shards, as far as tonight has rows of them; none
-        twice."""
-        found: dict[bytes, Group] = {}
+        """All records, each site, each device and each of tonight's shards, as far as tonight has rows of them.
+
+        A device that is all of a site is left out. A shard that is all of a device is not: it is a part of the feed.
+        """
+        found: dict[tuple[bool, bytes], Group] = {}
         for group in self._candidates():
             if group.member[self.age == 0].any():
-                found.setdefault(group.member.tobytes(), group)
+                found.setdefault((group.kind == "shard", group.member.tobytes()), group)
         return list(found.values())
 
     def _candidates(self) -> Iterator[Group]:

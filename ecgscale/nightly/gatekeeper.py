@@ -118,7 +118,7 @@ class Gatekeeper:
             return Reference.from_bytes(data)
         if newest is None:
             return None
-        tables = (self._table(entry.file) for entry in _spread(newest.content.shards))
+        tables = (self._table(entry.file) for entry in spread(newest.content.shards))
         reference = Reference.of(tables, self.model_id, self.output_names, self.seed)
         self.store.put_if_absent(REFERENCE, reference.to_parquet_bytes())
         return reference
@@ -138,7 +138,7 @@ class Gatekeeper:
 MOST_REFERENCE_SHARDS = 64
 
 
-def _spread(entries: Sequence[ShardEntry]) -> Sequence[ShardEntry]:
+def spread(entries: Sequence[ShardEntry]) -> Sequence[ShardEntry]:
     """At most so many shards, evenly over all of them: a reference needs thousands of records, not all."""
     step = -(-len(entries) // MOST_REFERENCE_SHARDS) or 1
     return entries[::step]

@@ -20,7 +20,7 @@ from ecgscale.encoders.spec import load_spec
 from ecgscale.errors import EcgscaleError, ExitCode, UsageError
 from ecgscale.evaluate.published import check_published
 from ecgscale.evaluate.written import write_evaluation
-from ecgscale.explain.facts import fitted_precision, fitted_with_padding
+from ecgscale.explain.facts import fitted_precision
 from ecgscale.explain.settings import ExplainSettings
 from ecgscale.nightly.findings import GateReport
 from ecgscale.nightly.gatekeeper import Gatekeeper, night_records
@@ -147,7 +147,7 @@ def _settings(config: RunConfig, model: ClusterModel) -> ExplainSettings:
     return ExplainSettings(
         entropy=config.explain.entropy,
         batch=config.batch,
-        include_padding=config.include_padding or fitted_with_padding(model),
+        include_padding=config.include_padding,
         dtype=fitted_precision(model),
     )
 

@@ -10,15 +10,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from ecgscale.archive.traits import TRAITS
 from ecgscale.errors import EcgscaleError
 from ecgscale.nightly.evidence import texts
-from ecgscale.nightly.traits import TRAITS
 
 CLUSTER, FLAG = "cluster ", "flag "
 SECONDS = "seconds recorded"
 TRAIT_NAMES = dict(
     zip(TRAITS, ("amplitude (mV)", "correlation of I and V6", "mains hum (mV)", "frequency (Hz)"), strict=True)
 )
+STEPS = {
+    SECONDS: 0.5,
+    "mean_entropy": 0.005,
+    **dict(zip(TRAIT_NAMES.values(), (0.02, 0.1, 0.01, 0.5), strict=True)),
+}
+"""Quantities are rounded to steps, shares of clusters to `SHARE_STEP`. To ranks alone, recordings that are
+all a hundredth of a second longer would be as far from the others as can be."""
+SHARE_STEP = 0.002
 
 
 @dataclass(frozen=True)
@@ -52,10 +60,15 @@ def quantities(rows: pa.Table, output_names: Sequence[str], kinds: Sequence[str]
     columns |= {f"{FLAG}{kind}": _flagged(rows, kind) for kind in kinds}
     return Quantities(
         names=tuple(columns),
-        values=np.stack([column.astype(np.float32) for column in columns.values()], axis=1),
+        values=np.stack([_rounded(name, column) for name, column in columns.items()], axis=1),
         site=np.array(texts(rows, "site"), dtype=object),
         device=np.array(texts(rows, "device"), dtype=object),
     )
+
+
+def _rounded(name: str, column: NDArray) -> NDArray[np.float32]:
+    step = SHARE_STEP if name.startswith(CLUSTER) else STEPS.get(name)
+    return (np.round(column / step) * step if step else column).astype(np.float32)
 
 
 def flag_kinds(rows: pa.Table) -> set[str]:
@@ -98,9 +111,9 @@ def _numbers(rows: pa.Table, column: str) -> NDArray[np.float32]:
 
 
 def _seconds(rows: pa.Table) -> NDArray[np.float32]:
-    """Length of the recording as its sampling rate has it, to a hundredth.
+    """Length of the recording as its sampling rate has it.
 
     A record that was cut at the encoder's length is as long as that; "flag cropped" tells the rest.
     """
     span = _numbers(rows, "valid_stop") - _numbers(rows, "valid_start")
-    return np.round(span / _numbers(rows, "sampling_rate"), 2)
+    return np.asarray(span / _numbers(rows, "sampling_rate"))

@@ -241,4 +241,5 @@ def _explain(config: RunConfig, archive: Archive, model: ClusterModel) -> Explai
     code = code_digest(load_spec(model.encoder_path).factory)
     plan = freeze_plan(archive, store, read_manifest(store, number) if number else None, code)
     aside = {shard.key: shard.reason for shard in plan.set_aside}
-    return ExplainOutlook(len(plan.committed), len(plan.moved), len(plan.pending), plan.pending_records, aside)
+    committed = len(plan.published) + len(plan.committed)
+    return ExplainOutlook(committed, len(plan.moved), len(plan.pending), plan.pending_records, aside)

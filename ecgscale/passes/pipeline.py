@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ecgscale.archive.code15 import ingest_code15
+from ecgscale.archive.pseudonyms import Pseudonyms, check_key
 from ecgscale.archive.ptbxl import ingest_ptbxl
 from ecgscale.archive.reader import Archive
 from ecgscale.archive.source import IngestOptions
+from ecgscale.archive.untold import pseudonyms_of, untold
 from ecgscale.archive.wfdb_records import ingest_wfdb
 from ecgscale.clusters.kmeans import FitSettings
 from ecgscale.config import ArchiveConfig, RunConfig, TrainConfig, byte_size
@@ -167,25 +169,39 @@ def to_be_made(config: RunConfig) -> tuple[str, ...]:
 
 
 def _archive(config: ArchiveConfig, make: bool, progress: Progress, pool: OpenPool | None) -> Archive:
+    pseudonyms = pseudonyms_of(config)
     if make:
         progress.say(f"making the archive {config.path} from {config.source}")
-        # An unfinished archive is in nobody's use: it has no _archive.json.
-        options = IngestOptions(
-            carry=config.carry, shard_records=config.shard_records, overwrite=True, progress=progress
-        )
         if config.source == "simulate":
             # Only shards of a known number of records can be told apart before they are written.
             workers = pool if config.shard_records else None
             simulate_archive(
                 config.path, config.records, config.seed, config.shard_records, progress, workers, overwrite=True
             )
-        elif config.source == "ptbxl":
-            ingest_ptbxl(_src(config), config.path, config.rate, options)
-        elif config.source == "code15":
-            ingest_code15(_src(config), config.path, config.units_per_mv or 1.0, options)
         else:
-            ingest_wfdb(_src(config), config.path, config.units_per_mv, options)
-    return Archive.open(config.path)
+            with untold(pseudonyms, config.src):
+                _ingest(config, pseudonyms, progress)
+    archive = Archive.open(config.path)
+    if pseudonyms is not None:
+        check_key(archive.info.get("source", {}), pseudonyms, archive.path)
+    return archive
+
+
+def _ingest(config: ArchiveConfig, pseudonyms: Pseudonyms | None, progress: Progress) -> None:
+    options = IngestOptions(
+        carry=config.carry,
+        shard_records=config.shard_records,
+        # An unfinished archive is in nobody's use: it has no _archive.json.
+        overwrite=True,
+        progress=progress,
+        pseudonyms=pseudonyms,
+    )
+    if config.source == "ptbxl":
+        ingest_ptbxl(_src(config), config.path, config.rate, options)
+    elif config.source == "code15":
+        ingest_code15(_src(config), config.path, config.units_per_mv or 1.0, options)
+    else:
+        ingest_wfdb(_src(config), config.path, config.units_per_mv, options)
 
 
 def _src(config: ArchiveConfig) -> Path:

@@ -118,20 +118,31 @@ class LocalObjects:
                 return None
 
     def list_prefix(self, prefix: str) -> Iterator[str]:
-        folder = self.root / prefix
-        if not folder.is_dir():
-            return
-        for path in sorted(folder.rglob("*")):
-            if path.is_file() and not path.name.startswith(TEMPORARY_PREFIX):
-                yield path.relative_to(self.root).as_posix()
+        yield from sorted(key for key, _ in self._walk(prefix))
 
     def list_stats(self, prefix: str) -> dict[str, ObjectStat]:
         found = {}
-        for key in self.list_prefix(prefix):
+        for key, entry in self._walk(prefix):
             # A file may go while the listing is walked.
             with contextlib.suppress(FileNotFoundError):
-                found[key] = _stat(self.root / key)
-        return found
+                found[key] = _stat_of(entry.stat())
+        return dict(sorted(found.items()))
+
+    def _walk(self, prefix: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
+        """Keys below a folder in no order, each with its entry; those of writers that were killed left out."""
+        folders = [prefix]
+        while folders:
+            folder = folders.pop()
+            try:
+                entries = list(os.scandir(self.root / folder))
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            for entry in entries:
+                key = f"{folder}/{entry.name}" if folder else entry.name
+                if entry.is_dir():
+                    folders.append(key)
+                elif not entry.name.startswith(TEMPORARY_PREFIX) and entry.is_file():
+                    yield key, entry
 
     def list_leftovers(self) -> dict[str, ObjectStat]:
         found = {}
@@ -170,7 +181,10 @@ def _is_leftover(key: Path) -> bool:
 
 
 def _stat(path: Path) -> ObjectStat:
-    found = path.stat()
+    return _stat_of(path.stat())
+
+
+def _stat_of(found: os.stat_result) -> ObjectStat:
     return ObjectStat(found.st_size, f"mtime_ns={found.st_mtime_ns}", datetime.fromtimestamp(found.st_mtime, UTC))
 
 

@@ -2,17 +2,21 @@
 
 A block's language says what becomes of it:
 
-    sh       line by line: `ecgscale` commands are run; make targets have to exist; installing is taken as done
+    sh       line by line: `ecgscale` commands are run; make targets have to exist; installing is taken as done, and
+             `export`ed settings of the storage are checked
     python   run, in one namespace a page; a block that begins with `# name.py` is written to that file instead
-    sql      run by DuckDB, which sees the page's Python variables
+    sql      run by DuckDB, which sees the page's Python variables; rows are kept by the heading above
     toml     checked as a configuration or an encoder contract; beginning with `# folder/name.toml`, written there too
     text     not run
 
-A reader has data, hours and eyes that a test has not, so four things stand for others (`_stand_in`):
+A reader has data, hours and eyes that a test has not, so some things stand for others (`_stand_in`):
 
     path/to/NAME       the folder of real recordings where there is one; else the demo's archive takes the place of
                        what `ecgscale ingest` would write
     RECORD_ID          a recording that was explained
+    DATASET            in SQL: the dataset that is served
+    s3://hospital      a bucket of a server on loopback, where the test makes one
+    ecgscale demo      a smaller one, which is there
     ecgscale train     with a network and a number of epochs that take seconds
     ecgscale run configs/…    the configuration is checked, not run
 """
@@ -26,6 +30,7 @@ import re
 import shlex
 import shutil
 import tomllib
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,12 +38,15 @@ from typing import Any
 
 import duckdb
 import pyarrow.compute as pc
+import pytest
 from click.testing import CliRunner
 
 from ecgscale import open_explanations
 from ecgscale.cli import main
 from ecgscale.config import load_config
 from ecgscale.encoders.spec import EncoderSpec
+from ecgscale.storage import VARIABLE, StorageSettings
+from ecgscale.store import find_dataset
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
@@ -56,12 +64,13 @@ INSTALLING = ("python3 -m venv ", ".venv/bin/pip install ", ". .venv/bin/activat
 
 @dataclass(frozen=True)
 class Block:
-    """One fenced block: the page, the line it begins at, its language, and what is in it."""
+    """One fenced block: the page, the line it begins at, its language, what is in it, and the heading above."""
 
     page: Path
     line: int
     language: str
     text: str
+    heading: str = ""
 
     @property
     def place(self) -> str:
@@ -72,16 +81,18 @@ class Block:
 def blocks_of(page: Path) -> Iterator[Block]:
     """The fenced blocks of a page, in order."""
     inside: list[str] | None = None
-    language, first = "", 0
+    language, first, heading = "", 0, ""
     for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), 1):
         fence = re.match(r"```(\w*)\s*$", line)
         if fence and inside is None:
             inside, language, first = [], fence[1], number
         elif fence and inside is not None:
-            yield Block(page, first, language, "\n".join(inside) + "\n")
+            yield Block(page, first, language, "\n".join(inside) + "\n", heading)
             inside = None
         elif inside is not None:
             inside.append(line)
+        elif line.startswith("#"):
+            heading = line.lstrip("# ")
     assert inside is None, f"{page.name}, line {first}: a block that does not end"
 
 
@@ -96,6 +107,7 @@ class Reader:
 
     real_data: Path | None
     variables: dict[str, Any] = field(default_factory=lambda: {"__name__": "__page__", "duckdb": duckdb})
+    rows: defaultdict[str, list[list[tuple[Any, ...]]]] = field(default_factory=lambda: defaultdict(list))
 
     def run(self, block: Block) -> None:
         """Do what the block says; AssertionError with its place when that does not work."""
@@ -113,6 +125,8 @@ class Reader:
                 assert line.split()[1] in make_targets(), f"no such target: {line}"
             elif line.startswith("ecgscale "):
                 self._command(line)
+            elif line.startswith("export "):
+                _check_exported(line)
             else:
                 assert line.startswith(INSTALLING) or not line.strip(), f"nobody knows how to run: {line}"
 
@@ -134,6 +148,9 @@ class Reader:
                 shutil.copytree(Path(DEMO) / "archive", words[3])
                 return None
             words[2] = str(self.real_data / FOLDERS[words[2]])
+        if words == ["demo"]:
+            assert Path(DEMO, "demo.toml").exists()
+            return None
         if words[0] == "train":
             words += SMALL_NETWORK
         if words[0] == "run" and words[1].startswith("configs/"):
@@ -150,8 +167,10 @@ class Reader:
 
     def _sql(self, block: Block) -> None:
         # Within the page's namespace, since that is where DuckDB looks for `explanations`.
-        self.variables["_sql"] = block.text
+        text = block.text
+        self.variables["_sql"] = text.replace("DATASET", _served(f"{DEMO}/results")) if "DATASET" in text else text
         exec("_rows = duckdb.sql(_sql).fetchall()", self.variables)
+        self.rows[block.heading].append(self.variables["_rows"])
 
     def _toml(self, block: Block) -> None:
         content = tomllib.loads(block.text)
@@ -160,7 +179,10 @@ class Reader:
             EncoderSpec.model_validate(content)
         else:
             Path("page.toml").write_text(block.text, encoding="utf-8")
-            load_config("page.toml")
+            # Its [storage] would hold for everything that comes after, and names servers that are not there.
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv(VARIABLE, "{}")
+                load_config("page.toml")
         if named:
             Path(named[1]).write_text(block.text, encoding="utf-8")
 
@@ -168,6 +190,21 @@ class Reader:
 def _expanded(word: str) -> list[str]:
     """What a shell makes of a word with a star."""
     return sorted(glob.glob(word)) or [word]
+
+
+def _check_exported(line: str) -> None:
+    """`export NAME=VALUE …`: of our own variable the value, of those of AWS the name, and that no secret is printed."""
+    for word in shlex.split(line)[1:]:
+        name, _, value = word.partition("=")
+        if name == VARIABLE:
+            StorageSettings.model_validate_json(value)
+        else:
+            assert re.fullmatch(r"AWS_[A-Z0-9_]+", name), f"nobody knows what {name} is for"
+            assert "SECRET" not in name, f"{name} does not belong into a page"
+
+
+def _served(root: str) -> str:
+    return find_dataset(root).dataset_id
 
 
 def _any_record(root: str) -> str:

@@ -11,20 +11,26 @@ import os
 import re
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-# Loaded before forking: what a night needs.
+import upath  # noqa: F401
+from s3fs import S3FileSystem
+
+# What a night loads when it comes to it is loaded before forking.
 import ecgscale.nightly.night
-import ecgscale.passes.explain_worker  # noqa: F401
+import ecgscale.passes.explain_worker
+import ecgscale.runtime.run_record  # noqa: F401
 from ecgscale.cli import main
-from ecgscale.places import is_remote
+from ecgscale.places import REMOTE, is_remote
 from ecgscale.store.dataset import dataset_ids, dataset_store
 from ecgscale.store.objects import ObjectStore
 from ecgscale.store.s3_objects import open_objects
+from tests.nightly.nights import World
 
 WAIT_S = 120.0
 RUN_FACTS = {"run", "committed_at", "created", "held_at"}
@@ -33,7 +39,7 @@ REACHED_BY = ("AWS_", "ECGSCALE_STORAGE")
 
 @dataclass(frozen=True)
 class Trip:
-    """At put number `at`, from 1, whatever it puts and wherever, the process is sent a signal, before or after it.
+    """At put number `at`, from 1, of a night below its world, the process is sent a signal, before or after it.
 
     A night that trips over nothing only counts: the keys of its puts stand in `Nightly.puts`.
     """
@@ -102,20 +108,29 @@ class Nightly:
         return (self.folder / "puts").read_text().splitlines()
 
 
-def nightly(config: Path, folder: Path, *options: str, trip: Trip | None = None, **changes: Any) -> Nightly:
-    """Start a night; `changes` are constants of modules, "package.module:NAME" → value, and of the environment."""
-    folder.mkdir(parents=True)
+def nightly(
+    world: World,
+    name: str,
+    *options: str,
+    trip: Trip | None = None,
+    patch: Mapping[str, Any] | None = None,
+) -> Nightly:
+    """Start a night of a world. `name` is that of the folder for what it says; `patch` gives other values to constants
+    of modules, by "package.module:NAME"."""
+    folder = world.scratch / name
+    (folder / "tmp").mkdir(parents=True)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.e2e.warm"])
+    context.set_forkserver_preload([__name__])
     environment = {name: value for name, value in os.environ.items() if name.startswith(REACHED_BY)}
-    arguments = ["nightly", str(config), *options, "--json"]
-    process = context.Process(target=_serve, args=(arguments, folder, environment, trip, changes.get("patch", {})))
+    arguments = ["nightly", str(world.config), *options, "--json"]
+    fuse = _Fuse(trip or Trip(), world.where.removeprefix(REMOTE) + "/", folder / "puts")
+    process = context.Process(target=_serve, args=(arguments, folder, environment, fuse, patch or {}))
     process.start()
     return Nightly(folder, process)
 
 
 def _serve(
-    arguments: list[str], folder: Path, environment: Mapping[str, str], trip: Trip | None, patch: Mapping[str, Any]
+    arguments: list[str], folder: Path, environment: Mapping[str, str], fuse: _Fuse, patch: Mapping[str, Any]
 ) -> None:
     for name in [name for name in os.environ if name.startswith(REACHED_BY)]:
         del os.environ[name]
@@ -128,25 +143,26 @@ def _serve(
     for where, value in patch.items():
         module, _, name = where.partition(":")
         setattr(sys.modules[module], name, value)
-    _Fuse(trip or Trip(), folder / "puts").lay()
+    # Scratch files of one that is killed stay; here they go with the test's folder.
+    tempfile.tempdir = str(folder / "tmp")
+    fuse.lay()
     main(arguments, prog_name="ecgscale")
 
 
 class _Fuse:
-    """Counts every file that is put in place and every object that is put, and trips."""
+    """Counts every file or object that is put in place below `where`, and trips."""
 
-    def __init__(self, trip: Trip, log: Path) -> None:
-        self._trip, self._count = trip, 0
-        self._log = open(log, "a", buffering=1)  # noqa: SIM115
+    def __init__(self, trip: Trip, where: str, log: Path) -> None:
+        self._trip, self._where, self._path, self._count = trip, where, log, 0
+        log.touch()
 
     def lay(self) -> None:
         """Around the calls that put something, below everything that decides to."""
+        self._log = open(self._path, "a", buffering=1)  # noqa: SIM115
         # A process that is killed loses nothing that it wrote; only a machine that is does, which is not tried here.
         os.fsync = lambda descriptor: None
         for name in ("link", "replace"):
             setattr(os, name, self._around(getattr(os, name)))
-        from s3fs import S3FileSystem
-
         plain = S3FileSystem._pipe_file
 
         async def pipe_file(system: Any, path: str, *arguments: Any, **options: Any) -> Any:
@@ -167,7 +183,7 @@ class _Fuse:
         return wrapped
 
     def _step(self, when: str, name: str) -> None:
-        if self._trip.of not in name:
+        if not name.startswith(self._where) or self._trip.of not in name:
             return
         if when == "before":
             self._count += 1

@@ -30,27 +30,21 @@ from ecgscale.errors import ExitCode
 from ecgscale.explain.schema import output_schema
 from ecgscale.store import open_explanations
 from tests.e2e.documents import DEMO, PAGES, REPOSITORY, Reader, blocks_of, real_data
+from tests.s3 import new_bucket
 
 SECTIONS = (RunConfig, ArchiveConfig, TrainConfig, EncoderConfig, FitConfig, ExplainConfig, SurrogateConfig)
 
 
-@pytest.fixture(scope="session")
-def demo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `make demo` leaves behind, smaller."""
-    folder = tmp_path_factory.mktemp("documentation") / DEMO
-    result = CliRunner().invoke(main, ["demo", str(folder), "--records", "240", "--epochs", "1", "--json"])
-    assert result.exit_code == 0, result.output
-    assert Path(json.loads(result.stdout.splitlines()[-1])["picture"]).stat().st_size > 0
-    return folder
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+# docs/analytics.md is run, and its answers checked, by test_analytics.py.
+@pytest.mark.parametrize("page", [p for p in PAGES if p.name != "analytics.md"], ids=lambda page: page.name)
 def test_what_a_page_prints_works(
-    page: Path, demo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    page: Path, demo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     (tmp_path / DEMO).symlink_to(demo_folder)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
+    if "s3://hospital" in page.read_text(encoding="utf-8"):
+        new_bucket(request.getfixturevalue("s3_endpoint"), monkeypatch, "hospital")
     reader = Reader(real_data())
     for block in blocks_of(page):
         reader.run(block)

@@ -167,3 +167,46 @@ def test_the_same_rows_in_other_shards_and_another_order_say_the_same() -> None:
     rows = explained(600, shift=1.5)
     one = drift([shard("a", rows)], sound_weeks(30))
     assert one == drift([shard("a", rows)], list(reversed(sound_weeks(30))))
+
+
+def test_traits_of_the_signal_are_looked_at_where_they_are_there() -> None:
+    rng = np.random.default_rng(4)
+
+    def with_polarity(rows: pa.Table, sign: int) -> pa.Table:
+        return rows.append_column("trait_polarity", pa.array(sign * rng.beta(8, 2, rows.num_rows), pa.float32()))
+
+    known = Reference.of([with_polarity(explained(2000, 99), 1)], "k4-0", OUTPUTS)
+    trailing = before([with_polarity(explained(30, 200 + night), 1) for night in range(28)])
+    reversed_arms = shard("a", with_polarity(explained(30), -1))
+    [found] = alarms(drift([reversed_arms], trailing, reference=known))
+    assert found.what == "correlation of I and V6"
+    assert found.shards == ("a",)
+    assert found.cluster is not None
+    assert f"of the clusters, {found.cluster} moved most" in found.message
+    assert not drift([reversed_arms], sound_weeks(30))
+    # Of too few records is the trait known: told only.
+    assert not alarms(drift([reversed_arms], sound_weeks(30), reference=known))
+
+
+def test_differences_that_mean_nothing_are_rounded_away() -> None:
+    longer = pa.array(np.full(400, 4004), pa.int32())
+    assert not drift([shard("a", explained(400, valid_stop=longer))], sound_weeks(300))
+
+
+def test_one_broken_device_does_not_hold_back_its_site() -> None:
+    carts = ["cart-1"] * 60 + ["cart-2"] * 140
+    known = Reference.of(
+        [explained(1500, 98, site="north", device=["cart-1", "cart-2"] * 750), explained(500, 97, site="south")],
+        "k4-0",
+        OUTPUTS,
+    )
+    north = explained(200, 1, site="north", device=carts)
+    moved = explained(200, 1, site="north", device=carts, shift=3.0)
+    tonight = [
+        shard("cart-1", moved.slice(0, 60)),
+        shard("cart-2", north.slice(60)),
+        shard("south", explained(200, 3, site="south")),
+    ]
+    found = alarms(drift(tonight, sound_weeks(300), reference=known))
+    assert {finding.shards for finding in found} == {("cart-1",)}
+    assert not {finding.group for finding in found} & {"site north", "all records"}

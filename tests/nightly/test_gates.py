@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from ecgscale.errors import UsageError
 from ecgscale.nightly.evidence import Evidence, Night
-from ecgscale.nightly.findings import Finding
+from ecgscale.nightly.findings import Finding, without_echoes
 from ecgscale.nightly.gate_settings import GateSettings
 from ecgscale.nightly.gates import judge
 from ecgscale.nightly.quarantine import check_quarantine
@@ -126,3 +126,12 @@ def test_settings_are_checked() -> None:
     settings = GateSettings.model_validate({"windows": [1, 3], "holidays": ["2026-12-25"]})
     assert settings.windows == (1, 3)
     assert settings.holidays[0].year == 2026
+
+
+def test_parts_that_repeat_the_whole_are_not_told_again() -> None:
+    def finding(group: str, effect: float, *shards: str) -> Finding:
+        return Finding("drift", True, group, "cluster 7", "", effect=effect, shards=shards)
+
+    whole = finding("all records", 0.5, "a", "b")
+    stronger, other = finding("site north", 0.9, "a"), finding("site south", 0.5, "c")
+    assert without_echoes([whole, finding("site west", 0.6, "a"), stronger, other]) == [whole, stronger, other]

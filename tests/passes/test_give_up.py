@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-import ecgscale.passes.explain as explain_pass
+import ecgscale.passes.committing as explain_pass
 from ecgscale.archive.reader import Archive
 from ecgscale.errors import ExitCode
 from ecgscale.passes.explain import ExplainResult

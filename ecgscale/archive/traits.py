@@ -15,12 +15,10 @@ Electroacoust. 15:70). A number that cannot be had (no such lead, too short, sam
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ecgscale.archive.batch import RawBatch
@@ -82,18 +80,6 @@ def with_traits(rows: pa.Table, found: pa.Table) -> pa.Table:
     for name in TRAITS:
         rows = rows.append_column(name, found[name])
     return rows
-
-
-def traits_to_bytes(found: pa.Table) -> bytes:
-    """A Parquet file, about 16 bytes a record, so that a signal is read once."""
-    sink = io.BytesIO()
-    pq.write_table(found.combine_chunks(), sink, compression="zstd")
-    return sink.getvalue()
-
-
-def traits_from_bytes(data: bytes) -> pa.Table:
-    """What `traits_to_bytes` wrote."""
-    return pq.read_table(pa.BufferReader(data))
 
 
 def _correlation(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:

@@ -11,16 +11,9 @@ import pytest
 from benchmarks.night_pool import arms_reversed
 from ecgscale.archive.reader import Archive
 from ecgscale.archive.synthetic import simulate, simulate_records
+from ecgscale.archive.traits import TRAITS, traits, traits_of_shard, with_traits
 from ecgscale.errors import EcgscaleError
 from ecgscale.leads import CANONICAL_LEADS
-from ecgscale.nightly.traits import (
-    TRAITS,
-    traits,
-    traits_from_bytes,
-    traits_of_shard,
-    traits_to_bytes,
-    with_traits,
-)
 
 RATE = 500.0
 
@@ -82,7 +75,6 @@ def test_a_shard_in_its_order(tmp_path: Path) -> None:
     [raw] = archive.batches(archive.shards[1], ())
     last = traits(raw.signal(9) / raw.units_per_mv[9], raw.leads[9], RATE)
     assert [found[name][9].as_py() for name in TRAITS] == pytest.approx(last.tolist(), rel=1e-5)
-    assert traits_from_bytes(traits_to_bytes(found)) == found
     rows = pa.table({"record_id": [f"r{i}" for i in range(10)]})
     assert with_traits(rows, found).column_names == ["record_id", *TRAITS]
     with pytest.raises(EcgscaleError, match="10 records have traits and 9 are explained"):

@@ -1,0 +1,121 @@
+"""Forgetting in what lies beside explanations: lists of what was seen, evaluations, records of runs and nights, caches.
+
+Digests and names of encoders and models do not rest on their lists (`seen.tsv`), so lines may go from them. Evaluations
+that name a record go as a whole: they can be made again. From other JSON the ids alone are taken.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from ecgscale.encoders.seen import SEEN_FILE
+from ecgscale.evaluate.written import EVALUATIONS
+from ecgscale.nightly.gatekeeper import REFERENCE, night_records, spread
+from ecgscale.nightly.patient_search import Hit, holds_traces
+from ecgscale.nightly.reference import Reference
+from ecgscale.nightly.traces_of_patient import Traces
+from ecgscale.places import arrow_place, copies_folder
+from ecgscale.store.manifest import newest_number, read_manifest
+from ecgscale.store.objects import LocalObjects, ObjectStore
+
+LISTS = ("encoders", "models")
+_OF_ENCODERS = (".toml", ".safetensors", ".pt", ".pth", ".json", ".tsv")
+
+
+def without_seen(store: ObjectStore, keys: Iterable[str], traces: Traces) -> int:
+    """Take the patient's lines from lists of what was seen; how many lists changed."""
+    changed = 0
+    for key in keys:
+        text = (store.read(key) or b"").decode()
+        lines = text.splitlines(keepends=True)
+        kept = [line for line in lines if not traces.hashes.intersection(line.split())]
+        if len(kept) < len(lines):
+            store.put(key, "".join(kept).encode())
+            changed += 1
+    return changed
+
+
+def seen_lists(root: ObjectStore) -> list[str]:
+    """Keys of the lists beside the encoders and models of a ROOT."""
+    return [key for folder in LISTS for key in root.list_prefix(folder) if key.endswith(f"/{SEEN_FILE}")]
+
+
+def evaluations_with(root: ObjectStore, datasets: Iterable[str], traces: Traces) -> list[str]:
+    """Keys of all files of those evaluations of which one file tells of the patient."""
+    found = []
+    for dataset_id in datasets:
+        keys = list(root.list_prefix(f"{EVALUATIONS}/{dataset_id}"))
+        told = {_evaluation(key) for key in keys if holds_traces(root, key, traces)}
+        found += [key for key in keys if _evaluation(key) in told]
+    return found
+
+
+def _evaluation(key: str) -> str:
+    """surrogate-x of …/surrogate-x.json, …/surrogate-x.out_of_fold.parquet and what killed writers left of them."""
+    return key.rsplit("/", 1)[-1].lstrip(".").partition(".")[0]
+
+
+def redact(hits: Iterable[Hit], traces: Traces) -> list[str]:
+    """Take ids from JSON objects; what these were. Those of other kinds are left as they are."""
+    done = []
+    for hit in hits:
+        if hit.unreadable or not hit.key.endswith(".json"):
+            continue
+        try:
+            content = json.loads(hit.store.read(hit.key) or b"")
+        except ValueError:
+            continue
+        hit.store.put(hit.key, (json.dumps(traces.redacted(content), indent=1) + "\n").encode())
+        done.append(hit.where)
+    return done
+
+
+def rebuild_reference(store: ObjectStore) -> bool:
+    """Draw a dataset's reference period again, from what came before its first night; whether there was one.
+
+    Where nothing is left of that, it goes, and the next night draws another.
+    """
+    data = store.read(REFERENCE)
+    number = newest_number(store)
+    newest = read_manifest(store, number) if number else None
+    if data is None:
+        return False
+    old = Reference.from_bytes(data)
+    entries = newest.content.shards if newest else ()
+    judged = {key for record in night_records(store) for key in record.shards}
+    before = [entry for entry in entries if entry.key not in judged] or list(entries)
+    if not before:
+        store.delete(REFERENCE)
+        return True
+
+    def table(file: str):  # type: ignore[no-untyped-def]
+        path, system = arrow_place(store.location(file))
+        return pq.read_table(path, filesystem=system, partitioning=None)
+
+    rows = (table(entry.file) for entry in spread(before))
+    made = Reference.of(rows, old.model_id, old.output_names, old.seed)
+    store.put(REFERENCE, made.to_parquet_bytes())
+    return True
+
+
+def stale_copies(traces: Traces) -> list[Path]:
+    """Copies in the user's cache of places in an object store that tell of the patient, or are of a source."""
+    folder = copies_folder()
+    found = []
+    for copy in sorted(folder.iterdir()) if folder.is_dir() else []:
+        store = LocalObjects(copy)
+        keys = [*store.list_prefix(""), *store.list_leftovers()]
+        if any(not key.endswith(_OF_ENCODERS) or holds_traces(store, key, traces) for key in keys):
+            found.append(copy)
+    return found
+
+
+def remove_copies(copies: Iterable[Path]) -> None:
+    """They are fetched again when they are needed."""
+    for copy in copies:
+        shutil.rmtree(copy)
