@@ -17,6 +17,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from ecgscale.archive.pseudonyms import PSEUDONYMISED, Pseudonyms
+from ecgscale.archive.shard import Shard, open_parquet
 from ecgscale.archive.writer import FORGOTTEN
 from ecgscale.errors import ArchiveError
 from ecgscale.places import Place
@@ -94,6 +95,18 @@ def check_tombstones(tombstones: Tombstones | None, pseudonyms: Pseudonyms | Non
             f"{'under key ' + tombstones.key_id if tombstones.key_id else 'as the source has them'}; with other ids "
             f"they would come back unnoticed. Ingest as before; or take them out of the source, and remove {FORGOTTEN}"
         )
+
+
+def returned(shard: Shard, tombstones: Tombstones | None) -> int:
+    """How many rows of a shard are of patients who were forgotten; raises as `open_parquet` does.
+
+    Shards that come into an archive by other hands pass no ingest that could leave those out.
+    """
+    if tombstones is None:
+        return 0
+    with open_parquet(shard) as file:
+        names = [name for name in ("record_id", "patient_id") if name in file.schema_arrow.names]
+        return sum(map(tombstones.refuses, file.read(columns=names, use_threads=False).to_pylist()))
 
 
 class Admission:

@@ -38,6 +38,7 @@ COMMANDS = {
     "quarantine": "ecgscale.cli.quarantine:quarantine",
     "retry-failed": "ecgscale.cli.retry_failed:retry_failed",
     "gc": "ecgscale.cli.gc:gc",
+    "forget": "ecgscale.cli.forget:forget",
 }
 
 

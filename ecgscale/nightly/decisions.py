@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from ecgscale.errors import UsageError, did_you_mean
+from ecgscale.nightly.forget_notes import why_gone
 from ecgscale.places import Place
 from ecgscale.storage import StoreError
 from ecgscale.store.commit import Source
@@ -68,7 +69,8 @@ def roll_back(root: str | Place, number: int, reason: str, dataset: str | None =
         raise UsageError("give a --reason: whoever finds these shards held later will ask")
     target = read_manifest(store, number)
     if target is None:
-        raise UsageError(f"manifest {number} is gone (gc --keep-manifests); the oldest ones cannot be gone back to")
+        why = why_gone(store, number) or "(gc --keep-manifests); the oldest ones cannot be gone back to"
+        raise UsageError(f"manifest {number} is gone: {why}")
     _require_files(store, target)
     run = run_facts()
     kept = {(entry.key, entry.content_digest) for entry in target.content.shards}

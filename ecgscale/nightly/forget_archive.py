@@ -7,15 +7,15 @@ archive and from what was explained of it, since an earlier version of a shard m
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ecgscale.archive.intake import ARCHIVE_JSON, LOG, STAGED, IntakeLog
+from ecgscale.archive.intake import ARCHIVE_JSON, LOG, IntakeLog
 from ecgscale.archive.reader import Archive
 from ecgscale.archive.shard import Shard, open_parquet, record_tables, require_unchanged
 from ecgscale.archive.shard_file import ROW_GROUP_RECORDS, ShardInMemory, put_whole
@@ -28,8 +28,7 @@ from ecgscale.store.objects import ObjectStore
 from ecgscale.store.s3_objects import open_objects
 
 _IDS = ["record_id", "patient_id"]
-LEFTOVERS = ("_writing-", "_tmp-", f"{STAGED}/")
-"""What killed writers leave in an archive."""
+READERS = 8
 
 
 @dataclass(frozen=True)
@@ -47,56 +46,56 @@ def finish_intake(archive: Place) -> None:
         log.finish(entry)
 
 
-def own_records(
-    archive: Archive, stores: Sequence[ObjectStore], patient: str, known: Iterable[str], progress: Progress
-) -> OwnRecords:
-    """Ids of a patient's records in the archive and in the data files of `stores`, `known` ones among them.
+def read_ids(archive: Archive, progress: Progress) -> dict[str, pa.Table]:
+    """`record_id` and, where there is one, `patient_id` of all shards, by key, read side by side.
 
     Raises `ShardError` for a shard that cannot be read: whose records it holds, nobody knows.
     """
-    tables = []
-    with progress.stage("look", len(archive.shards), "shards") as stage:
-        for shard in archive.shards:
-            with open_parquet(shard) as file:
-                columns = [name for name in _IDS if name in file.schema_arrow.names]
-                tables.append(file.read(columns=columns, use_threads=False))
-            stage.advance()
+
+    def read(shard: Shard) -> pa.Table:
+        with open_parquet(shard) as file:
+            table = file.read(columns=[n for n in _IDS if n in file.schema_arrow.names], use_threads=False)
+        stage.advance()
+        return table
+
+    with progress.stage("look", len(archive.shards), "shards") as stage, ThreadPoolExecutor(READERS) as readers:
+        keys = [shard.key for shard in archive.shards]
+        return dict(zip(keys, readers.map(read, archive.shards), strict=True))
+
+
+def explained_ids(stores: Sequence[ObjectStore]) -> Iterator[pa.Table]:
+    """The same of all data files of these datasets."""
     for store in stores:
-        tables += [ids_of(store, key) for key in store.list_prefix(DATA) if key.endswith(".parquet")]
+        for key in store.list_prefix(DATA):
+            if key.endswith(".parquet"):
+                path, system = arrow_place(store.location(key))
+                with pq.ParquetFile(path, filesystem=system) as file:
+                    yield file.read(columns=[n for n in _IDS if n in file.schema_arrow.names], use_threads=False)
+
+
+def own_records(tables: Sequence[pa.Table], patient: str, known: Iterable[str]) -> OwnRecords:
+    """Ids of a patient's records in these tables of ids, `known` ones among them."""
     own, others = set(known), set()
     for table in tables:
-        for record, owner in zip(*_columns(table), strict=True):
-            if record is not None and owner == patient:
-                own.add(record)
+        own |= {record for record, owner in _pairs(table) if record is not None and owner == patient}
     for table in tables:
-        for record, owner in zip(*_columns(table), strict=True):
-            if record in own and owner is not None and owner != patient:
-                others.add(record)
+        others |= {
+            record for record, owner in _pairs(table) if owner is not None and owner != patient and record in own
+        }
     return OwnRecords(frozenset(own - others), frozenset(own & others))
 
 
-def ids_of(store: ObjectStore, key: str) -> pa.Table:
-    """`record_id` and, where there is one, `patient_id` of a data file."""
-    path, system = arrow_place(store.location(key))
-    with pq.ParquetFile(path, filesystem=system) as file:
-        return file.read(columns=[name for name in _IDS if name in file.schema_arrow.names], use_threads=False)
-
-
-def _columns(table: pa.Table) -> tuple[list[str | None], list[str | None]]:
+def _pairs(table: pa.Table) -> Iterator[tuple[str | None, str | None]]:
     patients = table["patient_id"].to_pylist() if "patient_id" in table.column_names else [None] * table.num_rows
-    return table["record_id"].to_pylist(), patients
+    return zip(table["record_id"].to_pylist(), patients, strict=True)
 
 
-def shards_with(archive: Archive, traces: Traces) -> dict[str, Source]:
-    """The shards that hold rows of the patient, as they are, by key."""
-    found = {}
-    for shard in archive.shards:
-        with open_parquet(shard) as file:
-            columns = [name for name in _IDS if name in file.schema_arrow.names]
-            holds = traces.rows(file.read(columns=columns, use_threads=False)).any()
-        if holds:
-            found[shard.key] = _source(archive, shard)
-    return found
+def shards_with(archive: Archive, ids: Mapping[str, pa.Table], traces: Traces) -> dict[str, Source]:
+    """The shards that hold rows of the patient, as they are, by key; EcgscaleError when they hold nobody else."""
+    theirs = {key: traces.rows(table) for key, table in ids.items()}
+    if theirs and all(rows.all() for rows in theirs.values()):
+        raise EcgscaleError(f"{archive.path} holds nobody else: remove it, and what was explained of it, as a whole")
+    return {key: _source(archive, archive.shard(key)) for key, rows in theirs.items() if rows.any()}
 
 
 def rewrite_shard(archive: Archive, shard: Shard, traces: Traces) -> None:
@@ -144,12 +143,12 @@ def _source(archive: Archive, shard: Shard) -> Source:
     )
 
 
-def mend_records(archive: Archive, traces: Traces) -> None:
-    """Bring `_archive.json` and the log of what was ingested in line with the shards as they are now."""
+def mend_records(archive: Archive, records: int, traces: Traces) -> None:
+    """Bring `_archive.json` and the log of what was ingested in line with the shards, which hold so many records."""
     store = open_objects(archive.path)
     info = json.loads(store.read(ARCHIVE_JSON) or b"{}")
     mended = _mended_info(info, traces)
-    mended |= {"records": sum(archive.footer(shard).rows for shard in archive.shards), "shards": len(archive.shards)}
+    mended |= {"records": records, "shards": len(archive.shards)}
     if mended != info:
         store.put(ARCHIVE_JSON, (json.dumps(mended, indent=2, ensure_ascii=False) + "\n").encode())
     for key in store.list_prefix(LOG):
@@ -180,15 +179,3 @@ def _mended_entry(entry: Mapping[str, Any], traces: Traces) -> dict[str, Any]:
 
 def _untouched(lines: Iterable[str], traces: Traces) -> list[str]:
     return [line for line in lines if not traces.is_in(line)]
-
-
-def require_others(archive: Archive, affected: Mapping[str, Source], traces: Traces) -> None:
-    """Raise EcgscaleError when the archive holds nobody else: then it goes as a whole."""
-    if len(affected) < len(archive.shards):
-        return
-    for shard in archive.shards:
-        with open_parquet(shard) as file:
-            columns = [name for name in _IDS if name in file.schema_arrow.names]
-            if not np.all(traces.rows(file.read(columns=columns, use_threads=False))):
-                return
-    raise EcgscaleError(f"{archive.path} holds nobody else: remove it, and what was explained of it, as a whole")

@@ -6,13 +6,16 @@ that name a record go as a whole: they can be made again. From other JSON the id
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ecgscale.archive.intake import STAGED
 from ecgscale.encoders.seen import SEEN_FILE
 from ecgscale.evaluate.written import EVALUATIONS
 from ecgscale.nightly.gatekeeper import REFERENCE, night_records, spread
@@ -20,10 +23,14 @@ from ecgscale.nightly.patient_search import Hit, holds_traces
 from ecgscale.nightly.reference import Reference
 from ecgscale.nightly.traces_of_patient import Traces
 from ecgscale.places import arrow_place, copies_folder
-from ecgscale.store.manifest import newest_number, read_manifest
+from ecgscale.store.commit import COMMITS
+from ecgscale.store.manifest import MANIFESTS, newest_number, read_manifest
 from ecgscale.store.objects import LocalObjects, ObjectStore
 
 LISTS = ("encoders", "models")
+LEFTOVERS = ("_writing-", "_tmp-")
+"""What names of files begin with that killed writers left."""
+_FIXED = frozenset({COMMITS, MANIFESTS})
 _OF_ENCODERS = (".toml", ".safetensors", ".pt", ".pth", ".json", ".tsv")
 
 
@@ -45,34 +52,32 @@ def seen_lists(root: ObjectStore) -> list[str]:
     return [key for folder in LISTS for key in root.list_prefix(folder) if key.endswith(f"/{SEEN_FILE}")]
 
 
-def evaluations_with(root: ObjectStore, datasets: Iterable[str], traces: Traces) -> list[str]:
-    """Keys of all files of those evaluations of which one file tells of the patient."""
-    found = []
-    for dataset_id in datasets:
-        keys = list(root.list_prefix(f"{EVALUATIONS}/{dataset_id}"))
-        told = {_evaluation(key) for key in keys if holds_traces(root, key, traces)}
-        found += [key for key in keys if _evaluation(key) in told]
-    return found
+def evaluations_with(root: ObjectStore, skip: Callable[[str], bool], traces: Traces) -> list[str]:
+    """Keys of all files of those evaluations of which one file tells of the patient, but for those to skip."""
+    keys = [key for key in root.list_prefix(EVALUATIONS) if not skip(key)]
+    told = {_evaluation(key) for key in keys if holds_traces(root, key, traces)}
+    return [key for key in keys if _evaluation(key) in told]
 
 
-def _evaluation(key: str) -> str:
-    """surrogate-x of …/surrogate-x.json, …/surrogate-x.out_of_fold.parquet and what killed writers left of them."""
-    return key.rsplit("/", 1)[-1].lstrip(".").partition(".")[0]
+def _evaluation(key: str) -> tuple[str, str]:
+    """Folder and name of …/surrogate-x.json, …/surrogate-x.out_of_fold.parquet, and of what killed writers left."""
+    folder, _, file = key.rpartition("/")
+    return folder, file.lstrip(".").partition(".")[0]
 
 
-def redact(hits: Iterable[Hit], traces: Traces) -> list[str]:
-    """Take ids from JSON objects; what these were. Those of other kinds are left as they are."""
-    done = []
+def mend(hits: Iterable[Hit], traces: Traces) -> list[str]:
+    """Take ids from JSON, and remove what killed writers left; keys of the latter. Anything else stays as it is."""
+    removed = []
     for hit in hits:
-        if hit.unreadable or not hit.key.endswith(".json"):
-            continue
-        try:
-            content = json.loads(hit.store.read(hit.key) or b"")
-        except ValueError:
-            continue
-        hit.store.put(hit.key, (json.dumps(traces.redacted(content), indent=1) + "\n").encode())
-        done.append(hit.where)
-    return done
+        if any(part.startswith(LEFTOVERS) for part in hit.key.split("/")) or hit.key.startswith(STAGED):
+            hit.store.delete(hit.key)
+            removed.append(hit.key)
+        elif hit.key.endswith(".json") and not hit.unreadable and not _FIXED.intersection(hit.key.split("/")):
+            # A name cannot be mended, and neither can text that only looks like JSON.
+            with contextlib.suppress(ValueError):
+                content = json.loads(hit.store.read(hit.key) or b"")
+                hit.store.put(hit.key, (json.dumps(traces.redacted(content), indent=1) + "\n").encode())
+    return removed
 
 
 def rebuild_reference(store: ObjectStore) -> bool:
@@ -93,7 +98,7 @@ def rebuild_reference(store: ObjectStore) -> bool:
         store.delete(REFERENCE)
         return True
 
-    def table(file: str):  # type: ignore[no-untyped-def]
+    def table(file: str) -> pa.Table:
         path, system = arrow_place(store.location(file))
         return pq.read_table(path, filesystem=system, partitioning=None)
 

@@ -251,7 +251,7 @@ class DatasetWithout:
                 continue
             content = manifest.content
             named = {entry.commit for entry in content.shards} | {one.commit for one in content.held}
-            reasons = [one.reason for one in (*content.set_aside, *content.held)]
+            reasons = [*(one.reason for one in content.set_aside), *(one.reason for one in content.held)]
             if named & commits or set(manifest.files) & files or any(map(self.traces.is_in, reasons)):
                 self._delete(manifest_key(number))
                 self.done.manifests.append(number)

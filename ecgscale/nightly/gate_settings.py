@@ -37,11 +37,11 @@ class GateSettings(BaseModel):
     history_nights: int = Field(default=84, ge=28)
     """Days of past nights that say what is usual; none is judged by them before 28 are known."""
 
-    effect: float = Field(default=0.33, gt=0, le=1)
-    """Smallest |Cliff's delta| against the reference that is an alarm. 0.33 is "medium" by Romano et al. 2006."""
+    effect: float = Field(default=0.474, gt=0, le=1)
+    """Smallest |Cliff's delta| against the reference that is an alarm. 0.474 is "large" by Romano et al. 2006."""
 
-    effect_reported: float = Field(default=0.15, gt=0, le=1)
-    """Smallest |Cliff's delta| that is told without an alarm; 0.147 is "small" by the same."""
+    effect_reported: float = Field(default=0.33, gt=0, le=1)
+    """Smallest |Cliff's delta| that is told without an alarm; 0.33 is "medium" by the same."""
 
     alpha: float = Field(default=0.001, gt=0, lt=0.5)
     """Chance that a gate raises an alarm on a sound night, all its comparisons of that night together."""

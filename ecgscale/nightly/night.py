@@ -17,7 +17,7 @@ from ecgscale.archive.reader import Archive
 from ecgscale.clusters.model import ClusterModel
 from ecgscale.config import RunConfig
 from ecgscale.encoders.spec import load_spec
-from ecgscale.errors import EcgscaleError, ExitCode, UsageError
+from ecgscale.errors import ArchiveError, EcgscaleError, ExitCode, UsageError
 from ecgscale.evaluate.published import check_published
 from ecgscale.evaluate.written import write_evaluation
 from ecgscale.explain.facts import fitted_precision
@@ -49,11 +49,13 @@ SHOWN_NIGHTS = 60
 class NightResult:
     """What one night did.
 
-    arrivals: what was ingested (None: shards come by themselves); explained: what was computed and published
-    report: what the gates said; refreshed: what the evaluations after it gave, or why they gave nothing
+    arrivals: what was ingested (None: shards come by themselves, or nothing could be: `no_arrivals` says why)
+    explained: what was computed and published; report: what the gates said
+    refreshed: what the evaluations after it gave, or why they gave nothing
     """
 
     arrivals: Arrivals | None
+    no_arrivals: str | None
     explained: ExplainResult
     report: GateReport
     refreshed: dict[str, Any]
@@ -63,6 +65,8 @@ class NightResult:
         """A held night before shards set aside: it is the one that somebody has to look at."""
         if not self.report.passed:
             return ExitCode.GATE_HELD
+        if self.no_arrivals is not None:
+            return ExitCode.FAILED
         return self.explained.exit_code
 
     def to_dict(self) -> dict[str, Any]:
@@ -70,6 +74,7 @@ class NightResult:
         return {
             **self.explained.to_dict(),
             "arrivals": self.arrivals.to_dict() if self.arrivals else None,
+            **({"error": self.no_arrivals} if self.no_arrivals else {}),
             "gates": self.report.to_dict(),
             **self.refreshed,
         }
@@ -96,7 +101,7 @@ def run_night(
     frozen = model_dir or published_model(config)
     preflight(config.root, frozen)
     with Lease(config.root, watch.run_id, "ecgscale nightly", night.lease_seconds) as lease:
-        arrivals = _arrivals(config, progress)
+        arrivals, no_arrivals = _arrivals(config, progress)
         archive, model = Archive.open(config.archive.path), ClusterModel.load(frozen)
         identity = identify(archive, model, _settings(config, model))
         store = dataset_store(config.root, identity.dataset_id)
@@ -140,7 +145,7 @@ def run_night(
         refreshed = _refresh(config, explained, keeper, progress)
         if explained.published:
             refreshed["removed"] = _prune(config, progress)
-        return NightResult(arrivals, explained, keeper.report, refreshed)
+        return NightResult(arrivals, no_arrivals, explained, keeper.report, refreshed)
 
 
 def _settings(config: RunConfig, model: ClusterModel) -> ExplainSettings:
@@ -152,17 +157,25 @@ def _settings(config: RunConfig, model: ClusterModel) -> ExplainSettings:
     )
 
 
-def _arrivals(config: RunConfig, progress: Progress) -> Arrivals | None:
-    """Ingest the source's new files; None where shards come into the archive by themselves."""
+def _arrivals(config: RunConfig, progress: Progress) -> tuple[Arrivals | None, str | None]:
+    """Ingest the source's new files; no `Arrivals` where shards come into the archive by themselves.
+
+    A source that cannot be read (a disk that is not mounted) does not keep the night from what the archive has: the
+    reason comes back instead, and the night does not end as if all were well.
+    """
     if config.archive.source in (None, "simulate"):
-        return None
+        return None, None
     from ecgscale.archive.arrivals import ingest_arrivals
 
     night = config.nightly
-    arrivals = ingest_arrivals(config.archive, night.settle_minutes, night.give_up_hours, progress)
+    try:
+        arrivals = ingest_arrivals(config.archive, night.settle_minutes, night.give_up_hours, progress)
+    except (ArchiveError, StoreError) as error:
+        progress.say(f"nothing was ingested: {error}")
+        return None, f"nothing was ingested: {error}"
     for note in arrivals.notes:
         progress.say(f"note: {note}")
-    return arrivals
+    return arrivals, None
 
 
 def _served(config: RunConfig) -> Manifest | None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from ecgscale.archive.reader import Archive, Shard
+from ecgscale.archive.tombstones import read_tombstones, returned
 from ecgscale.errors import ShardError
 from ecgscale.store.commit import (
     COMMITS,
@@ -78,9 +79,10 @@ class Plan:
 def freeze_plan(archive: Archive, store: ObjectStore, newest: Manifest | None, code: str) -> Plan:
     """The plan for the shards of `archive` as listed, given the commits in `store` and the newest manifest.
 
-    A shard that was given up with this `code` (its digest) is set aside at once.
+    A shard that was given up with this `code` (its digest) is set aside at once, and so is one that brings back a patient
+    who was forgotten.
     """
-    earlier = _Earlier(store, newest)
+    earlier, tombstones = _Earlier(store, newest), read_tombstones(archive.path)
     there = store.list_stats(DATA) if newest else {}
     standing = {(entry.key, entry.size, entry.stamp): entry for entry in newest.content.shards} if newest else {}
     published: list[ShardEntry] = []
@@ -99,13 +101,19 @@ def freeze_plan(archive: Archive, store: ObjectStore, newest: Manifest | None, c
             committed.append(commit)
             continue
         try:
-            footer = archive.footer(shard)
+            footer, back = archive.footer(shard), returned(shard, tombstones)
         except ShardError as error:
             set_aside.append(SetAside(key=shard.key, size=shard.size, stamp=stamp, reason=str(error)))
             continue
         source = Source(
             key=shard.key, size=shard.size, stamp=stamp, rows=footer.rows, content_digest=footer.content_digest
         )
+        if back:
+            reason = (
+                f"{shard.path} brings back {back:,} records that were forgotten; type `ecgscale forget` for them again"
+            )
+            set_aside.append(SetAside(**source.model_dump(), reason=reason))
+            continue
         failure = remembered(store, source, code)
         if failure is not None:
             set_aside.append(SetAside(**source.model_dump(), reason=failure.reason))

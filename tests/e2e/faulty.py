@@ -167,18 +167,20 @@ class _Fuse:
 
         async def pipe_file(system: Any, path: str, *arguments: Any, **options: Any) -> Any:
             self._step("before", path)
-            result = await plain(system, path, *arguments, **options)
-            self._step("after", path)
-            return result
+            try:
+                return await plain(system, path, *arguments, **options)
+            finally:
+                self._step("after", path)
 
         S3FileSystem._pipe_file = pipe_file
 
     def _around(self, plain: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
         def wrapped(source: Any, target: Any) -> Any:
             self._step("before", str(target))
-            result = plain(source, target)
-            self._step("after", str(target))
-            return result
+            try:
+                return plain(source, target)
+            finally:
+                self._step("after", str(target))
 
         return wrapped
 

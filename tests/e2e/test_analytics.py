@@ -5,6 +5,7 @@ The page is read twice: on a disk, where nights have passed over the demo, and w
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -237,7 +238,7 @@ def test_visits_and_transitions_and_peaks(answers: Answers) -> None:
     follows, at_peaks = Counter[tuple[int, int]](), Counter[tuple[str, int]]()
     for row in answers.ok:
         segments = segments_of(row)
-        follows.update((one[2], other[2]) for one, other in zip(segments, segments[1:], strict=False))
+        follows.update((one[2], other[2]) for one, other in itertools.pairwise(segments))
         for mark in row["fiducials"]:
             second = mark["peak"] / row["source_sampling_rate"]
             at_peaks.update((mark["wave"], cluster) for begins, ends, cluster in segments if begins <= second < ends)

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
+import wfdb
 
+from ecgscale.leads import CANONICAL_LEADS
 from ecgscale.nightly.decisions import held_shards
 from ecgscale.store import find_dataset, newest_manifest
 from ecgscale.store.lease import Lease
-from tests.nightly.nights import World, new_world
+from tests.encoders.small_networks import write_small_encoder
+from tests.nightly.nights import CONFIG, World, new_world
 
 
 @pytest.fixture
@@ -137,3 +142,37 @@ def test_the_night_is_kept_with_what_the_gates_said(world: World) -> None:
     store = find_dataset(world.root).store
     [record] = list(store.list_prefix("_nights"))
     assert record.startswith("_nights/20")
+
+
+def test_files_that_arrive_are_explained_the_same_night(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    write_records(source, ("a", "b", "c"))
+    write_small_encoder(tmp_path / "encoder")
+    world = World(str(tmp_path), tmp_path)
+    with_source = f'path = "{tmp_path}/archive"\nsource = "wfdb"\nsrc = "{source}"'
+    config = CONFIG.format(where=tmp_path).replace(f'path = "{tmp_path}/archive"', with_source, 1)
+    world.config.write_text(config + "[nightly]\nsettle_minutes = 0\n")
+    world.run("run", str(world.config))
+    write_records(source, ("d", "e"))
+    night = world.night()
+    assert (night["arrivals"]["records"], night["computed"], night["records"]) == (2, 1, 5)
+    assert world.night()["arrivals"]["records"] == 0
+    # A source that is away fails the night, and does not keep it from what the archive has.
+    source.rename(tmp_path / "unmounted")
+    world.arrive(7, seed=7, change=lambda table: table.select(archive_columns(tmp_path)))
+    away = world.night(code=1)
+    assert "no such folder" in away["error"]
+    assert (away["computed"], away["records"]) == (1, 17)
+
+
+def write_records(folder: Path, names: tuple[str, ...]) -> None:
+    """Short WFDB records at the small network's rate, of 12 leads."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        signal = np.random.default_rng(sum(name.encode())).normal(size=(220, 12)) * 0.3
+        leads = list(CANONICAL_LEADS)
+        wfdb.wrsamp(name, 100, ["mV"] * 12, leads, signal, fmt=["16"] * 12, write_dir=str(folder))
+
+
+def archive_columns(folder: Path) -> list[str]:
+    return pq.read_schema(folder / "archive" / "part-00000.parquet").names
