@@ -26,7 +26,7 @@ from benchmarks.report import Result, main
 from benchmarks.timing import rounded
 from ecgscale.archive.synthetic_patients import DEVICES
 from ecgscale.archive.traits import TRAITS
-from ecgscale.nightly.gate_settings import GateSettings
+from ecgscale.gate_settings import GateSettings
 from ecgscale.nightly.reference import Reference
 
 NIGHTS = 60
@@ -35,6 +35,7 @@ WITHIN = 2
 REQUIRED = ("gain x10", "arms reversed", "mains hum", "rate doubled", "rate halved")
 """Faults that count for the ratio; the others are told."""
 HISTORY = 28
+VARYING = "300 a night, odds of illness varying by a factor of e"
 HANDHELD = DEVICES[2]
 
 
@@ -122,7 +123,7 @@ def _explanations_alone(pool: Pool) -> Pool:
 
 def _sound(world: World, size: Size, say: Callable[[str], None]) -> dict[str, Any]:
     kinds: dict[str, Sizes] = {f"{level} a night": steady(level) for level in size.levels}
-    kinds |= {"30 to 5000, any night": anything(), "30 to 5000, growing": growing()}
+    kinds |= {"30 to 5000, any night": anything(), "30 to 5000, growing": growing(), VARYING: steady(300)}
     found: dict[str, Any] = {}
     for number, (name, sizes) in enumerate(kinds.items()):
         failed: list[int] = []
@@ -130,7 +131,9 @@ def _sound(world: World, size: Size, say: Callable[[str], None]) -> dict[str, An
         spent, records = 0.0, 0
         for repeat in range(size.sound_repeats):
             started = time.perf_counter()
-            reports = list(sound_nights(world.start(1, number, repeat), sizes, NIGHTS))
+            feed = world.start(1, number, repeat)
+            feed.variation = 1.0 if name == VARYING else feed.variation
+            reports = list(sound_nights(feed, sizes, NIGHTS))
             spent += time.perf_counter() - started
             records += sum(n for n, _ in reports)
             failed.append(sum(not report.passed for _, report in reports))

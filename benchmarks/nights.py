@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from benchmarks.night_pool import Pool
+from ecgscale.gate_settings import GateSettings
 from ecgscale.nightly.evidence import FreshShard, Night
 from ecgscale.nightly.findings import GateReport
-from ecgscale.nightly.gate_settings import GateSettings
 from ecgscale.nightly.gates import judge
 from ecgscale.nightly.reference import Reference
 
@@ -58,6 +58,7 @@ def growing(low: int = 30, high: int = 5000, nights: int = 60) -> Sizes:
 class Feed:
     """Nights one after another, judged as they come. What passes is published; what is held is not.
 
+    variation: standard deviation of the logarithm of the odds to be ill, from night to night
     by_device: a shard holds records of one device; keys: of the shards of the last night
     """
 
@@ -66,6 +67,7 @@ class Feed:
     settings: GateSettings
     rng: np.random.Generator
     shard_records: int = 1000
+    variation: float = 0.2
     by_device: bool = False
     number: int = 0
     published: list[FreshShard] = field(default_factory=list)
@@ -117,7 +119,7 @@ class Feed:
     def _rows(self, records: int, fault: str | None, where: Where | None) -> pa.Table:
         """Rows drawn from the pool; how many are ill varies from night to night, and there are more at weekends."""
         ill = np.array([found != ["NORM"] for found in self.pool.sound["superclasses"].to_pylist()])
-        odds = self.rng.lognormal(0, 0.2) * (1.3 if self.now.weekday() >= 5 else 1.0)
+        odds = self.rng.lognormal(0, self.variation) * (1.3 if self.now.weekday() >= 5 else 1.0)
         weights = np.where(ill, odds, 1.0)
         drawn = pa.array(self.rng.choice(len(weights), records, p=weights / weights.sum()))
         rows = self.pool.sound.take(drawn)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,9 +24,9 @@ from pydantic import (
 )
 
 from ecgscale.errors import UsageError, did_you_mean
-from ecgscale.nightly.gate_settings import GateSettings
+from ecgscale.gate_settings import GateSettings
 from ecgscale.places import is_remote, place
-from ecgscale.storage import StorageSettings, use_storage
+from ecgscale.storage import StorageSettings, told, use_storage
 
 
 def _place(where: Any) -> Path:
@@ -191,9 +192,11 @@ def byte_size(text: str) -> int:
 
 def load_config(path: str | Path) -> RunConfig:
     """Read and check a configuration; UsageError names the file, the key, and the nearest right one."""
-    path = Path(path)
+    path = place(path)
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        with told(f"cannot read {path}") if is_remote(path) else nullcontext():
+            text = path.read_text(encoding="utf-8")
+        content = tomllib.loads(text)
     except OSError as error:
         raise UsageError(
             f"{path}: {error.strerror}; a configuration is a TOML file such as configs/ptbxl.toml"
@@ -201,7 +204,8 @@ def load_config(path: str | Path) -> RunConfig:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is not TOML: {error}") from error
     try:
-        config = RunConfig.model_validate(_anchored(content, path.resolve().parent))
+        folder = path.parent if is_remote(path) else path.resolve().parent
+        config = RunConfig.model_validate(_anchored(content, folder))
     except ValidationError as error:
         raise UsageError(f"{path}: " + "; ".join(_told(detail) for detail in error.errors())) from error
     if config.archive.source not in (None, "simulate") and config.archive.src is None:
@@ -218,7 +222,7 @@ def _anchored(content: dict[str, Any], folder: Path) -> dict[str, Any]:
         if isinstance(value, dict):
             anchored[key] = _anchored(value, folder)
         elif key in ("path", "src", "root", "pseudonymise") and isinstance(value, str):
-            anchored[key] = value if is_remote(value) else str(folder / value)
+            anchored[key] = value if is_remote(value) or Path(value).is_absolute() else str(folder / value)
         else:
             anchored[key] = value
     return anchored

@@ -77,7 +77,8 @@ def storage_variables() -> dict[str, str]:
 def s3_options(settings: StorageSettings | None = None) -> dict[str, Any]:
     """Keyword arguments of `s3fs.S3FileSystem` for these settings."""
     settings = settings or storage_settings()
-    client = {"endpoint_url": settings.endpoint, "region_name": settings.region}
+    # botocore knows AWS_DEFAULT_REGION alone, most other programs and every AWS machine AWS_REGION.
+    client = {"endpoint_url": settings.endpoint, "region_name": settings.region or os.environ.get("AWS_REGION")}
     encrypted = {"ServerSideEncryption": settings.encryption, "SSEKMSKeyId": settings.kms_key}
     return {
         "anon": settings.anonymous,

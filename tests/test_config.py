@@ -11,6 +11,7 @@ import pytest
 from ecgscale.config import RunConfig, byte_size, load_config
 from ecgscale.errors import UsageError
 from ecgscale.passes.pipeline import fit_request, train_settings
+from ecgscale.storage import StoreError, s3
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHIPPED = sorted((REPOSITORY / "configs").glob("*.toml"))
@@ -128,6 +129,16 @@ def test_paths_are_relative_to_the_file_wherever_one_stands(tmp_path: Path, monk
     assert absolute.archive.path == Path("/data/archive")
     assert absolute.archive.src == tmp_path / "configs" / ".." / "src"
     assert absolute.encoder.path == tmp_path / "configs" / "encoder"
+
+
+def test_a_configuration_in_a_bucket(s3_root: str, tmp_path: Path) -> None:
+    text = LEAST.replace('"encoder"', f'"{tmp_path}/encoder"')
+    s3().pipe_file(f"{s3_root}/job.toml", text.encode())
+    config = load_config(f"{s3_root}/job.toml")
+    assert (str(config.root), str(config.archive.path)) == (f"{s3_root}/results", f"{s3_root}/archive")
+    assert config.encoder.path == tmp_path / "encoder"
+    with pytest.raises(StoreError, match=r"cannot read s3://.*/nowhere\.toml"):
+        load_config(f"{s3_root}/nowhere.toml")
 
 
 def test_the_digest_is_of_the_content(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from ecgscale.archive.schema import archive_schema
 from ecgscale.archive.source import (
     DEFAULTS,
     Ingest,
@@ -69,13 +70,9 @@ def ingest_code15(
         raise ArchiveError(f"--units-per-mv {units_per_mv}: expected a positive number, such as 1 or 1000")
     target, listed_at = place(archive_path), utc_now()
     folder = source_folder(src, target, options, f"{PARTS} and {EXAMS}")
-    chosen = folder.glob(PARTS) if options.portion is None else (folder / name for name in options.portion.sets)
-    parts = sorted(chosen, key=lambda part: part_number(part.name))
-    if not parts:
-        raise ArchiveError(f"{folder} holds no {PARTS}; unpack the released archives there")
-    table = read_csv(folder / EXAMS)
-    require_columns(table, ("exam_id", "age", "is_male", "patient_id"), folder / EXAMS)
-    sizes = [_part_size(part) for part in parts]
+    parts = find_parts(folder, options.portion.sets if options.portion else None)
+    table = read_exams(folder)
+    sizes = [len(part_exams(part)) for part in parts]
     ingest = Ingest(
         archive_path=target,
         source={
@@ -87,10 +84,40 @@ def ingest_code15(
             "carry": list(options.carry),
         },
         signal="float32",
-        extra=[*_LABELS, *carried_columns(table, options, folder / EXAMS)],
+        extra=_columns(folder, table, options),
         options=options,
     )
     return ingest.write(_rows(ingest, parts, _exam_facts(table, ingest.extra), units_per_mv), sum(sizes))
+
+
+def find_parts(folder: Path, names: Iterable[str] | None = None) -> list[Path]:
+    """The parts in a local folder (or those of these names), in their order; `ArchiveError` if there is none."""
+    found = folder.glob(PARTS) if names is None else [folder / name for name in names]
+    parts = sorted(found, key=lambda part: part_number(part.name))
+    require_parts(folder, parts)
+    return parts
+
+
+def require_parts(folder: str | Path, parts: Sequence[Any]) -> None:
+    """`ArchiveError` for a folder in which no part was found."""
+    if not parts:
+        raise ArchiveError(f"{folder} holds no {PARTS}; unpack the released archives there")
+
+
+def read_exams(folder: Path) -> pa.Table:
+    """The table of all exams; `ArchiveError` if it is not CODE's."""
+    table = read_csv(folder / EXAMS)
+    require_columns(table, ("exam_id", "age", "is_male", "patient_id"), folder / EXAMS)
+    return table
+
+
+def code15_schema(folder: Path, options: IngestOptions) -> pa.Schema:
+    """The schema of a new archive; `ArchiveError` for a column to carry that is not there."""
+    return archive_schema("float32", _columns(folder, read_exams(folder), options))
+
+
+def _columns(folder: Path, table: pa.Table, options: IngestOptions) -> list[pa.Field]:
+    return [*_LABELS, *carried_columns(table, options, folder / EXAMS)]
 
 
 def part_number(name: str) -> tuple[int, str]:
@@ -110,10 +137,6 @@ def part_exams(path: Path, opened: Any = None) -> NDArray[np.int64]:
             return np.asarray(file["exam_id"][:], dtype=np.int64)
     except OSError as error:
         raise BrokenPart(f"{path} is not a whole HDF5 file ({error}); download it again") from error
-
-
-def _part_size(path: Path) -> int:
-    return len(part_exams(path))
 
 
 def _check_shapes(path: Path, file: h5py.File) -> None:

@@ -9,19 +9,20 @@ Recording times have no zone and are taken as UTC. Report texts and names come a
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ecgscale.archive.schema import SignalType
+from ecgscale.archive.schema import SignalType, archive_schema
 from ecgscale.archive.source import (
     DEFAULTS,
     Ingest,
     IngestOptions,
     IngestResult,
+    Portion,
     QuotesSource,
     carried_columns,
     column_values,
@@ -67,22 +68,13 @@ def ingest_ptbxl(
         raise ArchiveError(f"PTB-XL has recordings at {' and '.join(map(str, RATES))} Hz, not {rate}")
     target, listed_at = place(archive_path), utc_now()
     folder = source_folder(src, target, options, f"{DATABASE}, {STATEMENTS} and records{rate}/")
-    table = read_csv(folder / DATABASE)
-    require_columns(table, NEEDED, folder / DATABASE)
-    if table.num_rows == 0:
-        raise ArchiveError(f"{folder / DATABASE} lists no records")
+    table = read_database(folder)
+    # Types come from the whole table, so that they are the same every night.
     extra = [*_LABELS, *carried_columns(table, options, folder / DATABASE)]
     if options.portion is not None:
-        # Types come from the whole table, so that they are the same every night.
-        table = table.filter(pa.array([name in options.portion.sets for name in whole_number_texts(table, "ecg_id")]))
-    stems = [folder / str(name) for name in table.column(file_column(rate)).to_pylist()]
-    signal = _sample_type(stems) if options.schema is None else signal_of(options.schema)
-    if signal is None:
-        other = 100 if rate == 500 else 500
-        raise ArchiveError(
-            f"{folder}: none of {len(stems)} listed recordings at {rate} Hz is there, such as {stems[0]}.hea; "
-            f"download records{rate}/ or use --rate {other}"
-        )
+        table = _portion_of(table, options.portion)
+    stems = [folder / name for name in recordings(table, rate)]
+    signal = sample_type(folder, stems, rate) if options.schema is None else signal_of(options.schema)
     ingest = Ingest(
         archive_path=target,
         source={
@@ -104,15 +96,47 @@ def file_column(rate: int) -> str:
     return "filename_hr" if rate == 500 else "filename_lr"
 
 
-def _sample_type(stems: list[Path]) -> SignalType | None:
-    """The type that the first readable recording fits; None if there is none."""
+def read_database(folder: Path) -> pa.Table:
+    """The table of all records; `ArchiveError` if it is not PTB-XL's, or lists none."""
+    table = read_csv(folder / DATABASE)
+    require_columns(table, NEEDED, folder / DATABASE)
+    if table.num_rows == 0:
+        raise ArchiveError(f"{folder / DATABASE} lists no records")
+    return table
+
+
+def recordings(table: pa.Table, rate: int) -> list[str]:
+    """Paths of the recordings of all rows, without suffix."""
+    return [str(name) for name in table.column(file_column(rate)).to_pylist()]
+
+
+def ptbxl_schema(folder: Path, table: pa.Table, signal: SignalType, options: IngestOptions) -> pa.Schema:
+    """The schema of a new archive of all rows; `ArchiveError` for a column to carry that is not there."""
+    return archive_schema(signal, [*_LABELS, *carried_columns(table, options, folder / DATABASE)])
+
+
+def _portion_of(table: pa.Table, portion: Portion) -> pa.Table:
+    if portion.rows is not None:
+        first, stop = portion.rows
+        return table.slice(first, stop - first)
+    return table.filter(pa.array([name in portion.sets for name in whole_number_texts(table, "ecg_id")]))
+
+
+def sample_type(folder: Path, stems: Iterable[Path], rate: int) -> SignalType:
+    """The type that the first readable recording fits; `ArchiveError` if there is none."""
+    looked_at = []
     for stem in stems:
+        looked_at.append(stem)
         try:
             return "int16" if read_header(stem).fits_int16() else "float32"
         except UnreadableRecord:
             # Told when its row is written.
             continue
-    return None
+    other = 100 if rate == 500 else 500
+    raise ArchiveError(
+        f"{folder}: none of {len(looked_at)} listed recordings at {rate} Hz is there, such as {looked_at[0]}.hea; "
+        f"download records{rate}/ or use --rate {other}"
+    )
 
 
 def superclass_of_code(path: Path) -> dict[str, str]:

@@ -8,6 +8,7 @@ A source is taken whole, or a `Portion` of it: that is how files that arrive lat
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -38,10 +39,12 @@ class Portion:
     (whose exams have ids of their own)
     schema: that of the archive, which is kept to; None when there is none yet: then the portion decides, like a whole
     source
+    rows: first and one past the last row of PTB-XL's table to take, in place of the sets: ids may be there twice
     """
 
     sets: Mapping[str, str]
     schema: pa.Schema | None = None
+    rows: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,7 @@ class IngestResult:
     """A finished ingest; `dropped` are rows of the source that are no recordings, `notes` hold for all of it.
 
     `refused`: ids, as the archive would have them, of records that were left out because they were forgotten.
+    `counted`: those of the notes that are on so many records, as `told_counts` takes them.
     """
 
     archive: str
@@ -114,6 +118,12 @@ class IngestResult:
     problems: Problems
     notes: tuple[str, ...]
     refused: tuple[str, ...] = ()
+    counted: Mapping[str, int] = field(default_factory=dict)
+
+
+def told_counts(counted: Mapping[str, int]) -> list[str]:
+    """Notes on so many records, from their texts, which have {:,} where the number stands."""
+    return [text.format(count) for text, count in counted.items() if count]
 
 
 @dataclass
@@ -131,6 +141,7 @@ class Ingest:
     problems: Problems = field(default_factory=Problems)
     dropped: int = 0
     notes: list[str] = field(default_factory=list)
+    counted: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         self._admit()
@@ -186,20 +197,30 @@ class Ingest:
             for row in rows:
                 writer.append(row)
                 stage.advance()
-            self.notes += admission.told()
             writer.source |= {
                 "dropped": self.dropped,
-                "notes": self.notes,
+                "notes": self._told(),
                 "problems": self.problems.count,
                 "first_problems": self.problems.first,
             }
         return self._result(str(writer.path), writer.archive_id, writer.records, writer.shards)
 
     def _result(self, archive: str, archive_id: str, records: int, shards: int) -> IngestResult:
-        refused, notes = tuple(self._admission.refused), tuple(dict.fromkeys([*self.notes, *self._admission.told()]))
         return IngestResult(
-            archive, archive_id, records, shards, self.signal, self.dropped, self.problems, notes, refused
+            archive,
+            archive_id,
+            records,
+            shards,
+            self.signal,
+            self.dropped,
+            self.problems,
+            tuple(self._told()),
+            tuple(self._admission.refused),
+            self.counted,
         )
+
+    def _told(self) -> list[str]:
+        return [*self.notes, *told_counts(self.counted), *self._admission.told()]
 
 
 def source_folder(src: str | Path, archive_path: Place, options: IngestOptions, holds: str) -> Path:

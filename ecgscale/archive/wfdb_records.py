@@ -40,6 +40,7 @@ from ecgscale.archive.wfdb_signal import read_fiducials, read_signal
 from ecgscale.errors import ArchiveError, did_you_mean
 from ecgscale.leads import CANONICAL_LEADS
 from ecgscale.places import place
+from ecgscale.progress import SILENT, Progress
 from ecgscale.store.provenance import utc_now
 
 ALL_COMMENTS = "comments"
@@ -51,6 +52,12 @@ BY_NAME, BY_PATH = "name", "path"
 """What a record's id is, as `record_ids` in `_archive.json` says."""
 
 _SEXES = {"m": "male", "male": "male", "f": "female", "female": "female"}
+
+_WITHOUT_CODES = "{:,} headers have SNOMED codes; left out, because the archive has no column"
+_NORMALISED = (
+    "in {:,} records every lead spans exactly 1 mV: the headers' gains look like a normalisation, not a calibration, "
+    "and leads cannot be compared. If the digital values share one scale, ingest with --units-per-mv (LUDB: 1000)"
+)
 
 
 @dataclass(frozen=True)
@@ -73,12 +80,22 @@ class HeaderReader:
 
 
 @dataclass
-class _FirstPass:
-    """What the headers say together."""
+class HeaderFacts:
+    """What headers say together: whether int16 holds all of them, whether one has codes, and their comments' keys."""
 
     fits_int16: bool = True
     has_codes: bool = False
     comment_keys: Counter[str] = field(default_factory=Counter)
+
+    def add(self, others: HeaderFacts) -> None:
+        """Take in what other headers say."""
+        self.fits_int16 &= others.fits_int16
+        self.has_codes |= others.has_codes
+        self.comment_keys.update(others.comment_keys)
+
+    def schema(self, options: IngestOptions) -> pa.Schema:
+        """The schema of an archive of these records; `ArchiveError` for a key to carry that is in none of them."""
+        return archive_schema(self.signal, _columns(self, options))
 
     @property
     def signal(self) -> SignalType:
@@ -101,17 +118,15 @@ def ingest_wfdb(
     target, listed_at = place(archive_path), utc_now()
     folder = source_folder(src, target, options, "WFDB records (.hea)")
     portion = options.portion
-    found = _find_records(folder) if portion is None else [_record_at(folder / name) for name in portion.sets]
-    if not found:
-        raise ArchiveError(f"{folder} holds no .hea file; a WFDB record is a header and its signal files")
+    found = _find_records(folder) if portion is None else _records_at([folder / name for name in portion.sets])
+    require_records(folder, found)
     read = HeaderReader(units_per_mv)
     # What a schema that is kept to would not ask for need not be looked for.
-    seen = _first_pass([record.stem for record in found], read, options) if options.schema is None else _FirstPass()
-    unique = max(Counter(record.stem.name for record in found).values()) == 1
+    stems = [record.stem for record in found]
+    seen = header_facts(stems, read, options.progress) if options.schema is None else HeaderFacts()
+    ids, named = name_by([stem.relative_to(folder).as_posix() for stem in stems])
     if portion is not None:
         ids = list(portion.sets.values())
-    else:
-        ids = [record.stem.name if unique else record.stem.relative_to(folder).as_posix() for record in found]
     ingest = Ingest(
         archive_path=target,
         source={
@@ -120,7 +135,7 @@ def ingest_wfdb(
             "listed_at": listed_at,
             "units_per_mv": units_per_mv,
             "carry": list(options.carry),
-            "record_ids": BY_NAME if unique else BY_PATH,
+            "record_ids": named,
         },
         signal=seen.signal,
         extra=_columns(seen, options),
@@ -134,11 +149,27 @@ def wfdb_schema(stems: Iterable[Path], read: HeaderReader, options: IngestOption
 
     Raises `ArchiveError` for a key to carry that is in none of them.
     """
-    seen = _first_pass(list(stems), read, options)
-    return archive_schema(seen.signal, _columns(seen, options))
+    return header_facts(list(stems), read, options.progress).schema(options)
 
 
-def _columns(seen: _FirstPass, options: IngestOptions) -> list[pa.Field]:
+def find_records(folder: Path) -> list[str]:
+    """Paths of all records below a local folder, without suffix, in the order in which they are ingested."""
+    return [found.stem.relative_to(folder).as_posix() for found in _find_records(folder)]
+
+
+def require_records(folder: str | Path, found: Sequence[Any]) -> None:
+    """`ArchiveError` for a folder in which no record was found."""
+    if not found:
+        raise ArchiveError(f"{folder} holds no .hea file; a WFDB record is a header and its signal files")
+
+
+def name_by(paths: Sequence[str]) -> tuple[list[str], str]:
+    """The ids of the records at these paths, and what they are: the names if no two are the same, else the paths."""
+    names = [path.rsplit("/", 1)[-1] for path in paths]
+    return (names, BY_NAME) if len(set(names)) == len(names) else (list(paths), BY_PATH)
+
+
+def _columns(seen: HeaderFacts, options: IngestOptions) -> list[pa.Field]:
     if options.schema is None:
         _check_carry(options.carry, seen)
     extra = [pa.field("snomed", pa.list_(pa.string()))] if seen.has_codes else []
@@ -147,8 +178,13 @@ def _columns(seen: _FirstPass, options: IngestOptions) -> list[pa.Field]:
     ]
 
 
-def _record_at(stem: Path) -> _Found:
-    return _Found(stem, tuple(lead for lead in LEAD_SUFFIXES if stem.with_name(f"{stem.name}.{lead}").is_file()))
+def _records_at(stems: Sequence[Path]) -> list[_Found]:
+    # A listing a folder: asking for each annotation file by itself would be twelve times the requests.
+    present = {folder: set(os.listdir(folder)) for folder in {stem.parent for stem in stems} if folder.is_dir()}
+    return [
+        _Found(stem, tuple(lead for lead in LEAD_SUFFIXES if f"{stem.name}.{lead}" in present.get(stem.parent, ())))
+        for stem in stems
+    ]
 
 
 def _find_records(folder: Path) -> list[_Found]:
@@ -169,9 +205,10 @@ def natural_order(path: str) -> list[tuple[int, int | str]]:
     return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", path)]
 
 
-def _first_pass(stems: Sequence[Path], read: HeaderReader, options: IngestOptions) -> _FirstPass:
-    seen = _FirstPass()
-    with options.progress.stage("headers", len(stems), "records") as stage:
+def header_facts(stems: Sequence[Path], read: HeaderReader, progress: Progress = SILENT) -> HeaderFacts:
+    """What the headers of these records say together; one that cannot be read says nothing."""
+    seen = HeaderFacts()
+    with progress.stage("headers", len(stems), "records") as stage:
         for stem in stems:
             stage.advance()
             try:
@@ -181,13 +218,16 @@ def _first_pass(stems: Sequence[Path], read: HeaderReader, options: IngestOption
                 continue
             if header.voltages:
                 seen.fits_int16 &= header.fits_int16()
-            told = header.told()
-            seen.comment_keys.update(told.keys())
-            seen.has_codes |= any(key.lower() == "dx" for key in told)
+            seen.comment_keys.update(header.told().keys())
+            seen.has_codes |= _has_codes(header)
     return seen
 
 
-def _check_carry(carry: Sequence[str], seen: _FirstPass) -> None:
+def _has_codes(header: Header) -> bool:
+    return any(key.lower() == "dx" for key in header.told())
+
+
+def _check_carry(carry: Sequence[str], seen: HeaderFacts) -> None:
     for key in carry:
         if key != ALL_COMMENTS and key not in seen.comment_keys:
             known = [ALL_COMMENTS, *(name for name, _ in seen.comment_keys.most_common(30))]
@@ -196,11 +236,10 @@ def _check_carry(carry: Sequence[str], seen: _FirstPass) -> None:
 
 
 def _rows(found: Sequence[_Found], ids: Sequence[str], read: HeaderReader, ingest: Ingest) -> Iterator[dict[str, Any]]:
-    normalised = without_codes = 0
     takes_codes = any(column.name == "snomed" for column in ingest.extra)
     for record, name in zip(found, ids, strict=True):
         stem = record.stem
-        row: dict[str, Any] = {"record_id": name, "patient_id": _mimic_subject(stem)}
+        row: dict[str, Any] = {"record_id": name, "patient_id": mimic_subject(stem)}
         try:
             header = read(stem)
         except UnreadableRecord as error:
@@ -208,23 +247,15 @@ def _rows(found: Sequence[_Found], ids: Sequence[str], read: HeaderReader, inges
             yield row | {"signal": empty_signal(ingest.signal, 0), "leads": []}
             continue
         row |= _described(header, ingest.extra)
-        without_codes += not takes_codes and any(key.lower() == "dx" for key in header.told())
+        ingest.counted[_WITHOUT_CODES] += not takes_codes and _has_codes(header)
         row |= _signal(header, name, ingest)
-        normalised += _looks_normalised(row["signal"])
+        ingest.counted[_NORMALISED] += _looks_normalised(row["signal"])
         if record.annotations:
             try:
                 row["fiducials"] = read_fiducials(stem, record.annotations)
             except UnreadableRecord as error:
                 ingest.problems.add(name, f"{error}; kept without fiducials")
         yield row
-    if without_codes:
-        ingest.notes.append(f"{without_codes:,} headers have SNOMED codes; left out, because the archive has no column")
-    if normalised:
-        ingest.notes.append(
-            f"in {normalised:,} records every lead spans exactly 1 mV: the headers' gains look like a normalisation, "
-            "not a calibration, and leads cannot be compared. If the digital values share one scale, ingest with "
-            "--units-per-mv (LUDB: 1000)"
-        )
 
 
 def _looks_normalised(signal: np.ndarray) -> bool:
@@ -275,8 +306,8 @@ def _age(text: str) -> float | None:
     return age if 0 <= age <= 120 else None
 
 
-def _mimic_subject(stem: Path) -> str | None:
-    """The subject of MIMIC-IV-ECG's layout `p1000/p10000032/s40689238/40689238`."""
+def mimic_subject(stem: Path) -> str | None:
+    """The patient of a record, from MIMIC-IV-ECG's layout `p1000/p10000032/s40689238/40689238`."""
     parts = stem.absolute().parts
     if len(parts) >= 3 and re.fullmatch(r"s\d+", parts[-2]) and re.fullmatch(r"p\d{8}", parts[-3]):
         return parts[-3][1:]

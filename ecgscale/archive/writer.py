@@ -5,13 +5,17 @@ Shards are first called `_writing-…`, which no reader takes for a shard. Leavi
 `_archive.json` holds a finished archive, and an archive that is being overwritten stays readable until its
 replacement is there. In an object store, where nothing is renamed, shards have their names from the start, and an
 archive that is to be overwritten is taken away before.
+
+Shards that others make (workers) may be staged, in a folder `_writing-…/` of the archive, until the writer takes them in.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -30,6 +34,7 @@ from ecgscale.progress import SILENT, Progress
 from ecgscale.store.s3_objects import open_objects
 
 SHARD_BYTES = 128 * 2**20
+_AT_ONCE = 16
 FORGOTTEN = "_forgotten.json"
 """Who was forgotten stays so: `tombstones` are not taken away with the archive that they are of."""
 
@@ -38,8 +43,8 @@ class ArchiveWriter:
     """A context manager that takes records and leaves a finished archive.
 
     `source` goes into `_archive.json` as it is at the end, so facts found while writing may be added to
-    `writer.source`. `extra` are the source's own columns. A shard is closed after `shard_records` records, or when it
-    reaches `shard_bytes`. Raises `ArchiveError` if `path` is something else than a new or empty folder, or, with
+    `writer.source`. `extra` are the source's own columns. A shard is closed after `shard_records` records, or, where
+    that is not given, when it reaches `shard_bytes`. Raises `ArchiveError` if `path` is something else than a new or empty folder, or, with
     `overwrite`, an archive.
     """
 
@@ -165,8 +170,12 @@ class ArchiveWriter:
             self._shard.write(pending.slice(0, size))
             rest = pending.slice(size)
             self._pending, self._pending_rows = [rest], rest.num_rows
-            if self._shard.rows == self._shard_records or self._shard.bytes >= self._shard_bytes:
+            if self._shard.rows == self._shard_records or self._is_large():
                 self._close_shard()
+
+    def _is_large(self) -> bool:
+        # Whoever asks for a number of records gets it: workers have to know beforehand where a shard ends.
+        return self._shard is not None and self._shard_records is None and self._shard.bytes >= self._shard_bytes
 
     def _group_size(self) -> int:
         room = ROW_GROUP_RECORDS
@@ -190,6 +199,33 @@ class ArchiveWriter:
         """Take in the next shard, of so many rows, that somebody has put at `writing(self.shards)`."""
         self.records += rows
         self.shards += 1
+
+    @property
+    def staging(self) -> str:
+        """Key of the folder in which shards wait that others make; no reader looks there."""
+        return f"_writing-{self._token}"
+
+    def adopt_staged(self, shards: Sequence[tuple[str, int]]) -> None:
+        """Take in shards from the staging folder in this order: names there, and rows."""
+        moves = [(f"{self.staging}/{name}", self.writing(self.shards + i)) for i, (name, _) in enumerate(shards)]
+        if is_remote(self.path):
+            store = open_objects(self.path)
+            with ThreadPoolExecutor(_AT_ONCE) as pool:
+                list(pool.map(lambda move: store.copy(move[0], move[1].name), moves))
+        else:
+            for staged, to in moves:
+                os.rename(self.path / staged, to)
+        for _, rows in shards:
+            self.adopt(rows)
+        self._remove_staged()
+
+    def _remove_staged(self) -> None:
+        if is_remote(self.path):
+            store = open_objects(self.path)
+            for key in store.list_prefix(self.staging):
+                store.delete(key)
+        else:
+            _remove(self.path / self.staging)
 
     def _finish(self) -> None:
         self._rows_to_table()
@@ -219,18 +255,29 @@ class ArchiveWriter:
         for number in range(self.shards):
             os.rename(self.writing(number), self.path / f"part-{number:05d}.parquet")
         for left_over in self.path.glob("_writing-*"):
-            left_over.unlink()
+            _remove(left_over)
 
     def _abandon(self) -> None:
         if is_remote(self.path):
-            for number in range(self.shards):
-                open_objects(self.path).delete(f"part-{number:05d}.parquet")
+            # All shards there are: those of an archive that was to be replaced have gone before.
+            store = open_objects(self.path)
+            for key in list(store.list_prefix("")):
+                if is_shard_name(key) or key.startswith(f"{self.staging}/"):
+                    store.delete(key)
             self._progress.say(f"no archive was written to {self.path}.")
             return
-        for own in self.path.glob(f"_writing-{self._token}-*"):
-            own.unlink(missing_ok=True)
+        for own in self.path.glob(f"_writing-{self._token}*"):
+            _remove(own)
         kept = " The archive that was there before is untouched." if (self.path / "_archive.json").exists() else ""
         self._progress.say(f"no archive was written to {self.path}.{kept}")
+
+
+def _remove(path: Path) -> None:
+    """A file or a folder, of which somebody who is being stopped may still hold a part."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def check_target(path: Place, overwrite: bool = False) -> None:

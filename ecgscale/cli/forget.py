@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,7 +60,7 @@ def forget(
     """
     from ecgscale.nightly.forget import Whom, forget_patient
 
-    given = click.get_text_stream("stdin").readline().strip() if patient_id == "-" else patient_id
+    given = sys.stdin.readline().strip() if patient_id == "-" else patient_id
     result = forget_patient(
         root,
         Whom(given, key, record),

@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecgscale.errors import EcgscaleError
+from ecgscale.gate_settings import GateSettings
 from ecgscale.nightly.drift_told import Comparison, Moved, Teller
 from ecgscale.nightly.evidence import Evidence, Group, usable
 from ecgscale.nightly.findings import ALL, Finding, without_echoes
-from ecgscale.nightly.gate_settings import GateSettings
 from ecgscale.nightly.placements import Placed, Strata
 from ecgscale.nightly.quantities import CLUSTER, Quantities, flag_kinds, quantities
 from ecgscale.nightly.reference import Reference

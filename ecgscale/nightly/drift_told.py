@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ecgscale.gate_settings import GateSettings
 from ecgscale.nightly.evidence import Group
-from ecgscale.nightly.gate_settings import GateSettings
 from ecgscale.nightly.placements import Shift
 from ecgscale.nightly.quantities import CLUSTER, FLAG, Quantities
 

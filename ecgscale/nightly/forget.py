@@ -157,7 +157,10 @@ class _Forgetting:
             for store, probes in self.stores:
                 without = DatasetWithout(store, rewritten, self.traces, run_facts(), probes)
                 dirty, commits = without.affected(stage)
+                manifests = without.manifests_naming(commits, dirty)
+                counts.manifests += len(manifests)
                 counts.removed += len({*dirty, *(c.output.file for c in commits), *(c.name for c in commits)})
+                counts.removed += len(manifests)
         counts.removed += len(evaluations_with(self.store, self._skip, self.traces)) + len(stale_copies(self.traces))
         objects, hits = self._search()
         return self._result(True, objects, hits)

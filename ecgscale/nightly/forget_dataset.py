@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -95,12 +95,15 @@ class DatasetWithout:
 
     def remove(self) -> None:
         """What refers to the patient, from manifests to commit records to data files."""
-        gone = {commit.name for commit in self.commits}
-        files = {*self.dirty, *(commit.output.file for commit in self.commits)}
-        self._remove_manifests(gone, files)
-        for name in sorted(gone):
-            self._delete(name)
         newest = self._newest()
+        for number in self.manifests_naming(self.commits, self.dirty):
+            # The newest is without them, whatever an earlier call was stopped at.
+            if newest is None or number < newest.number:
+                self._delete(manifest_key(number))
+                self.done.manifests.append(number)
+        for commit in self.commits:
+            self._delete(commit.name)
+        files = {*self.dirty, *(commit.output.file for commit in self.commits)}
         # A file of the same bytes may be what is published now.
         for file in sorted(files - set(newest.files if newest else ()) - {c.output.file for c in self.fresh.values()}):
             self._delete(file)
@@ -242,19 +245,21 @@ class DatasetWithout:
                 held += [hold.shard()] if hold is not None and hold.state != "released" else []
         return held
 
-    def _remove_manifests(self, commits: set[str], files: set[str]) -> None:
-        """Older manifests that name what goes; the newest does not."""
-        numbers = manifest_numbers(self.store)
-        for number in numbers[:-1]:
+    def manifests_naming(self, commits: Iterable[Commit], dirty: Iterable[str]) -> list[int]:
+        """Numbers of the manifests that refer to any of these commit records or data files."""
+        names = {commit.name for commit in commits}
+        files = {*dirty, *(commit.output.file for commit in commits)}
+        found = []
+        for number in manifest_numbers(self.store):
             manifest = read_manifest(self.store, number)
             if manifest is None:
                 continue
             content = manifest.content
             named = {entry.commit for entry in content.shards} | {one.commit for one in content.held}
             reasons = [*(one.reason for one in content.set_aside), *(one.reason for one in content.held)]
-            if named & commits or set(manifest.files) & files or any(map(self.traces.is_in, reasons)):
-                self._delete(manifest_key(number))
-                self.done.manifests.append(number)
+            if named & names or set(manifest.files) & files or any(map(self.traces.is_in, reasons)):
+                found.append(number)
+        return found
 
     def _newest(self) -> Manifest | None:
         number = newest_number(self.store)

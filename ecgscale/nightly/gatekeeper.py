@@ -16,13 +16,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
+from ecgscale.gate_settings import GateSettings
 from ecgscale.nightly.evidence import COLUMNS, FreshShard, Night
 from ecgscale.nightly.findings import GateReport
-from ecgscale.nightly.gate_settings import GateSettings
 from ecgscale.nightly.gates import judge
 from ecgscale.nightly.reference import Reference
 from ecgscale.places import arrow_place
-from ecgscale.store.commit import Commit, read_json_object, to_json
+from ecgscale.store.commit import Commit, output_is_there, read_commit, read_json_object, to_json
+from ecgscale.store.holds import holds
 from ecgscale.store.manifest import Manifest, ShardEntry
 from ecgscale.store.objects import ObjectStore
 
@@ -32,7 +33,12 @@ READERS = 8
 
 
 class NightRecord(BaseModel):
-    """One night as later ones see it: what came in which shards, and what the gates said."""
+    """One night as later ones see it: what came in which shards, and what the gates said.
+
+    commits: names of the commit records of these shards
+    done: whether the night came to its end. It is written when it is judged, before anything is published: one that was
+    killed in between is judged again, as it was, by the night that goes on with it.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -42,6 +48,8 @@ class NightRecord(BaseModel):
     night: dict[str, Any]
     shards: tuple[str, ...]
     report: dict[str, Any]
+    commits: tuple[str, ...] = ()
+    done: bool = True
 
     @property
     def key(self) -> str:
@@ -51,7 +59,10 @@ class NightRecord(BaseModel):
 
 @dataclass
 class Gatekeeper:
-    """Judges the shards of one night; called by the explain pass with the commits that are new to the dataset."""
+    """Judges the shards of one night; called by the explain pass with the commits that are new to the dataset.
+
+    What a night that was killed had judged belongs to this one: what came, and what is to be told, is not lost with it.
+    """
 
     store: ObjectStore
     settings: GateSettings
@@ -62,20 +73,26 @@ class Gatekeeper:
     seed: int = 0
     report: GateReport | None = None
     night: Night | None = None
-    shards: tuple[str, ...] = ()
+    commits: tuple[Commit, ...] = ()
 
     def __call__(self, fresh: Sequence[Commit], newest: Manifest | None) -> Mapping[str, Sequence[str]]:
         """Keys of the shards to hold back, each with the sentences of the gates that failed."""
-        tonight = self._read([(c.source.key, c.output.file, self.now.date().isoformat()) for c in fresh])
-        past = night_records(self.store)
+        records = night_records(self.store)
+        past = [record for record in records if record.done]
+        self.commits = tuple(sorted([*self._cut_short(records, fresh, newest), *fresh], key=lambda c: c.source.key))
+        tonight = self._read([(c.source.key, c.output.file, self.now.date().isoformat()) for c in self.commits])
         nights = [Night(**record.night) for record in past]
         trailing = list(self._trailing(past, newest)) if newest else []
         reference = self._reference(newest)
         self.report = judge(tonight, trailing, nights, reference, self.settings, self.now, self.output_names)
-        self.night, self.shards = Night.of(tonight, self.now), tuple(shard.key for shard in tonight)
+        self.night = Night.of(tonight, self.now)
+        if tonight:
+            self._put(done=False)
+        new = {commit.source.key for commit in fresh}
         return {
             key: [finding.message for finding in self.report.alarms if key in finding.shards]
             for key in self.report.held
+            if key in new
         }
 
     def judge_nothing(self, newest: Manifest | None) -> None:
@@ -85,17 +102,44 @@ class Gatekeeper:
 
     def write(self) -> NightRecord:
         """Keep the night; called once everything else is done, so that a night that is repeated counts once."""
+        record = self._put(done=True)
+        for other in night_records(self.store):
+            if not other.done:
+                self.store.delete(other.key)
+        return record
+
+    def _put(self, done: bool) -> NightRecord:
         assert self.report is not None
         assert self.night is not None
         record = NightRecord(
             started=self.now.isoformat(timespec="seconds"),
             run_id=self.run_id,
             night=self.night.to_dict(),
-            shards=self.shards,
+            shards=tuple(commit.source.key for commit in self.commits),
             report=self.report.to_dict(),
+            commits=tuple(commit.name for commit in self.commits),
+            done=done,
         )
         self.store.put(record.key, to_json(record))
         return record
+
+    def _cut_short(
+        self, records: Sequence[NightRecord], fresh: Sequence[Commit], newest: Manifest | None
+    ) -> Iterator[Commit]:
+        """What nights that were killed had judged, as far as it is published or held by now."""
+        kept = {name for record in records if record.done for name in record.commits}
+        left = {name for record in records if not record.done for name in record.commits} - kept
+        if not left:
+            return
+        new = {commit.source.key for commit in fresh}
+        published = {entry.commit for entry in newest.content.shards} if newest else set()
+        held = {identity for identity, hold in holds(self.store).items() if hold.state == "held"}
+        for name in sorted(left):
+            commit = read_commit(self.store, name)
+            if commit is None or commit.source.key in new or not output_is_there(self.store, commit.output):
+                continue
+            if name in published or (commit.source.key, commit.source.content_digest) in held:
+                yield commit
 
     def _trailing(self, past: Sequence[NightRecord], newest: Manifest) -> Iterator[FreshShard]:
         """Published shards of the nights before, newest night first, as many as the windows can hold."""
@@ -146,5 +190,7 @@ def spread(entries: Sequence[ShardEntry]) -> Sequence[ShardEntry]:
 
 def night_records(store: ObjectStore) -> list[NightRecord]:
     """All nights that are kept, oldest first."""
-    found = [read_json_object(store, name, NightRecord) for name in store.list_prefix(NIGHTS)]
+    with ThreadPoolExecutor(READERS) as readers:
+        names = list(store.list_prefix(NIGHTS))
+        found = list(readers.map(lambda name: read_json_object(store, name, NightRecord), names))
     return sorted((record for record in found if record is not None), key=lambda record: record.started)

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from ecgscale.errors import UsageError
+from ecgscale.gate_settings import GateSettings
 from ecgscale.nightly.drift import find_drift
 from ecgscale.nightly.evidence import Evidence, FreshShard, Night
 from ecgscale.nightly.findings import GateReport
-from ecgscale.nightly.gate_settings import GateSettings
 from ecgscale.nightly.quarantine import check_quarantine
 from ecgscale.nightly.reference import Reference
 from ecgscale.nightly.volume import check_freshness, check_volume

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binom
 
+from ecgscale.gate_settings import GateSettings
 from ecgscale.nightly.evidence import OK, Evidence, Group, usable
 from ecgscale.nightly.findings import Finding, without_echoes
-from ecgscale.nightly.gate_settings import GateSettings
 
 
 @dataclass(frozen=True)

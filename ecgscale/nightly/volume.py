@@ -14,9 +14,9 @@ from itertools import pairwise
 
 import numpy as np
 
+from ecgscale.gate_settings import GateSettings
 from ecgscale.nightly.evidence import FreshShard, Night, texts
 from ecgscale.nightly.findings import ALL, Finding
-from ecgscale.nightly.gate_settings import GateSettings
 from ecgscale.nightly.usual import Usual
 
 _LEAST_AGES = 7

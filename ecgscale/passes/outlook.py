@@ -41,6 +41,7 @@ from ecgscale.passes.sizing import (
     shard_bytes,
     shard_count,
 )
+from ecgscale.places import is_remote
 from ecgscale.store.dataset import dataset_store
 from ecgscale.store.failures import code_digest
 from ecgscale.store.manifest import newest_number, read_manifest
@@ -132,7 +133,7 @@ def look_ahead(
     folds = train.train_folds if train else ()
     return Outlook(
         archive=archive,
-        encoder=os.path.normpath(config.encoder.path),
+        encoder=_written(config.encoder.path),
         encoder_there=encoder_there,
         train_records=0 if encoder_there else _share(archive.records, folds),
         model=model.model_id if model else None,
@@ -163,8 +164,13 @@ def told_memory(config: RunConfig, encoder: Encoder, sizes: Sizes, workers: int)
     return plan.told(workers=workers > 1).removeprefix("memory: ")
 
 
+def _written(where: Path) -> str:
+    """A place as a person writes it."""
+    return str(where) if is_remote(where) else os.path.normpath(where)
+
+
 def _archive(config: ArchiveConfig, opened: Archive | None, records: int | None) -> ArchiveOutlook:
-    where = ArchiveOutlook(os.path.normpath(config.path), opened is not None, config.source, 0, 0, 0)
+    where = ArchiveOutlook(_written(config.path), opened is not None, config.source, 0, 0, 0)
     if opened is not None:
         n_bytes = sum(shard.size for shard in opened.shards)
         return replace(where, records=_rows(opened), shards=len(opened.shards), bytes=n_bytes)
@@ -197,7 +203,8 @@ def _source_records(config: ArchiveConfig) -> int:
     if config.source == "simulate" or config.src is None:
         return config.records
     if config.source == "ptbxl":
-        return int(pyarrow.csv.read_csv(config.src / "ptbxl_database.csv", parse_options=_LINES).num_rows)
+        with (config.src / "ptbxl_database.csv").open("rb") as table:
+            return int(pyarrow.csv.read_csv(table, parse_options=_LINES).num_rows)
     if config.source == "code15":
         return sum(_part_records(part) for part in config.src.glob("exams_part*.hdf5"))
     return sum(1 for _ in config.src.rglob("*.hea"))
@@ -207,7 +214,7 @@ _LINES = pyarrow.csv.ParseOptions(newlines_in_values=True)
 
 
 def _part_records(part: Path) -> int:
-    with h5py.File(part) as file:
+    with part.open("rb") as stream, h5py.File(stream) as file:
         return len(file["exam_id"])
 
 

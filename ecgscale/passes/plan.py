@@ -1,7 +1,8 @@
 """What a run sets out to do, frozen before it starts: every shard of the archive, and what is known of it.
 
 A shard that the newest manifest has, and whose file is there, is looked at no further; one whose commit record is there
-by name is not opened. One with a new stamp has its footer read; if an earlier commit of the same shard has that content, its output is still right and only the stamp is new.
+by name is not opened. One with a new stamp has its footer read; if an earlier commit of the same shard has that
+content, its output is still right and only the stamp is new.
 """
 
 from __future__ import annotations
@@ -79,8 +80,8 @@ class Plan:
 def freeze_plan(archive: Archive, store: ObjectStore, newest: Manifest | None, code: str) -> Plan:
     """The plan for the shards of `archive` as listed, given the commits in `store` and the newest manifest.
 
-    A shard that was given up with this `code` (its digest) is set aside at once, and so is one that brings back a patient
-    who was forgotten.
+    A shard that was given up with this `code` (its digest) is set aside at once, and so is one that brings back
+    a patient who was forgotten.
     """
     earlier, tombstones = _Earlier(store, newest), read_tombstones(archive.path)
     there = store.list_stats(DATA) if newest else {}

@@ -63,6 +63,9 @@ class ObjectStore(Protocol):
     def list_leftovers(self) -> dict[str, ObjectStat]:
         """Files of writers that were killed, which no other listing shows; an object store has none."""
 
+    def copy(self, key: str, to: str) -> None:
+        """Create or replace `to` with what `key` holds, without reading it here; `StoreError` when there is none."""
+
     def delete(self, key: str) -> None:
         """Remove the object; nothing happens when there is none."""
 
@@ -152,6 +155,11 @@ class LocalObjects:
                 with contextlib.suppress(FileNotFoundError):
                     found[key.as_posix()] = _stat(path)
         return found
+
+    def copy(self, key: str, to: str) -> None:
+        source = self.root / key
+        with told(f"cannot copy {source}"):
+            self.put(to, source.read_bytes())
 
     def delete(self, key: str) -> None:
         path = self.root / key

@@ -93,6 +93,10 @@ class S3Objects:
     def list_leftovers(self) -> dict[str, ObjectStat]:
         return {}
 
+    def copy(self, key: str, to: str) -> None:
+        with told(f"cannot copy {self.location(key)} to {self.location(to)}"):
+            s3().copy(self._path(key), self._path(to))
+
     def delete(self, key: str) -> None:
         with told(f"cannot remove {self.location(key)}"):
             try:

@@ -11,12 +11,13 @@ from click.testing import CliRunner, Result
 
 from ecgscale.cli import main
 from ecgscale.cli import plan as command
+from ecgscale.places import upload
 from tests.encoders.small_networks import write_small_encoder
 from tests.passes.simulated import simulated
 from tests.passes.test_pipeline import SIMULATE, write_config
 
 
-def plan(config: Path, *more: str) -> Result:
+def plan(config: Path | str, *more: str) -> Result:
     return CliRunner().invoke(main, ["plan", str(config), *more, "--json"])
 
 
@@ -56,6 +57,17 @@ def test_what_is_done_is_not_planned_again(tmp_path: Path) -> None:
     assert "nothing to compute" in result.stdout
     assert (found["fit_records"], found["table"][0]["seconds"]) == (0, 0)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_plan_for_what_lies_in_a_bucket(tmp_path: Path, s3_root: str) -> None:
+    simulated(tmp_path / "archive", 40, 20)
+    write_small_encoder(tmp_path / "encoder")
+    upload(tmp_path / "archive", f"{s3_root}/archive")
+    upload(tmp_path / "encoder", f"{s3_root}/encoder")
+    upload(write_config(tmp_path / "job", "", "").parent, s3_root)
+    found = facts(plan(f"{s3_root}/job.toml", "--rate", "10"))
+    assert (found["archive"]["path"], found["encoder"]) == (f"{s3_root}/archive", f"{s3_root}/encoder")
+    assert found["explain"]["pending"] == 2
 
 
 def test_a_given_rate_is_taken(tmp_path: Path) -> None:

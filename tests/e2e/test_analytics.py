@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,6 +26,7 @@ from ecgscale.archive.synthetic import simulate
 from ecgscale.cli import main
 from ecgscale.places import upload
 from ecgscale.runtime.ray_pool import connect, shut_down
+from ecgscale.storage import s3
 from ecgscale.store import find_dataset, newest_manifest, open_explanations
 from tests.e2e.documents import DEMO, REPOSITORY, Reader, blocks_of
 from tests.nightly.nights import shard_bytes
@@ -73,15 +75,20 @@ def readings(
         try:
             here = reading(HERE)
             upload(Path(HERE), CLOUD)
-            yield {"disk": here, "s3": reading(CLOUD)}
+            # What the page does for a connection of its own, under "From object storage".
+            duckdb.register_filesystem(s3())
+            there = reading(CLOUD)
+            duckdb.unregister_filesystem("s3")
+            yield {"disk": here, "s3": there}
         finally:
             shut_down(private)
 
 
 @pytest.fixture(params=["disk", "s3"])
 def answers(request: pytest.FixtureRequest, readings: dict[str, Answers]) -> Answers:
-    found = readings[request.param]
-    return found
+    """Of one place after the other."""
+    place: str = request.param
+    return readings[place]
 
 
 def reading(root: str) -> Answers:
@@ -194,14 +201,14 @@ def test_entropy_by_diagnosis_and_device(answers: Answers) -> None:
         assert in_polars[label] == pytest.approx(expected, rel=1e-5)
         assert answers["in_pandas"][label] == pytest.approx(entropies.mean(), rel=1e-5)
         assert answers["in_dask_too"][label] == pytest.approx(entropies.mean(), rel=1e-5)
-    by_device = defaultdict(list)
-    by_site = defaultdict(list)
+    by_device: defaultdict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
+    by_site: defaultdict[str, list[float]] = defaultdict(list)
     for row in answers.ok:
         by_device[row["site"], row["device"]].append((row["mean_entropy"], row["distortion"]))
         by_site[row["site"]].append(row["mean_entropy"])
-    for told in (answers.sql(heading, 1), answers["by_device"].rows()):
-        assert len(told) == len(by_device)
-        for site, device, records, entropy, distortion in told:
+    for table in (answers.sql(heading, 1), answers["by_device"].rows()):
+        assert len(table) == len(by_device)
+        for site, device, records, entropy, distortion in table:
             facts = np.array(by_device[site, device])
             assert (records, entropy, distortion) == pytest.approx((len(facts), *facts.mean(axis=0)), rel=1e-5)
     in_ray = dict(answers["by_site"].itertuples(index=False))

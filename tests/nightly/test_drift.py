@@ -10,10 +10,10 @@ import pyarrow as pa
 import pytest
 
 from ecgscale.errors import EcgscaleError
+from ecgscale.gate_settings import GateSettings
 from ecgscale.nightly.drift import find_drift
 from ecgscale.nightly.evidence import Evidence, FreshShard
 from ecgscale.nightly.findings import Finding
-from ecgscale.nightly.gate_settings import GateSettings
 from ecgscale.nightly.reference import Reference
 from tests.nightly.explained_rows import OUTPUTS, K, before, explained, quarantined, reference, shard
 
@@ -101,7 +101,7 @@ def test_only_one_site_records_at_the_weekend() -> None:
 
 def test_a_shift_too_weak_for_one_night_is_found_in_two() -> None:
     weeks = sound_weeks(30)
-    weak = [explained(16, 7, shift=0.9), explained(16, 8, shift=0.9)]
+    weak = [explained(16, 7, shift=1.1), explained(16, 8, shift=1.1)]
     assert not alarms(drift([shard("a", weak[0])], weeks))
     yesterday = FreshShard("b", weak[0], "2026-05-05")
     found = alarms(drift([shard("a", weak[1])], [*weeks[:-1], yesterday]))

@@ -10,9 +10,9 @@ import pytest
 from pydantic import ValidationError
 
 from ecgscale.errors import UsageError
+from ecgscale.gate_settings import GateSettings
 from ecgscale.nightly.evidence import Evidence, Night
 from ecgscale.nightly.findings import Finding, without_echoes
-from ecgscale.nightly.gate_settings import GateSettings
 from ecgscale.nightly.gates import judge
 from ecgscale.nightly.quarantine import check_quarantine
 from tests.nightly.explained_rows import NOW, OUTPUTS, before, explained, quarantined, reference, shard, week_of

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.night_pool import Pool, PoolSize, make_pool
 from benchmarks.nights import Feed, Sizes, anything, sound_nights, steady
-from ecgscale.nightly.gate_settings import GateSettings
+from ecgscale.gate_settings import GateSettings
 from ecgscale.nightly.reference import Reference
 
 FAULTS = ("gain x10", "arms reversed", "mains hum", "rate doubled")

@@ -8,9 +8,9 @@ from datetime import date, timedelta
 import pyarrow as pa
 import pytest
 
+from ecgscale.gate_settings import GateSettings
 from ecgscale.nightly.evidence import FreshShard, Night
 from ecgscale.nightly.findings import Finding
-from ecgscale.nightly.gate_settings import GateSettings
 from ecgscale.nightly.usual import Usual
 from ecgscale.nightly.volume import check_freshness, check_volume
 from tests.nightly.explained_rows import NOW, explained, shard, week_of

@@ -1,0 +1,319 @@
+"""Forgetting a patient: gone everywhere, others as they were, not let in again, and finished after any stop."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from ecgscale.archive.reader import Archive
+from ecgscale.evaluate.written import read_evaluations, write_evaluation
+from ecgscale.nightly import forget as forget_module
+from ecgscale.store import find_dataset, newest_manifest
+from ecgscale.store.commit import COMMITS
+from ecgscale.store.holds import holds
+from ecgscale.store.lease import Lease
+from ecgscale.store.objects import LocalObjects
+from ecgscale.store.s3_objects import open_objects
+from tests.nightly.forgetting import archived, busiest, forget, hashes_of, patients, published, telling
+from tests.nightly.nights import World, new_world
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def world(any_root: str, tmp_path: Path) -> World:
+    return new_world(any_root if any_root.startswith("s3://") else str(tmp_path), tmp_path)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """A world on a disk, to be copied."""
+    folder = tmp_path_factory.mktemp("forget")
+    world = new_world(str(folder), folder)
+    world.arrive(2, seed=2)
+    world.night()
+    return world
+
+
+@pytest.fixture
+def local(made: World, tmp_path: Path) -> World:
+    return copy_of(made, tmp_path / "own")
+
+
+def copy_of(world: World, where: Path) -> World:
+    for name in ("archive", "results", "encoder"):
+        shutil.copytree(Path(world.where) / name, where / name)
+    (where / "job.toml").write_text(world.config.read_text().replace(world.where, str(where)))
+    return World(str(where), where)
+
+
+def test_gone_everywhere_and_others_as_they_were(world: World) -> None:
+    patient, records = busiest(world)
+    world.arrive(2, seed=2)
+    world.night()
+    before, archive_before = published(world), archived(world)
+    assert telling(world.root, patient) != []
+    assert hashes_of(world, records) != []
+    rehearsed = forget(world, patient, "--dry-run")
+    assert (rehearsed["records"], rehearsed["left"] > 0) == (len(records), True)
+    assert published(world) == before
+    done = forget(world, patient, "--reason", "asked for it")
+    assert (done["patients"], done["records"], done["left"]) == (1, len(records), 0)
+    assert done["files_removed"] == rehearsed["files_removed"]
+    assert telling(world.root, patient, *records) == []
+    assert telling(f"{world.where}/archive", patient, *records) == []
+    assert hashes_of(world, records) == []
+    assert published(world) == {name: row for name, row in before.items() if name not in records}
+    assert archived(world) == {name: row for name, row in archive_before.items() if name not in records}
+    info = Archive.open(f"{world.where}/archive").info
+    assert info["records"] == len(archive_before) - len(records)
+    verified = world.run("verify", world.root, "--sample", "1")
+    assert verified["problems"] == 0
+    assert verified["datasets"][0]["recomputed"] > 20
+    # Nothing is to be computed again, and nobody comes back.
+    night = world.night()
+    assert (night["computed"], night["published"]) == (0, False)
+    again = forget(world, patient)
+    assert (again["patients"], again["records"], again["left"]) == (0, 0, 0)
+
+
+def test_whoever_held_all_of_a_shard_takes_it_along(local: World) -> None:
+    patient, _ = busiest(local)
+    key = local.arrive(3, seed=1, change=lambda table: only(table, patient))
+    local.night()
+    assert key in local.published()
+    done = forget(local, patient)
+    assert (done["left"], done["shards_rewritten"]) == (0, 2)
+    assert key not in local.published()
+    assert not (Path(local.where) / "archive" / key).exists()
+    assert local.run("verify", local.root)["ok"]
+
+
+def only(table: pa.Table, patient: str) -> pa.Table:
+    """The patient's rows, as other records."""
+    kept = table.filter(pa.array([name == patient for name in table["patient_id"].to_pylist()]))
+    names = pa.array([f"{name}-again" for name in kept["record_id"].to_pylist()])
+    return kept.set_column(kept.schema.get_field_index("record_id"), "record_id", names)
+
+
+def test_nobody_goes_back_to_a_manifest_that_held_them(local: World) -> None:
+    patient, _ = busiest(local)
+    done = forget(local, patient, "--reason", "consent withdrawn")
+    assert done["manifests_removed"] == newest_manifest(local.root).number - 1
+    refused = local.run("rollback", local.root, "1", "--reason", "x", code=2)["error"]
+    assert "manifest 1 is gone: it held a patient who was forgotten on 20" in refused
+    assert "(consent withdrawn)" in refused
+
+
+def test_shards_that_are_held_or_were_superseded(local: World) -> None:
+    patient, records = busiest(local)
+
+    def older(table: pa.Table) -> pa.Table:
+        at = table.schema.get_field_index("age")
+        return table.set_column(at, "age", pa.array([age + 1 for age in table["age"].to_pylist()], pa.float32()))
+
+    local.arrive(3, seed=1, change=older)
+    assert local.night()["superseded"] == 12
+    local.run("rollback", local.root, "2", "--reason", f"odd ages of patient {patient}")
+    store = find_dataset(local.root).store
+    assert [hold.source.key for hold in holds(store).values()] == ["part-00003.parquet"]
+    done = forget(local, patient)
+    assert done["left"] == 0
+    assert telling(local.root, patient, *records) == []
+    [hold] = holds(store).values()
+    assert hold.reasons == ("rolled back to manifest 2: odd ages of patient (forgotten)",)
+    assert [held.key for held in newest_manifest(local.root).content.held] == ["part-00003.parquet"]
+    assert local.run("verify", local.root)["ok"]
+    local.run("release", local.root, "--all", "--reason", "ages are right")
+    released = local.night()
+    assert (released["computed"], released["superseded"]) == (0, 12 - len(records))
+    assert local.run("verify", local.root)["ok"]
+
+
+def test_lists_records_evaluations_and_leftovers(local: World) -> None:
+    patient, records = busiest(local)
+    root, dataset = Path(local.root), newest_manifest(local.root).content.dataset_id
+    table = pa.table({"record_id": [records[0], "another"], "score": [0.1, 0.2]})
+    write_evaluation(root, dataset, "surrogate-a", {"n": 2}, {"out_of_fold": table})
+    write_evaluation(root, dataset, "top", {"top": [{"record_id": records[0]}]})
+    write_evaluation(root, dataset, "sums", {"n": 24})
+    record = {"run_id": "r", "error": f"shard part-00000.parquet, row 1, record {records[0]!r} is odd", "totals": {}}
+    (root / "runs" / "r.json").write_text(json.dumps(record))
+    (root / "_tmp-1-2").write_text(patient)
+    staged = Path(local.where) / "archive" / "_ingest" / "staged" / "x-part-00009"
+    staged.parent.mkdir(parents=True)
+    shutil.copy(Path(local.where) / "archive" / "part-00000.parquet", staged)
+    done = forget(local, patient)
+    assert done["left"] == 0
+    assert telling(local.where + "/results", patient, *records) == []
+    assert telling(local.where + "/archive", patient, *records) == []
+    assert sorted(read_evaluations(root, dataset)) == ["drift", "sums"]
+    mended = json.loads((root / "runs" / "r.json").read_text())
+    assert mended["error"] == "shard part-00000.parquet, row 1, record '(forgotten)' is odd"
+
+
+def test_what_people_put_there_is_named_and_left_to_them(local: World) -> None:
+    patient, _ = busiest(local)
+    report = Path(local.root) / "report.html"
+    report.write_text(f"<p>{patient}</p>")
+    failed = forget(local, patient, code=1)
+    assert (failed["left"], failed["left_in"]) == (1, [str(report)])
+    assert list((Path(local.root) / "_forgetting").iterdir())
+    report.unlink()
+    assert forget(local, patient)["left"] == 0
+    assert not list((Path(local.root) / "_forgetting").iterdir())
+
+
+def test_other_peoples_records_under_the_same_id_stay(local: World) -> None:
+    patient, records = busiest(local)
+
+    def another(table: pa.Table) -> pa.Table:
+        at = table.schema.get_field_index("patient_id")
+        return table.set_column(at, "patient_id", pa.array(["somebody else"] * table.num_rows))
+
+    local.arrive(3, seed=1, change=another)
+    assert local.night()["conflicts"] == 12
+    done = forget(local, patient)
+    assert (done["left"], done["records"]) == (0, 0)
+    assert "another patient's as well" in done["notes"][0]
+    rows = published(local)
+    assert {rows[record]["status"] for record in records} == {"ok"}
+    assert {rows[record]["patient_id"] for record in records} == {"somebody else"}
+
+
+def test_a_single_record_of_an_archive_without_patients(local: World) -> None:
+    _, records = busiest(local)
+    done = forget(local, records[0], "--record")
+    assert (done["patients"], done["records"], done["left"]) == (0, 1, 0)
+    assert records[0] not in published(local)
+    assert records[1] in published(local)
+    assert "knows no such record" in forget(local, "nobody", "--record", code=2)["error"]
+
+
+def test_mistakes_are_found_before_anything_is_changed(local: World, tmp_path: Path) -> None:
+    patient, _ = busiest(local)
+    assert "knows no such patient" in forget(local, "nobody", code=2)["error"]
+    assert "without the id" in forget(local, patient, "--reason", f"{patient} asked", code=2)["error"]
+    key = tmp_path / "key"
+    key.write_bytes(bytes(range(32)))
+    key.chmod(0o600)
+    assert "was made with no key" in forget(local, patient, "--key", str(key), code=2)["error"]
+    with Lease(local.root, "other", "a test"):
+        assert "in use by a test" in forget(local, patient, code=5)["error"]
+    assert telling(local.root, patient) != []
+
+
+def test_a_shard_that_brings_them_back_is_set_aside(local: World) -> None:
+    patient, _ = busiest(local)
+    forget(local, patient)
+    key = local.arrive(3, seed=1)
+    night = local.night(code=3)
+    assert night["set_aside"][0]["key"] == key
+    assert "brings back 3 records that were forgotten" in night["set_aside"][0]["reason"]
+    assert forget(local, patient)["records"] == 3
+    assert local.night()["set_aside"] == []
+
+
+def test_the_reference_period_is_drawn_again(local: World) -> None:
+    store = find_dataset(local.root).store
+    table = pq.read_table(pa.BufferReader(store.read("_reference.parquet") or b""))
+    everybody = patients(local)
+    patient = next(name for name in everybody if name.startswith("sim1"))
+    forget(local, patient)
+    drawn = pq.read_table(pa.BufferReader(store.read("_reference.parquet") or b""))
+    assert drawn.num_rows == table.num_rows - 1
+
+
+class Stopped(Exception):
+    """As if the process had died here."""
+
+
+def stopping_at(number: int, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """Let change number `number` of what is stored be the last; how many there were."""
+    count = 0
+
+    def counted(name: str) -> None:
+        real = getattr(LocalObjects, name)
+
+        def changed(self: LocalObjects, key: str, *data: bytes) -> Any:
+            nonlocal count
+            if not key.startswith("_lock/"):
+                count += 1
+                if count == number:
+                    raise Stopped
+            return real(self, key, *data)
+
+        monkeypatch.setattr(LocalObjects, name, changed)
+
+    for name in ("put", "put_if_absent", "delete"):
+        counted(name)
+    return lambda: count
+
+
+@pytest.mark.parametrize("between", ["at once", "after a night"])
+def test_stopped_anywhere_the_same_command_finishes(
+    made: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, between: str
+) -> None:
+    patient, records = busiest(made)
+    whole = copy_of(made, tmp_path / "whole")
+    with monkeypatch.context() as patched:
+        changes = stopping_at(-1, patched)
+        forget(whole, patient)
+        total = changes()
+    expected = published(whole)
+    # Every third stop, from another one each: all of them would take minutes.
+    for number in range(1 if between == "at once" else 2, total + 1, 3):
+        world = copy_of(made, tmp_path / f"stopped-{number}")
+        with monkeypatch.context() as patched:
+            stopping_at(number, patched)
+            with pytest.raises(Stopped):
+                forget_module.forget_patient(world.root, forget_module.Whom(patient), f"{world.where}/archive")
+        if between == "after a night":
+            world.run("nightly", str(world.config), "--allow-recompute")
+        assert forget(world, patient)["left"] == 0, number
+        assert published(world) == expected, number
+        assert telling(world.where + "/results", patient, *records) == [], number
+        assert telling(world.where + "/archive", patient, *records) == [], number
+        assert world.run("verify", world.root)["ok"], number
+        assert world.run("gc", world.root, "--grace", "0")["kept"] > 0
+        shutil.rmtree(world.where)
+
+
+def test_a_shard_that_is_replaced_meanwhile_fails_alone(local: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the look and the writing somebody puts another file there."""
+    patient, _ = busiest(local)
+    real = forget_module.rewrite_shard
+
+    def late(archive: Archive, shard: Any, traces: Any) -> None:
+        data = open_objects(archive.path).read(shard.key) or b""
+        (Path(str(archive.path)) / shard.key).write_bytes(data)
+        real(archive, shard, traces)
+
+    monkeypatch.setattr(forget_module, "rewrite_shard", late)
+    assert "was changed while it was read" in forget(local, patient, code=1)["error"]
+    monkeypatch.undo()
+    assert forget(local, patient)["left"] == 0
+
+
+def test_commit_records_hold_no_hash_of_them(local: World) -> None:
+    from ecgscale.store.commit import read_commit
+    from ecgscale.store.record_ids import decode_hashes, hash_record_ids
+
+    patient, records = busiest(local)
+    forget(local, patient)
+    store = find_dataset(local.root).store
+    theirs = set(hash_record_ids(records).tolist())
+    for name in store.list_prefix(COMMITS):
+        commit = read_commit(store, name)
+        assert commit is not None
+        assert not theirs & set(decode_hashes(commit.output.record_ids).tolist())
