@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from ecgscale.storage import VARIABLE
 from tests.s3 import moto_server, new_bucket
 
 # New examples at every run on a desk; the same ones in continuous integration, where a red run has to mean the change.
@@ -24,6 +25,14 @@ def test_data() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("ECGSCALE_TEST_DATA does not name a folder of real recordings")
     return Path(folder).resolve()
+
+
+@pytest.fixture(autouse=True)
+def storage_of_its_own() -> Iterator[None]:
+    """No test reaches object stores as the configuration of another one said."""
+    os.environ.pop(VARIABLE, None)
+    yield
+    os.environ.pop(VARIABLE, None)
 
 
 @pytest.fixture(scope="session")

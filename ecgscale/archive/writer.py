@@ -205,6 +205,11 @@ class ArchiveWriter:
         """Key of the folder in which shards wait that others make; no reader looks there."""
         return f"_writing-{self._token}"
 
+    def open_staging(self) -> None:
+        """Make that folder; whoever comes too late to stage something finds it gone."""
+        if not is_remote(self.path):
+            (self.path / self.staging).mkdir()
+
     def adopt_staged(self, shards: Sequence[tuple[str, int]]) -> None:
         """Take in shards from the staging folder in this order: names there, and rows."""
         moves = [(f"{self.staging}/{name}", self.writing(self.shards + i)) for i, (name, _) in enumerate(shards)]

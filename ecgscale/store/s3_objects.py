@@ -95,7 +95,7 @@ class S3Objects:
 
     def copy(self, key: str, to: str) -> None:
         with told(f"cannot copy {self.location(key)} to {self.location(to)}"):
-            s3().copy(self._path(key), self._path(to))
+            s3().cp_file(self._path(key), self._path(to))
 
     def delete(self, key: str) -> None:
         with told(f"cannot remove {self.location(key)}"):

@@ -64,6 +64,7 @@ def test_a_plan_for_what_lies_in_a_bucket(tmp_path: Path, s3_root: str) -> None:
     write_small_encoder(tmp_path / "encoder")
     upload(tmp_path / "archive", f"{s3_root}/archive")
     upload(tmp_path / "encoder", f"{s3_root}/encoder")
+    (tmp_path / "job").mkdir()
     upload(write_config(tmp_path / "job", "", "").parent, s3_root)
     found = facts(plan(f"{s3_root}/job.toml", "--rate", "10"))
     assert (found["archive"]["path"], found["encoder"]) == (f"{s3_root}/archive", f"{s3_root}/encoder")

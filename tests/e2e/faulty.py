@@ -34,7 +34,7 @@ from tests.nightly.nights import World
 
 WAIT_S = 120.0
 RUN_FACTS = {"run", "committed_at", "created", "held_at"}
-REACHED_BY = ("AWS_", "ECGSCALE_STORAGE")
+REACHED_BY = ("AWS_", "ECGSCALE_")
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,15 @@ import pytest
 from botocore.exceptions import ClientError
 
 from ecgscale.places import absolute, is_remote, local_copy, place
-from ecgscale.storage import StorageSettings, StoreError, s3, storage_settings, storage_variables, use_storage
+from ecgscale.storage import (
+    StorageSettings,
+    StoreError,
+    s3,
+    s3_options,
+    storage_settings,
+    storage_variables,
+    use_storage,
+)
 from ecgscale.store.s3_objects import S3Objects, open_objects
 
 
@@ -139,6 +147,14 @@ def test_settings_travel_without_secrets(monkeypatch: pytest.MonkeyPatch) -> Non
     told = storage_variables()
     assert "do-not-tell" not in str(told)
     assert '"kms_key":"alias/ecg"' in told["ECGSCALE_STORAGE"]
+
+
+def test_the_region_is_that_of_the_settings_or_of_the_usual_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_REGION", raising=False)
+    assert "region_name" not in s3_options(StorageSettings())["client_kwargs"], "left to AWS_DEFAULT_REGION"
+    monkeypatch.setenv("AWS_REGION", "eu-central-1")
+    assert s3_options(StorageSettings())["client_kwargs"]["region_name"] == "eu-central-1"
+    assert s3_options(StorageSettings(region="eu-north-1"))["client_kwargs"]["region_name"] == "eu-north-1"
 
 
 def test_an_endpoint_with_credentials_in_it_is_refused() -> None:

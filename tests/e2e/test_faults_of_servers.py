@@ -1,0 +1,250 @@
+"""What a real object store can do to a night: die in mid-write, hang, throttle, have two at once; and dying workers.
+
+SeaweedFS is the store, nginx throttles. After each, the same command leaves what an undisturbed night leaves.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from s3fs import S3FileSystem
+
+from ecgscale.storage import s3
+from ecgscale.store.commit import COMMITS, Commit, Source, commit_output
+from ecgscale.store.provenance import run_facts
+from ecgscale.store.s3_objects import open_objects
+from tests.e2e.faulty import Nightly, Trip, held_content, nightly
+from tests.e2e.slow_worker import MARKS, slow_spec
+from tests.e2e.ward_world import copied, shard_world, whole
+from tests.nightly.nights import World
+from tests.servers import OWNER, Seaweed, seaweed, throttled
+
+HELD = 4
+IMPATIENT = """
+[storage]
+attempts = 2
+connect_seconds = 1
+read_seconds = 1
+"""
+SHORT_LEASE = """
+[nightly]
+lease_seconds = 3
+"""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seaweed]:
+    with seaweed(tmp_path_factory.mktemp("servers")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def reached(server: Seaweed) -> Iterator[Seaweed]:
+    """The server, which this process reaches."""
+    with pytest.MonkeyPatch.context() as patch:
+        reach(server.endpoint, patch)
+        s3().mkdir("nights")
+        yield server
+    S3FileSystem.clear_instance_cache()
+
+
+@pytest.fixture(scope="module")
+def before(reached: Seaweed, tmp_path_factory: pytest.TempPathFactory) -> World:
+    return shard_world("s3://nights/before", tmp_path_factory.mktemp("before"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(before: World, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    world = copied(before, tmp_path_factory.mktemp("undisturbed"), "s3://nights/undisturbed")
+    nightly(world, "night").end(HELD)
+    assert whole(world)
+    return held_content(world.root, world.where)
+
+
+@pytest.fixture
+def world(before: World, tmp_path: Path) -> World:
+    return copied(before, tmp_path, f"s3://nights/{tmp_path.name}")
+
+
+def reach(endpoint: str, patch: pytest.MonkeyPatch, who: tuple[str, str] = OWNER) -> None:
+    """Let this process, and nights that it starts, use this server, as this user."""
+    S3FileSystem.clear_instance_cache()
+    variables = {
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ACCESS_KEY_ID": who[0],
+        "AWS_SECRET_ACCESS_KEY": who[1],
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    for name, value in variables.items():
+        patch.setenv(name, value)
+
+
+def add(world: World, more: str) -> None:
+    world.config.write_text(world.config.read_text() + more)
+
+
+def at_the(put: str, world: World, name: str = "first") -> Nightly:
+    """A night that was stopped before this put."""
+    night = nightly(world, name, trip=Trip(1, signal=signal.SIGSTOP, of=put))
+    assert night.stopped(), night.said
+    return night
+
+
+def ends_as(world: World, undisturbed: dict[str, Any], code: int = HELD) -> dict[str, Any]:
+    """The same command again ends well, and what it leaves is what an undisturbed night leaves."""
+    facts = nightly(world, f"again-{time.monotonic_ns()}").end(code)
+    assert held_content(world.root, world.where) == undisturbed
+    assert whole(world)
+    return facts
+
+
+@pytest.mark.parametrize("put", ["/data/part-00003", "/_manifests/"])
+def test_the_server_is_killed_in_mid_write(
+    put: str, server: Seaweed, world: World, undisturbed: dict[str, Any]
+) -> None:
+    add(world, IMPATIENT)
+    night = at_the(put, world)
+    server.pause()
+    night.resume()
+    time.sleep(0.3)  # the request is under way, and nobody answers it
+    server.kill()
+    code = night.wait()
+    assert code == 1, night.said
+    assert "error: cannot write s3://nights/" in night.said
+    assert "type the same command again" in night.said
+    server.restart()
+    ends_as(world, undisturbed)
+
+
+def test_a_server_that_comes_back_is_waited_for(server: Seaweed, world: World, undisturbed: dict[str, Any]) -> None:
+    night = at_the("/_commits/part-00002", world)
+    server.kill()
+    night.resume()
+    server.restart()
+    night.end(HELD)
+    assert held_content(world.root, world.where) == undisturbed
+    assert whole(world)
+
+
+def test_a_server_that_hangs_ends_the_night_in_time(server: Seaweed, world: World, undisturbed: dict[str, Any]) -> None:
+    add(world, IMPATIENT)
+    night = at_the("/_commits/part-00002", world)
+    server.pause()
+    try:
+        night.resume()
+        begun = time.monotonic()
+        assert night.wait() == 1, night.said
+        # The commit, the end of the lease and the run record: each is tried twice, for a second and a pause.
+        assert time.monotonic() - begun < 20
+    finally:
+        server.resume()
+    assert "cannot write s3://nights/" in night.said
+    assert "did not answer" in night.said
+    ends_as(world, undisturbed)
+
+
+def test_a_store_that_throttles_is_not_hurried(
+    server: Seaweed, world: World, undisturbed: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with throttled(tmp_path / "nginx", server.endpoint, rate=40, burst=3) as slow:
+        with monkeypatch.context() as patch:
+            patch.setenv("AWS_ENDPOINT_URL", slow.endpoint)
+            nightly(world, "night").end(HELD)
+        assert slow.refused > 5
+    assert held_content(world.root, world.where) == undisturbed
+    assert whole(world)
+
+
+def test_the_second_of_two_nights_is_told_of_the_first(world: World, undisturbed: dict[str, Any]) -> None:
+    first = at_the("/data/part-00002", world)
+    second = nightly(world, "second").end(5)
+    assert "is in use by ecgscale nightly" in second["error"]
+    first.resume()
+    first.end(HELD)
+    assert held_content(world.root, world.where) == undisturbed
+
+
+@pytest.mark.parametrize("put", ["/_manifests/", "/_commits/part-00003"])
+def test_a_holder_that_slept_wakes_to_another_and_publishes_nothing(put: str, world: World, before: World) -> None:
+    add(world, SHORT_LEASE)
+    sleeper = at_the(put, world)
+    # What it would publish is older than this.
+    world.arrive(4, seed=4)
+    due = time.monotonic() + 30
+    tries = 0
+    while (other := nightly(world, f"other-{tries}")).wait() == 5:
+        assert time.monotonic() < due
+        tries += 1
+    assert tries > 0
+    assert other.process.exitcode == HELD, other.said
+    published = held_content(world.root, world.where)
+    sleeper.resume()
+    facts = sleeper.end(6)
+    assert "another run has taken over" in facts["error"]
+    assert held_content(world.root, world.where) == published
+    assert whole(world)
+    assert len(set(world.ids())) == len(world.ids()) == 24 + 12 + 12
+    assert world.published()[-1] == "part-00004.parquet"
+
+
+def test_workers_that_commit_one_shard_at_once_agree(reached: Seaweed, tmp_path: Path) -> None:
+    store = open_objects(f"s3://nights/{tmp_path.name}")
+    source = Source(key="part-00000.parquet", size=1, stamp="etag=1", rows=2, content_digest="0" * 64)
+    barrier, found = threading.Barrier(6), list[Commit]()
+
+    def commit() -> None:
+        run = run_facts()
+        barrier.wait()
+        found.append(
+            commit_output(store, source, b"the output", record_ids=["a", "b"], quarantined={}, rows=2, run=run)
+        )
+
+    threads = [threading.Thread(target=commit) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 6
+    assert len({commit.run.run_id for commit in found}) == 1
+    assert len(list(store.list_prefix(COMMITS))) == len(list(store.list_prefix("data"))) == 1
+
+
+def test_a_worker_and_then_the_driver_are_killed_in_mid_shard(
+    before: World, undisturbed: dict[str, Any], world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(world, "[runtime]\nworkers = 2\n")
+    marks = tmp_path / "marks"
+    marks.mkdir()
+    monkeypatch.setenv(MARKS, str(marks))
+    night = nightly(world, "first", patch={"ecgscale.passes.committing:WorkerSpec": slow_spec})
+    at_work(marks, 2)
+    os.kill(min(pids(marks)), signal.SIGKILL)
+    # Another takes its place.
+    at_work(marks, 3)
+    os.kill(night.pid, signal.SIGKILL)
+    assert night.wait() == -signal.SIGKILL
+    due = time.monotonic() + 20
+    while any(Path(f"/proc/{pid}").exists() for pid in pids(marks)):
+        assert time.monotonic() < due, "workers outlive their driver"
+        time.sleep(0.05)
+    ends_as(world, undisturbed)
+
+
+def pids(marks: Path) -> list[int]:
+    return [int(mark.name) for mark in marks.iterdir()]
+
+
+def at_work(marks: Path, count: int) -> None:
+    """Wait until so many workers have begun with a shard."""
+    due = time.monotonic() + 60
+    while len(pids(marks)) < count:
+        assert time.monotonic() < due, f"only {pids(marks)} are at work"
+        time.sleep(0.02)
