@@ -66,7 +66,12 @@ def _parsed(text: str) -> StorageSettings:
     try:
         return StorageSettings.model_validate_json(text)
     except ValidationError as error:
-        raise UsageError(f"{VARIABLE} is not what ecgscale writes there: {error.errors()[0]['msg']}") from error
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise UsageError(
+            f"{VARIABLE} cannot be understood: {where + ': ' if where else ''}{first['msg']}. It is a JSON object with"
+            f" the keys of [storage]: {', '.join(StorageSettings.model_fields)}"
+        ) from error
 
 
 def storage_variables() -> dict[str, str]:

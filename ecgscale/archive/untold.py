@@ -69,6 +69,6 @@ def _without_words(error: Exception, src: str) -> Exception:
 def _cut(text: str, src: str) -> str:
     """The text up to the first path that leads into the source, or into a copy of it."""
     names = "|".join(map(re.escape, _NO_NAMES))
-    copies = r"\S*ecgscale-arrivals-[^/\s]*/source|\S*/ecgscale/copies/[0-9a-f]+"
+    copies = r"\S*ecgscale-(?:arrivals|ingest)-[^/\s]*(?:/source)?|\S*/ecgscale/copies/[0-9a-f]+"
     inside = re.search(rf"(?:{re.escape(src.rstrip('/'))}|{copies})/(?!(?:{names})\b)", text)
     return text if inside is None else text[: inside.end()] + _REST

@@ -6,7 +6,7 @@ Shards are first called `_writing-…`, which no reader takes for a shard. Leavi
 replacement is there. In an object store, where nothing is renamed, shards have their names from the start, and an
 archive that is to be overwritten is taken away before.
 
-Shards that others make (workers) may be staged, in a folder `_writing-…/` of the archive, until the writer takes them in.
+Shards that workers make wait in a folder `_writing-…/` of the archive until the writer takes them in.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class ArchiveWriter:
 
     `source` goes into `_archive.json` as it is at the end, so facts found while writing may be added to
     `writer.source`. `extra` are the source's own columns. A shard is closed after `shard_records` records, or, where
-    that is not given, when it reaches `shard_bytes`. Raises `ArchiveError` if `path` is something else than a new or empty folder, or, with
-    `overwrite`, an archive.
+    that is not given, when it reaches `shard_bytes`. Raises `ArchiveError` if `path` is something else than a new or
+    empty folder, or, with `overwrite`, an archive.
     """
 
     def __init__(

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
               help="Share of labels that are flipped to test the ranking.")  # fmt: skip
 @click.option("--flips", type=click.IntRange(0), default=3, show_default=True, help="Repeats of that test; 0: none.")
 @click.option("--trees", type=click.IntRange(1), default=200, show_default=True, help="Of each forest.")
-@click.option("--dataset", metavar="ID", help="Which explanations; by default those published last.")
+@click.option("--dataset", metavar="ID", help="Which explanations; by default those that are served.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @command
 def audit(

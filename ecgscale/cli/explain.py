@@ -93,6 +93,8 @@ def explain(
 
 
 def _summary(result: ExplainResult, root: Path) -> str:
+    from ecgscale.store.served import served
+
     quarantined = sum(result.quarantined.values())
     done = [("computed", result.computed), ("unchanged", result.unchanged), ("re-stamped", result.restamped)]
     done += [("retired", result.retired), ("set aside", len(result.set_aside))]
@@ -104,10 +106,22 @@ def _summary(result: ExplainResult, root: Path) -> str:
     if result.quarantined:
         reasons = ", ".join(f"{count:,} {status}" for status, count in result.quarantined.items())
         lines.append(f"  quarantined: {reasons}")
+    again = [
+        (result.superseded, "gave way to newer recordings of the same id"),
+        (result.repeated, "came twice alike and stand once"),
+        (result.conflicts, "quarantined: another patient has their id"),
+    ]
+    lines += [f"  {count:,} recordings {what}" for count, what in again if count]
     lines += [f"  set aside {aside.key}: {aside.reason}" for aside in result.set_aside]
+    lines += [f"  {shard.state} {shard.key}: {shard.reason}" for shard in result.held]
     published = "published as" if result.published else "nothing new; still"
+    lines.append(f"  {published} manifest {result.manifest} of {result.path}")
+    pointer = served(root)
+    if pointer is not None and pointer.dataset_id != result.dataset_id:
+        lines.append(
+            f"  served is still {pointer.dataset_id}; ecgscale promote {root} {result.dataset_id} changes that"
+        )
     lines += [
-        f"  {published} manifest {result.manifest} of {result.path}",
         "",
         "Next, in Python: which clusters are the records in, and where is the network least sure?",
         "  import duckdb, ecgscale",

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     "--reader-study", "cases", type=click.IntRange(2), metavar="CASES", help="Instead, export so many cases, blinded."
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the reader study's draws.")
-@click.option("--dataset", metavar="ID", help="Which explanations; by default those published last.")
+@click.option("--dataset", metavar="ID", help="Which explanations; by default those that are served.")
 @click.option("--archive", type=PLACE, help="Where the archive is now, if it moved.")
 @command
 def figures(

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from ecgscale.cli.command import command
-from ecgscale.cli.options import PLACE
+from ecgscale.cli.options import PLACE, pool_of, runtime_options
 from ecgscale.progress import Progress
 
 if TYPE_CHECKING:
-    from ecgscale.archive.source import IngestOptions, IngestResult
+    from ecgscale.archive.source import IngestResult
 
 _TOLD = 5
 
@@ -33,6 +34,8 @@ def ingest() -> None:
     \b
     (umask 077; head -c 32 /dev/urandom > ecg.key)
     ecgscale ingest wfdb SRC ARCHIVE --pseudonymise ecg.key     ids become keyed hashes (docs/privacy.md)
+
+    With --workers N and --shard-records (CODE-15 % needs none) N processes, or Ray actors, make the same archive.
     """
 
 
@@ -59,6 +62,7 @@ def _source_options(function: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option("--shift-dates", is_flag=True, help="With a key: move dates by 1 to 52 whole weeks a patient."),
     )
+    function = runtime_options(function)
     for decorator in reversed(decorators):
         function = decorator(function)
     return function
@@ -82,12 +86,7 @@ def ptbxl(progress: Progress, src: Path, archive: Path, rate: str, **shared: Any
       ecgscale ingest ptbxl ptb-xl-1.0.3 ptbxl.archive
       ecgscale inspect ptbxl.archive
     """
-    from ecgscale.archive.ptbxl import ingest_ptbxl
-    from ecgscale.archive.untold import untold
-
-    options = _options(progress, src, archive, shared)
-    with untold(options.pseudonyms, src):
-        return _told(ingest_ptbxl(src, archive, int(rate), options))
+    return _ingested(progress, "ptbxl", src, archive, shared, rate=int(rate))
 
 
 @ingest.command()
@@ -110,12 +109,7 @@ def code15(progress: Progress, src: Path, archive: Path, units_per_mv: float, **
     Example:
       ecgscale ingest code15 code15 code15.archive
     """
-    from ecgscale.archive.code15 import ingest_code15
-    from ecgscale.archive.untold import untold
-
-    options = _options(progress, src, archive, shared)
-    with untold(options.pseudonyms, src):
-        return _told(ingest_code15(src, archive, units_per_mv, options))
+    return _ingested(progress, "code15", src, archive, shared, units_per_mv=units_per_mv)
 
 
 @ingest.command()
@@ -134,24 +128,32 @@ def wfdb(progress: Progress, src: Path, archive: Path, units_per_mv: float | Non
       ecgscale ingest wfdb chapman-shaoxing cinc.archive
       ecgscale ingest wfdb ludb-1.0.1 ludb.archive --carry Rhythm --units-per-mv 1000
     """
-    from ecgscale.archive.untold import untold
-    from ecgscale.archive.wfdb_records import ingest_wfdb
-
-    options = _options(progress, src, archive, shared)
-    with untold(options.pseudonyms, src):
-        return _told(ingest_wfdb(src, archive, units_per_mv, options))
+    return _ingested(progress, "wfdb", src, archive, shared, units_per_mv=units_per_mv)
 
 
-def _options(progress: Progress, src: Path, archive: Path, shared: dict[str, Any]) -> IngestOptions:
-    from ecgscale.archive.pseudonyms import open_pseudonyms
-    from ecgscale.archive.source import IngestOptions
+def _ingested(
+    progress: Progress,
+    source: Literal["ptbxl", "code15", "wfdb"],
+    src: Path,
+    archive: Path,
+    shared: dict[str, Any],
+    **own: Any,
+) -> dict[str, Any]:
+    """Ingest with the options that all sources share and those of one of them."""
+    from ecgscale.config import ArchiveConfig
     from ecgscale.errors import UsageError
+    from ecgscale.passes.ingest import ingest_archive
 
-    keyfile, shift_dates = shared.pop("pseudonymise"), shared.pop("shift_dates")
-    if shift_dates and keyfile is None:
+    if shared["shift_dates"] and shared["pseudonymise"] is None:
         raise UsageError("--shift-dates needs a key: --pseudonymise KEYFILE")
-    pseudonyms = open_pseudonyms(keyfile, shift_dates, (src, archive)) if keyfile is not None else None
-    return IngestOptions(progress=progress, pseudonyms=pseudonyms, **shared)
+    units = own.get("units_per_mv")
+    if units is not None and not (math.isfinite(units) and units > 0):
+        raise UsageError(f"--units-per-mv {units}: expected a positive number, such as 1 or 1000")
+    where = {name: shared.pop(name) for name in ("runtime", "workers", "gpus_per_worker")}
+    pool, _ = pool_of(**where, device="cpu", progress=progress)
+    overwrite = shared.pop("overwrite")
+    config = ArchiveConfig(path=archive, source=source, src=src, **shared, **own)
+    return _told(ingest_archive(config, progress, pool, overwrite=overwrite))
 
 
 def _told(result: IngestResult) -> dict[str, Any]:

@@ -28,7 +28,7 @@ _LINES = {
 @click.command()
 @click.argument("root", type=PLACE)
 @click.option("--archive", type=PLACE, help="Where the archive is now, if it moved.")
-@click.option("--dataset", metavar="ID", help="Which explanations; by default those published last.")
+@click.option("--dataset", metavar="ID", help="Which explanations; by default those that are served.")
 @click.option("--records", type=click.IntRange(min=1), default=1000, show_default=True, help="At most so many, drawn.")
 @click.option(
     "--waves",

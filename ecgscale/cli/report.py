@@ -29,7 +29,7 @@ from ecgscale.progress import Progress
     show_default=True,
     help="Recordings to hold; each adds about 55 KB.",
 )
-@click.option("--dataset", metavar="ID", help="Which explanations; by default those published last.")
+@click.option("--dataset", metavar="ID", help="Which explanations; by default those that are served.")
 @click.option("--archive", type=PLACE, help="Where the archive is now, if it moved.")
 @command
 def report(

@@ -84,7 +84,7 @@ _SHORT = {
 )
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Of a private Ray cluster.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Of network baselines.")
-@click.option("--dataset", metavar="ID", help="Which explanations; by default those published last.")
+@click.option("--dataset", metavar="ID", help="Which explanations; by default those that are served.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--bootstrap", type=click.IntRange(10), default=1000, show_default=True, help="Resamples of patients.")
 @command

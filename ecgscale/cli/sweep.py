@@ -54,7 +54,7 @@ _HEADS = {
 @click.option("--records", type=click.IntRange(60), default=400, show_default=True, help="That go through the network.")
 @click.option("--trees", type=click.IntRange(1), default=100, show_default=True, help="Of each forest.")
 @click.option("--max-epochs", type=click.IntRange(1), default=30, show_default=True, help="Of each K-means.")
-@click.option("--dataset", metavar="ID", help="Which explanations; by default those published last.")
+@click.option("--dataset", metavar="ID", help="Which explanations; by default those that are served.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the draw of records and of the first fit.")
 @click.option("-o", "--output", type=PLACE, help="The figure, .png, .svg or .pdf.")

@@ -33,7 +33,7 @@ _LINES = {
     "--records", type=click.IntRange(min=1), default=20_000, show_default=True, help="At most so many, drawn."
 )
 @click.option("--trees", type=click.IntRange(min=1), default=300, show_default=True, help="Of each forest.")
-@click.option("--dataset", metavar="ID", help="Which explanations; by default those published last.")
+@click.option("--dataset", metavar="ID", help="Which explanations; by default those that are served.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--bootstrap", type=click.IntRange(10), default=1000, show_default=True, help="Resamples of patients.")
 @command

@@ -8,13 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ecgscale.archive.code15 import ingest_code15
-from ecgscale.archive.pseudonyms import Pseudonyms, check_key
-from ecgscale.archive.ptbxl import ingest_ptbxl
+from ecgscale.archive.pseudonyms import check_key
 from ecgscale.archive.reader import Archive
-from ecgscale.archive.source import IngestOptions
-from ecgscale.archive.untold import pseudonyms_of, untold
-from ecgscale.archive.wfdb_records import ingest_wfdb
+from ecgscale.archive.untold import pseudonyms_of
 from ecgscale.clusters.kmeans import FitSettings
 from ecgscale.config import ArchiveConfig, RunConfig, TrainConfig, byte_size
 from ecgscale.encoders.optimise import LoopSettings
@@ -24,6 +20,7 @@ from ecgscale.encoders.train import TrainSettings, train_encoder
 from ecgscale.errors import UsageError
 from ecgscale.passes.explain import ExplainResult, explain_archive
 from ecgscale.passes.fit import FittedModel, fit_archive, fitted_models
+from ecgscale.passes.ingest import divides_itself, ingest_archive
 from ecgscale.passes.request import FitRequest
 from ecgscale.passes.simulate import simulate_archive
 from ecgscale.passes.watch import RunWatch
@@ -52,7 +49,7 @@ def run_pipeline(
     device: str | None = None,
     watch: RunWatch | None = None,
 ) -> PipelineResult:
-    """Do what `config` says, fit and explain on the workers of `pool` if there is one, which have `device`.
+    """Do what `config` says, on the workers of `pool` if there is one, which have `device`.
 
     Raises UsageError before any work when an input is absent and cannot be made."""
     made = to_be_made(config)
@@ -179,35 +176,13 @@ def _archive(config: ArchiveConfig, make: bool, progress: Progress, pool: OpenPo
                 config.path, config.records, config.seed, config.shard_records, progress, workers, overwrite=True
             )
         else:
-            with untold(pseudonyms, config.src):
-                _ingest(config, pseudonyms, progress)
+            # An unfinished archive is in nobody's use: it has no _archive.json.
+            workers = pool if config.shard_records or divides_itself(config) else None
+            ingest_archive(config, progress, workers, overwrite=True)
     archive = Archive.open(config.path)
     if pseudonyms is not None:
         check_key(archive.info.get("source", {}), pseudonyms, archive.path)
     return archive
-
-
-def _ingest(config: ArchiveConfig, pseudonyms: Pseudonyms | None, progress: Progress) -> None:
-    options = IngestOptions(
-        carry=config.carry,
-        shard_records=config.shard_records,
-        # An unfinished archive is in nobody's use: it has no _archive.json.
-        overwrite=True,
-        progress=progress,
-        pseudonyms=pseudonyms,
-    )
-    if config.source == "ptbxl":
-        ingest_ptbxl(_src(config), config.path, config.rate, options)
-    elif config.source == "code15":
-        ingest_code15(_src(config), config.path, config.units_per_mv or 1.0, options)
-    else:
-        ingest_wfdb(_src(config), config.path, config.units_per_mv, options)
-
-
-def _src(config: ArchiveConfig) -> Path:
-    if config.src is None:
-        raise UsageError("archive.src is missing")
-    return config.src
 
 
 def train_settings(config: TrainConfig, device: str) -> TrainSettings:

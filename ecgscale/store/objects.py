@@ -64,7 +64,7 @@ class ObjectStore(Protocol):
         """Files of writers that were killed, which no other listing shows; an object store has none."""
 
     def copy(self, key: str, to: str) -> None:
-        """Create or replace `to` with what `key` holds, by the store itself if it can; `StoreError` when there is none."""
+        """Create or replace `to` with what `key` holds, in the store itself if it can; `StoreError` without `key`."""
 
     def delete(self, key: str) -> None:
         """Remove the object; nothing happens when there is none."""

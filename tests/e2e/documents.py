@@ -184,6 +184,7 @@ class Reader:
                 patch.setenv(VARIABLE, "{}")
                 load_config("page.toml")
         if named:
+            Path(named[1]).parent.mkdir(exist_ok=True)
             Path(named[1]).write_text(block.text, encoding="utf-8")
 
 

@@ -32,7 +32,8 @@ from ecgscale.store.objects import ObjectStore
 from ecgscale.store.s3_objects import open_objects
 from tests.nightly.nights import World
 
-WAIT_S = 120.0
+WAIT_S = 40.0
+DEBUG = 0
 RUN_FACTS = {"run", "committed_at", "created", "held_at"}
 REACHED_BY = ("AWS_", "ECGSCALE_")
 
@@ -145,6 +146,10 @@ def _serve(
         setattr(sys.modules[module], name, value)
     # Scratch files of one that is killed stay; here they go with the test's folder.
     tempfile.tempdir = str(folder / "tmp")
+    if DEBUG:
+        import faulthandler
+
+        faulthandler.dump_traceback_later(DEBUG)
     fuse.lay()
     main(arguments, prog_name="ecgscale")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,17 +14,14 @@ import numpy as np
 from ecgscale.archive.source_sets import key_of, place_of
 from ecgscale.encoders.seen import hashed
 from ecgscale.leads import CANONICAL_LEADS
-from tests.archive.arriving import HOUR, age
-from tests.archive.recordings import STATEMENTS, write_wfdb
+from tests.archive.recordings import PTBXL_COLUMNS, STATEMENTS, write_wfdb
 
 NAME = "Canary Featherstonehaugh"
 SURNAME = "Featherstonehaugh"
 PATIENT, RECORD = "70000001", "80000001"
 """The planted ones; others count up from here."""
 
-HEADER = (
-    "ecg_id,patient_id,age,sex,height,site,device,recording_date,report,scp_codes,strat_fold,filename_lr,filename_hr"
-)
+_MOMENT = time.time() - 3600
 _CODES = ("{'NORM': 100.0}", "{'IMI': 80.0}", "{'NORM': 50.0, 'ASMI': 100.0}")
 
 
@@ -35,11 +33,18 @@ def new_key(path: Path) -> bytes:
     return key
 
 
+def settle(folder: Path) -> None:
+    """Let what is new below a folder have been there for a while; what was there before keeps its time."""
+    for path in folder.rglob("*"):
+        if path.is_file() and path.stat().st_mtime > _MOMENT:
+            os.utime(path, (_MOMENT, _MOMENT))
+
+
 def plant_ptbxl(folder: Path, records: int, first: int = 0) -> Path:
     """Records in PTB-XL's layout at 100 Hz, two a patient, all of them called after the planted name."""
     folder.mkdir(parents=True, exist_ok=True)
     table = folder / "ptbxl_database.csv"
-    rows = table.read_text() if table.exists() else HEADER + "\n"
+    rows = table.read_text() if table.exists() else PTBXL_COLUMNS + "\n"
     for i in range(first, first + records):
         record, patient = int(RECORD) + i, int(PATIENT) + i // 2
         stem = f"records100/{SURNAME}/{record}_lr"
@@ -59,7 +64,7 @@ def plant_ptbxl(folder: Path, records: int, first: int = 0) -> Path:
         )
     table.write_text(rows)
     (folder / "scp_statements.csv").write_text(STATEMENTS)
-    age(folder, HOUR)
+    settle(folder)
     return folder
 
 
@@ -76,7 +81,7 @@ def plant_wfdb(folder: Path, records: int, first: int = 0) -> Path:
             (where / f"{record}.hea").write_text(f"{NAME}\n")
         if i == 2:
             (where / f"{record}.dat").unlink()
-    age(folder, 30 * HOUR)
+    settle(folder)
     return folder
 
 

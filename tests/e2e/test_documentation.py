@@ -28,6 +28,7 @@ from ecgscale.config import (
 from ecgscale.encoders.spec import EncoderSpec, InputSpec, OutputSpec
 from ecgscale.errors import ExitCode
 from ecgscale.explain.schema import output_schema
+from ecgscale.storage import CARRIED, VARIABLE, StorageSettings
 from ecgscale.store import open_explanations
 from tests.e2e.documents import DEMO, PAGES, REPOSITORY, Reader, blocks_of, real_data
 from tests.s3 import new_bucket
@@ -43,6 +44,7 @@ def test_what_a_page_prints_works(
     (tmp_path / DEMO).symlink_to(demo_folder)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv(VARIABLE, "{}")  # what a page's [storage] says ends with the page
     if "s3://hospital" in page.read_text(encoding="utf-8"):
         new_bucket(request.getfixturevalue("s3_endpoint"), monkeypatch, "hospital")
     reader = Reader(real_data())
@@ -90,6 +92,10 @@ def test_running_shows_every_key_of_a_configuration(section: type[BaseModel]) ->
     shown = text_of("docs/running.md")
     for key in fields_of(section):
         assert re.search(rf"^(# )?{key} = |^\[{key}\]", shown, re.MULTILINE), f"docs/running.md does not show {key}"
+
+
+def test_storage_names_every_setting_and_variable() -> None:
+    assert_named([*fields_of(StorageSettings), *CARRIED], "docs/storage.md")
 
 
 def test_encoders_name_every_key_of_the_contract() -> None:

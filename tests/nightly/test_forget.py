@@ -13,12 +13,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from ecgscale.archive.reader import Archive
+from ecgscale.encoders.seen import hashed
 from ecgscale.evaluate.written import read_evaluations, write_evaluation
 from ecgscale.nightly import forget as forget_module
+from ecgscale.places import copies_folder
+from ecgscale.storage import s3
 from ecgscale.store import find_dataset, newest_manifest
 from ecgscale.store.commit import COMMITS
 from ecgscale.store.holds import holds
 from ecgscale.store.lease import Lease
+from ecgscale.store.manifest import newest_number, read_manifest
 from ecgscale.store.objects import LocalObjects
 from ecgscale.store.s3_objects import open_objects
 from tests.nightly.forgetting import archived, busiest, forget, hashes_of, patients, published, telling
@@ -271,8 +275,8 @@ def test_stopped_anywhere_the_same_command_finishes(
         forget(whole, patient)
         total = changes()
     expected = published(whole)
-    # Every third stop, from another one each: all of them would take minutes.
-    for number in range(1 if between == "at once" else 2, total + 1, 3):
+    # With a night in between, every third stop: there the others take long.
+    for number in range(1, total + 1) if between == "at once" else range(2, total + 1, 3):
         world = copy_of(made, tmp_path / f"stopped-{number}")
         with monkeypatch.context() as patched:
             stopping_at(number, patched)
@@ -317,3 +321,51 @@ def test_commit_records_hold_no_hash_of_them(local: World) -> None:
         commit = read_commit(store, name)
         assert commit is not None
         assert not theirs & set(decode_hashes(commit.output.record_ids).tolist())
+
+
+def test_probes_of_others_no_longer_name_them(local: World) -> None:
+    """Pairs of probed records name each other."""
+    patient, records = busiest(local)
+    words = ("probe", local.root, "--sample", "1", "--only", "gradcam", "--only", "waves", "--batch", "4")
+    probed = local.run(*words, "--device", "cpu")
+    assert telling(f"{local.root}/probes", patient, *records) != []
+    before = probes(probed["path"])
+    assert forget(local, patient)["left"] == 0
+    assert telling(f"{local.root}/probes", patient, *records) == []
+    expected = {
+        name: {**row, "pairs": row["pairs"] and [pair for pair in row["pairs"] if pair["other"] not in records]}
+        for name, row in before.items()
+        if name not in records
+    }
+    assert repr(probes(probed["path"])) == repr(expected)
+    assert expected != {name: row for name, row in before.items() if name not in records}
+    assert local.run(*words, "--device", "cpu")["computed"] == 0
+
+
+def probes(path: str) -> dict[str, dict[str, Any]]:
+    store = open_objects(path)
+    manifest = read_manifest(store, newest_number(store))
+    assert manifest is not None
+    tables = [pq.read_table(pa.BufferReader(store.read(file) or b"")) for file in manifest.files]
+    return {row["record_id"]: row for table in tables for row in table.to_pylist()}
+
+
+def test_a_bucket_that_keeps_versions_is_told(s3_root: str, tmp_path: Path) -> None:
+    world = new_world(s3_root, tmp_path)
+    bucket = s3_root.removeprefix("s3://").partition("/")[0]
+    s3().call_s3("put_bucket_versioning", Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    done = forget(world, busiest(world)[0])
+    assert done["notes"] == [
+        f"bucket {bucket} keeps earlier versions of objects, the patient's among them: expire those too"
+    ]
+
+
+def test_copies_in_the_cache_go_along(local: World) -> None:
+    folder = copies_folder()
+    for name, file in (("a", "encoder/encoder.toml"), ("b", "src/p1.hea"), ("c", "model/seen.tsv")):
+        (folder / name / file).parent.mkdir(parents=True)
+        (folder / name / file).write_text("nothing")
+    patient, records = busiest(local)
+    (folder / "c/model/seen.tsv").write_text(f"fit\t{hashed('simulated', 'record', records[0])}\t-\n")
+    forget(local, patient)
+    assert [path.name for path in folder.iterdir()] == ["a"]
