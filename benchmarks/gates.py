@@ -35,6 +35,7 @@ WITHIN = 2
 REQUIRED = ("gain x10", "arms reversed", "mains hum", "rate doubled", "rate halved")
 """Faults that count for the ratio; the others are told."""
 HISTORY = 28
+# Far more than hospitals vary: told, and not a part of the ratio.
 VARYING = "300 a night, odds of illness varying by a factor of e"
 HANDHELD = DEVICES[2]
 
@@ -69,7 +70,7 @@ def judged(pool: Pool, size: Size, say: Callable[[str], None]) -> Result:
     alone, _ = _faulty(World.of(_explanations_alone(pool)), size, lambda text: say(f"explanations alone: {text}"))
     required = [found["found"] for fault in REQUIRED for found in faults[fault].values()]
     ratios = {
-        "alarms_in_60_sound_nights": float(max(row["alarms_most"] for row in sound.values())),
+        "alarms_in_60_sound_nights": float(max(row["alarms_most"] for name, row in sound.items() if name != VARYING)),
         "faults_found_within_two_nights": rounded(min(required)),
     }
     details = {

@@ -115,7 +115,7 @@ class SurrogateConfig(_Section):
 
 
 class RuntimeConfig(_Section):
-    """`[runtime]`: where fit and explain run; one local worker is this process itself."""
+    """`[runtime]`: where ingest, fit and explain run; one local worker is this process itself."""
 
     name: Literal["local", "ray"] = "local"
     workers: int = Field(default=1, gt=0)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ecgscale.errors import UsageError
-from ecgscale.storage import s3, s3_options, told
+from ecgscale.storage import get_object, put_object, s3, s3_options, told, whole_body
 
 if TYPE_CHECKING:
     import pyarrow.fs
@@ -90,7 +90,7 @@ def local_copy(where: str | Path) -> Path:
             target = scratch / name.removeprefix(source).lstrip("/")
             target.parent.mkdir(parents=True, exist_ok=True)
             with told(f"cannot read {REMOTE}{name}"):
-                target.write_bytes(system.cat_file(name))
+                target.write_bytes(get_object(name))
         os.rename(scratch, final)
     except OSError:
         if not final.is_dir():
@@ -108,8 +108,8 @@ def fetch(where: str, size: int) -> bytes:
     starts = list(range(0, size, RANGE))
     paths = [where.removeprefix(REMOTE)] * len(starts)
     with told(f"cannot read {where}"):
-        parts = s3().cat_ranges(paths, starts, [min(start + RANGE, size) for start in starts], on_error="raise")
-        data = b"".join(parts)
+        stops = [min(start + RANGE, size) for start in starts]
+        data = whole_body(lambda: b"".join(s3().cat_ranges(paths, starts, stops, on_error="raise")))
         if len(data) != size:
             raise OSError(f"{len(data)} bytes came, {size} were there before")
     return data
@@ -128,12 +128,12 @@ def local_folder(where: Path, scratch: Path) -> Iterator[Path]:
 
 def upload(folder: Path, where: str | Path, last: str | None = None) -> None:
     """Put every file of a local folder below a place, each in one piece; the one named `last` after all others."""
-    system, target = s3(), str(where).removeprefix(REMOTE).rstrip("/")
+    target = str(where).removeprefix(REMOTE).rstrip("/")
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     for path in sorted(files, key=lambda path: path.name == last):
         name = f"{target}/{path.relative_to(folder).as_posix()}"
         with told(f"cannot write {REMOTE}{name}"):
-            system.pipe_file(name, path.read_bytes())
+            put_object(name, path.read_bytes())
 
 
 def copies_folder() -> Path:

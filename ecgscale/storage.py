@@ -9,14 +9,18 @@ travels to other processes in one variable, `ECGSCALE_STORAGE`.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import random
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ecgscale.errors import EcgscaleError, UsageError
+
+T = TypeVar("T")
 
 VARIABLE = "ECGSCALE_STORAGE"
 CARRIED = (VARIABLE, "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_CA_BUNDLE")
@@ -111,12 +115,55 @@ def s3() -> Any:
     return system
 
 
+def put_object(name: str, data: bytes, mode: Literal["overwrite", "create"] = "overwrite") -> None:
+    """Put BUCKET/KEY in one piece; "create": only if there is no such object yet.
+
+    As a bytearray, because for bytes botocore first asks the server whether they may come ("Expect: 100-continue"), and
+    aiohttp waits for that answer without end, whatever the timeouts are.
+    """
+    s3().pipe_file(name, bytearray(data), mode=mode)
+
+
+def get_object(name: str) -> bytes:
+    """BUCKET/KEY, whole, by one request; FileNotFoundError when there is no such object."""
+    # One stream: for several, s3fs would ask for the size first.
+    return whole_body(lambda: bytes(s3().cat_file(name, max_concurrency=1)))
+
+
+BROKEN_OFF = ("ClientPayloadError", "IncompleteReadError", "ResponseStreamingError", "AioReadTimeoutError")
+LONGEST_PAUSE_S = 20.0
+
+
+def whole_body(read: Callable[[], T]) -> T:
+    """What `read` returns; asked again, with growing, jittered pauses, when an answer breaks off in the middle.
+
+    botocore repeats requests only until their answer begins.
+    """
+    attempts = storage_settings().attempts
+    for attempt in range(1, attempts):
+        try:
+            return read()
+        except Exception as error:
+            if not any(type(one).__name__ in BROKEN_OFF for one in _chain(error)):
+                raise
+            time.sleep(random.uniform(0, min(2.0**attempt / 2, LONGEST_PAUSE_S)))
+    return read()
+
+
 REFUSALS = {
     "NoSuchBucket": "there is no such bucket; create it, or mend its name",
     "InvalidAccessKeyId": "the store does not know these credentials (AWS_ACCESS_KEY_ID, profile or role)",
     "SignatureDoesNotMatch": "the store does not accept these credentials' secret",
     "ExpiredToken": "the credentials have expired; renew them",
     "AccessDenied": "these credentials may not do this; reading, writing and listing below the place are needed",
+}
+
+SILENCES = {
+    "ReadTimeoutError": "the store did not answer in time ([storage] read_seconds, attempts)",
+    "ConnectTimeoutError": "the store cannot be reached in time ([storage] connect_seconds, attempts)",
+    "FSTimeoutError": "the store did not answer in time ([storage] read_seconds, attempts)",
+    "EndpointConnectionError": "the store cannot be reached",
+    "ClientPayloadError": "the store's answer broke off",
 }
 
 
@@ -143,16 +190,38 @@ def reason_of(error: BaseException) -> str:
     code = refusal_code(error)
     if code in REFUSALS:
         return REFUSALS[code]
+    silence = SILENCES.get(type(error).__name__)
+    if silence is not None:
+        endpoint = str(getattr(error, "kwargs", {}).get("endpoint_url", "")).partition("?")[0]
+        return f"{silence}: {endpoint}" if endpoint else silence
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return (str(error) or type(error).__name__).rstrip(".")
 
 
+OF_ONE_OBJECT = ("NoSuchKey", "404", "AccessDenied", "403", "InvalidRange", "416", "InvalidObjectState")
+"""Refusals that may concern a single object; an object of another owner is forbidden where all others are not."""
+
+
+def is_of_the_store(error: BaseException) -> bool:
+    """Whether an error says that an object store is away, or sends us away whatever we ask for."""
+    code = refusal_code(error)
+    if code:
+        return code not in OF_ONE_OBJECT
+    return any(type(one).__module__.partition(".")[0] in S3_LIBRARIES for one in _chain(error))
+
+
 def refusal_code(error: BaseException | None) -> str:
     """The code with which an object store refused, from an error or from what caused it; "" when there is none."""
-    while error is not None:
-        response = getattr(error, "response", None)
+    for one in _chain(error):
+        response = getattr(one, "response", None)
         if isinstance(response, dict):
             return str(response.get("Error", {}).get("Code", ""))
-        error = error.__cause__
     return ""
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and its causes."""
+    while error is not None:
+        yield error
+        error = error.__cause__

@@ -1,4 +1,4 @@
-"""Make the archive of a configuration, if it is not there: from its source, or simulated on all workers.
+"""Make the archive of a configuration, if it is not there: from its source, or simulated, on all workers.
 
 ray job submit --working-dir . -- python jobs/ingest.py --config configs/ptbxl.toml
 """
@@ -17,6 +17,8 @@ from ecgscale.cli.job import Job, config_option, job
 @job
 def ingest(job: Job) -> dict[str, Any]:
     """Make the archive that [archive] describes; one that is there is left alone.
+
+    All workers do it if [archive] says how many shard_records there are (source = "code15" comes in parts anyway).
 
     \b
       ray job submit --working-dir . -- python jobs/ingest.py --config configs/ptbxl.toml

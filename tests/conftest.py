@@ -18,6 +18,12 @@ if os.environ.get("CI"):
     settings.load_profile("ci")
 
 
+# Worker processes are forked from one that keeps the environment of the first test that had any; credentials do not
+# travel, so that has to have those of the servers of tests.
+for _name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+    os.environ.setdefault(_name, "testing")
+
+
 @pytest.fixture(scope="session")
 def test_data() -> Path:
     """The folder of real recordings; tests that need it are skipped without it."""

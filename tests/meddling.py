@@ -44,7 +44,11 @@ class LostAnswer:
     """The request is passed on, and the connection ends before its answer arrives."""
 
 
-Meddle = Callable[[Request], Refusal | LostAnswer | None]
+class CutAnswer:
+    """The request is passed on, and half of the body of its answer arrives."""
+
+
+Meddle = Callable[[Request], Refusal | LostAnswer | CutAnswer | None]
 
 
 @dataclass
@@ -81,9 +85,9 @@ def meddling(upstream: str, meddle: Meddle) -> Iterator[Proxy]:
             if isinstance(verdict, LostAnswer):
                 self.close_connection = True
                 return
-            self._answer(answer.status, answer.getheaders(), data)
+            self._answer(answer.status, answer.getheaders(), data, isinstance(verdict, CutAnswer))
 
-        def _answer(self, status: int, headers: list[tuple[str, str]], data: bytes) -> None:
+        def _answer(self, status: int, headers: list[tuple[str, str]], data: bytes, cut: bool = False) -> None:
             self.send_response(status)
             for name, value in headers:
                 if name.lower() not in _HOP_BY_HOP:
@@ -93,7 +97,8 @@ def meddling(upstream: str, meddle: Meddle) -> Iterator[Proxy]:
             self.send_header("Content-Length", length if bare and length else str(len(data)))
             self.end_headers()
             if not bare:
-                self.wfile.write(data)
+                self.wfile.write(data[: len(data) // 2] if cut else data)
+            self.close_connection = self.close_connection or cut
 
         do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = _any
 

@@ -149,12 +149,16 @@ class Seaweed(Server):
         super().__init__([*command, *(f"-{name}={value}" for name, value in options.items())], folder / "log", self._up)
 
     def _up(self) -> bool:
-        """Whether an object can be put, which is later than that requests are answered."""
+        """Whether objects can be put, and read in all buckets, which is later than that requests are answered."""
         try:
             client = self.client()
-            if not any(bucket["Name"] == "ready" for bucket in client.list_buckets()["Buckets"]):
+            buckets = [bucket["Name"] for bucket in client.list_buckets()["Buckets"]]
+            if "ready" not in buckets:
                 client.create_bucket(Bucket="ready")
-            client.put_object(Bucket="ready", Key="now", Body=b"")
+            client.put_object(Bucket="ready", Key="now", Body=b"now")
+            for bucket in buckets:
+                for found in client.list_objects_v2(Bucket=bucket, MaxKeys=1).get("Contents", []):
+                    client.get_object(Bucket=bucket, Key=found["Key"])["Body"].read()
         except (BotoCoreError, ClientError):
             return False
         return True
@@ -208,7 +212,7 @@ http {{
     uwsgi_temp_path {folder}/uwsgi;
     scgi_temp_path {folder}/scgi;
     client_max_body_size 0;
-    limit_req_zone $server_name zone=all:1m rate={rate}r/s;
+    limit_req_zone $binary_remote_addr zone=all:1m rate={rate}r/s;
     limit_req_status 503;
     server {{
         listen 127.0.0.1:{port};

@@ -14,7 +14,7 @@ from ecgscale.archive.schema import CORE_COLUMNS, DATA_BYTES_KEY, DIGEST_KEY, RE
 from ecgscale.archive.shard_file import ROW_GROUP_RECORDS
 from ecgscale.errors import ShardError
 from ecgscale.places import Place, fetch, is_remote
-from ecgscale.storage import s3
+from ecgscale.storage import is_of_the_store, s3, told
 from ecgscale.store.objects import StoreError
 from ecgscale.store.s3_objects import open_objects
 
@@ -68,7 +68,8 @@ def require_unchanged(shard: Shard) -> None:
 
 
 def open_parquet(shard: Shard, whole: bool = False) -> pq.ParquetFile:
-    """The shard's file, its footer read; `ShardError` if it is not Parquet, cut short, or lacks columns.
+    """The shard's file, its footer read; `ShardError` if it is not Parquet, cut short, or lacks columns, `StoreError`
+    if the store is away.
 
     `whole` says that most of it will be read: then a shard in an object store is fetched at once, in parallel ranges.
     """
@@ -76,6 +77,10 @@ def open_parquet(shard: Shard, whole: bool = False) -> pq.ParquetFile:
         # A buffer, because without one a column chunk of a large row group is read in one piece.
         file = pq.ParquetFile(_opened(shard, whole), pre_buffer=False, buffer_size=_READ_BUFFER)
     except (pa.ArrowException, OSError, StoreError) as error:
+        if is_of_the_store(error):
+            # All the others would be set aside too, one after the other.
+            with told(f"cannot read {shard.path}"):
+                raise
         raise ShardError(
             f"{shard.path} ({shard.size} bytes) is not a whole Parquet file: {error}. Restore it or ingest again"
         ) from error

@@ -79,6 +79,10 @@ class QuotesSource(ArchiveError):
         super().__init__(text)
         self.bare = bare
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # From a worker it has to arrive as what it is.
+        return type(self), (str(self), self.bare)
+
 
 @dataclass
 class Problems:

@@ -23,6 +23,15 @@ def _interrupt(signum: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
+def _refusal(error: Exception) -> str | None:
+    """What a disk or an object store refused, in words; None for an error of another kind."""
+    from ecgscale.storage import is_of_the_store, reason_of
+
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return reason_of(error) if isinstance(error, OSError) or is_of_the_store(error) else None
+
+
 def _line(facts: Any) -> str:
     """One line of JSON as the standard has it: a number that is none (NaN, infinity) is null."""
     try:
@@ -60,10 +69,10 @@ def command(function: Callable[..., dict[str, Any] | None]) -> Callable[..., Non
             facts, code = {"error": str(error)}, int(error.exit_code)
         except BrokenPipeError:
             raise  # whoever read our output has gone; click ends quietly
-        except OSError as error:
-            if os.environ.get("ECGSCALE_DEBUG"):
+        except Exception as error:
+            told = _refusal(error)
+            if told is None or os.environ.get("ECGSCALE_DEBUG"):
                 raise
-            told = f"{error.filename}: {error.strerror}" if error.filename else str(error)
             click.echo(f"error: {told}", err=True)
             facts, code = {"error": told}, int(ExitCode.FAILED)
         except KeyboardInterrupt:

@@ -133,6 +133,7 @@ Do 20 proportions hold what the network decides on? (recordings that neither the
 What to type next
   ecgscale plot {root} {record_id} -o another.png --layout stacked
   ecgscale report {root} -o {directory}/report          (one page with everything: open it in a browser)
-  duckdb -c "SELECT record_id, mean_entropy, superclasses FROM '{dataset}/data/*.parquet' ORDER BY 2 DESC LIMIT 5"
+  python -c "import duckdb, ecgscale; facts = ecgscale.open_explanations('{root}'); \\
+             duckdb.sql('SELECT record_id, mean_entropy, superclasses FROM facts ORDER BY 2 DESC LIMIT 5').show()"
   ecgscale ingest ptbxl PATH/TO/PTB-XL my-archive      (or code15, or wfdb: see ecgscale ingest --help)
 """

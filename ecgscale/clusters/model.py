@@ -5,6 +5,7 @@ A directory exists only when it is complete: it is written beside its place and 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ from ecgscale.clusters.features import BlockLayout
 from ecgscale.errors import ModelError
 from ecgscale.places import Place, is_remote, place
 from ecgscale.store.directories import place_whole
+from ecgscale.store.s3_objects import open_objects
 
 MIN_TAU = 1e-6
 
@@ -105,8 +107,8 @@ class ClusterModel:
         """Read a model directory. Raises ModelError when it is absent, unfinished or inconsistent."""
         directory = place(directory) if is_remote(directory) else Path(directory).resolve()
         try:
-            info = json.loads((directory / "model.json").read_text())
-            arrays = load((directory / "centroids.safetensors").read_bytes())
+            info = json.loads(_read(directory, "model.json"))
+            arrays = load(_read(directory, "centroids.safetensors"))
         except FileNotFoundError as error:
             missing = error.filename or "model.json"
             raise ModelError(f"{directory} is not a cluster model: {missing} is missing{_known(directory)}") from error
@@ -130,6 +132,13 @@ class ClusterModel:
                 f" {layout.n_channels} channels; the two files do not belong together"
             )
         return model
+
+
+def _read(directory: Place, name: str) -> bytes:
+    data = open_objects(directory).read(name)
+    if data is None:
+        raise FileNotFoundError(errno.ENOENT, "no such file", str(directory / name))
+    return data
 
 
 def _known(directory: Path) -> str:

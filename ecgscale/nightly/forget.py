@@ -22,6 +22,7 @@ from ecgscale.archive.reader import Archive
 from ecgscale.archive.tombstones import Tombstones, new_tombstones, read_tombstones, write_tombstones
 from ecgscale.encoders.seen import SEEN_FILE
 from ecgscale.errors import ExitCode, UsageError
+from ecgscale.evaluate.written import EVALUATIONS
 from ecgscale.nightly.forget_archive import (
     OwnRecords,
     explained_ids,
@@ -51,7 +52,7 @@ from ecgscale.passes.probes import PROBES_FOLDER, probe_store
 from ecgscale.places import REMOTE, Place, absolute, is_remote, place
 from ecgscale.progress import SILENT, Progress
 from ecgscale.storage import StoreError, s3, told
-from ecgscale.store.commit import read_json_object
+from ecgscale.store.commit import DATA, read_json_object
 from ecgscale.store.dataset import EXPLANATIONS, dataset_ids, dataset_store
 from ecgscale.store.lease import Lease
 from ecgscale.store.manifest import DatasetFacts
@@ -229,8 +230,8 @@ class _Forgetting:
         return pseudonyms.record(whom.given) if whom.is_record else pseudonyms.patient(whom.given)
 
     def _require_known(self, name: str, begun: bool) -> None:
-        there = bool(self.affected) or begun or (bool(self.traces.records) and not self.whom.is_record)
-        there = there or self._is_explained()
+        explained = self._is_explained() if self.whom.is_record else bool(self.traces.records)
+        there = bool(self.affected) or begun or explained
         known = self.tombstones.has_record(name) if self.whom.is_record else self.tombstones.has_patient(name)
         if not there and not known:
             pseudonymised = self.archive.info.get("source", {}).get(PSEUDONYMISED)
@@ -242,7 +243,7 @@ class _Forgetting:
     def _is_explained(self) -> bool:
         """Whether a single record that the archive no longer has is in what was explained of it."""
         with self.progress.stage("search", None, "objects") as stage:
-            return self.whom.is_record and any(search(s, self.traces, stage, below="data").hits for s, _ in self.stores)
+            return any(search(store, self.traces, stage, below=DATA).hits for store, _ in self.stores)
 
     def _own_datasets(self) -> list[str]:
         """Datasets of this archive; those of others may have the same ids for other people."""
@@ -255,7 +256,7 @@ class _Forgetting:
         if others:
             self.notes.append(f"datasets of other archives are not touched: {', '.join(others)}")
         self._foreign = tuple(
-            f"{folder}/{name}/" for name in others for folder in (EXPLANATIONS, PROBES_FOLDER, "evaluations")
+            f"{folder}/{name}/" for name in others for folder in (EXPLANATIONS, PROBES_FOLDER, EVALUATIONS)
         )
         return own
 

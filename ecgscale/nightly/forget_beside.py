@@ -16,15 +16,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ecgscale.archive.intake import STAGED
+from ecgscale.archive.reader import Archive
 from ecgscale.encoders.seen import SEEN_FILE
+from ecgscale.errors import ArchiveError
 from ecgscale.evaluate.written import EVALUATIONS
 from ecgscale.nightly.gatekeeper import REFERENCE, night_records, spread
 from ecgscale.nightly.patient_search import Hit, holds_traces
 from ecgscale.nightly.reference import Reference
+from ecgscale.nightly.shard_traits import FOLDER as TRAITS_FOLDER
+from ecgscale.nightly.shard_traits import ShardTraits
 from ecgscale.nightly.traces_of_patient import Traces
 from ecgscale.places import arrow_place, copies_folder
 from ecgscale.store.commit import COMMITS
-from ecgscale.store.manifest import MANIFESTS, newest_number, read_manifest
+from ecgscale.store.manifest import MANIFESTS, Manifest, ShardEntry, newest_number, read_manifest
 from ecgscale.store.objects import LocalObjects, ObjectStore
 
 LISTS = ("encoders", "models")
@@ -98,14 +102,27 @@ def rebuild_reference(store: ObjectStore) -> bool:
         store.delete(REFERENCE)
         return True
 
-    def table(file: str) -> pa.Table:
-        path, system = arrow_place(store.location(file))
-        return pq.read_table(path, filesystem=system, partitioning=None)
+    # Traits are kept a row a record: those of shards that had the patient are not of what they are now.
+    for key in list(store.list_prefix(TRAITS_FOLDER)):
+        store.delete(key)
+    traits = ShardTraits(store, _archive_of(newest))
 
-    rows = (table(entry.file) for entry in spread(before))
+    def table(entry: ShardEntry) -> pa.Table:
+        path, system = arrow_place(store.location(entry.file))
+        rows = pq.read_table(path, filesystem=system, partitioning=None)
+        return traits.beside(entry.key, entry.content_digest, rows)
+
+    rows = (table(entry) for entry in spread(before))
     made = Reference.of(rows, old.model_id, old.output_names, old.seed)
     store.put(REFERENCE, made.to_parquet_bytes())
     return True
+
+
+def _archive_of(newest: Manifest | None) -> Archive | None:
+    try:
+        return Archive.open(newest.content.archive.path) if newest else None
+    except ArchiveError:
+        return None  # it moved; the reference does without traits
 
 
 def stale_copies(traces: Traces) -> list[Path]:

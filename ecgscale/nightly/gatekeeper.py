@@ -16,12 +16,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
+from ecgscale.archive.reader import Archive
 from ecgscale.gate_settings import GateSettings
 from ecgscale.nightly.evidence import COLUMNS, FreshShard, Night
 from ecgscale.nightly.findings import GateReport
 from ecgscale.nightly.gates import judge
 from ecgscale.nightly.reference import Reference
+from ecgscale.nightly.shard_traits import ShardTraits
 from ecgscale.places import arrow_place
+from ecgscale.progress import SILENT, Progress
 from ecgscale.store.commit import Commit, output_is_there, read_commit, read_json_object, to_json
 from ecgscale.store.holds import holds
 from ecgscale.store.manifest import Manifest, ShardEntry
@@ -57,6 +60,16 @@ class NightRecord(BaseModel):
         return f"{NIGHTS}/{self.started.replace(':', '').replace('+0000', 'Z')}-{self.run_id}.json"
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """One shard's explanations: its key and content, their file, and the ISO date of the night they came in."""
+
+    key: str
+    content_digest: str
+    file: str
+    night: str
+
+
 @dataclass
 class Gatekeeper:
     """Judges the shards of one night; called by the explain pass with the commits that are new to the dataset.
@@ -70,6 +83,8 @@ class Gatekeeper:
     model_id: str
     now: datetime
     run_id: str
+    archive: Archive | None = None
+    progress: Progress = SILENT
     seed: int = 0
     report: GateReport | None = None
     night: Night | None = None
@@ -80,7 +95,8 @@ class Gatekeeper:
         records = night_records(self.store)
         past = [record for record in records if record.done]
         self.commits = tuple(sorted([*self._cut_short(records, fresh, newest), *fresh], key=lambda c: c.source.key))
-        tonight = self._read([(c.source.key, c.output.file, self.now.date().isoformat()) for c in self.commits])
+        date = self.now.date().isoformat()
+        tonight = self._read([Wanted(c.source.key, c.source.content_digest, c.output.file, date) for c in self.commits])
         nights = [Night(**record.night) for record in past]
         trailing = list(self._trailing(past, newest)) if newest else []
         reference = self._reference(newest)
@@ -144,13 +160,13 @@ class Gatekeeper:
     def _trailing(self, past: Sequence[NightRecord], newest: Manifest) -> Iterator[FreshShard]:
         """Published shards of the nights before, newest night first, as many as the windows can hold."""
         published = {entry.key: entry for entry in newest.content.shards}
-        wanted: list[tuple[str, str, str]] = []
+        wanted: list[Wanted] = []
         rows, nights = 0, 0
         for record in reversed(past):
             there = [published[key] for key in record.shards if key in published]
             if nights >= self.settings.windows[-1] or rows >= self.settings.window_records:
                 break
-            wanted += [(entry.key, entry.file, str(record.night["date"])) for entry in there]
+            wanted += [Wanted(e.key, e.content_digest, e.file, str(record.night["date"])) for e in there]
             rows += sum(entry.published_rows for entry in there)
             nights += bool(there)
         return iter(self._read(wanted))
@@ -162,29 +178,34 @@ class Gatekeeper:
             return Reference.from_bytes(data)
         if newest is None:
             return None
-        tables = (self._table(entry.file) for entry in spread(newest.content.shards))
+        chosen = spread(newest.content.shards)
+        told = f"reference: {sum(entry.published_rows for entry in chosen):,} records of {len(chosen)} shards"
+        self.progress.say(f"{told} are what later nights are compared with")
+        tables = (self._table(Wanted(e.key, e.content_digest, e.file, "")) for e in chosen)
         reference = Reference.of(tables, self.model_id, self.output_names, self.seed)
         self.store.put_if_absent(REFERENCE, reference.to_parquet_bytes())
         return reference
 
-    def _read(self, wanted: Sequence[tuple[str, str, str]]) -> list[FreshShard]:
+    def _read(self, wanted: Sequence[Wanted]) -> list[FreshShard]:
         with ThreadPoolExecutor(READERS) as readers:
-            tables = list(readers.map(self._table, (file for _, file, _ in wanted)))
-        return [FreshShard(key, table, night) for (key, _, night), table in zip(wanted, tables, strict=True)]
+            tables = list(readers.map(self._table, wanted))
+        return [FreshShard(one.key, table, one.night) for one, table in zip(wanted, tables, strict=True)]
 
-    def _table(self, file: str) -> pa.Table:
-        path, system = arrow_place(self.store.location(file))
+    def _table(self, one: Wanted) -> pa.Table:
+        path, system = arrow_place(self.store.location(one.file))
         with pq.ParquetFile(path, filesystem=system) as opened:
             there = [name for name in COLUMNS if name in opened.schema_arrow.names]
-            return opened.read(columns=there, use_threads=False)
+            rows = opened.read(columns=there, use_threads=False)
+        return ShardTraits(self.store, self.archive).beside(one.key, one.content_digest, rows)
 
 
-MOST_REFERENCE_SHARDS = 64
+MOST_REFERENCE_ROWS = 40_000
 
 
 def spread(entries: Sequence[ShardEntry]) -> Sequence[ShardEntry]:
-    """At most so many shards, evenly over all of them: a reference needs thousands of records, not all."""
-    step = -(-len(entries) // MOST_REFERENCE_SHARDS) or 1
+    """Shards of about so many records, evenly over all of them: a reference needs thousands of records, not all."""
+    rows = sum(entry.published_rows for entry in entries)
+    step = max(1, min(round(rows / MOST_REFERENCE_ROWS), len(entries)))
     return entries[::step]
 
 

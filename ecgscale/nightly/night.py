@@ -112,6 +112,8 @@ def run_night(
             model_id=model.model_id,
             now=now,
             run_id=watch.run_id,
+            archive=archive,
+            progress=progress,
         )
 
         def admission(*fresh: Any) -> Any:

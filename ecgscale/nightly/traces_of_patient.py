@@ -58,9 +58,12 @@ class Traces:
     @cached_property
     def hashes(self) -> frozenset[str]:
         """Under which lists of what was seen, and the log of an archive, know the ids."""
-        patient = [hashed(self.source, "patient", self.patient)] if self.patient else []
-        seen = (hashed(self.source, "record", record) for record in self.records)
-        return frozenset({*patient, *seen, *map(key_of, self.records)})
+        # As typed too: an encoder may have seen the source before it was pseudonymised.
+        typed = (self.typed,) if self.typed else ()
+        own = (self.patient,) if self.patient else ()
+        patients = (hashed(self.source, "patient", name) for name in (*own, *typed))
+        seen = (hashed(self.source, "record", name) for name in (*self.records, *typed))
+        return frozenset({*patients, *seen, *map(key_of, self.records)})
 
     @cached_property
     def distinctive(self) -> frozenset[str]:

@@ -100,7 +100,7 @@ def _ingest_on(pool: OpenPool, config: ArchiveConfig, src: Place, options: Inges
             told = _told(made)
             first = next((piece.source for piece in made if piece.rows), {})
             writer.source = first | division.facts | {"listed_at": listed_at} | told
-    return _result(writer, made, told)
+    return _result(writer, made, told, options)
 
 
 def _checked(config: ArchiveConfig, options: IngestOptions) -> IngestOptions:
@@ -176,20 +176,26 @@ def _done(workers: WorkerPool, calls: Iterable[Call]) -> Iterator[tuple[Call, An
 
 def _told(made: Sequence[MadePiece]) -> dict[str, Any]:
     """What `_archive.json` says of how it went, as if one process had told it."""
-    counted: Counter[str] = Counter()
-    for piece in made:
-        counted.update(piece.counted)
     refused = sum(len(piece.refused) for piece in made)
     notes = dict.fromkeys(note for piece in made for note in piece.notes)
     return {
         "dropped": sum(piece.dropped for piece in made),
-        "notes": [*notes, *told_counts(counted), *told_forgotten(refused)],
+        "notes": [*notes, *told_counts(_counted(made)), *told_forgotten(refused)],
         "problems": sum(piece.problems for piece in made),
         "first_problems": list(chain.from_iterable(piece.first_problems for piece in made))[:PROBLEMS_KEPT],
     }
 
 
-def _result(writer: ArchiveWriter, made: Sequence[MadePiece], told: dict[str, Any]) -> IngestResult:
+def _counted(made: Sequence[MadePiece]) -> Counter[str]:
+    together: Counter[str] = Counter()
+    for piece in made:
+        together.update(piece.counted)
+    return together
+
+
+def _result(
+    writer: ArchiveWriter, made: Sequence[MadePiece], told: dict[str, Any], options: IngestOptions
+) -> IngestResult:
     return IngestResult(
         archive=str(writer.path),
         archive_id=writer.archive_id,
@@ -197,7 +203,8 @@ def _result(writer: ArchiveWriter, made: Sequence[MadePiece], told: dict[str, An
         shards=writer.shards,
         signal=writer.signal,
         dropped=told["dropped"],
-        problems=Problems(told["problems"], told["first_problems"]),
+        problems=Problems(told["problems"], told["first_problems"], options.pseudonyms),
         notes=tuple(told["notes"]),
         refused=tuple(chain.from_iterable(piece.refused for piece in made)),
+        counted=_counted(made),
     )

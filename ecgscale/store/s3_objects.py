@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ecgscale.places import REMOTE, is_remote
-from ecgscale.storage import refusal_code, s3, storage_settings, told
+from ecgscale.storage import get_object, put_object, refusal_code, s3, storage_settings, told
 from ecgscale.store.objects import LocalObjects, ObjectStat, ObjectStore
 
 CONFLICTS = 8
@@ -42,7 +42,7 @@ class S3Objects:
         with told(f"cannot write {self.location(key)}"):
             for attempt in range(CONFLICTS):
                 try:
-                    s3().pipe_file(self._path(key), data, mode="create")
+                    put_object(self._path(key), data, mode="create")
                     return True
                 except (OSError, FileExistsError) as error:
                     code = refusal_code(error)
@@ -58,12 +58,12 @@ class S3Objects:
 
     def put(self, key: str, data: bytes) -> None:
         with told(f"cannot write {self.location(key)}"):
-            s3().pipe_file(self._path(key), data)
+            put_object(self._path(key), data)
 
     def read(self, key: str) -> bytes | None:
         with told(f"cannot read {self.location(key)}"):
             try:
-                return bytes(s3().cat_file(self._path(key)))
+                return get_object(self._path(key))
             except FileNotFoundError as error:
                 _require_bucket(error)
                 return None
@@ -76,6 +76,10 @@ class S3Objects:
             except FileNotFoundError as error:
                 _require_bucket(error)
                 return None
+            except OSError:
+                # The answer to HEAD has no body that could say why; that to GET has one.
+                s3().call_s3("get_object", Bucket=bucket, Key=path, Range="bytes=0-0")
+                raise
         return _stat({**facts, "size": facts["ContentLength"]})
 
     def list_prefix(self, prefix: str) -> Iterator[str]:

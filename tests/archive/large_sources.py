@@ -48,8 +48,9 @@ def write_large_ptbxl(folder: Path, records: int = 340) -> Path:
             digital[3, 5:9] = -(2**15)
         if i not in (1, 200):
             write_quickly(folder / Path(high).parent, Path(high).name, digital)
-    file = folder / f"records500/{130 // 100:02d}/00130_hr.dat"
-    file.write_bytes(file.read_bytes()[:-6])
+    if records > 130:
+        file = folder / "records500/01/00130_hr.dat"
+        file.write_bytes(file.read_bytes()[:-6])
     (folder / "ptbxl_database.csv").write_text("\n".join(rows) + "\n")
     (folder / "scp_statements.csv").write_text(STATEMENTS)
     return folder

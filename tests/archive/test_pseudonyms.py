@@ -16,12 +16,14 @@ from ecgscale.archive.code15 import ingest_code15
 from ecgscale.archive.pseudonyms import Pseudonyms, check_key, open_pseudonyms, read_key
 from ecgscale.archive.ptbxl import ingest_ptbxl
 from ecgscale.archive.source import IngestOptions, QuotesSource
+from ecgscale.archive.source_sets import key_of, place_of
 from ecgscale.archive.tombstones import new_tombstones, read_tombstones, write_tombstones
 from ecgscale.archive.untold import pseudonyms_of, untold
 from ecgscale.archive.wfdb_records import ingest_wfdb
 from ecgscale.config import ArchiveConfig
 from ecgscale.errors import ArchiveError, EcgscaleError, UsageError
 from ecgscale.places import place
+from tests.archive.arriving import Ward
 from tests.archive.recordings import wave, write_code15, write_ptbxl, write_wfdb
 
 KEY = hashlib.sha256(b"a key of the tests").digest()
@@ -48,7 +50,8 @@ def test_a_pseudonym_is_a_keyed_hash() -> None:
     assert HIDDEN.record("7") == Pseudonyms(KEY, shift_dates=True).record("7")
     names = {HIDDEN.record("7"), HIDDEN.patient("7"), HIDDEN.record("8"), Pseudonyms(os.urandom(32)).record("7")}
     assert len(names) == 4
-    assert KEY.hex() not in repr(HIDDEN) and str(KEY) not in repr(HIDDEN)
+    assert KEY.hex() not in repr(HIDDEN)
+    assert str(KEY) not in repr(HIDDEN)
     assert hashlib.sha256(KEY).hexdigest()[:16] != HIDDEN.key_id
 
 
@@ -164,7 +167,8 @@ def test_a_configuration_names_the_key(tmp_path: Path) -> None:
     key = key_file(tmp_path / "key")
     config = ArchiveConfig(path=tmp_path / "a", source="wfdb", src=tmp_path / "src", pseudonymise=key)
     found = pseudonyms_of(config)
-    assert found is not None and found.key_id == HIDDEN.key_id
+    assert found is not None
+    assert found.key_id == HIDDEN.key_id
     assert pseudonyms_of(ArchiveConfig(path=tmp_path / "a")) is None
     with pytest.raises(UsageError, match="needs a key"):
         pseudonyms_of(config.model_copy(update={"pseudonymise": None, "shift_dates": True}))
@@ -192,11 +196,12 @@ def test_errors_tell_nothing_of_the_source(error: Exception, told: str, monkeypa
         raise error
     assert told in str(raised.value)
     assert "Jane" not in str(raised.value)
-    assert raised.value.__cause__ is None and raised.value.__suppress_context__
-    with pytest.raises(type(error), match="Jane|exams"), untold(None, "/data/src"):
+    assert raised.value.__cause__ is None
+    assert raised.value.__suppress_context__
+    with pytest.raises(type(error), match=r"Jane|exams"), untold(None, "/data/src"):
         raise error
     monkeypatch.setenv("ECGSCALE_DEBUG", "1")
-    with pytest.raises(type(error), match="Jane|exams"), untold(HIDDEN, "/data/src"):
+    with pytest.raises(type(error), match=r"Jane|exams"), untold(HIDDEN, "/data/src"):
         raise error
 
 
@@ -237,3 +242,53 @@ def test_an_archive_in_an_object_store_keeps_them_when_it_is_replaced(tmp_path: 
     forgotten(place(s3_root), (), ("r1",))
     assert ingest_wfdb(tmp_path / "src", s3_root, None, IngestOptions(overwrite=True)).records == 1
     assert read_tombstones(place(s3_root)) is not None
+
+
+def test_files_that_arrive_later_come_in_under_the_same_names(tmp_path: Path) -> None:
+    ward = Ward(tmp_path / "src", str(tmp_path / "archive"))
+    key = key_file(tmp_path / "key")
+    ward.record("70000001")
+    assert ward.night(pseudonymise=key).sets_new == 1
+    ward.record("70000002")
+    assert (ward.night(pseudonymise=key).sets_new, ward.night(pseudonymise=key).sets_new) == (1, 0)
+    assert ward.ids() == [HIDDEN.record("70000001"), HIDDEN.record("70000002")]
+    # Moved as it was, and replaced: the log knows them by their pseudonyms.
+    (ward.folder / "moved").mkdir()
+    for suffix in ("hea", "dat"):
+        (ward.folder / f"70000002.{suffix}").rename(ward.folder / "moved" / f"70000002.{suffix}")
+    ward.record("70000001", seed=9)
+    again = ward.night(pseudonymise=key)
+    assert (again.sets_new, again.sets_changed, again.touched) == (0, 1, 1)
+    logs = "".join(path.read_text() for path in sorted((tmp_path / "archive" / "_ingest").glob("*.json")))
+    assert key_of(HIDDEN.record("70000001")) in logs
+    for name in ("70000001", "70000002", "moved/70000002"):
+        assert key_of(name) not in logs
+        assert place_of(name) not in logs
+    with pytest.raises(ArchiveError, match="give that key"):
+        ward.night()
+    other = key_file(tmp_path / "other", os.urandom(32))
+    with pytest.raises(ArchiveError, match="pseudonymised with key_id"):
+        ward.night(pseudonymise=other)
+
+
+def test_an_archive_without_a_log_is_taken_on_with_the_key(tmp_path: Path) -> None:
+    ward = Ward(tmp_path / "src", str(tmp_path / "archive"))
+    key = key_file(tmp_path / "key")
+    ward.record("70000001")
+    ingest_wfdb(ward.folder, tmp_path / "archive", None, options())
+    ward.record("70000002")
+    arrived = ward.night(pseudonymise=key)
+    assert (arrived.sets_new, len(ward.ids())) == (1, 2)
+
+
+def test_forgotten_records_are_passed_over_every_night(tmp_path: Path) -> None:
+    ward = Ward(tmp_path / "src", str(tmp_path / "archive"))
+    ward.record("70000001")
+    ward.record("70000002")
+    ward.night()
+    forgotten(tmp_path / "archive", (), ("70000001",))
+    ward.record("70000001", seed=4)
+    ward.record("70000003")
+    night = ward.night()
+    assert (night.forgotten, night.records, ward.night().forgotten) == (1, 1, 1)
+    assert "1 record of patients who were forgotten" in " ".join(night.notes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,9 @@ import pytest
 
 from ecgscale.archive import Archive, ArchiveWriter, archive_schema
 from ecgscale.errors import ArchiveError
+from ecgscale.places import place
 from ecgscale.progress import SILENT
+from ecgscale.store.s3_objects import open_objects
 from tests.archive.recordings import all_records, record, wave, write_archive
 
 BAD = record("2", signal=np.zeros(3))
@@ -45,6 +48,12 @@ def test_a_shard_closes_at_its_size(tmp_path: Path) -> None:
     archive = write_archive(tmp_path / "a", [record(str(i)) for i in range(300)], shard_bytes=100_000)
     assert len(archive.shards) > 1
     assert sum(archive.footer(shard).rows for shard in archive.shards) == 300
+
+
+def test_a_number_of_records_that_was_asked_for_counts_alone(tmp_path: Path) -> None:
+    rows = [record(str(i)) for i in range(300)]
+    archive = write_archive(tmp_path / "a", rows, shard_records=290, shard_bytes=100_000)
+    assert [archive.footer(shard).rows for shard in archive.shards] == [290, 10]
 
 
 @pytest.mark.parametrize("signal", ["int16", "float32"])
@@ -111,6 +120,28 @@ def test_an_archive_is_replaced_only_when_asked_and_only_by_a_whole_one(tmp_path
     replaced = write_archive(tmp_path / "a", [record("7")], overwrite=True)
     assert [record_id for record_id, _ in all_records(replaced)] == ["7"]
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["_archive.json", "part-00000.parquet"]
+
+
+def test_shards_that_others_staged_are_taken_in_and_left_overs_go(any_root: str, tmp_path: Path) -> None:
+    write_archive(tmp_path / "made", [record(str(i)) for i in range(3)], shard_records=1)
+    store = open_objects(place(any_root))
+    store.put("_writing-0123456789ab/00000-00000.parquet", b"of a process that was killed")
+    for fails in (True, False):
+        with (
+            pytest.raises(ZeroDivisionError) if fails else nullcontext(),
+            ArchiveWriter(any_root, {"kind": "test"}) as writer,
+        ):
+            writer.open_staging()
+            for i in (2, 0, 1):
+                shard = (tmp_path / f"made/part-0000{i}.parquet").read_bytes()
+                store.put(f"{writer.staging}/0000{i}.parquet", shard)
+            _ = 1 / (not fails)
+            writer.adopt_staged([(f"0000{i}.parquet", 1) for i in range(3)])
+        assert not fails or not [name for name in store.list_prefix("") if "0123456789ab" not in name]
+    assert list(store.list_prefix("")) == ["_archive.json", *(f"part-0000{i}.parquet" for i in range(3))]
+    archive = Archive.open(place(any_root))
+    assert [record_id for record_id, _ in all_records(archive)] == ["0", "1", "2"]
+    assert (archive.info["records"], archive.info["shards"]) == (3, 3)
 
 
 def test_a_folder_with_other_things_is_refused(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from ecgscale.cli import main
 from tests.e2e.documents import DEMO
+from tests.e2e.seaweed_nights import before, seaweed_server, server, undisturbed, world  # noqa: F401
 
 
 @pytest.fixture(scope="session")

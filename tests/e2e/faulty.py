@@ -13,7 +13,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -32,9 +32,8 @@ from ecgscale.store.objects import ObjectStore
 from ecgscale.store.s3_objects import open_objects
 from tests.nightly.nights import World
 
-WAIT_S = 40.0
-DEBUG = 0
-RUN_FACTS = {"run", "committed_at", "created", "held_at"}
+WAIT_S = 120.0
+RUN_FACTS = {"run", "committed_at", "created", "held_at", "path"}
 REACHED_BY = ("AWS_", "ECGSCALE_")
 
 
@@ -115,14 +114,19 @@ def nightly(
     *options: str,
     trip: Trip | None = None,
     patch: Mapping[str, Any] | None = None,
+    says: Path | None = None,
+    endpoint: str | None = None,
 ) -> Nightly:
-    """Start a night of a world. `name` is that of the folder for what it says; `patch` gives other values to constants
-    of modules, by "package.module:NAME"."""
-    folder = world.scratch / name
+    """Start a night of a world, which writes what it says into the folder `name` there, or into `says`; `patch` gives
+    other values to what modules know by a name, "package.module:NAME"; `endpoint` is the store's, if not this process's.
+    """
+    folder = says or world.scratch / name
     (folder / "tmp").mkdir(parents=True)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     environment = {name: value for name, value in os.environ.items() if name.startswith(REACHED_BY)}
+    if endpoint is not None:
+        environment["AWS_ENDPOINT_URL"] = endpoint
     arguments = ["nightly", str(world.config), *options, "--json"]
     fuse = _Fuse(trip or Trip(), world.where.removeprefix(REMOTE) + "/", folder / "puts")
     process = context.Process(target=_serve, args=(arguments, folder, environment, fuse, patch or {}))
@@ -146,10 +150,6 @@ def _serve(
         setattr(sys.modules[module], name, value)
     # Scratch files of one that is killed stay; here they go with the test's folder.
     tempfile.tempdir = str(folder / "tmp")
-    if DEBUG:
-        import faulthandler
-
-        faulthandler.dump_traceback_later(DEBUG)
     fuse.lay()
     main(arguments, prog_name="ecgscale")
 
@@ -199,13 +199,13 @@ class _Fuse:
             os.kill(os.getpid(), self._trip.signal)
 
 
-def held_content(root: str, where: str, stamps: bool = True) -> dict[str, Any]:
-    """Everything of the only dataset below ROOT: data files as bytes, records less who wrote them and when.
+def held_content(world: World, stamps: bool = True) -> dict[str, Any]:
+    """Everything of the only dataset of a world: data files as bytes, records less who wrote them, when and where.
 
-    `where` is left out of paths; without `stamps`, so are the times of source files, and names that hang on them.
+    Without `stamps`, the times of source files are left out too, and names that hang on them.
     """
-    [dataset] = dataset_ids(root)
-    store = dataset_store(root, dataset)
+    [dataset] = dataset_ids(world.root)
+    store = dataset_store(world.root, dataset)
     found: dict[str, Any] = {}
     for key in _keys(store):
         data = store.read(key)
@@ -213,7 +213,7 @@ def held_content(root: str, where: str, stamps: bool = True) -> dict[str, Any]:
         if key.endswith(".parquet"):
             found[key] = data
         elif not key.startswith("_nights/"):
-            facts = _plain(json.loads(data.decode().replace(where, "")), stamps)
+            facts = _plain(json.loads(data), stamps)
             found[key if stamps else re.sub(r"(_commits/.*)-[0-9a-f]{16}", rf"\1-{_content(facts)}", key)] = facts
     return found
 
@@ -224,6 +224,12 @@ def came(root: str) -> list[tuple[str, int]]:
     store = dataset_store(root, dataset)
     nights = [json.loads(store.read(key) or b"") for key in store.list_prefix("_nights")]
     return sorted((shard, night["night"]["records"]) for night in nights for shard in night["shards"])
+
+
+def said_or_kept(secrets: Sequence[str], world: World, *nights: Nightly) -> list[str]:
+    """Those of the secrets that stand in what nights said, or in any object below the world."""
+    found = "".join(night.said for night in nights).encode() + everything(world.where)
+    return [secret for secret in secrets if secret.encode() in found]
 
 
 def everything(place: str) -> bytes:

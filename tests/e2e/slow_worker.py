@@ -12,7 +12,7 @@ from ecgscale.passes.workers import WorkerSpec
 from ecgscale.store.commit import COMMITS
 
 MARKS = "ECGSCALE_TEST_MARKS"
-"""Names a folder in which a worker leaves a file, called as its process, when it comes to that moment."""
+"""Names a folder in which a worker leaves a file PROCESS-TIME whenever it comes to that moment."""
 SECONDS = 1.0
 
 
@@ -38,6 +38,6 @@ class _Slow:
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         if key.startswith(COMMITS):
-            (Path(os.environ[MARKS]) / str(os.getpid())).touch()
+            (Path(os.environ[MARKS]) / f"{os.getpid()}-{time.monotonic_ns()}").touch()
             time.sleep(SECONDS)
         return bool(self._plain.put_if_absent(key, data))

@@ -17,13 +17,11 @@ from typing import Any
 import pytest
 
 from tests.e2e.faulty import Trip, came, held_content, nightly
-from tests.e2e.ward_world import copied, shard_world, ward_world, whole
+from tests.e2e.ward_world import HELD, copied, shard_world, ward_world, whole
 from tests.nightly.nights import World
 
 AT_ONCE = 2
 """Nights side by side."""
-HELD = 4
-"""What the nights of these worlds end with: the gates hold a shard."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ class Ending:
     @classmethod
     def of(cls, world: World, code: int, facts: dict[str, Any], stamps: bool) -> Ending:
         said = {key: facts[key] for key in ("records", "quarantined", "shards", "held", "manifest")}
-        return cls(held_content(world.root, world.where, stamps), came(world.root), code, said)
+        return cls(held_content(world, stamps), came(world.root), code, said)
 
 
 @dataclass(frozen=True)

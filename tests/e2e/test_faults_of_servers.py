@@ -9,24 +9,20 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from s3fs import S3FileSystem
 
-from ecgscale.storage import s3
 from ecgscale.store.commit import COMMITS, Commit, Source, commit_output
 from ecgscale.store.provenance import run_facts
 from ecgscale.store.s3_objects import open_objects
 from tests.e2e.faulty import Nightly, Trip, held_content, nightly
 from tests.e2e.slow_worker import MARKS, slow_spec
-from tests.e2e.ward_world import copied, shard_world, whole
+from tests.e2e.ward_world import HELD, whole
 from tests.nightly.nights import World
-from tests.servers import OWNER, Seaweed, seaweed, throttled
+from tests.servers import Seaweed, throttled
 
-HELD = 4
 IMPATIENT = """
 [storage]
 attempts = 2
@@ -37,54 +33,6 @@ SHORT_LEASE = """
 [nightly]
 lease_seconds = 3
 """
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seaweed]:
-    with seaweed(tmp_path_factory.mktemp("servers")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def reached(server: Seaweed) -> Iterator[Seaweed]:
-    """The server, which this process reaches."""
-    with pytest.MonkeyPatch.context() as patch:
-        reach(server.endpoint, patch)
-        s3().mkdir("nights")
-        yield server
-    S3FileSystem.clear_instance_cache()
-
-
-@pytest.fixture(scope="module")
-def before(reached: Seaweed, tmp_path_factory: pytest.TempPathFactory) -> World:
-    return shard_world("s3://nights/before", tmp_path_factory.mktemp("before"))
-
-
-@pytest.fixture(scope="module")
-def undisturbed(before: World, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    world = copied(before, tmp_path_factory.mktemp("undisturbed"), "s3://nights/undisturbed")
-    nightly(world, "night").end(HELD)
-    assert whole(world)
-    return held_content(world.root, world.where)
-
-
-@pytest.fixture
-def world(before: World, tmp_path: Path) -> World:
-    return copied(before, tmp_path, f"s3://nights/{tmp_path.name}")
-
-
-def reach(endpoint: str, patch: pytest.MonkeyPatch, who: tuple[str, str] = OWNER) -> None:
-    """Let this process, and nights that it starts, use this server, as this user."""
-    S3FileSystem.clear_instance_cache()
-    variables = {
-        "AWS_ENDPOINT_URL": endpoint,
-        "AWS_ACCESS_KEY_ID": who[0],
-        "AWS_SECRET_ACCESS_KEY": who[1],
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }
-    for name, value in variables.items():
-        patch.setenv(name, value)
 
 
 def add(world: World, more: str) -> None:
@@ -101,7 +49,7 @@ def at_the(put: str, world: World, name: str = "first") -> Nightly:
 def ends_as(world: World, undisturbed: dict[str, Any], code: int = HELD) -> dict[str, Any]:
     """The same command again ends well, and what it leaves is what an undisturbed night leaves."""
     facts = nightly(world, f"again-{time.monotonic_ns()}").end(code)
-    assert held_content(world.root, world.where) == undisturbed
+    assert held_content(world) == undisturbed
     assert whole(world)
     return facts
 
@@ -130,7 +78,7 @@ def test_a_server_that_comes_back_is_waited_for(server: Seaweed, world: World, u
     night.resume()
     server.restart()
     night.end(HELD)
-    assert held_content(world.root, world.where) == undisturbed
+    assert held_content(world) == undisturbed
     assert whole(world)
 
 
@@ -154,12 +102,10 @@ def test_a_server_that_hangs_ends_the_night_in_time(server: Seaweed, world: Worl
 def test_a_store_that_throttles_is_not_hurried(
     server: Seaweed, world: World, undisturbed: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with throttled(tmp_path / "nginx", server.endpoint, rate=40, burst=3) as slow:
-        with monkeypatch.context() as patch:
-            patch.setenv("AWS_ENDPOINT_URL", slow.endpoint)
-            nightly(world, "night").end(HELD)
-        assert slow.refused > 5
-    assert held_content(world.root, world.where) == undisturbed
+    with throttled(tmp_path / "nginx", server.endpoint, rate=40, burst=15) as slow:
+        nightly(world, "night", endpoint=slow.endpoint).end(HELD)
+        assert slow.refused > 3
+    assert held_content(world) == undisturbed
     assert whole(world)
 
 
@@ -169,11 +115,11 @@ def test_the_second_of_two_nights_is_told_of_the_first(world: World, undisturbed
     assert "is in use by ecgscale nightly" in second["error"]
     first.resume()
     first.end(HELD)
-    assert held_content(world.root, world.where) == undisturbed
+    assert held_content(world) == undisturbed
 
 
 @pytest.mark.parametrize("put", ["/_manifests/", "/_commits/part-00003"])
-def test_a_holder_that_slept_wakes_to_another_and_publishes_nothing(put: str, world: World, before: World) -> None:
+def test_a_holder_that_slept_wakes_to_another_and_publishes_nothing(put: str, world: World) -> None:
     add(world, SHORT_LEASE)
     sleeper = at_the(put, world)
     # What it would publish is older than this.
@@ -185,17 +131,17 @@ def test_a_holder_that_slept_wakes_to_another_and_publishes_nothing(put: str, wo
         tries += 1
     assert tries > 0
     assert other.process.exitcode == HELD, other.said
-    published = held_content(world.root, world.where)
+    published = held_content(world)
     sleeper.resume()
     facts = sleeper.end(6)
     assert "another run has taken over" in facts["error"]
-    assert held_content(world.root, world.where) == published
+    assert held_content(world) == published
     assert whole(world)
     assert len(set(world.ids())) == len(world.ids()) == 24 + 12 + 12
     assert world.published()[-1] == "part-00004.parquet"
 
 
-def test_workers_that_commit_one_shard_at_once_agree(reached: Seaweed, tmp_path: Path) -> None:
+def test_workers_that_commit_one_shard_at_once_agree(server: Seaweed, tmp_path: Path) -> None:
     store = open_objects(f"s3://nights/{tmp_path.name}")
     source = Source(key="part-00000.parquet", size=1, stamp="etag=1", rows=2, content_digest="0" * 64)
     barrier, found = threading.Barrier(6), list[Commit]()
@@ -218,7 +164,7 @@ def test_workers_that_commit_one_shard_at_once_agree(reached: Seaweed, tmp_path:
 
 
 def test_a_worker_and_then_the_driver_are_killed_in_mid_shard(
-    before: World, undisturbed: dict[str, Any], world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    undisturbed: dict[str, Any], world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add(world, "[runtime]\nworkers = 2\n")
     marks = tmp_path / "marks"
@@ -227,7 +173,7 @@ def test_a_worker_and_then_the_driver_are_killed_in_mid_shard(
     night = nightly(world, "first", patch={"ecgscale.passes.committing:WorkerSpec": slow_spec})
     at_work(marks, 2)
     os.kill(min(pids(marks)), signal.SIGKILL)
-    # Another takes its place.
+    # Another takes the shard on.
     at_work(marks, 3)
     os.kill(night.pid, signal.SIGKILL)
     assert night.wait() == -signal.SIGKILL
@@ -239,7 +185,8 @@ def test_a_worker_and_then_the_driver_are_killed_in_mid_shard(
 
 
 def pids(marks: Path) -> list[int]:
-    return [int(mark.name) for mark in marks.iterdir()]
+    """Of workers, once for every shard that they came to."""
+    return [int(mark.name.partition("-")[0]) for mark in marks.iterdir()]
 
 
 def at_work(marks: Path, count: int) -> None:

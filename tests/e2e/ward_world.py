@@ -32,6 +32,8 @@ max_epochs = 2
 [nightly]
 settle_minutes = 0
 """
+HELD = 4
+"""What the night after `shard_world` or `ward_world` ends with: the gates hold a shard."""
 CHEST = ("V1", "V2", "V3")
 
 

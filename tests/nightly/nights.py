@@ -89,10 +89,10 @@ def shard_bytes(table: pa.Table) -> bytes:
     return bytes(shard.close())
 
 
-def new_world(where: str, scratch: Path, more: str = "") -> World:
-    """A world with 24 recordings in two shards, explained and published by `ecgscale run`."""
+def new_world(where: str, scratch: Path, more: str = "", records: int = 24) -> World:
+    """A world with so many recordings in two shards, explained and published by `ecgscale run`."""
     scratch.mkdir(parents=True, exist_ok=True)
-    simulated(scratch / "archive", 24, 12, seed=1)
+    simulated(scratch / "archive", records, records // 2, seed=1)
     write_small_encoder(scratch / "encoder")
     world = World(where, scratch)
     if str(place(where)) != str(scratch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import wfdb
@@ -176,3 +177,24 @@ def write_records(folder: Path, names: tuple[str, ...]) -> None:
 
 def archive_columns(folder: Path) -> list[str]:
     return pq.read_schema(folder / "archive" / "part-00000.parquet").names
+
+
+def reversed_arms(table: pa.Table) -> pa.Table:
+    """The same recordings with the electrodes of the two arms exchanged: I is negated, II and III, aVR and aVL swap."""
+    at = table.schema.get_field_index("signal")
+    samples = np.stack([np.asarray(signal, np.int16) for signal in table["signal"].to_pylist()])
+    leads = samples.reshape(len(samples), 12, -1)[:, [0, 2, 1, 4, 3, *range(5, 12)]].copy()
+    leads[:, 0] *= -1
+    return table.set_column(
+        at, table.schema.field(at), pa.array(leads.reshape(len(samples), -1).tolist(), pa.list_(pa.int16()))
+    )
+
+
+def test_reversed_arm_leads_are_found_the_same_night(tmp_path: Path) -> None:
+    world = new_world(str(tmp_path), tmp_path, records=600)
+    world.arrive(2, seed=2, records=420)  # with fewer than 300 patients in the window, drift is told and not held
+    assert world.night()["gates"]["passed"]
+    world.arrive(3, seed=3, records=60, change=reversed_arms)
+    night = world.night(code=4)
+    assert [shard["key"] for shard in night["held"]] == ["part-00003.parquet"]
+    assert "part-00003.parquet" not in world.published()

@@ -9,6 +9,7 @@ import pytest
 
 from ecgscale.archive.reader import Archive
 from ecgscale.archive.synthetic import simulate
+from ecgscale.archive.writer import ArchiveWriter
 from ecgscale.errors import EcgscaleError, UsageError
 from ecgscale.passes import simulate as module
 from ecgscale.passes.simulate import simulate_archive
@@ -55,3 +56,10 @@ def test_a_shard_that_cannot_be_made_leaves_no_archive(tmp_path: Path) -> None:
     with pytest.raises(EcgscaleError, match=r"0\.5 s are not simulated"):
         simulate_archive(tmp_path / "archive", 40, 0, 20, pool=nowhere, **SHORT)
     assert list((tmp_path / "archive").iterdir()) == []
+
+
+def test_one_process_makes_shards_of_that_number_however_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ArchiveWriter.__init__.__kwdefaults__, "shard_bytes", 2**16)
+    simulate(tmp_path / "one", 150, 5, 140, **SHORT)
+    simulate_archive(tmp_path / "two", 150, 5, 140, pool=pool_of(2), **SHORT)
+    assert files(tmp_path / "one") == files(tmp_path / "two")

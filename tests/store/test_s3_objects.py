@@ -43,6 +43,10 @@ def test_objects_are_there_or_not(any_root: str) -> None:
     store.put("other", b"")
     assert list(store.list_prefix("a")) == ["a/b", "a/c/d"]
     assert store.list_stats("a")["a/b"] == after
+    store.copy("a/b", "copied")
+    assert store.read("copied") == b"three"
+    with pytest.raises(StoreError, match="cannot copy"):
+        store.copy("absent", "copied")
     store.delete("a/b")
     assert store.read("a/b") is None
 
