@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ecgscale.errors import UsageError
-from ecgscale.storage import get_object, put_object, s3, s3_options, told, whole_body
+from ecgscale.storage import get_object, put_object, s3, s3_options, told
 
 if TYPE_CHECKING:
     import pyarrow.fs
@@ -109,7 +109,7 @@ def fetch(where: str, size: int) -> bytes:
     paths = [where.removeprefix(REMOTE)] * len(starts)
     with told(f"cannot read {where}"):
         stops = [min(start + RANGE, size) for start in starts]
-        data = whole_body(lambda: b"".join(s3().cat_ranges(paths, starts, stops, on_error="raise")))
+        data = b"".join(s3().cat_ranges(paths, starts, stops, on_error="raise"))
         if len(data) != size:
             raise OSError(f"{len(data)} bytes came, {size} were there before")
     return data

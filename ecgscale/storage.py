@@ -9,18 +9,14 @@ travels to other processes in one variable, `ECGSCALE_STORAGE`.
 from __future__ import annotations
 
 import os
-import random
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ecgscale.errors import EcgscaleError, UsageError
-
-T = TypeVar("T")
 
 VARIABLE = "ECGSCALE_STORAGE"
 CARRIED = (VARIABLE, "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_CA_BUNDLE")
@@ -105,13 +101,19 @@ def s3_options(settings: StorageSettings | None = None) -> dict[str, Any]:
     }
 
 
+BODY_TRIES = 3
+
+
 def s3() -> Any:
     """The `s3fs.S3FileSystem` in force: one a process and setting, made anew after a fork."""
     import fsspec
+    from s3fs import core
 
     system = fsspec.filesystem("s3", **s3_options())
-    # botocore repeats what can be repeated, with jitter; a second loop around it would multiply the waiting.
-    system.retries = 1
+    # botocore repeats requests, with jitter, until their answer begins. To the loop that s3fs puts around that is left
+    # what comes later: bodies that break off. Both for the same would multiply the waiting.
+    core.S3_RETRYABLE_ERRORS = tuple(kind for kind in core.S3_RETRYABLE_ERRORS if kind.__name__ != "HTTPClientError")
+    system.retries = BODY_TRIES
     return system
 
 
@@ -127,27 +129,7 @@ def put_object(name: str, data: bytes, mode: Literal["overwrite", "create"] = "o
 def get_object(name: str) -> bytes:
     """BUCKET/KEY, whole, by one request; FileNotFoundError when there is no such object."""
     # One stream: for several, s3fs would ask for the size first.
-    return whole_body(lambda: bytes(s3().cat_file(name, max_concurrency=1)))
-
-
-BROKEN_OFF = ("ClientPayloadError", "IncompleteReadError", "ResponseStreamingError", "AioReadTimeoutError")
-LONGEST_PAUSE_S = 20.0
-
-
-def whole_body(read: Callable[[], T]) -> T:
-    """What `read` returns; asked again, with growing, jittered pauses, when an answer breaks off in the middle.
-
-    botocore repeats requests only until their answer begins.
-    """
-    attempts = storage_settings().attempts
-    for attempt in range(1, attempts):
-        try:
-            return read()
-        except Exception as error:
-            if not any(type(one).__name__ in BROKEN_OFF for one in _chain(error)):
-                raise
-            time.sleep(random.uniform(0, min(2.0**attempt / 2, LONGEST_PAUSE_S)))
-    return read()
+    return bytes(s3().cat_file(name, max_concurrency=1))
 
 
 REFUSALS = {

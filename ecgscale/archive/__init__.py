@@ -10,7 +10,7 @@ chosen      chosen recordings, from the row groups that hold them
 waves       annotated P, QRS and T, merged over leads
 delineation the same where nobody annotated them, by NeuroKit2
 digest      what a shard says, independent of how it says it
-ptbxl, code15, wfdb_records, synthetic      where archives come from
+ptbxl, code15, wfdb_records, synthetic      where archives come from; division (pieces of one, for workers)
 arrivals    files that arrive later: source_view (a listing, copies), source_sets (what belongs together), feeds (the
             three layouts), found_sets (what is to be done), intake (the log), adoption (of archives without one)
 pseudonyms  keyed hashes for ids; untold (errors that name nobody), tombstones (who was forgotten stays so)

@@ -161,7 +161,7 @@ class _Forgetting:
                 manifests = without.manifests_naming(commits, dirty)
                 counts.manifests += len(manifests)
                 counts.removed += len({*dirty, *(c.output.file for c in commits), *(c.name for c in commits)})
-                counts.removed += len(manifests)
+                counts.removed += len(manifests) + len(without.old_traits(commits))
         counts.removed += len(evaluations_with(self.store, self._skip, self.traces)) + len(stale_copies(self.traces))
         objects, hits = self._search()
         return self._result(True, objects, hits)
@@ -291,7 +291,7 @@ class _Forgetting:
             without = DatasetWithout(store, rewritten, self.traces, run_facts(), probes)
             done = without.clean(stage)
         if without.dirty:
-            rebuild_reference(store)
+            rebuild_reference(store, self.archive)
         without.remove()
         if done.removed:
             note_removal(store, self.reason, len(self.traces.records), done.manifests)

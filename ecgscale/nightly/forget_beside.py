@@ -18,17 +18,15 @@ import pyarrow.parquet as pq
 from ecgscale.archive.intake import STAGED
 from ecgscale.archive.reader import Archive
 from ecgscale.encoders.seen import SEEN_FILE
-from ecgscale.errors import ArchiveError
 from ecgscale.evaluate.written import EVALUATIONS
 from ecgscale.nightly.gatekeeper import REFERENCE, night_records, spread
 from ecgscale.nightly.patient_search import Hit, holds_traces
 from ecgscale.nightly.reference import Reference
-from ecgscale.nightly.shard_traits import FOLDER as TRAITS_FOLDER
 from ecgscale.nightly.shard_traits import ShardTraits
 from ecgscale.nightly.traces_of_patient import Traces
 from ecgscale.places import arrow_place, copies_folder
 from ecgscale.store.commit import COMMITS
-from ecgscale.store.manifest import MANIFESTS, Manifest, ShardEntry, newest_number, read_manifest
+from ecgscale.store.manifest import MANIFESTS, ShardEntry, newest_number, read_manifest
 from ecgscale.store.objects import LocalObjects, ObjectStore
 
 LISTS = ("encoders", "models")
@@ -84,10 +82,10 @@ def mend(hits: Iterable[Hit], traces: Traces) -> list[str]:
     return removed
 
 
-def rebuild_reference(store: ObjectStore) -> bool:
+def rebuild_reference(store: ObjectStore, archive: Archive) -> bool:
     """Draw a dataset's reference period again, from what came before its first night; whether there was one.
 
-    Where nothing is left of that, it goes, and the next night draws another.
+    Where nothing is left of that, it goes, and the next night draws another. `archive` is as it is now.
     """
     data = store.read(REFERENCE)
     number = newest_number(store)
@@ -102,10 +100,7 @@ def rebuild_reference(store: ObjectStore) -> bool:
         store.delete(REFERENCE)
         return True
 
-    # Traits are kept a row a record: those of shards that had the patient are not of what they are now.
-    for key in list(store.list_prefix(TRAITS_FOLDER)):
-        store.delete(key)
-    traits = ShardTraits(store, _archive_of(newest))
+    traits = ShardTraits(store, archive)
 
     def table(entry: ShardEntry) -> pa.Table:
         path, system = arrow_place(store.location(entry.file))
@@ -116,13 +111,6 @@ def rebuild_reference(store: ObjectStore) -> bool:
     made = Reference.of(rows, old.model_id, old.output_names, old.seed)
     store.put(REFERENCE, made.to_parquet_bytes())
     return True
-
-
-def _archive_of(newest: Manifest | None) -> Archive | None:
-    try:
-        return Archive.open(newest.content.archive.path) if newest else None
-    except ArchiveError:
-        return None  # it moved; the reference does without traits
 
 
 def stale_copies(traces: Traces) -> list[Path]:

@@ -20,12 +20,14 @@ import pyarrow.parquet as pq
 
 from ecgscale.encoders.preprocess import OK
 from ecgscale.explain.schema import to_parquet
+from ecgscale.nightly.gatekeeper import night_records
 from ecgscale.nightly.patient_search import has_text, search
+from ecgscale.nightly.shard_traits import FOLDER as TRAITS
 from ecgscale.nightly.traces_of_patient import Traces
 from ecgscale.passes.settle import METADATA_PREFIX, commits_of, settle
 from ecgscale.passes.shard import NO_ID
 from ecgscale.progress import Stage
-from ecgscale.store.commit import COMMITS, DATA, Commit, Source, commit_output, to_json
+from ecgscale.store.commit import COMMITS, DATA, Commit, Source, commit_output, stem_of_key, to_json
 from ecgscale.store.failures import FAILURES
 from ecgscale.store.garbage import manifest_numbers, read_commits
 from ecgscale.store.holds import Hold, hold_name, holds
@@ -91,6 +93,7 @@ class DatasetWithout:
         self.fresh = self._fresh_commits()
         self._move_holds()
         self._publish()
+        self._move_nights()
         return self.done
 
     def remove(self) -> None:
@@ -110,6 +113,14 @@ class DatasetWithout:
         for key in list(self.store.list_prefix(FAILURES)):
             if self._about_old(key):
                 self._delete(key)
+        for key in self.old_traits(self.commits):
+            self._delete(key)
+
+    def old_traits(self, commits: Iterable[Commit]) -> list[str]:
+        """Keys of numbers of signals (without ids, a row a record) of shards as they were."""
+        old = [*(shard.old for shard in self.shards.values()), *(commit.source for commit in commits)]
+        names = {f"{TRAITS}/{stem_of_key(source.key)}-{source.content_digest[:16]}.parquet" for source in old}
+        return sorted(names & set(self.store.list_prefix(TRAITS)))
 
     def _hashed(self, commit: Commit) -> bool:
         return bool(np.isin(self.traces.record_hashes, decode_hashes(commit.output.record_ids)).any())
@@ -186,6 +197,17 @@ class DatasetWithout:
                 moved = hold.model_copy(update={"source": fresh.source, "commit": fresh.name})
                 self.store.put(hold_name(fresh.source), to_json(self._redacted(moved)))
             self._delete(hold_name(hold.source))
+
+    def _move_nights(self) -> None:
+        """Nights remember what they judged by the names of commit records."""
+        names = {commit.name: self.fresh[commit.source.key].name for commit in self.commits if self._has_fresh(commit)}
+        for night in night_records(self.store):
+            commits = tuple(names.get(name, name) for name in night.commits)
+            if commits != night.commits:
+                self.store.put(night.key, to_json(night.model_copy(update={"commits": commits})))
+
+    def _has_fresh(self, commit: Commit) -> bool:
+        return self._is_old(commit) and commit.source.key in self.fresh
 
     def _redacted(self, hold: Hold) -> Hold:
         return Hold.model_validate(self.traces.redacted(hold.model_dump(mode="json")))

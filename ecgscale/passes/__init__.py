@@ -10,6 +10,8 @@ plan            which shards are known, which moved, which are to be computed
 shard           one shard to one output file: what a worker does
 beside          the model stands beside its explanations
 prefetch        reading ahead of the network
+ingest          a source into an archive, in pieces that workers take (ingest_worker)
+simulate        a simulated archive, a shard a task
 pipeline        one configuration, all steps
 probes          what needs the network again, on a sample (probe_…: its network, masks, waves, rows, worker)
 """

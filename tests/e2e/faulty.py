@@ -49,6 +49,8 @@ class Trip:
     signal: int = signal.SIGKILL
     of: str = ""
     """Only puts of which the name contains this are counted."""
+    refusal: int = 0
+    """Instead of the signal, the put fails with this error number."""
 
 
 @dataclass
@@ -118,7 +120,7 @@ def nightly(
     endpoint: str | None = None,
 ) -> Nightly:
     """Start a night of a world, which writes what it says into the folder `name` there, or into `says`; `patch` gives
-    other values to what modules know by a name, "package.module:NAME"; `endpoint` is the store's, if not this process's.
+    other values to what modules know by a name, "package.module:NAME"; `endpoint` is that of the store, if not ours.
     """
     folder = says or world.scratch / name
     (folder / "tmp").mkdir(parents=True)
@@ -196,6 +198,8 @@ class _Fuse:
             self._count += 1
             self._log.write(f"{name}\n")
         if (self._count, when) == (self._trip.at, self._trip.when):
+            if self._trip.refusal:
+                raise OSError(self._trip.refusal, os.strerror(self._trip.refusal))
             os.kill(os.getpid(), self._trip.signal)
 
 

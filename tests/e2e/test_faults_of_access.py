@@ -122,7 +122,7 @@ def test_a_store_that_goes_away_at_any_request(
         assert held_content(world) == undisturbed, (number, night.said)
         assert whole(world)
 
-    chosen = sorted(random.Random(7).sample(range(1, requests + 1), 12))
+    chosen = sorted(random.Random(7).sample(range(1, requests + 1), 8))
     with ThreadPoolExecutor(2) as workers:
         list(workers.map(one, chosen))
 

@@ -16,10 +16,11 @@ from ecgscale.archive.reader import Archive
 from ecgscale.encoders.seen import hashed
 from ecgscale.evaluate.written import read_evaluations, write_evaluation
 from ecgscale.nightly import forget as forget_module
+from ecgscale.nightly.gatekeeper import night_records
 from ecgscale.places import copies_folder
 from ecgscale.storage import s3
 from ecgscale.store import find_dataset, newest_manifest
-from ecgscale.store.commit import COMMITS
+from ecgscale.store.commit import COMMITS, read_commit, to_json
 from ecgscale.store.holds import holds
 from ecgscale.store.lease import Lease
 from ecgscale.store.manifest import newest_number, read_manifest
@@ -233,9 +234,35 @@ def test_the_reference_period_is_drawn_again(local: World) -> None:
     table = pq.read_table(pa.BufferReader(store.read("_reference.parquet") or b""))
     everybody = patients(local)
     patient = next(name for name in everybody if name.startswith("sim1"))
+    before = list(store.list_prefix("_traits"))
     forget(local, patient)
     drawn = pq.read_table(pa.BufferReader(store.read("_reference.parquet") or b""))
     assert drawn.num_rows == table.num_rows - 1
+    assert drawn.column_names == table.column_names
+    assert unknown(drawn) == unknown(table)
+    # Those of the shard as it was are gone, those of what it is now are there.
+    after = list(store.list_prefix("_traits"))
+    assert (len(set(before) - set(after)), len(after)) == (1, len(before))
+
+
+def unknown(table: pa.Table) -> list[str]:
+    """Columns that hold nothing."""
+    return [name for name in table.column_names if table[name].null_count == table.num_rows]
+
+
+def test_a_night_that_was_killed_still_knows_what_it_judged(local: World) -> None:
+    """Its record names commit records; those of the patient's shards have other names afterwards."""
+    store = find_dataset(local.root).store
+    [night] = [record for record in night_records(store) if record.shards]
+    store.put(night.key, to_json(night.model_copy(update={"done": False})))
+    table = Archive.open(f"{local.where}/archive").metadata(["patient_id"])
+    patient = next(row["patient_id"] for row in table.to_pylist() if row["shard"] == night.shards[0])
+    forget(local, patient)
+    [moved] = [record for record in night_records(store) if record.shards]
+    assert moved.commits != night.commits
+    assert all(read_commit(store, name) is not None for name in moved.commits)
+    local.night()
+    assert [record.done for record in night_records(store)] == [True]
 
 
 class Stopped(Exception):
@@ -310,7 +337,6 @@ def test_a_shard_that_is_replaced_meanwhile_fails_alone(local: World, monkeypatc
 
 
 def test_commit_records_hold_no_hash_of_them(local: World) -> None:
-    from ecgscale.store.commit import read_commit
     from ecgscale.store.record_ids import decode_hashes, hash_record_ids
 
     patient, records = busiest(local)
