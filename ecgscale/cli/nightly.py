@@ -94,6 +94,7 @@ def told(result: NightResult) -> list[str]:
         f"explained: {explained.computed} shards computed, {explained.restamped} moved, {explained.unchanged} unchanged"
         + (f", {len(explained.left)} left for later" if explained.left else "")
     )
+    lines += [f"set aside: {aside.key}: {aside.reason}" for aside in explained.set_aside]
     lines += [f"gate: {finding.message}" for finding in result.report.alarms]
     lines += [f"held back: {shard.key}: {shard.reason}" for shard in explained.held if shard.state == "held"]
     state = "published" if explained.published else ("nothing new" if not new else "nothing published")

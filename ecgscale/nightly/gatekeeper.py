@@ -98,8 +98,9 @@ class Gatekeeper:
         date = self.now.date().isoformat()
         tonight = self._read([Wanted(c.source.key, c.source.content_digest, c.output.file, date) for c in self.commits])
         nights = [Night(**record.night) for record in past]
-        trailing = list(self._trailing(past, newest)) if newest else []
-        reference = self._reference(newest)
+        # Where nothing came there is nothing to compare, and no data is read.
+        trailing = list(self._trailing(past, newest)) if newest and tonight else []
+        reference = self._reference(newest) if tonight else None
         self.report = judge(tonight, trailing, nights, reference, self.settings, self.now, self.output_names)
         self.night = Night.of(tonight, self.now)
         if tonight:
