@@ -9,4 +9,5 @@ refit           a new cluster model under the old ids (lineage), compared with t
 promote         which dataset is served; carried: what goes over from one to the next
 verify          is everything there, possible, and what the network computes? (verify_*); runs: records of runs
 status          what is published, waits, failed or is held back; quarantined: records, one by one
+forget          a patient goes from everything (forget_*), and all of it is searched (traces_of_patient, patient_search)
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pyarrow.parquet as pq
 from ecgscale.archive.reader import Archive
 from ecgscale.store import open_explanations
 from ecgscale.store.s3_objects import open_objects
-from tests.nightly.nights import World
+from tests.nightly.nights import World, new_world
 
 
 def patients(world: World) -> dict[str, list[str]]:
@@ -78,3 +79,19 @@ def hashes_of(world: World, records: list[str]) -> list[str]:
 
     kind = json.loads(open_objects(f"{world.where}/archive").read("_archive.json") or b"{}")["source"]["kind"]
     return telling(world.root, *(hashed(kind, "record", record) for record in records))
+
+
+def grown_world(folder: Path) -> World:
+    """A world on a disk that grew by one night; tests copy it."""
+    world = new_world(str(folder), folder)
+    world.arrive(2, seed=2)
+    world.night()
+    return world
+
+
+def copy_of(world: World, where: Path) -> World:
+    """The same elsewhere."""
+    for name in ("archive", "results", "encoder"):
+        shutil.copytree(Path(world.where) / name, where / name)
+    (where / "job.toml").write_text(world.config.read_text().replace(world.where, str(where)))
+    return World(str(where), where)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 
 from ecgscale.archive.reader import Archive
+from ecgscale.cli import main
 from ecgscale.encoders.seen import hashed
 from ecgscale.evaluate.written import read_evaluations, write_evaluation
-from ecgscale.nightly import forget as forget_module
 from ecgscale.nightly.gatekeeper import night_records
 from ecgscale.places import copies_folder
 from ecgscale.storage import s3
@@ -24,9 +24,18 @@ from ecgscale.store.commit import COMMITS, read_commit, to_json
 from ecgscale.store.holds import holds
 from ecgscale.store.lease import Lease
 from ecgscale.store.manifest import newest_number, read_manifest
-from ecgscale.store.objects import LocalObjects
 from ecgscale.store.s3_objects import open_objects
-from tests.nightly.forgetting import archived, busiest, forget, hashes_of, patients, published, telling
+from tests.nightly.forgetting import (
+    archived,
+    busiest,
+    copy_of,
+    forget,
+    grown_world,
+    hashes_of,
+    patients,
+    published,
+    telling,
+)
 from tests.nightly.nights import World, new_world
 
 
@@ -43,23 +52,12 @@ def world(any_root: str, tmp_path: Path) -> World:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> World:
     """A world on a disk, to be copied."""
-    folder = tmp_path_factory.mktemp("forget")
-    world = new_world(str(folder), folder)
-    world.arrive(2, seed=2)
-    world.night()
-    return world
+    return grown_world(tmp_path_factory.mktemp("forget"))
 
 
 @pytest.fixture
 def local(made: World, tmp_path: Path) -> World:
     return copy_of(made, tmp_path / "own")
-
-
-def copy_of(world: World, where: Path) -> World:
-    for name in ("archive", "results", "encoder"):
-        shutil.copytree(Path(world.where) / name, where / name)
-    (where / "job.toml").write_text(world.config.read_text().replace(world.where, str(where)))
-    return World(str(where), where)
 
 
 def test_gone_everywhere_and_others_as_they_were(world: World) -> None:
@@ -205,6 +203,15 @@ def test_a_single_record_of_an_archive_without_patients(local: World) -> None:
     assert "knows no such record" in forget(local, "nobody", "--record", code=2)["error"]
 
 
+def test_an_id_that_no_shell_keeps(local: World) -> None:
+    patient, _ = busiest(local)
+    words = ["forget", local.root, "-", "--archive", f"{local.where}/archive"]
+    result = CliRunner().invoke(main, words, input=f"{patient}\n")
+    assert result.exit_code == 0, result.output
+    assert "nothing is left" in result.output
+    assert patient not in result.output
+
+
 def test_mistakes_are_found_before_anything_is_changed(local: World, tmp_path: Path) -> None:
     patient, _ = busiest(local)
     assert "knows no such patient" in forget(local, "nobody", code=2)["error"]
@@ -263,77 +270,6 @@ def test_a_night_that_was_killed_still_knows_what_it_judged(local: World) -> Non
     assert all(read_commit(store, name) is not None for name in moved.commits)
     local.night()
     assert [record.done for record in night_records(store)] == [True]
-
-
-class Stopped(Exception):
-    """As if the process had died here."""
-
-
-def stopping_at(number: int, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
-    """Let change number `number` of what is stored be the last; how many there were."""
-    count = 0
-
-    def counted(name: str) -> None:
-        real = getattr(LocalObjects, name)
-
-        def changed(self: LocalObjects, key: str, *data: bytes) -> Any:
-            nonlocal count
-            if not key.startswith("_lock/"):
-                count += 1
-                if count == number:
-                    raise Stopped
-            return real(self, key, *data)
-
-        monkeypatch.setattr(LocalObjects, name, changed)
-
-    for name in ("put", "put_if_absent", "delete"):
-        counted(name)
-    return lambda: count
-
-
-@pytest.mark.parametrize("between", ["at once", "after a night"])
-def test_stopped_anywhere_the_same_command_finishes(
-    made: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, between: str
-) -> None:
-    patient, records = busiest(made)
-    whole = copy_of(made, tmp_path / "whole")
-    with monkeypatch.context() as patched:
-        changes = stopping_at(-1, patched)
-        forget(whole, patient)
-        total = changes()
-    expected = published(whole)
-    # With a night in between, every third stop: there the others take long.
-    for number in range(1, total + 1) if between == "at once" else range(2, total + 1, 3):
-        world = copy_of(made, tmp_path / f"stopped-{number}")
-        with monkeypatch.context() as patched:
-            stopping_at(number, patched)
-            with pytest.raises(Stopped):
-                forget_module.forget_patient(world.root, forget_module.Whom(patient), f"{world.where}/archive")
-        if between == "after a night":
-            world.run("nightly", str(world.config), "--allow-recompute")
-        assert forget(world, patient)["left"] == 0, number
-        assert published(world) == expected, number
-        assert telling(world.where + "/results", patient, *records) == [], number
-        assert telling(world.where + "/archive", patient, *records) == [], number
-        assert world.run("verify", world.root)["ok"], number
-        assert world.run("gc", world.root, "--grace", "0")["kept"] > 0
-        shutil.rmtree(world.where)
-
-
-def test_a_shard_that_is_replaced_meanwhile_fails_alone(local: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between the look and the writing somebody puts another file there."""
-    patient, _ = busiest(local)
-    real = forget_module.rewrite_shard
-
-    def late(archive: Archive, shard: Any, traces: Any) -> None:
-        data = open_objects(archive.path).read(shard.key) or b""
-        (Path(str(archive.path)) / shard.key).write_bytes(data)
-        real(archive, shard, traces)
-
-    monkeypatch.setattr(forget_module, "rewrite_shard", late)
-    assert "was changed while it was read" in forget(local, patient, code=1)["error"]
-    monkeypatch.undo()
-    assert forget(local, patient)["left"] == 0
 
 
 def test_commit_records_hold_no_hash_of_them(local: World) -> None:
