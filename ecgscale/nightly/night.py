@@ -20,15 +20,13 @@ from ecgscale.encoders.spec import load_spec
 from ecgscale.errors import ArchiveError, EcgscaleError, ExitCode, UsageError
 from ecgscale.evaluate.published import check_published
 from ecgscale.evaluate.written import write_evaluation
-from ecgscale.explain.facts import fitted_precision
-from ecgscale.explain.settings import ExplainSettings
 from ecgscale.nightly.findings import GateReport
 from ecgscale.nightly.gatekeeper import Gatekeeper, night_records
 from ecgscale.nightly.preflight import preflight
 from ecgscale.nightly.recompute import RecomputeGuard
 from ecgscale.passes.committing import Limits
-from ecgscale.passes.explain import ExplainResult, Unattended, explain_archive, identify
-from ecgscale.passes.pipeline import published_model
+from ecgscale.passes.explain import ExplainResult, Unattended, identify
+from ecgscale.passes.pipeline import explain_config, explain_settings, published_model
 from ecgscale.passes.watch import RunWatch
 from ecgscale.passes.workers import OpenPool
 from ecgscale.places import Place
@@ -103,7 +101,7 @@ def run_night(
     with Lease(config.root, watch.run_id, "ecgscale nightly", night.lease_seconds) as lease:
         arrivals, no_arrivals = _arrivals(config, progress)
         archive, model = Archive.open(config.archive.path), ClusterModel.load(frozen)
-        identity = identify(archive, model, _settings(config, model))
+        identity = identify(archive, model, explain_settings(config, model))
         store = dataset_store(config.root, identity.dataset_id)
         keeper = Gatekeeper(
             store=store,
@@ -120,18 +118,14 @@ def run_night(
             lease.check()
             return keeper(*fresh)
 
-        explained = explain_archive(
-            archive,
+        explained = explain_config(
+            config,
             frozen,
-            config.root,
-            entropy=config.explain.entropy,
-            batch=config.batch,
-            include_padding=config.include_padding,
-            device=device or config.device,
-            progress=progress,
-            pool=pool,
-            watch=watch,
-            unattended=Unattended(
+            progress,
+            pool,
+            device,
+            watch,
+            Unattended(
                 admission=admission,
                 before_work=RecomputeGuard(
                     night.recompute_share, night.max_records, allow_recompute, _served(config), identity.dataset_id
@@ -148,15 +142,6 @@ def run_night(
         if explained.published:
             refreshed["removed"] = _prune(config, progress)
         return NightResult(arrivals, no_arrivals, explained, keeper.report, refreshed)
-
-
-def _settings(config: RunConfig, model: ClusterModel) -> ExplainSettings:
-    return ExplainSettings(
-        entropy=config.explain.entropy,
-        batch=config.batch,
-        include_padding=config.include_padding,
-        dtype=fitted_precision(model),
-    )
 
 
 def _arrivals(config: RunConfig, progress: Progress) -> tuple[Arrivals | None, str | None]:

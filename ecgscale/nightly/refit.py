@@ -25,14 +25,13 @@ from ecgscale.config import RunConfig
 from ecgscale.encoders.seen import SEEN_FILE
 from ecgscale.encoders.spec import encoder_digest
 from ecgscale.errors import ModelError, PublishError, UsageError
-from ecgscale.explain.facts import encoder_digest_of, fitted_precision, load_encoder
-from ecgscale.explain.settings import ExplainSettings
+from ecgscale.explain.facts import encoder_digest_of, load_encoder
 from ecgscale.nightly.carried import carry_holds, carry_names, carry_nights, names_json, names_of_persisting
 from ecgscale.nightly.comparison import COMPARISON_FILE, Comparison, common_sample, compare, read_comparison
 from ecgscale.nightly.lineage import LINEAGE, is_refit_of, under_old_ids
 from ecgscale.passes.explain import DATASET_FILE, ExplainResult, Unattended, explain_archive, identify
 from ecgscale.passes.fit import FittedModel, fit_archive, is_fit_of
-from ecgscale.passes.pipeline import fit_request, served_manifest
+from ecgscale.passes.pipeline import explain_settings, fit_request, served_manifest
 from ecgscale.passes.request import FitRequest
 from ecgscale.passes.watch import RunWatch, Unwatched
 from ecgscale.passes.workers import OpenPool
@@ -101,7 +100,7 @@ def refit(
         return Refit(old, old, None, names, served_id, served_id, None)
     watch = watch or Unwatched()
     _keep_served(config.root, served_id, run_facts().model_copy(update={"run_id": watch.run_id}))
-    dataset_id = identify(archive, model, _settings(config, model)).dataset_id
+    dataset_id = identify(archive, model, explain_settings(config, model)).dataset_id
     result = Refit(old, model, comparison, carry_names(old, model), dataset_id, served_id, None)
     return result if fit_only else replace(result, explained=_explain(config, result, device, progress, pool, watch))
 
@@ -186,7 +185,7 @@ class _Task:
                 continue
             if not is_refit_of(model, self.old) or model.info[LINEAGE]["request"] != self._asked():
                 continue
-            identity = identify(self.archive, model, _settings(self.config, model))
+            identity = identify(self.archive, model, explain_settings(self.config, model))
             store = dataset_store(self.config.root, identity.dataset_id)
             if store.stat(DATASET_FILE) is not None and newest_number(store) == 0:
                 return model
@@ -248,15 +247,6 @@ def _require_same_network(config: RunConfig, old: ClusterModel) -> None:
             f" {old.model_id} ({expected[:12]}). Clusters of two networks cannot be matched: explain with the new"
             " network below a root of its own"
         )
-
-
-def _settings(config: RunConfig, model: ClusterModel) -> ExplainSettings:
-    return ExplainSettings(
-        entropy=config.explain.entropy,
-        batch=config.batch,
-        include_padding=config.include_padding,
-        dtype=fitted_precision(model),
-    )
 
 
 def _admit_all(fresh: Sequence[Commit], newest: Manifest | None) -> Mapping[str, Sequence[str]]:

@@ -23,14 +23,12 @@ from ecgscale.config import ArchiveConfig, RunConfig
 from ecgscale.encoders.spec import SPEC_FILE, load_spec
 from ecgscale.encoders.taps import Encoder
 from ecgscale.errors import ShardError, UsageError
-from ecgscale.explain.facts import fitted_precision
-from ecgscale.explain.settings import ExplainSettings
 from ecgscale.passes.activations import encoder_layout
 from ecgscale.passes.calibrate import planned_encoder
 from ecgscale.passes.explain import identify
 from ecgscale.passes.fit import fitted_models
 from ecgscale.passes.memory import plan_memory
-from ecgscale.passes.pipeline import fit_request
+from ecgscale.passes.pipeline import explain_settings, fit_request
 from ecgscale.passes.plan import freeze_plan
 from ecgscale.passes.selection import select
 from ecgscale.passes.sizing import (
@@ -237,12 +235,7 @@ def _finished(config: RunConfig, archive: Archive | None, encoder_there: bool, d
 
 
 def _explain(config: RunConfig, archive: Archive, model: ClusterModel) -> ExplainOutlook:
-    settings = ExplainSettings(
-        entropy=config.explain.entropy,
-        batch=config.batch,
-        include_padding=config.include_padding,
-        dtype=fitted_precision(model),
-    )
+    settings = explain_settings(config, model)
     store = dataset_store(config.root, identify(archive, model, settings).dataset_id)
     number = newest_number(store)
     code = code_digest(load_spec(model.encoder_path).factory)

@@ -12,13 +12,16 @@ from ecgscale.archive.pseudonyms import check_key
 from ecgscale.archive.reader import Archive
 from ecgscale.archive.untold import pseudonyms_of
 from ecgscale.clusters.kmeans import FitSettings
+from ecgscale.clusters.model import ClusterModel
 from ecgscale.config import ArchiveConfig, RunConfig, TrainConfig, byte_size
 from ecgscale.encoders.optimise import LoopSettings
 from ecgscale.encoders.spec import SPEC_FILE, load_spec
 from ecgscale.encoders.splits import Folds
 from ecgscale.encoders.train import TrainSettings, train_encoder
 from ecgscale.errors import UsageError
-from ecgscale.passes.explain import ExplainResult, explain_archive
+from ecgscale.explain.facts import fitted_precision
+from ecgscale.explain.settings import ExplainSettings
+from ecgscale.passes.explain import ExplainResult, Unattended, explain_archive
 from ecgscale.passes.fit import FittedModel, fit_archive, fitted_models
 from ecgscale.passes.ingest import divides_itself, ingest_archive
 from ecgscale.passes.request import FitRequest
@@ -87,6 +90,7 @@ def explain_config(
     pool: OpenPool | None = None,
     device: str | None = None,
     watch: RunWatch | None = None,
+    unattended: Unattended | None = None,
 ) -> ExplainResult:
     """Explain the archive of a configuration with the cluster model in `model_dir`."""
     return explain_archive(
@@ -100,6 +104,17 @@ def explain_config(
         progress=progress,
         pool=pool,
         watch=watch,
+        unattended=unattended,
+    )
+
+
+def explain_settings(config: RunConfig, model: ClusterModel) -> ExplainSettings:
+    """What `[explain]` and the common keys mean to the explain pass under this model."""
+    return ExplainSettings(
+        entropy=config.explain.entropy,
+        batch=config.batch,
+        include_padding=config.include_padding,
+        dtype=fitted_precision(model),
     )
 
 
