@@ -123,7 +123,10 @@ class Lease:
     def check(self) -> None:
         """Raise `LeaseLost` when another process has taken over: before anything that should happen once."""
         if not self._lost:
-            self._lost = self._store.stat(_key(self._number + 1, "json")) is not None
+            # A store without put-if-absent lets two take the same generation; the later of them has it.
+            standing = read_json_object(self._store, _key(self._number, "json"), Holder)
+            ours = standing is not None and standing.run_id == self._holder.run_id
+            self._lost = not ours or self._store.stat(_key(self._number + 1, "json")) is not None
         if self._lost:
             raise LeaseLost(
                 f"another run has taken over {self._store.where}: this one was silent for more than "

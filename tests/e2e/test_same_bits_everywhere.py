@@ -58,7 +58,9 @@ class World:
         result = explain_archive(
             Archive.open(self.archive), model, root, entropy="timestep", batch=4, device="cpu", pool=pool
         )
-        assert (result.exit_code, result.computed, result.records) == (0, 8, RECORDS)
+        assert (result.exit_code, result.shards, result.records) == (0, 8, RECORDS)
+        # A worker that was killed may have committed its shard and not come to say so: then nobody computed it again.
+        assert result.computed in (7, 8)
         return digests(Path(result.path))
 
 

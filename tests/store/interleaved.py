@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -40,17 +41,22 @@ class Killed(BaseException):
 
 @dataclass(frozen=True)
 class Choice:
-    """Who goes on (modulo those who can), and whether its next step is its last."""
+    """Who goes on (modulo those who can), for how many steps, and whether the last of them is the end of it."""
 
     who: int
     kill: bool = False
+    steps: int = 1
+
+
+KILLED = 0.1
+"""Share of the choices that end a process."""
 
 
 class Turns:
-    """Lets one process at a time go on, in the order of `choices`; then one after the other to its end."""
+    """Lets one process at a time go on, in the order of `choices`, and then of a random generator."""
 
-    def __init__(self, choices: Sequence[Choice]) -> None:
-        self._choices = list(choices)
+    def __init__(self, choices: Sequence[Choice], seed: int, killed: float = KILLED) -> None:
+        self._choices, self._random, self._killed = list(choices), random.Random(seed), killed
         self._processes: list[_Process] = []
         self._back = threading.Semaphore(0)
 
@@ -63,15 +69,23 @@ class Turns:
         for process in self._processes:
             process.thread.start()
         while able := [process for process in self._processes if not process.ended]:
-            choice = self._choices.pop(0) if self._choices else Choice(0)
+            choice = self._choices.pop(0) if self._choices else self._drawn()
             process = able[choice.who % len(able)]
-            process.kill = choice.kill
-            process.go.release()
-            assert self._back.acquire(timeout=PATIENCE_S), f"{process.name} does not come to its next step"
+            for step in range(choice.steps):
+                if process.ended:
+                    break
+                process.kill = choice.kill and step == choice.steps - 1
+                process.go.release()
+                assert self._back.acquire(timeout=PATIENCE_S), f"{process.name} does not come to its next step"
         for process in self._processes:
             process.thread.join()
             if process.error is not None:
                 raise process.error
+
+    def _drawn(self) -> Choice:
+        # Now step by step, now one far ahead of the others, which are asleep meanwhile.
+        steps = self._random.choice((1, 1, 2, 5, 20, 80))
+        return Choice(self._random.randrange(60), self._random.random() < self._killed, steps)
 
 
 class _Process:

@@ -5,11 +5,12 @@ The functions of the protocol are the real ones; store, archive and network are 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
-import json
+import random
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -18,14 +19,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import ecgscale.passes.explain as explain_module
+import ecgscale.passes.plan as plan_module
 import ecgscale.passes.settle as settle_module
-import ecgscale.store.lease as lease_module
 from ecgscale.errors import ShardError
 from ecgscale.passes.explain import Unattended, _Run
 from ecgscale.progress import SILENT
-from ecgscale.store.commit import Commit
-from ecgscale.store.lease import Lease, LockedError
-from ecgscale.store.manifest import MANIFESTS, DatasetFacts, Manifest, newest_number, read_manifest
+from ecgscale.store.commit import Commit, to_json
+from ecgscale.store.manifest import (
+    MANIFESTS,
+    DatasetFacts,
+    Manifest,
+    manifest_key,
+    newest_number,
+    publish,
+    read_manifest,
+)
 from ecgscale.store.provenance import RunFacts
 from tests.store.interleaved import (
     ArchiveModel,
@@ -49,10 +58,15 @@ IDENTITY = DatasetFacts(
     results_version=1,
 )
 RETRIES = 6
-BAD = 99
-"""A measurement that the gates of the model hold a shard back for."""
+NIGHTS = 3
+"""So often each driver's command is typed, again when it was killed."""
+Change = tuple[str, str, Records, int]
 
-CHOICES = st.lists(st.builds(Choice, st.integers(0, 5), st.sampled_from([False] * 9 + [True])), max_size=160)
+CHOICES = st.lists(
+    st.builds(Choice, st.integers(0, 5), st.sampled_from([False] * 9 + [True]), st.sampled_from([1, 2, 5, 20, 80])),
+    max_size=30,
+)
+SEEDS = st.integers(0, 2**32)
 RECORDS = st.lists(
     st.tuples(st.sampled_from([f"r{i}" for i in range(8)]), st.integers(0, 3)),
     min_size=1,
@@ -60,7 +74,10 @@ RECORDS = st.lists(
     unique_by=lambda record: record[0],
 ).map(tuple)
 KEYS = st.sampled_from([f"part-{i:05d}.parquet" for i in range(4)])
-CHANGES = st.lists(st.tuples(st.sampled_from(["put", "put", "touch", "remove"]), KEYS, RECORDS), max_size=5)
+CHANGES = st.lists(
+    st.tuples(st.sampled_from(["put", "put", "touch", "remove"]), KEYS, RECORDS, st.integers(0, 60)), max_size=6
+)
+"""What is done to which shard, and how many steps of the others people let pass before."""
 ARCHIVES = st.dictionaries(KEYS, RECORDS, min_size=1)
 
 
@@ -84,19 +101,20 @@ def nothing_held(_fresh: Sequence[Commit], _newest: Manifest | None) -> Mapping[
     return {}
 
 
-def drive(store: View, archive: ArchiveModel, name: str, admission: Any = nothing_held) -> None:
+def drive(store: View, archive: ArchiveModel, name: str, admission: Any = nothing_held, nights: int = 1) -> None:
     """What `explain_archive` does with a run, until it is through; a killed process is started again."""
-    for life in itertools.count():
-        try:
-            run = ModelRun(store, archive, f"{name}-{life}", admission)
-            while run.attempt() is None:
+    lives = itertools.count()
+    for _ in range(nights):
+        while next(lives) < RETRIES:
+            try:
+                run = ModelRun(store, archive, f"{name}-{lives}", admission)
+                while run.attempt() is None:
+                    continue
+                break
+            except ShardError:
+                break  # nothing can be read: nothing is published
+            except Killed:
                 continue
-            return
-        except ShardError:
-            return  # nothing can be read: nothing is published
-        except Killed:
-            if life == RETRIES:
-                return
 
 
 def work(store: View, listed: ListedArchive, plan: Any, name: str) -> None:
@@ -110,12 +128,11 @@ def work(store: View, listed: ListedArchive, plan: Any, name: str) -> None:
             continue
 
 
-def people(turn: Callable[[], None], archive: ArchiveModel, changes: Sequence[tuple[str, str, Records]]) -> None:
-    for what, key, records in changes:
-        try:
-            turn()
-        except Killed:
-            continue
+def people(turn: Callable[[], None], archive: ArchiveModel, changes: Sequence[Change]) -> None:
+    for what, key, records, after in changes:
+        for _ in range(after + 1):
+            with contextlib.suppress(Killed):
+                turn()
         if what == "put":
             archive.put(key, records)
         elif key in archive.shards and what == "touch":
@@ -129,17 +146,21 @@ def read_from_model(store: View, commit: Commit, columns: list[str] | None = Non
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _files_are_in_the_model() -> Any:
+def _as_in_processes() -> Iterator[None]:
+    """Files are read from the model; and what only threads share is not shared."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(settle_module, "_read", read_from_model)
+        # Before Python 3.12 a cached_property has one lock for all instances.
+        patch.setattr(plan_module._Earlier, "_names", property(plan_module._Earlier._names.func))
         yield
 
 
 def play(
     objects: Objects,
     initial: dict[str, Records],
-    changes: Sequence[tuple[str, str, Records]],
+    changes: Sequence[Change],
     choices: Sequence[Choice],
+    seed: int,
     admission: Any = nothing_held,
 ) -> ArchiveModel:
     """Everybody at once, then one run that nothing happens to; the archive as it is in the end."""
@@ -147,22 +168,20 @@ def play(
     for key, records in sorted(initial.items()):
         archive.put(key, records)
     listed = archive.listed()
-    stale = settle_plan(View(objects), listed)
-    turns = Turns(choices)
+    stale = whole_plan(View(objects), listed)
+    turns = Turns(choices, seed)
     turns.add("people", lambda turn: people(turn, archive, changes))
     for name in ("one", "other"):
-        turns.add(name, lambda turn, name=name: drive(View(objects, turn), archive, name, admission))  # type: ignore[misc]
+        turns.add(name, lambda turn, name=name: drive(View(objects, turn), archive, name, admission, NIGHTS))  # type: ignore[misc]
         turns.add(f"w-{name}", lambda turn, name=name: work(View(objects, turn), listed, stale, name))  # type: ignore[misc]
     turns.run()
     drive(View(objects), archive, "last", admission)
     return archive
 
 
-def settle_plan(store: View, listed: ListedArchive) -> Any:
-    from ecgscale.passes.plan import freeze_plan
-
+def whole_plan(store: View, listed: ListedArchive) -> Any:
     archive: Any = listed
-    return freeze_plan(archive, store, None, "code")
+    return plan_module.freeze_plan(archive, store, None, "code")
 
 
 def published(objects: Objects, manifest: Manifest) -> list[tuple[str, str, int]]:
@@ -223,35 +242,35 @@ def check_forward(manifests: Sequence[Manifest], archive: ArchiveModel) -> None:
         earliest = later[0]
 
 
-@settings(max_examples=60, deadline=None)
-@given(ARCHIVES, CHANGES, CHOICES)
+@settings(max_examples=120, deadline=None)
+@given(ARCHIVES, CHANGES, CHOICES, SEEDS)
 def test_no_record_is_lost_or_doubled(
-    initial: dict[str, Records], changes: list[tuple[str, str, Records]], choices: list[Choice]
+    initial: dict[str, Records], changes: list[Change], choices: list[Choice], seed: int
 ) -> None:
     objects = Objects()
-    archive = play(objects, initial, changes, choices)
+    archive = play(objects, initial, changes, choices, seed)
     check_end(objects, archive)
     manifests = check_past(objects)
     assert [manifest.number for manifest in manifests] == list(range(1, len(manifests) + 1))
     check_forward(manifests, archive)
 
 
-@settings(max_examples=60, deadline=None)
-@given(ARCHIVES, CHANGES, CHOICES)
+@settings(max_examples=120, deadline=None)
+@given(ARCHIVES, CHANGES, CHOICES, SEEDS)
 def test_nor_where_the_last_one_wins(
-    initial: dict[str, Records], changes: list[tuple[str, str, Records]], choices: list[Choice]
+    initial: dict[str, Records], changes: list[Change], choices: list[Choice], seed: int
 ) -> None:
     """A store without put-if-absent, and nobody heeds the lock: what readers see may go back, and comes right again."""
     objects = Objects(conditional=False)
-    archive = play(objects, initial, changes, choices)
+    archive = play(objects, initial, changes, choices, seed)
     check_end(objects, archive)
     check_past(objects)
 
 
 @settings(max_examples=40, deadline=None)
-@given(ARCHIVES, CHANGES, CHOICES)
+@given(ARCHIVES, CHANGES, CHOICES, SEEDS)
 def test_what_is_held_is_held_whoever_judges(
-    initial: dict[str, Records], changes: list[tuple[str, str, Records]], choices: list[Choice]
+    initial: dict[str, Records], changes: list[Change], choices: list[Choice], seed: int
 ) -> None:
     """Shards with the measurement 0 are held back: none of their rows is ever published, and all others are."""
     objects = Objects()
@@ -264,7 +283,7 @@ def test_what_is_held_is_held_whoever_judges(
                 found[commit.source.key] = ["zero"]
         return found
 
-    archive = play(objects, initial, changes, choices, hold_zeros)
+    archive = play(objects, initial, changes, choices, seed, hold_zeros)
     for manifest in check_past(objects):
         assert all(value != 0 for _, _, value in published(objects, manifest))
     content = newest(objects).content
@@ -273,38 +292,48 @@ def test_what_is_held_is_held_whoever_judges(
     assert {held.key for held in content.held} == set(archive.shards) - sound
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.lists(st.builds(Choice, st.integers(0, 3)), max_size=80))
-def test_a_generation_of_the_lease_has_one_holder(choices: list[Choice]) -> None:
-    objects, turns, holders = Objects(), Turns(choices), list[int]()
+def drawn(seed: int) -> tuple[dict[str, Records], list[Change]]:
+    """An archive and changes of it, without hypothesis."""
+    rng = random.Random(seed)
 
-    def hold(name: str, turn: Callable[[], None]) -> None:
-        view = View(objects, turn)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(lease_module, "open_objects", lambda root: view)
-            lease = Lease("root", name, "a test")
+    def records() -> Records:
+        return tuple((f"r{i}", rng.randrange(4)) for i in rng.sample(range(8), rng.randint(1, 3)))
+
+    keys = [f"part-{i:05d}.parquet" for i in range(4)]
+    changes = [
+        (rng.choice(["put", "put", "touch", "remove"]), rng.choice(keys), records(), rng.randrange(60))
+        for _ in range(6)
+    ]
+    return {key: records() for key in rng.sample(keys, 3)}, changes
+
+
+def broken_after(most: int) -> int | None:
+    """The first of so many seeds at which something is lost, doubled or older than before."""
+    for seed in range(most):
+        objects = Objects()
+        initial, changes = drawn(seed)
         try:
-            lease._acquire()
-            holders.append(lease._number)
-        except LockedError:
-            pass
-
-    for name in ("a", "b", "c", "d"):
-        turns.add(name, lambda turn, name=name: hold(name, turn))  # type: ignore[misc]
-    turns.run()
-    assert holders == [1]
+            archive = play(objects, initial, changes, [], seed)
+            check_end(objects, archive)
+            check_forward(check_past(objects), archive)
+        except AssertionError:
+            return seed
+    return None
 
 
-def test_the_model_sees_a_protocol_that_is_wrong() -> None:
-    """A driver that commits before it puts the file would be found out: the checks are no empty words."""
-    objects, archive = Objects(), ArchiveModel()
-    archive.put("part-00000.parquet", (("r0", 1),))
-    drive(View(objects), archive, "one")
-    [entry] = newest(objects).content.shards
-    objects.data[entry.file] = objects.data[entry.file][:-1]
-    with pytest.raises(AssertionError):
-        check_end(objects, archive)
-    objects.data.pop(entry.file)
-    with pytest.raises(KeyError):
-        check_past(objects)
-    assert json.loads(objects.data["_manifests/00000001.json"])["content"]["totals"]["records"] == 1
+def publish_whatever_came_meanwhile(store: View, content: Any, _base: int, run: RunFacts) -> Manifest | None:
+    return publish(store, content, newest_number(store), run)
+
+
+def publish_over_others(store: View, content: Any, base: int, run: RunFacts) -> Manifest:
+    manifest = Manifest(number=base + 1, created="now", run=run, content=content)
+    store.put(manifest_key(manifest.number), to_json(manifest))
+    return manifest
+
+
+@pytest.mark.parametrize("wrong", [publish_whatever_came_meanwhile, publish_over_others])
+def test_a_protocol_that_is_wrong_is_found_out(wrong: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The checks are no empty words: publishing that heeds nobody fails them, where the real one does not."""
+    assert broken_after(60) is None
+    monkeypatch.setattr(explain_module, "publish", wrong)
+    assert broken_after(60) is not None
