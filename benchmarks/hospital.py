@@ -118,9 +118,9 @@ class Hospital:
         rows = np.sort(self.rng.choice(table.num_rows, min(records, table.num_rows), replace=False))
         return table.take(pa.array(rows))
 
-    def rows_in(self) -> int:
-        """Records in the archive as it is now."""
-        return sum(table.num_rows for table in self.tables.values())
+    def usable(self, key: str) -> bool:
+        """Whether all records of a shard can be used."""
+        return bool(pc.min(self.tables[key]["sampling_rate"]).as_py() > UNUSABLE_RATE)
 
 
 def older_by(table: pa.Table, years: float) -> pa.Table:

@@ -86,7 +86,7 @@ class Unbalanced(Exception):
 
 @dataclass
 class World:
-    """A hospital, ROOT, and what happened so far."""
+    """A hospital, ROOT, and what happened so far; deck: faults that are still to come before any comes again."""
 
     folder: Path
     hospital: Hospital
@@ -95,6 +95,7 @@ class World:
     kills: int = 0
     computed: int = 0
     happened: Counter[str] = field(default_factory=Counter)
+    deck: list[str] = field(default_factory=list)
     mornings: list[dict[str, Any]] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
 
@@ -188,7 +189,9 @@ def one_night(world: World, number: int, size: Size) -> None:
     """What comes in a night, what goes wrong with it, and the night itself."""
     hospital, rng = world.hospital, world.rng
     now = FIRST + timedelta(days=number)
-    hospital.send(hospital.fresh(int(rng.integers(*size.records)), now, unusable=int(rng.integers(0, 2))))
+    # Once an unusable shard is released, the gates take any further unusable record for more of the same, and hold it.
+    unusable = int(rng.integers(0, 2)) if not world.happened["released"] else 0
+    hospital.send(hospital.fresh(int(rng.integers(*size.records)), now, unusable))
     script = SCRIPT.get(number % 18, "")
     if script:
         world.happened[script] += 1
@@ -200,7 +203,8 @@ def one_night(world: World, number: int, size: Size) -> None:
         world.type(DECISIONS[script], str(world.root), "--all", "--reason", "a benchmark")
     if not script:
         for _ in range(int(rng.integers(0, 3))):
-            fault = str(rng.choice(sorted(FAULTS)))
+            world.deck = world.deck or [str(fault) for fault in rng.permutation(sorted(FAULTS))]
+            fault = world.deck.pop()
             world.happened[fault] += 1
             FAULTS[fault](world, now)
     world.night(number)
@@ -213,9 +217,10 @@ def one_night(world: World, number: int, size: Size) -> None:
 
 
 def sound_shard(world: World) -> str:
-    """A shard of the archive that is whole and not held; never the newest."""
-    held = {shard.key for shard in newest_manifest(world.root).content.held}
-    keys = [key for key in sorted(world.hospital.tables) if key not in world.hospital.torn | held]
+    """A shard of the archive that is whole, usable and not held; never the newest."""
+    hospital = world.hospital
+    others = hospital.torn | {shard.key for shard in newest_manifest(world.root).content.held}
+    keys = [key for key in sorted(hospital.tables) if key not in others and hospital.usable(key)]
     return str(world.rng.choice(keys[:-1]))
 
 

@@ -90,13 +90,26 @@ def told(result: NightResult) -> list[str]:
         came = result.arrivals
         lines.append(f"arrived: {came.records:,} records in {len(came.shards)} shards; {came.waiting} settle still")
     new = explained.computed + explained.restamped
+    counts = [(explained.retired, "gone from the archive"), (len(explained.left), "left for later")]
     lines.append(
         f"explained: {explained.computed} shards computed, {explained.restamped} moved, {explained.unchanged} unchanged"
-        + (f", {len(explained.left)} left for later" if explained.left else "")
+        + "".join(f", {count} {what}" for count, what in counts if count)
     )
+    again = [
+        (explained.superseded, "gave way to newer ones of the same id"),
+        (explained.repeated, "came twice alike and stand once"),
+        (explained.conflicts, "have an id of another patient: quarantined"),
+    ]
+    lines += [f"recordings: {count:,} {what}" for count, what in again if count]
+    if explained.quarantined:
+        lines.append("quarantined: " + ", ".join(f"{n:,} {status}" for status, n in explained.quarantined.items()))
     lines += [f"set aside: {aside.key}: {aside.reason}" for aside in explained.set_aside]
-    lines += [f"gate: {finding.message}" for finding in result.report.alarms]
-    lines += [f"held back: {shard.key}: {shard.reason}" for shard in explained.held if shard.state == "held"]
+    told_once = [(finding.alarm, finding.message) for finding in result.report.findings]
+    lines += [f"{'gate' if alarm else 'note'}: {message}" for alarm, message in told_once]
+    held = [shard.key for shard in explained.held if shard.state == "held"]
+    if held:
+        lines.append(f"held back: {', '.join(held)}")
+        lines.append(f"next: ecgscale release ROOT {held[0]} --reason …, or reject; why: ecgscale status ROOT")
     state = "published" if explained.published else ("nothing new" if not new else "nothing published")
     lines.append(f"{state}: manifest {explained.manifest}, {explained.records:,} records: {explained.path}")
     return lines

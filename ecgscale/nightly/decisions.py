@@ -75,6 +75,8 @@ def roll_back(root: str | Place, number: int, reason: str, dataset: str | None =
     run = run_facts()
     kept = {(entry.key, entry.content_digest) for entry in target.content.shards}
     held = list(target.content.held)
+    known = {(shard.key, shard.content_digest) for shard in held} | kept
+    held += [shard for shard in newest.content.held if (shard.key, shard.content_digest) not in known]
     for entry in newest.content.shards:
         if (entry.key, entry.content_digest) not in kept:
             held.append(_hold_back(store, entry, f"rolled back to manifest {number}: {reason.strip()}", run))

@@ -17,11 +17,10 @@ from ecgscale.archive.validate import RECORD_STATUS
 from ecgscale.encoders.preprocess import OK
 from ecgscale.explain.schema import FACT_COLUMNS
 from ecgscale.nightly.verify_problems import Kind, Problems, place_of
-from ecgscale.passes.settle import PATIENT_CONFLICT
 
 COLUMNS = ("record_id", "source_shard", "length", "status", *FACT_COLUMNS)
 """What the checks look at."""
-STATUSES = (*RECORD_STATUS, PATIENT_CONFLICT)
+STATUSES = RECORD_STATUS
 SUM_TOLERANCE = 1e-5
 """How far shares may be from summing to 1, and proportions from what the segments say."""
 

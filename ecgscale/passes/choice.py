@@ -24,14 +24,12 @@ class Choice:
 
     kept: entries of the newest manifest; new: commits to add, or in the place of earlier ones; since: for shards of
     `new` whose content is published already under another stamp, the manifest that had it first; held: what is left out
-    told: sentences for the log about what was held back now
     """
 
     kept: tuple[ShardEntry, ...]
     new: tuple[Commit, ...]
     since: Mapping[str, int]
     held: tuple[HeldShard, ...]
-    told: tuple[str, ...]
 
     def changes_nothing(self, newest: Manifest, set_aside: Iterable[SetAside]) -> bool:
         """Whether the newest manifest says all this already."""
@@ -60,13 +58,11 @@ def choose(
         for commit in commits
         if commit.source.key in before and before[commit.source.key].content_digest == commit.source.content_digest
     }
-    told = []
     if admission is not None:
         fresh = [c for c in commits if _identity(c) not in standing and c.source.key not in since]
         for key, reasons in (admission(fresh, newest) if fresh else {}).items():
             [commit] = [commit for commit in fresh if commit.source.key == key]
             standing[_identity(commit)] = hold(store, commit.source, commit.name, reasons, run)
-            told.append(f"held back: {key}: {'; '.join(reasons)}")
     kept = [e for e in published if not _is_held(standing.get((e.key, e.content_digest)))]
     new = [c for c in commits if not _is_held(standing.get(_identity(c)))]
     held = []
@@ -79,7 +75,7 @@ def choose(
         earlier = before.get(key)
         if earlier is not None and not _is_held(standing.get((key, earlier.content_digest))) and earlier not in kept:
             kept.append(earlier)
-    return Choice(tuple(kept), tuple(new), since, tuple(held), tuple(told))
+    return Choice(tuple(kept), tuple(new), since, tuple(held))
 
 
 def _identity(commit: Commit) -> tuple[str, str]:

@@ -225,8 +225,6 @@ class _Run:
             return self._result(newest, newest, Settled(newest.content.shards), done)
         facts = self.committing.facts
         choice = choose(self.store, plan.published, done.commits, newest, heed.admission if heed else None, facts)
-        for sentence in choice.told:
-            self.progress.say(sentence)
         if newest is not None and choice.changes_nothing(newest, done.set_aside):
             return self._result(newest, newest, Settled(newest.content.shards), done)
         settled = self._settle(choice, base)

@@ -161,6 +161,16 @@ def is_fit_of(model: ClusterModel, archive: Archive, encoder_dir: str | Path, re
     return not torn and model.n_clusters in request.clusters and all(model.info.get(k) == v for k, v in asked.items())
 
 
+def asked_alike(model: ClusterModel, archive: Archive, encoder_dir: str | Path, request: FitRequest) -> bool:
+    """Whether `model` was fitted on this archive, however small it was then, as `request` asks, wherever it ran."""
+    encoder = Encoder.load(encoder_dir, batch=request.batch, precision=request.precision)
+    selection = select(archive, request.folds, request.records, request.settings.seed)
+    asked = json.loads(json.dumps(_identity(archive, encoder, selection, request, str(model.info.get("device")))))
+    on, then = asked.pop("fitted_on"), model.info.get("fitted_on", {})
+    same = all(on[name] == then.get(name) for name in ("archive_id", "folds"))
+    return same and model.n_clusters in request.clusters and all(model.info.get(k) == v for k, v in asked.items())
+
+
 @dataclass(frozen=True)
 class _Work:
     """What is left to fit, and the two ways of doing it."""

@@ -22,7 +22,7 @@ from ecgscale.errors import UsageError
 from ecgscale.explain.facts import fitted_precision
 from ecgscale.explain.settings import ExplainSettings
 from ecgscale.passes.explain import ExplainResult, Unattended, explain_archive
-from ecgscale.passes.fit import FittedModel, fit_archive, fitted_models
+from ecgscale.passes.fit import FittedModel, asked_alike, fit_archive, fitted_models, is_fit_of
 from ecgscale.passes.ingest import divides_itself, ingest_archive
 from ecgscale.passes.request import FitRequest
 from ecgscale.passes.simulate import simulate_archive
@@ -57,9 +57,30 @@ def run_pipeline(
     Raises UsageError before any work when an input is absent and cannot be made."""
     made = to_be_made(config)
     make_archive(config, progress, pool)
-    fitted = fit_config(config, progress, pool, device)
+    fitted = (None if made else _served_fit(config, progress)) or fit_config(config, progress, pool, device)
     explained = explain_config(config, fitted.directory, progress, pool, device, watch)
     return PipelineResult(config.archive.path, config.encoder.path, fitted, explained, made)
+
+
+def _served_fit(config: RunConfig, progress: Progress) -> FittedModel | None:
+    """The served model, if it is one that this configuration asked for when the archive was smaller, or as it is now.
+
+    What is served does not change because somebody types the same command again: a grown archive is explained with the
+    model that is there, and shards that are held back stay held.
+    """
+    try:
+        model = ClusterModel.load(published_model(config))
+    except UsageError:
+        return None
+    archive, request = Archive.open(config.archive.path), fit_request(config, config.device)
+    if not asked_alike(model, archive, config.encoder.path, request):
+        return None
+    if not is_fit_of(model, archive, config.encoder.path, request):
+        progress.say(
+            "the archive has changed since the fit; the model that is served goes on (ecgscale refit: a new one)"
+        )
+    assert model.directory is not None
+    return FittedModel(model.directory, model, int(model.info["records_used"]), True, ())
 
 
 def make_archive(config: RunConfig, progress: Progress = SILENT, pool: OpenPool | None = None) -> Archive:

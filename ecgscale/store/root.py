@@ -11,12 +11,15 @@ from ecgscale.store.dataset import dataset_ids
 
 
 def existing_root(root: str | Path) -> Place:
-    """The place; `UsageError` when nothing lies there."""
+    """The place; `UsageError` when nothing lies there, or something else than a ROOT."""
     where = place(root)
     with told(f"cannot read {where}"):
         there = where.is_dir()
-    if not there:
-        raise UsageError(f"{where}: nothing lies there; ROOT is what `ecgscale explain ARCHIVE --out ROOT` wrote to")
+        known = there and any((where / name).is_dir() for name in ("explanations", "models", "encoders", "runs"))
+    if not known:
+        what = "no ROOT" if there else "nothing lies there"
+        inside = f" Did you mean {where}/results?" if there and (where / "results").is_dir() else ""
+        raise UsageError(f"{where}: {what}; ROOT is what `ecgscale explain ARCHIVE --out ROOT` wrote to.{inside}")
     return where
 
 

@@ -15,6 +15,8 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any, Literal
 
@@ -124,8 +126,7 @@ def nightly(
     """
     folder = says or world.scratch / name
     (folder / "tmp").mkdir(parents=True)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    context = _fork_server()
     environment = {name: value for name, value in os.environ.items() if name.startswith(REACHED_BY)}
     if endpoint is not None:
         environment["AWS_ENDPOINT_URL"] = endpoint
@@ -134,6 +135,15 @@ def nightly(
     process = context.Process(target=_serve, args=(arguments, folder, environment, fuse, patch or {}))
     process.start()
     return Nightly(folder, process)
+
+
+@cache
+def _fork_server() -> Any:
+    """Whoever started a fork server before had other things loaded, and each night would load the rest anew."""
+    context = multiprocessing.get_context("forkserver")
+    forkserver._forkserver._stop()  # type: ignore[attr-defined]
+    context.set_forkserver_preload([__name__])
+    return context
 
 
 def _serve(

@@ -183,6 +183,9 @@ def test_where_nothing_may_be_written(world: SmallWorld, monkeypatch: pytest.Mon
 
 
 def test_a_root_without_anything(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no ROOT"):
+        root_status(tmp_path)
+    (tmp_path / "models").mkdir()
     assert root_status(tmp_path).datasets == ()
     with pytest.raises(UsageError, match="nothing lies there"):
         root_status(tmp_path / "typo")
