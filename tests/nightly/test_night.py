@@ -198,3 +198,16 @@ def test_reversed_arm_leads_are_found_the_same_night(tmp_path: Path) -> None:
     night = world.night(code=4)
     assert [shard["key"] for shard in night["held"]] == ["part-00003.parquet"]
     assert "part-00003.parquet" not in world.published()
+
+
+def test_run_typed_again_keeps_what_is_served_and_what_is_held(tmp_path: Path) -> None:
+    world = new_world(str(tmp_path), tmp_path)
+    served = find_dataset(world.root).dataset_id
+    world.arrive(2, seed=2)
+    world.night()
+    world.run("rollback", world.root, "1", "--reason", "wrong units")
+    world.run("reject", world.root, "part-00002.parquet", "--reason", "wrong units indeed")
+    world.arrive(3, seed=3)
+    again = world.run("run", str(world.config))
+    assert (again["dataset_id"], again["computed"], again["records"]) == (served, 1, 36)
+    assert world.published() == ["part-00000.parquet", "part-00001.parquet", "part-00003.parquet"]
