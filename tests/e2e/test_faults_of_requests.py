@@ -52,8 +52,9 @@ def unguarded_world(unguarded: World, s3_endpoint: str, tmp_path: Path) -> Itera
     S3FileSystem.clear_instance_cache()
 
 
-@pytest.mark.parametrize(("status", "code"), [(400, "ExpiredToken"), (403, "AccessDenied")])
-@pytest.mark.parametrize("put", ["/_commits/", "/_manifests/"])
+@pytest.mark.parametrize(
+    ("put", "status", "code"), [("/_commits/", 400, "ExpiredToken"), ("/_manifests/", 403, "AccessDenied")]
+)
 def test_credentials_that_end_during_a_night(
     put: str, status: int, code: str, s3_endpoint: str, unguarded_world: World, unguarded_end: dict[str, Any]
 ) -> None:
