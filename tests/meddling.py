@@ -66,6 +66,9 @@ def meddling(upstream: str, meddle: Meddle) -> Iterator[Proxy]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        # In one piece: the second half of an answer would otherwise wait for the first to be acknowledged.
+        wbufsize = -1
+        disable_nagle_algorithm = True
 
         def _any(self) -> None:
             request = Request(self.command, self.path, dict(self.headers.items()))

@@ -5,6 +5,7 @@ The processes are forked from one that has loaded the libraries and done nothing
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -12,6 +13,7 @@ import re
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -37,6 +39,7 @@ from tests.nightly.nights import World
 WAIT_S = 120.0
 RUN_FACTS = {"run", "committed_at", "created", "held_at", "path"}
 REACHED_BY = ("AWS_", "ECGSCALE_")
+_ONE_AT_A_TIME = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -69,12 +72,13 @@ class Nightly:
 
     def wait(self) -> int:
         """Its exit code; a signal's number below zero."""
-        self.process.join(WAIT_S)
-        if self.process.exitcode is None:
-            self.process.kill()
-            self.process.join()
-            raise TimeoutError(f"a night is not through after {WAIT_S:.0f} s: {self.said}")
-        return int(self.process.exitcode)
+        due = time.monotonic() + WAIT_S
+        while (code := self._code()) is None:
+            if time.monotonic() > due:
+                self.process.kill()
+                raise TimeoutError(f"a night is not through after {WAIT_S:.0f} s: {self.said}")
+            time.sleep(0.01)
+        return code
 
     def end(self, code: int) -> dict[str, Any]:
         """What it returned, once it has ended with this code."""
@@ -85,12 +89,17 @@ class Nightly:
     def stopped(self) -> bool:
         """Wait until it was stopped by SIGSTOP; False when it ended instead."""
         due = time.monotonic() + WAIT_S
-        while time.monotonic() < due and self.process.is_alive():
-            state = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0]
-            if state == "T":
-                return True
+        while time.monotonic() < due and self._code() is None:
+            with contextlib.suppress(FileNotFoundError):
+                if Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T":
+                    return True
             time.sleep(0.02)
         return False
+
+    def _code(self) -> int | None:
+        # A start in one thread looks after the processes of all others, and takes the answer that they wait for.
+        with _ONE_AT_A_TIME:
+            return None if self.process.exitcode is None else int(self.process.exitcode)
 
     def resume(self) -> None:
         """Let it go on after SIGSTOP."""
@@ -133,7 +142,8 @@ def nightly(
     arguments = ["nightly", str(world.config), *options, "--json"]
     fuse = _Fuse(trip or Trip(), world.where.removeprefix(REMOTE) + "/", folder / "puts")
     process = context.Process(target=_serve, args=(arguments, folder, environment, fuse, patch or {}))
-    process.start()
+    with _ONE_AT_A_TIME:
+        process.start()
     return Nightly(folder, process)
 
 
