@@ -28,7 +28,7 @@ class Progress(Protocol):
     """Where stages are opened, and messages that should stay on the screen are sent."""
 
     def stage(self, name: str, total: int | None, unit: str) -> AbstractContextManager[Stage]:
-        """Open a stage; `total` is None when unknown, `unit` a plural noun ("records")."""
+        """Open a stage; `total` is None when unknown, `unit` a plural noun with an s ("records")."""
 
     def say(self, text: str) -> None:
         """A line that stays: a warning, a result."""

@@ -23,15 +23,18 @@ def evaluate(job: Job) -> dict[str, Any]:
     """
     from ecgscale.cli.surrogate import told
     from ecgscale.evaluate.published import check_published
+    from ecgscale.passes.spread import Spread
 
     asked = job.config.surrogate
-    checked = check_published(
-        job.config.root,
-        asked.target if asked else None,
-        train_folds=(asked.train_folds if asked else None) or (),
-        test_folds=(asked.test_folds if asked else None) or (),
-        progress=job.progress,
-    )
+    with Spread(job.where.pool) as spread:
+        checked = check_published(
+            job.config.root,
+            asked.target if asked else None,
+            train_folds=(asked.train_folds if asked else None) or (),
+            test_folds=(asked.test_folds if asked else None) or (),
+            spread=spread,
+            progress=job.progress,
+        )
     job.record.add(surrogate=checked.to_dict())
     click.echo(told(checked.result))
     return checked.to_dict()

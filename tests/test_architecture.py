@@ -17,7 +17,7 @@ PACKAGE = REPOSITORY / "ecgscale"
 
 LAYERS = ("store", "archive", "encoders", "clusters", "explain", "passes", "evaluate", "report", "nightly")
 """Each imports only those before it, and the root modules."""
-ROOTS = ("errors", "progress", "config", "gate_settings", "leads", "storage", "places")
+ROOTS = ("errors", "progress", "config", "gate_settings", "leads", "storage", "places", "words")
 EDGES = ("cli", "jobs")
 """What users start: may import everything, and nothing imports it."""
 RUNTIME = "runtime"

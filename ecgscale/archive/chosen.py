@@ -11,6 +11,17 @@ from ecgscale.archive.reader import Archive
 from ecgscale.archive.shard import open_parquet
 from ecgscale.errors import ShardError
 
+AT_ONCE = 64
+
+
+def chunks(wanted: Mapping[str, Sequence[str]], at_most: int = AT_ONCE) -> list[tuple[str, tuple[str, ...]]]:
+    """Shard key → record ids as tasks of at most so many records of one shard; the same ones wherever they are done."""
+    return [
+        (key, tuple(names[first : first + at_most]))
+        for key, names in wanted.items()
+        for first in range(0, len(names), at_most)
+    ]
+
 
 def chosen_batches(archive: Archive, wanted: Mapping[str, Sequence[str]]) -> Iterator[tuple[RawBatch, list[int]]]:
     """Batches that hold chosen recordings (shard key → record ids), and the rows of those in the batch, in order.

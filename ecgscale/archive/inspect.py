@@ -125,7 +125,9 @@ def inspect_archive(archive: Archive, quick: bool = False, progress: Progress = 
         for shard in archive.shards:
             try:
                 rows = archive.shard_metadata(shard, [*_identity(archive), *counts, *columns])
-                if not quick:
+                if quick:
+                    stage.advance(rows.num_rows)
+                else:
                     signals.merge(_shard_signals(archive, shard, stage))
             except ShardError as error:
                 unreadable[shard.key] = str(error)
@@ -143,6 +145,7 @@ def inspect_archive(archive: Archive, quick: bool = False, progress: Progress = 
         "source": archive.info.get("source", {}),
         "records": people.num_rows if people else 0,
         "shards": len(archive.shards),
+        "at_ingest": {name: archive.info.get(name) for name in ("records", "shards")},
         "bytes": sum(shard.size for shard in archive.shards),
         "signal": _sample_type(archive),
         **_people(people),
@@ -161,8 +164,9 @@ def _sample_type(archive: Archive) -> str:
 
 
 def _records(archive: Archive) -> int | None:
+    """How many records there are, as the ingest counted them; None where shards came or went since."""
     total = archive.info.get("records")
-    return total if isinstance(total, int) else None
+    return total if isinstance(total, int) and archive.info.get("shards") == len(archive.shards) else None
 
 
 def _identity(archive: Archive) -> list[str]:

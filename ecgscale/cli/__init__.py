@@ -6,40 +6,51 @@ import importlib
 
 import click
 
-COMMANDS = {
-    "demo": "ecgscale.cli.demo:demo",
-    "run": "ecgscale.cli.run:run",
-    "plan": "ecgscale.cli.plan:plan",
-    "ingest": "ecgscale.cli.ingest:ingest",
-    "simulate": "ecgscale.cli.simulate:simulate",
-    "inspect": "ecgscale.cli.inspect:inspect",
-    "train": "ecgscale.cli.train:train",
-    "encoder": "ecgscale.cli.encoder:encoder",
-    "fit": "ecgscale.cli.fit:fit",
-    "explain": "ecgscale.cli.explain:explain",
-    "plot": "ecgscale.cli.plot:plot",
-    "surrogate": "ecgscale.cli.surrogate:surrogate",
-    "sweep": "ecgscale.cli.sweep:sweep",
-    "audit": "ecgscale.cli.audit:audit",
-    "localise": "ecgscale.cli.localise:localise",
-    "uncertainty": "ecgscale.cli.uncertainty:uncertainty",
-    "temporal": "ecgscale.cli.temporal:temporal",
-    "probe": "ecgscale.cli.probe:probe",
-    "report": "ecgscale.cli.report:report",
-    "figures": "ecgscale.cli.figures:figures",
-    "nightly": "ecgscale.cli.nightly:nightly",
-    "release": "ecgscale.cli.decisions:release",
-    "reject": "ecgscale.cli.decisions:reject",
-    "rollback": "ecgscale.cli.rollback:rollback",
-    "refit": "ecgscale.cli.refit:refit",
-    "promote": "ecgscale.cli.promote:promote",
-    "status": "ecgscale.cli.status:status",
-    "verify": "ecgscale.cli.verify:verify",
-    "quarantine": "ecgscale.cli.quarantine:quarantine",
-    "retry-failed": "ecgscale.cli.retry_failed:retry_failed",
-    "gc": "ecgscale.cli.gc:gc",
-    "forget": "ecgscale.cli.forget:forget",
+from ecgscale.errors import did_you_mean
+
+SECTIONS = {
+    "From recordings to explanations": {
+        "demo": ("ecgscale.cli.demo:demo", "the whole of it on simulated recordings"),
+        "run": ("ecgscale.cli.run:run", "the whole of it on yours, from one file"),
+        "plan": ("ecgscale.cli.plan:plan", "what `run` would do, how long, with how much memory"),
+        "ingest": ("ecgscale.cli.ingest:ingest", "recordings to an archive of Parquet shards"),
+        "simulate": ("ecgscale.cli.simulate:simulate", "an archive with known truth, of any size"),
+        "inspect": ("ecgscale.cli.inspect:inspect", "what is in an archive, and what is wrong with it"),
+        "train": ("ecgscale.cli.train:train", "a reference network (1D ResNet)"),
+        "encoder": ("ecgscale.cli.encoder:encoder", "does this network load, and do its taps keep time?"),
+        "fit": ("ecgscale.cli.fit:fit", "clusters of what the network does"),
+        "explain": ("ecgscale.cli.explain:explain", "segments, entropy, proportions of every recording"),
+    },
+    "Looking and evaluating": {
+        "plot": ("ecgscale.cli.plot:plot", "one explained recording on ECG paper"),
+        "report": ("ecgscale.cli.report:report", "everything on one page: recordings, atlas, evaluations"),
+        "figures": ("ecgscale.cli.figures:figures", "figures for a paper, or pictures for a blinded study"),
+        "surrogate": ("ecgscale.cli.surrogate:surrogate", "how much of the network the proportions hold"),
+        "localise": ("ecgscale.cli.localise:localise", "are clusters P, QRS, T? against shifts; average beats"),
+        "uncertainty": ("ecgscale.cli.uncertainty:uncertainty", "does entropy say when the network errs?"),
+        "temporal": ("ecgscale.cli.temporal:temporal", "does the order of clusters matter?"),
+        "probe": ("ecgscale.cli.probe:probe", "Grad-CAM, MC dropout, masking and more, on a sample"),
+        "sweep": ("ecgscale.cli.sweep:sweep", "how much rests on K, training records, layers, γ and τ"),
+        "audit": ("ecgscale.cli.audit:audit", "records whose label, network and surrogate disagree"),
+    },
+    "Every night": {
+        "nightly": ("ecgscale.cli.nightly:nightly", "what is new: ingested, explained, judged, published"),
+        "status": ("ecgscale.cli.status:status", "what is published, waits, failed or is held; the last runs"),
+        "quarantine": ("ecgscale.cli.quarantine:quarantine", "recordings without explanations; shards that are held"),
+        "release": ("ecgscale.cli.decisions:release", "publish a shard that the gates hold back"),
+        "reject": ("ecgscale.cli.decisions:reject", "keep such a shard out"),
+        "rollback": ("ecgscale.cli.rollback:rollback", "serve an earlier manifest again"),
+        "refit": ("ecgscale.cli.refit:refit", "a new model in which cluster 7 is still cluster 7"),
+        "promote": ("ecgscale.cli.promote:promote", "serve another dataset of explanations, and the way back"),
+        "verify": ("ecgscale.cli.verify:verify", "is everything there, and what the network computes?"),
+        "retry-failed": ("ecgscale.cli.retry_failed:retry_failed", "shards that were given up are tried again"),
+        "gc": ("ecgscale.cli.gc:gc", "what nobody refers to any more goes"),
+        "forget": ("ecgscale.cli.forget:forget", "a patient goes, from everything, and does not come back"),
+    },
 }
+"""Commands by what they are for: where each is to be found, and what it does, in a line that fits any terminal."""
+
+COMMANDS = {name: place for section in SECTIONS.values() for name, (place, _) in section.items()}
 
 
 class _LazyGroup(click.Group):
@@ -55,6 +66,22 @@ class _LazyGroup(click.Group):
         command: click.Command = getattr(importlib.import_module(module), attribute)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            if args[0].startswith("-"):
+                raise  # click has suggestions for options
+            raise click.UsageError(error.message + did_you_mean(args[0], COMMANDS), ctx) from error
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        width = max(map(len, COMMANDS))
+        for title, commands in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name.ljust(width), told) for name, (_, told) in commands.items()])
+
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="ecgscale")
@@ -66,7 +93,7 @@ def main() -> None:
     Your own recordings:  ecgscale ingest ptbxl SRC ARCHIVE
                           ecgscale train ARCHIVE --target superclasses --out ENCODER   (or bring a trained one)
                           ecgscale fit ARCHIVE --encoder ENCODER --out ROOT
-                          ecgscale explain ARCHIVE --model ROOT/models/ID --out ROOT
+                          ecgscale explain ARCHIVE --out ROOT
                           ecgscale plot ROOT RECORD_ID -o ecg.png
     All of it at once:    ecgscale run CONFIG.toml
     Every night:          ecgscale nightly CONFIG.toml

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from ecgscale.cli.command import command
-from ecgscale.cli.options import PLACE
+from ecgscale.cli.options import PLACE, runtime_options, spread_of
 from ecgscale.progress import Progress
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 @click.option("--trees", type=click.IntRange(1), default=200, show_default=True, help="Of each forest.")
 @click.option("--dataset", metavar="ID", help="Which explanations; by default those that are served.")
 @click.option("--seed", type=int, default=0, show_default=True)
+@runtime_options
 @command
 def audit(
     progress: Progress,
@@ -38,6 +39,9 @@ def audit(
     trees: int,
     dataset: str | None,
     seed: int,
+    runtime: Literal["local", "ray"],
+    workers: int | None,
+    gpus_per_worker: float | None,
 ) -> dict[str, Any]:
     """List the records whose label is least believed, the most suspicious first.
 
@@ -56,15 +60,18 @@ def audit(
     from ecgscale.evaluate.forests import ForestSettings
     from ecgscale.evaluate.published import open_published
     from ecgscale.evaluate.written import evaluation_name, write_evaluation
+    from ecgscale.store.presence import at_work
 
     request = AuditRequest(folds, ForestSettings(trees=trees, seed=seed), flip, flips)
-    published = open_published(root, target, dataset=dataset)
-    result = audit_labels(published.data, published.target, request, progress)
-    name = evaluation_name("audit", published.target)
-    facts = result.to_dict()
-    path = write_evaluation(
-        root, published.found.dataset_id, name, facts, {"records": result.table}, settings=asdict(request)
-    )
+    with at_work(root, "ecgscale audit"):
+        published = open_published(root, target, dataset=dataset)
+        with spread_of(runtime, workers, gpus_per_worker, "cpu", progress) as (spread, _):
+            result = audit_labels(published.data, published.target, request, progress, spread)
+        name = evaluation_name("audit", published.target)
+        facts = result.to_dict()
+        path = write_evaluation(
+            root, published.found.dataset_id, name, facts, {"records": result.table}, settings=asdict(request)
+        )
     click.echo(told(result, top))
     click.echo(f"written: {path}")
     return {**result.to_dict(top), "path": str(path)}

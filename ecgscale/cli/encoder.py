@@ -40,7 +40,7 @@ def encoder() -> None:
     """
 
 
-@encoder.command()
+@encoder.command(short_help="Does this network load, and do its taps keep time?")
 @click.argument("directory", type=PLACE)
 @click.option("--device", default="cpu", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
 @click.option("--all-layers", is_flag=True, help="List layers that cannot be tapped too.")

@@ -10,6 +10,7 @@ import click
 from ecgscale.cli.command import command
 from ecgscale.cli.options import PLACE, pool_of, runtime_options
 from ecgscale.progress import Progress
+from ecgscale.words import counted
 
 if TYPE_CHECKING:
     from ecgscale.passes.explain import ExplainResult
@@ -17,7 +18,12 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("archive", type=PLACE)
-@click.option("--model", required=True, type=PLACE, help="Cluster model, as ROOT/models/ID.")
+@click.option(
+    "--model",
+    type=PLACE,
+    metavar="PATH|ID",
+    help="Cluster model: ROOT/models/ID, or its ID alone. Default: the only one below ROOT, or the one that is served.",
+)
 @click.option("--out", "root", required=True, type=PLACE, help="ROOT to write explanations below.")
 @click.option(
     "--entropy",
@@ -44,7 +50,7 @@ if TYPE_CHECKING:
 def explain(
     progress: Progress,
     archive: Path,
-    model: Path,
+    model: Path | None,
     root: Path,
     entropy: Any,
     batch: int,
@@ -62,22 +68,28 @@ def explain(
 
     \b
     Example:
-      ecgscale explain archive --model out/models/k20-1a2b3c4d5e6f --out out
-      ecgscale explain archive --model out/models/k20-1a2b3c4d5e6f --out out --runtime ray --workers 16 --device cuda
+      ecgscale explain archive --out out
+      ecgscale explain archive --out out --model k20-1a2b3c4d5e6f --runtime ray --workers 16 --device cuda
     Then, in Python:
       import duckdb, ecgscale
       ds = ecgscale.open_explanations("out")
       duckdb.sql("SELECT status, count(*) FROM ds GROUP BY status").show()
     """
     from ecgscale.archive.reader import Archive
+    from ecgscale.passes.chosen_model import model_of_root, named_model
     from ecgscale.passes.explain import explain_archive
     from ecgscale.runtime.run_record import run_record
 
+    if model is None:
+        chosen = model_of_root(root)
+        progress.say(f"with model {chosen.name}; --model names another")
+    else:
+        chosen = named_model(root, model)
     pool, device = pool_of(runtime, workers, gpus_per_worker, device, progress)
     with run_record(root, "explain", {"name": runtime, "workers": workers or 1, "device": device}, progress) as record:
         result = explain_archive(
             Archive.open(archive),
-            model,
+            chosen,
             root,
             entropy=entropy,
             batch=batch,
@@ -93,27 +105,30 @@ def explain(
 
 
 def _summary(result: ExplainResult, root: Path) -> str:
+    from ecgscale.cli.tables import by_reason
     from ecgscale.store.served import served
 
     quarantined = sum(result.quarantined.values())
     done = [("computed", result.computed), ("unchanged", result.unchanged), ("re-stamped", result.restamped)]
     done += [("retired", result.retired), ("set aside", len(result.set_aside))]
     lines = [
-        f"{result.records:,} records in {result.shards:,} shards, {result.records - quarantined:,} explained and "
-        f"{quarantined:,} quarantined, in {result.seconds:.1f} s",
+        f"{counted(result.records, 'record')} in {counted(result.shards, 'shard')}, {result.records - quarantined:,} "
+        f"explained and {quarantined:,} quarantined, in {result.seconds:.1f} s",
         "  shards: " + ", ".join(f"{count:,} {name}" for name, count in done if count),
     ]
     if result.quarantined:
         reasons = ", ".join(f"{count:,} {status}" for status, count in result.quarantined.items())
         lines.append(f"  quarantined: {reasons}")
     again = [
-        (result.superseded, "gave way to newer recordings of the same id"),
-        (result.repeated, "came twice alike and stand once"),
-        (result.conflicts, "quarantined: another patient has their id"),
+        (result.superseded, "gave way to newer ones of the same id"),
+        (result.repeated, "came twice alike: kept once"),
+        (result.conflicts, "quarantined: another patient has the id"),
     ]
-    lines += [f"  {count:,} recordings {what}" for count, what in again if count]
+    lines += [f"  {counted(count, 'recording')} {what}" for count, what in again if count]
     lines += [f"  set aside {aside.key}: {aside.reason}" for aside in result.set_aside]
-    lines += [f"  {shard.state} {shard.key}: {shard.reason}" for shard in result.held]
+    for state in ("held", "rejected"):
+        held = {shard.key: shard.reason for shard in result.held if shard.state == state}
+        lines += [f"  {state} {line}" for line in by_reason(held)]
     published = "published as" if result.published else "nothing new; still"
     lines.append(f"  {published} manifest {result.manifest} of {result.path}")
     pointer = served(root)

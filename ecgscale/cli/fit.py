@@ -10,6 +10,7 @@ import click
 from ecgscale.cli.command import command
 from ecgscale.cli.options import BYTES, INTEGERS, PLACE, pool_of, runtime_options
 from ecgscale.progress import Progress
+from ecgscale.words import counted
 
 
 @click.command()
@@ -113,7 +114,7 @@ def fit(
         info = one.model.info
         click.echo(
             f"{one.model.model_id}: K = {one.model.n_clusters}, {info['explained_variance']:.1%} of the variance"
-            f" explained, largest cluster {info['diagnostics']['largest_share']:.1%}, {one.records} records,"
+            f" explained, largest cluster {info['diagnostics']['largest_share']:.1%}, {counted(one.records, 'record')},"
             f" {info['n_timesteps']:,} timesteps, {info['n_iter']} steps"
             + (" (was there already)" if one.already_there else "")
         )

@@ -11,6 +11,7 @@ import click
 from ecgscale.cli.command import command
 from ecgscale.cli.options import PLACE
 from ecgscale.progress import Progress
+from ecgscale.words import counted
 
 if TYPE_CHECKING:
     from ecgscale.nightly.forget import ForgetResult
@@ -56,7 +57,8 @@ def forget(
       ecgscale forget results 15709 --archive ptbxl.archive --dry-run
       ecgscale forget s3://bucket/results - --archive s3://bucket/archive --key ecg.key --reason "withdrawn" < id.txt
 
-    Exit codes: 0 nothing is left, 1 something is (it is named), 5 a nightly run is under way.
+    Exit codes: 0 nothing is left, 1 something is (it is named), 5 a nightly run or another
+    command is at work below ROOT: wait until it ends.
     """
     from ecgscale.nightly.forget import Whom, forget_patient
 
@@ -78,14 +80,16 @@ def forget(
 def _told(result: ForgetResult) -> list[str]:
     """What was done, as lines for people; nobody is named."""
     would = "would be " if result.dry_run else ""
+    rewritten, gone = counted(result.shards_rewritten, "shard"), counted(result.files_removed, "object")
     lines = [
-        f"{result.records:,} records, {result.shards_rewritten:,} shards of the archive {would}written again, "
-        f"{result.files_removed:,} objects {would}removed, {result.manifests_removed:,} of them manifests"
+        f"{counted(result.records, 'record')}, {rewritten} of the archive {would}written again, {gone} {would}removed, "
+        f"{result.manifests_removed:,} of them manifests"
     ]
     if result.again:
-        lines.append(f"{result.again:,} shards wait for the next run: what was published of them was out of date")
+        waits = f"{counted(result.again, 'shard')} {'waits' if result.again == 1 else 'wait'} for the next run"
+        lines.append(f"{waits}: what was published was out of date")
     lines += [f"note: {note}" for note in result.notes]
-    searched = f"{result.objects_searched:,} objects searched"
+    searched = f"{counted(result.objects_searched, 'object')} searched"
     if not result.left:
         return [*lines, f"{searched}: nothing is left"]
     says = "tell of the patient now" if result.dry_run else "still tell of the patient"

@@ -64,11 +64,12 @@ def gc(progress: Progress, root: Path, grace: float, keep_manifests: int | None,
 def told(cleaned: Cleaned) -> str:
     """What went, as lines for people."""
     from ecgscale.cli.tables import size
+    from ecgscale.words import counted
 
     facts = cleaned.to_dict()
     verb = "would be removed" if cleaned.dry_run else "removed"
-    objects = "1 object" if facts["removed"] == 1 else f"{facts['removed']:,} objects"
-    lines = [f"{objects} of {size(facts['bytes'])} {verb}, {facts['kept']:,} stay"]
+    stay = "stays" if facts["kept"] == 1 else "stay"
+    lines = [f"{counted(facts['removed'], 'object')} of {size(facts['bytes'])} {verb}, {facts['kept']:,} {stay}"]
     lines += [
         f"  {removed.count:,} {_MEANING[kind]}, {size(removed.bytes)}"
         for kind, removed in cleaned.by_kind.items()

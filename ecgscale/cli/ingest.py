@@ -12,6 +12,7 @@ import click
 from ecgscale.cli.command import command
 from ecgscale.cli.options import PLACE, pool_of, runtime_options
 from ecgscale.progress import Progress
+from ecgscale.words import counted
 
 if TYPE_CHECKING:
     from ecgscale.archive.source import IngestResult
@@ -158,12 +159,12 @@ def _ingested(
 
 def _told(result: IngestResult) -> dict[str, Any]:
     """Print the summary and return the facts for --json."""
-    shards = f"{result.shards} shard{'s' * (result.shards != 1)}"
-    click.echo(f"{result.records:,} records in {shards} ({result.signal}): {result.archive}")
+    records, shards = counted(result.records, "record"), counted(result.shards, "shard")
+    click.echo(f"{records} in {shards} ({result.signal}): {result.archive}")
     if result.dropped:
-        click.echo(f"{result.dropped:,} rows dropped that are no recordings (all zero, exam_id 0)")
+        click.echo(f"{counted(result.dropped, 'row')} dropped: no recordings (all zero, exam_id 0)")
     if result.problems.count:
-        click.echo(f"{result.problems.count:,} problems, also in {result.archive}/_archive.json:")
+        click.echo(f"{counted(result.problems.count, 'problem')}, also in {result.archive}/_archive.json:")
         for problem in result.problems.first[:_TOLD]:
             click.echo(f"  {problem}")
     for note in result.notes:

@@ -12,6 +12,7 @@ from ecgscale.cli.command import command
 from ecgscale.cli.options import PLACE
 from ecgscale.errors import ExitCode
 from ecgscale.progress import Progress
+from ecgscale.words import counted
 
 
 @click.command()
@@ -43,13 +44,14 @@ def inspect(progress: Progress, archive: Path, quick: bool) -> dict[str, Any]:
 def _lines(facts: dict[str, Any]) -> Iterator[str]:
     source = facts["source"]
     yield f"{facts['archive']}  archive {facts['archive_id']}, from {source.get('kind', 'an unnamed source')}"
-    patients = "unknown patients" if facts["patients"] is None else f"{facts['patients']:,} patients"
+    patients = "unknown patients" if facts["patients"] is None else counted(facts["patients"], "patient")
     unknown = facts["without_patient"]
     yield (
         f"records        {facts['records']:,} of {patients}"
         + (f" ({unknown:,} without a patient_id)" if unknown and facts["patients"] else "")
-        + f" in {facts['shards']} shard{'s' * (facts['shards'] != 1)}, {facts['bytes'] / 2**20:,.1f} MiB"
+        + f" in {counted(facts['shards'], 'shard')}, {facts['bytes'] / 2**20:,.1f} MiB"
     )
+    yield from _since_ingest(facts)
     yield f"leads          {_counts(facts['leads'])}"
     yield f"sampling_rate  {_counts(facts['sampling_rate'])} Hz"
     yield f"signal         {facts['signal']}, units_per_mv {_counts(facts['units_per_mv'])}"
@@ -57,13 +59,28 @@ def _lines(facts: dict[str, Any]) -> Iterator[str]:
         yield from _length_lines(facts)
     fiducials = facts["fiducials"]
     waves = f" ({_counts(fiducials['waves'])})" if fiducials["waves"] else ""
-    yield f"fiducials      in {fiducials['records']:,} records{waves}"
+    yield f"fiducials      in {counted(fiducials['records'], 'record')}{waves}"
     yield ""
     width = max(map(len, facts["columns"]), default=0)
     for name, column in facts["columns"].items():
         yield f"{name:<{width}}  {_column(column, facts['records'])}{'' if name in facts['labels'] else '  [core]'}"
     yield ""
     yield from _problem_lines(facts)
+
+
+def _since_ingest(facts: dict[str, Any]) -> Iterator[str]:
+    """What came or went since an ingest or a night counted last: shards that people copied in, or removed."""
+    records, shards = facts["at_ingest"]["records"], facts["at_ingest"]["shards"]
+    if records is None or shards is None or facts["unreadable"]:
+        return
+    changes = [
+        ("+" if now > then else "−") + counted(abs(now - then), noun)
+        for now, then, noun in ((facts["records"], records, "record"), (facts["shards"], shards, "shard"))
+        if now != then
+    ]
+    if changes:
+        then = f"{counted(records, 'record')} in {counted(shards, 'shard')}"
+        yield f"at ingest      {then}; since then {', '.join(changes)}"
 
 
 def _counts(values: dict[str, int]) -> str:
@@ -109,7 +126,8 @@ def _problem_lines(facts: dict[str, Any]) -> Iterator[str]:
         yield f"unreadable shard {shard}: {reason}"
     duplicates = facts["duplicates"]
     if duplicates["across_shards"]:
-        yield f"{duplicates['across_shards']:,} record ids stand in several shards; publishing will refuse them"
+        ids = counted(duplicates["across_shards"], "record id")
+        yield f"{ids} in several shards; publishing will refuse them"
         yield from (f"    {example}" for example in duplicates["examples"])
     if "status" not in facts:
         yield "records not checked (--quick)"

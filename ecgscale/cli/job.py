@@ -15,6 +15,7 @@ from ecgscale.config import RunConfig, load_config
 from ecgscale.errors import UsageError
 from ecgscale.places import is_remote
 from ecgscale.progress import Progress
+from ecgscale.words import counted
 
 if TYPE_CHECKING:
     from ecgscale.passes.explain import ExplainResult
@@ -46,7 +47,9 @@ class Job:
         """Record and tell what an explain pass did; the facts of the job."""
         facts = result.to_dict()
         self.record.add(result.exit_code, explained=facts)
-        click.echo(f"{facts['records']} records explained, {facts['quarantined']} quarantined: {facts['path']}")
+        click.echo(
+            f"{counted(facts['records'], 'record')} explained, {facts['quarantined']} quarantined: {facts['path']}"
+        )
         return {**facts, "exit_code": int(result.exit_code)}
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from ecgscale.cli.command import command
-from ecgscale.cli.options import PLACE
+from ecgscale.cli.options import PLACE, runtime_options, spread_of
 from ecgscale.progress import Progress
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ _LINES = {
     help="Annotations, or waves found by NeuroKit2; auto takes annotations where there are any.",
 )
 @click.option("--seed", type=int, default=0, show_default=True)
+@runtime_options
 @command
 def localise(
     progress: Progress,
@@ -47,6 +48,9 @@ def localise(
     records: int,
     waves: WaveSource,
     seed: int,
+    runtime: Literal["local", "ray"],
+    workers: int | None,
+    gpus_per_worker: float | None,
 ) -> dict[str, Any]:
     """Compare the clusters with P, QRS, T and TP, between the first and the last annotated wave of each recording.
 
@@ -60,13 +64,21 @@ def localise(
 
     \b
       ecgscale localise results
-      ecgscale localise results --waves delineated --records 200
+      ecgscale localise results --waves delineated --records 200 --workers 4
     """
     from ecgscale.evaluate.physiology import localise_published
 
-    done = localise_published(
-        root, dataset=dataset, archive=archive, records=records, waves=waves, seed=seed, progress=progress
-    )
+    with spread_of(runtime, workers, gpus_per_worker, "cpu", progress) as (spread, _):
+        done = localise_published(
+            root,
+            dataset=dataset,
+            archive=archive,
+            records=records,
+            waves=waves,
+            seed=seed,
+            spread=spread,
+            progress=progress,
+        )
     click.echo(told(done))
     return {**_flat(done), "evaluation": str(done.path)}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import click
 from ecgscale.cli.command import command
 from ecgscale.cli.options import PLACE, Placement, placement_of
 from ecgscale.progress import Progress
+from ecgscale.words import counted, named
 
 if TYPE_CHECKING:
     from ecgscale.config import RunConfig
@@ -23,7 +25,9 @@ recompute_option = click.option(
 
 @click.command()
 @click.argument("config", type=PLACE)
-@click.option("--model", type=PLACE, help="Explain with this model: ROOT/models/ID. Default: that of what is served.")
+@click.option(
+    "--model", type=PLACE, metavar="PATH|ID", help="Explain with this model. Default: that of what is served."
+)
 @recompute_option
 @command
 def nightly(progress: Progress, config: Path, model: Path | None, allow_recompute: bool) -> dict[str, Any]:
@@ -41,8 +45,8 @@ def nightly(progress: Progress, config: Path, model: Path | None, allow_recomput
       [gates]
       quarantine_rate = 0.05
 
-    Exit codes: 0 done, 3 shards were set aside, 4 the gates held shards back (ecgscale status, then release or reject),
-    5 another run is under way, 6 cut short.
+    Exit codes: 0 done, 3 shards were set aside, 4 the gates held shards back (ecgscale quarantine --held, then release
+    or reject), 5 another run is under way, 6 cut short.
 
     Example:  ecgscale nightly configs/nightly.toml
     """
@@ -65,11 +69,12 @@ def night_facts(
 ) -> dict[str, Any]:
     """Run the night, tell it, and put it into the run record; the facts of the command."""
     from ecgscale.nightly.night import run_night
+    from ecgscale.passes.chosen_model import named_model
 
     result = run_night(
         config,
         watch=record,
-        model_dir=model,
+        model_dir=named_model(config.root, model) if model is not None else None,
         allow_recompute=allow_recompute,
         pool=where.pool,
         device=where.device,
@@ -77,28 +82,29 @@ def night_facts(
     )
     facts = result.to_dict()
     record.add(result.exit_code, night=facts)
-    for line in told(result):
+    for line in told(result, config.root):
         click.echo(line)
     return {**facts, "exit_code": int(result.exit_code)}
 
 
-def told(result: NightResult) -> list[str]:
-    """What a person wants to know of a night, a line each."""
+def told(result: NightResult, root: Path) -> list[str]:
+    """What a person wants to know of a night, a line each, and what to type next."""
     explained = result.explained
     lines = []
     if result.arrivals is not None:
         came = result.arrivals
-        lines.append(f"arrived: {came.records:,} records in {len(came.shards)} shards; {came.waiting} settle still")
+        records, shards = counted(came.records, "record"), counted(len(came.shards), "shard")
+        lines.append(f"arrived: {records} in {shards}; {came.waiting:,} settle still")
     new = explained.computed + explained.restamped
     counts = [(explained.retired, "gone from the archive"), (len(explained.left), "left for later")]
     lines.append(
-        f"explained: {explained.computed} shards computed, {explained.restamped} moved, {explained.unchanged} unchanged"
-        + "".join(f", {count} {what}" for count, what in counts if count)
+        f"explained: {counted(explained.computed, 'shard')} computed, {explained.restamped:,} moved, "
+        f"{explained.unchanged:,} unchanged" + "".join(f", {count:,} {what}" for count, what in counts if count)
     )
     again = [
         (explained.superseded, "gave way to newer ones of the same id"),
-        (explained.repeated, "came twice alike and stand once"),
-        (explained.conflicts, "have an id of another patient: quarantined"),
+        (explained.repeated, "came twice alike: kept once"),
+        (explained.conflicts, "quarantined: another patient has the id"),
     ]
     lines += [f"recordings: {count:,} {what}" for count, what in again if count]
     if explained.quarantined:
@@ -108,8 +114,11 @@ def told(result: NightResult) -> list[str]:
     lines += [f"{'gate' if alarm else 'note'}: {message}" for alarm, message in told_once]
     held = [shard.key for shard in explained.held if shard.state == "held"]
     if held:
-        lines.append(f"held back: {', '.join(held)}")
-        lines.append(f"next: ecgscale release ROOT {held[0]} --reason …, or reject; why: ecgscale status ROOT")
+        where = shlex.quote(str(root))
+        lines.append(f"{counted(len(held), 'shard')} held back: {named(held)}")
+        lines.append(f"look:   ecgscale quarantine {where} --held")
+        lines.append(f"decide: ecgscale release {where} {held[0]} --reason TEXT     (or reject)")
     state = "published" if explained.published else ("nothing new" if not new else "nothing published")
-    lines.append(f"{state}: manifest {explained.manifest}, {explained.records:,} records: {explained.path}")
+    records = counted(explained.records, "record")
+    lines.append(f"{state}: manifest {explained.manifest}, {records}: {explained.path}")
     return lines

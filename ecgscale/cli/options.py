@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,6 +18,7 @@ from ecgscale.progress import Progress
 from ecgscale.runtime.ray_job import under_ray_job, workers_that_fit
 
 if TYPE_CHECKING:
+    from ecgscale.passes.spread import Spread
     from ecgscale.passes.workers import OpenPool
 
 
@@ -113,6 +115,22 @@ def pool_of(
         device = "cuda" if gpus > 0 or device == "cuda" else "cpu"
         return choose_runtime(runtime, workers, gpus=gpus, progress=progress), device
     return None, device
+
+
+@contextmanager
+def spread_of(
+    runtime: Literal["local", "ray"],
+    workers: int | None,
+    gpus_per_worker: float | None,
+    device: str,
+    progress: Progress,
+) -> Iterator[tuple[Spread, str]]:
+    """Where the tasks of an evaluation are done, and the device of whoever does them; workers end with the block."""
+    from ecgscale.passes.spread import Spread
+
+    pool, device = pool_of(runtime, workers, gpus_per_worker, device, progress)
+    with Spread(pool) as spread:
+        yield spread, device
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import click
 from ecgscale.cli.command import command
 from ecgscale.cli.options import INTEGERS, PLACE
 from ecgscale.progress import Progress
+from ecgscale.words import counted
 
 if TYPE_CHECKING:
     from ecgscale.config import RunConfig
@@ -113,19 +114,20 @@ def _told(config: RunConfig, outlook: Outlook, memory: str | None) -> list[str]:
     from ecgscale.passes.sizing import volume
 
     archive, explain = outlook.archive, outlook.explain
-    size = f"{archive.records:,} records in {archive.shards:,} shards, {volume(archive.bytes)}"
+    size = f"{counted(archive.records, 'record')} in {counted(archive.shards, 'shard')}, {volume(archive.bytes)}"
     state = "there," if archive.there else f"to be made from {archive.source}, about"
     lines = [f"archive    {archive.path}: {state} {size}"]
     lines.append(f"encoder    {outlook.encoder}: {'there' if outlook.encoder_there else _told_train(config, outlook)}")
     if outlook.model:
         lines.append(f"fit        {outlook.model} is there")
     else:
-        lines.append(f"fit        K = {config.fit.clusters} on {outlook.fit_records:,} records")
+        lines.append(f"fit        K = {config.fit.clusters} on {counted(outlook.fit_records, 'record')}")
     known = [("committed", explain.committed), ("moved", explain.moved), ("set aside", len(explain.set_aside))]
-    shards = ", ".join([f"{explain.pending:,} shards to do", *(f"{count:,} {name}" for name, count in known if count)])
-    lines.append(
-        f"explain    {explain.pending_records:,} records: {shards}; about {volume(outlook.sizes.bytes_out)} to write"
+    shards = ", ".join(
+        [f"{counted(explain.pending, 'shard')} to do", *(f"{count:,} {name}" for name, count in known if count)]
     )
+    records, to_write = counted(explain.pending_records, "record"), volume(outlook.sizes.bytes_out)
+    lines.append(f"explain    {records}: {shards}; about {to_write} to write")
     lines += [f"  set aside {key}: {reason}" for key, reason in explain.set_aside.items()]
     if config.surrogate:
         lines.append(f"surrogate  on {config.surrogate.target}")
@@ -137,7 +139,7 @@ def _told(config: RunConfig, outlook: Outlook, memory: str | None) -> list[str]:
 def _told_train(config: RunConfig, outlook: Outlook) -> str:
     if config.train is None:
         return "not there"
-    records = f"{outlook.train_records:,} records"
+    records = counted(outlook.train_records, "record")
     return f"to be trained on {config.train.target}, {records} in each of {config.train.epochs} epochs"
 
 

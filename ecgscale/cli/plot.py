@@ -22,6 +22,7 @@ SUFFIXES = (".png", ".svg", ".pdf")
 @click.option("-o", "--out", type=PLACE, required=True, help="Picture: .png, .svg or .pdf.")
 @click.option("--archive", type=PLACE, help="Where the archive is now, if it moved.")
 @click.option("--dataset", metavar="ID", help="Which explanations; by default those that are served.")
+@click.option("--held", is_flag=True, help="Of a shard that is held back or rejected, so not published.")
 @click.option("--layout", type=click.Choice(["3x4", "stacked"]), default="3x4", show_default=True)
 @click.option("--from", "start", type=float, metavar="SECONDS", help="Show from here on.")
 @click.option("--to", "stop", type=float, metavar="SECONDS", help="Show up to here; long recordings show 10 s.")
@@ -34,6 +35,7 @@ def plot(
     out: Path,
     archive: Path | None,
     dataset: str | None,
+    held: bool,
     layout: str,
     start: float | None,
     stop: float | None,
@@ -43,21 +45,24 @@ def plot(
 
     25 mm/s and 10 mm/mV, true to scale when printed. Bands behind the traces and the ribbon under them are the
     clusters, named by their ids and coloured the same in every picture; below stands how unsure the assignment is
-    (entropy, 0 sure, 1 undecided). ROOT is the folder that `ecgscale explain --out ROOT` wrote to.
+    (entropy, 0 sure, 1 undecided). ROOT is the folder that `ecgscale explain --out ROOT` wrote to. Recordings of shards
+    that the quality gates hold back are drawn with --held; `ecgscale quarantine ROOT --held` lists them.
 
     \b
       ecgscale plot results 00017_hr -o ecg.png
       ecgscale plot results 00017_hr -o ecg.pdf --layout stacked --from 2 --to 6
+      ecgscale plot results 98765_hr --held -o odd.png
     """
     from ecgscale.errors import UsageError
     from ecgscale.report.ecg_paper import LAYOUTS
     from ecgscale.report.explained import load_explained
+    from ecgscale.words import counted
 
     if out.suffix.lower() not in SUFFIXES:
         raise UsageError(f"{out}: a picture ends in {', '.join(SUFFIXES)}, not in {out.suffix!r}")
     if not is_remote(out) and not out.parent.is_dir():
         raise UsageError(f"{out.parent}: no such folder")
-    recording = load_explained(root, record_id, archive, dataset)
+    recording = load_explained(root, record_id, archive, dataset, held)
     window = None
     if start is not None or stop is not None:
         begin = start if start is not None else 0.0
@@ -67,7 +72,9 @@ def plot(
     recording.draw(chosen, window).savefig(picture, dpi=dpi, format=out.suffix[1:].lower())
     out.write_bytes(picture.getvalue())
     clusters = len({band.cluster for band in recording.segments})
-    click.echo(f"{record_id}: {len(recording.segments)} segments of {clusters} clusters: {out}")
+    state = f" ({recording.held}, not published)" if recording.held else ""
+    segments = counted(len(recording.segments), "segment")
+    click.echo(f"{record_id}{state}: {segments} of {counted(clusters, 'cluster')}: {out}")
     return {
         "record_id": record_id,
         "dataset_id": recording.dataset_id,
@@ -75,4 +82,5 @@ def plot(
         "segments": len(recording.segments),
         "clusters": clusters,
         "outputs": recording.outputs,
+        "held": recording.held or None,
     }

@@ -10,6 +10,7 @@ import click
 from ecgscale.cli.command import command
 from ecgscale.cli.options import PLACE, runtime_options
 from ecgscale.progress import Progress
+from ecgscale.words import counted
 
 if TYPE_CHECKING:
     from ecgscale.evaluate.nulls import AgainstShifts, Mean
@@ -84,7 +85,7 @@ def probe(
         root, settings, dataset=dataset, archive=archive, device=device, progress=progress, pool=pool
     )
     done = write_probes(root, result, settings)
-    click.echo(f"{result.records} records probed: {result.path}")
+    click.echo(f"{counted(result.records, 'record')} probed: {result.path}")
     for line in told(done.summary):
         click.echo(f"  {line}")
     for remark in done.facts["remarks"]:

@@ -30,18 +30,24 @@ def promote(progress: Progress, root: Path, dataset: str, reason: str, incomplet
       ecgscale promote results 0123456789abcdef --reason "refit on 2026, looked at by cardiology"
     """
     from ecgscale.nightly.promote import promote as serve_from_now_on
+    from ecgscale.words import counted, named
 
     done = serve_from_now_on(root, dataset, reason, incomplete)
     content = done.now.content
     verb = "now serves" if done.changed else "serves"
     click.echo(
         f"{root} {verb} dataset {content.dataset_id}, model {content.identity.model_id}: "
-        f"{content.totals.records:,} records in {content.totals.shards:,} shards"
+        f"{counted(content.totals.records, 'record')} in {counted(content.totals.shards, 'shard')}"
     )
     if not done.changed:
         click.echo(f"  since {done.pointer.promoted_at[:16]}, {done.pointer.promoted_by}: {done.pointer.reason}")
-    if done.lacking:
-        click.echo(f"  {len(done.lacking)} shards that were served are lacking; the next nightly run explains them")
+    waiting = [key for key in done.lacking if key not in done.kept_out]
+    if waiting:
+        them = "explains it" if len(waiting) == 1 else "explains them"
+        click.echo(f"  lacking {counted(len(waiting), 'shard')} of what was served; the next nightly run {them}")
+    if done.kept_out:
+        there = f"held back or rejected in this dataset ({named(done.kept_out)})"
+        click.echo(f"  lacking {counted(len(done.kept_out), 'shard')} {there}; only ecgscale release brings them back")
     if done.changed and done.before is not None:
         before = done.before.content.dataset_id
         click.echo(f"way back: ecgscale promote {shlex.quote(str(root))} {before} --reason TEXT")

@@ -12,6 +12,7 @@ from ecgscale.cli.command import command
 from ecgscale.cli.options import PLACE, placement_of
 from ecgscale.errors import ExitCode
 from ecgscale.progress import Progress
+from ecgscale.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -94,8 +95,8 @@ def told(done: Refit, config: Path, root: Path) -> Iterator[str]:
     explained = done.explained
     yield ""
     yield (
-        f"{explained.records:,} records in {explained.shards:,} shards explained: {explained.path}"
-        + (f"; {len(explained.held)} shards held back" if explained.held else "")
+        f"{counted(explained.records, 'record')} in {counted(explained.shards, 'shard')} explained: {explained.path}"
+        + (f"; {counted(len(explained.held), 'shard')} held back" if explained.held else "")
     )
     yield from (f"  set aside {aside.key}: {aside.reason}" for aside in explained.set_aside)
     yield f"{done.served_id} is still what is served."

@@ -10,6 +10,7 @@ import click
 from ecgscale.cli.command import command
 from ecgscale.cli.options import PLACE
 from ecgscale.progress import Progress
+from ecgscale.words import counted
 
 
 @click.command()
@@ -27,13 +28,15 @@ def rollback(progress: Progress, root: Path, number: int, reason: str, dataset: 
       ecgscale rollback ROOT 41 --reason "wrong units since Tuesday"
       ecgscale release ROOT --all --reason "units mended"
     """
+    from ecgscale.cli.tables import by_reason
     from ecgscale.nightly.decisions import roll_back
 
     manifest = roll_back(root, number, reason, dataset)
     content = manifest.content
-    click.echo(f"manifest {manifest.number} says what manifest {number} said: {content.totals.records:,} records")
-    for shard in content.held:
-        click.echo(f"held back: {shard.key}: {shard.reason}")
+    records = counted(content.totals.records, "record")
+    click.echo(f"manifest {manifest.number} says what manifest {number} said: {records}")
+    for line in by_reason({shard.key: shard.reason for shard in content.held}):
+        click.echo(f"held back: {line}")
     return {
         "manifest": manifest.number,
         "as": number,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import click
 from ecgscale.cli.command import command
 from ecgscale.cli.options import PLACE, placement_of
 from ecgscale.progress import Progress
+from ecgscale.words import counted
 
 if TYPE_CHECKING:
     from ecgscale.config import RunConfig
@@ -63,7 +65,7 @@ def run(progress: Progress, config: Path) -> dict[str, Any]:
     loaded = load_config(config)
     result = run_recorded(loaded, "run", progress)
     facts = result.explained.to_dict()
-    click.echo(f"{facts['records']} records explained, {facts['quarantined']} quarantined: {facts['path']}")
+    click.echo(f"{counted(facts['records'], 'record')} explained, {facts['quarantined']} quarantined: {facts['path']}")
     surrogate = None
     if loaded.surrogate is not None:
         checked = check_published(
@@ -89,12 +91,15 @@ def run(progress: Progress, config: Path) -> dict[str, Any]:
 
 def run_recorded(config: RunConfig, command: str, progress: Progress) -> PipelineResult:
     """Run the pipeline where its [runtime] says, and leave a record of it below ROOT."""
+    from ecgscale.evaluate.published import check_asked
     from ecgscale.passes.pipeline import run_pipeline
     from ecgscale.runtime.run_record import run_record
 
+    asked = config.surrogate
+    check = partial(check_asked, encoder=config.encoder.path, asked=asked) if asked else None
     where = placement_of(config, progress)
     with run_record(config.root, command, where.facts(), progress) as record:
-        result = run_pipeline(config, progress, where.pool, where.device, record)
+        result = run_pipeline(config, progress, where.pool, where.device, record, check)
         explained, fitted = result.explained, result.fitted
         record.add(explained.exit_code, made=result.made, fitted=[fitted.facts()], explained=explained.to_dict())
     return result

@@ -10,6 +10,7 @@ import click
 from ecgscale.cli.command import command
 from ecgscale.cli.options import PLACE, pool_of, runtime_options
 from ecgscale.progress import Progress
+from ecgscale.words import counted
 
 
 @click.command()
@@ -66,8 +67,8 @@ def simulate(
         overwrite=overwrite,
     )
     click.echo(
-        f"{facts['records']:,} recordings of {facts['patients']:,} patients in {facts['shards']} "
-        f"shard{'s' if facts['shards'] != 1 else ''}: {archive}"
+        f"{counted(facts['records'], 'recording')} of {counted(facts['patients'], 'patient')} in "
+        f"{counted(facts['shards'], 'shard')}: {archive}"
     )
     click.echo(f"next: ecgscale inspect {archive}")
     return facts

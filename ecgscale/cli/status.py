@@ -11,8 +11,10 @@ import click
 from ecgscale.cli.command import command
 from ecgscale.cli.options import PLACE
 from ecgscale.progress import Progress
+from ecgscale.words import named
 
 if TYPE_CHECKING:
+    from ecgscale.nightly.history import History
     from ecgscale.nightly.status import DatasetStatus, RootStatus
 
 NAMED = 5
@@ -21,24 +23,30 @@ NAMED = 5
 @click.command()
 @click.argument("root", type=PLACE)
 @click.option("--archive", type=PLACE, help="Where the archive is now, if it moved.")
+@click.option("--history", type=click.IntRange(min=0), default=0, metavar="N",
+              help="Also the last N manifests, and the last N decisions: who, when, why.")  # fmt: skip
 @command
-def status(progress: Progress, root: Path, archive: Path | None) -> dict[str, Any]:
+def status(progress: Progress, root: Path, archive: Path | None, history: int) -> dict[str, Any]:
     """Say what is published below ROOT, what waits, what failed or is held back, and how the last runs ended.
 
     One table a dataset. Nothing but listings and small records is read, so it takes seconds. Ages are by the clock of
-    the store.
+    the store. With --history, also what was published before, by which command and run (`ecgscale rollback` goes back
+    to one of these manifests), and what people released, rejected, rolled back and promoted.
 
     \b
     Example:
       ecgscale status results
+      ecgscale status results --history 10
       ecgscale status s3://bucket/results --json
     """
+    from ecgscale.nightly.history import root_history
     from ecgscale.nightly.status import root_status
 
     found = root_status(root, archive)
-    for text in _tables(found):
+    past = root_history(root, history) if history else None
+    for text in [*_tables(found), *(_history(past) if past else ())]:
         click.echo(text)
-    return found.to_dict()
+    return {**found.to_dict(), **({"history": past.to_dict()} if past else {})}
 
 
 def _tables(found: RootStatus) -> Iterator[str]:
@@ -70,6 +78,45 @@ def _tables(found: RootStatus) -> Iterator[str]:
         yield f"note: {found.remark}"
 
 
+def _history(past: History) -> Iterator[str]:
+    from ecgscale.cli.tables import rows_table
+
+    manifests = [
+        [
+            line.dataset_id,
+            str(line.number),
+            _minute(line.created),
+            line.by or "not known",
+            line.run_id[:12],
+            f"{line.records:,}",
+            f"{line.shards:,}",
+            f"{line.held:,}",
+        ]
+        for line in past.manifests
+    ]
+    heads = ["dataset", "manifest", "published (UTC)", "by", "run", "records", "shards", "held"]
+    if manifests:
+        yield "\n" + rows_table(heads, manifests, "last manifests", right=("manifest", "records", "shards", "held"))
+    decisions = [
+        [
+            _minute(line.at),
+            line.who,
+            line.what,
+            named(line.shards, 2) if line.shards else f"dataset {line.dataset_id}",
+            line.reason,
+        ]
+        for line in past.decisions
+    ]
+    if decisions:
+        yield "\n" + rows_table(["decided (UTC)", "by", "what", "on", "reason"], decisions, "last decisions")
+    else:
+        yield "\nnobody has released, rejected, rolled back or promoted anything yet"
+
+
+def _minute(time: str) -> str:
+    return time[:16].replace("T", " ")
+
+
 def _facts(dataset: DatasetStatus) -> Iterator[tuple[str, str]]:
     from ecgscale.cli.tables import age, size
 
@@ -96,7 +143,7 @@ def _facts(dataset: DatasetStatus) -> Iterator[tuple[str, str]]:
 
 
 def _named(shards: Mapping[str, str]) -> str:
-    """How many, and the first of them with their reasons, a line each."""
-    first = [f"{key}: {reason}" for key, reason in list(shards.items())[:NAMED]]
-    more = [f"and {len(shards) - NAMED:,} more"] if len(shards) > NAMED else []
-    return "\n".join([f"{len(shards):,}", *first, *more])
+    """How many, and the first reasons with their shards, a line each."""
+    from ecgscale.cli.tables import by_reason
+
+    return "\n".join([f"{len(shards):,}", *by_reason(shards, NAMED)])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from ecgscale.cli.command import command
-from ecgscale.cli.options import INTEGERS, PLACE
+from ecgscale.cli.options import INTEGERS, PLACE, runtime_options, spread_of
 from ecgscale.progress import Progress
 
 if TYPE_CHECKING:
@@ -79,14 +79,11 @@ _SHORT = {
 @click.option("--trees", type=click.IntRange(1), default=200, show_default=True, help="Of each forest.")
 @click.option("--fit-records", type=click.IntRange(20), default=20_000, show_default=True, help="At most, a forest.")
 @click.option("--out-of-core", is_flag=True, help="Never hold all proportions in memory; no baselines then.")
-@click.option(
-    "--runtime", type=click.Choice(["local", "ray"]), default="local", help="Where --out-of-core asks forests."
-)
-@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Of a private Ray cluster.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Of network baselines.")
 @click.option("--dataset", metavar="ID", help="Which explanations; by default those that are served.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--bootstrap", type=click.IntRange(10), default=1000, show_default=True, help="Resamples of patients.")
+@runtime_options
 @command
 def surrogate(
     progress: Progress,
@@ -104,12 +101,13 @@ def surrogate(
     trees: int,
     fit_records: int,
     out_of_core: bool,
-    runtime: Literal["local", "ray"],
-    workers: int,
     device: str,
     dataset: str | None,
     seed: int,
     bootstrap: int,
+    runtime: Literal["local", "ray"],
+    workers: int | None,
+    gpus_per_worker: float | None,
 ) -> dict[str, Any]:
     """Score random forests that know nothing of a recording but its cluster proportions.
 
@@ -120,6 +118,9 @@ def surrogate(
     Every record is scored by forests that never saw its patient: one forest for each of the archive's folds, unless
     --folds patients:10 or --train-folds and --test-folds say otherwise. What comes first are the records that neither
     encoder nor K-means has seen; those they have seen stand apart. Results go to ROOT/evaluations.
+
+    With --workers or --runtime ray each fold's forests grow on a worker of their own; with --out-of-core it is the
+    questions to them that are spread, on Ray's workers.
 
     \b
       ecgscale surrogate results
@@ -154,9 +155,19 @@ def surrogate(
         device=device,
         progress=progress,
     )
-    with _scheduler(runtime if out_of_core else "local", workers) as scheduler:
+    with (
+        _scheduler(runtime if out_of_core else "local", workers or 1) as scheduler,
+        spread_of(runtime, workers, gpus_per_worker, "cpu", progress) as (spread, _),
+    ):
         checked = check_published(
-            root, target, request, dataset=dataset, baselines=more, scheduler=scheduler, progress=progress
+            root,
+            target,
+            request,
+            dataset=dataset,
+            baselines=more,
+            scheduler=scheduler,
+            spread=spread,
+            progress=progress,
         )
     click.echo(told(checked.result))
     for line in checked.seen_by():

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from ecgscale.cli.command import command
-from ecgscale.cli.options import INTEGERS, PLACE
+from ecgscale.cli.options import INTEGERS, PLACE, runtime_options, spread_of
 from ecgscale.progress import Progress
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ _HEADS = {
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the draw of records and of the first fit.")
 @click.option("-o", "--output", type=PLACE, help="The figure, .png, .svg or .pdf.")
+@runtime_options
 @command
 def sweep(
     progress: Progress,
@@ -79,10 +80,14 @@ def sweep(
     device: str,
     seed: int,
     output: Path | None,
+    runtime: Literal["local", "ray"],
+    workers: int | None,
+    gpus_per_worker: float | None,
 ) -> dict[str, Any]:
     """Vary one choice at a time: K, training records, tapped layers, depth factors, γ and τ.
 
-    The network runs once over --records records; everything after that is K-means and forests on what it did. Three
+    The network runs once over --records records; everything after that is K-means and forests on what it did, a fit
+    a task for whichever of the --workers is free. Three
     quarters of the records fit, the others score: records that the encoder has not seen, where there are enough.
 
     Told for each setting: agreement of the surrogate with the network, explained variance, effective number of
@@ -93,8 +98,11 @@ def sweep(
     \b
       ecgscale sweep results
       ecgscale sweep results --clusters 5,10,20,40 --seeds 5 -o sweep.svg
+      ecgscale sweep results --runtime ray --workers 8
       ecgscale sweep archive --encoder encoder --out results --target superclasses
     """
+    from functools import partial
+
     from ecgscale.clusters.kmeans import FitSettings
     from ecgscale.evaluate.forests import ForestSettings
     from ecgscale.evaluate.sweep import SweepRequest
@@ -115,9 +123,11 @@ def sweep(
     if (source / "_archive.json").exists():
         if encoder is None or out is None:
             raise click.UsageError(f"{source} is an archive: give --encoder and --out as well")
-        result = sweep_archive(source, encoder, out, target, request, device=device, progress=progress)
+        where = partial(sweep_archive, source, encoder, out, target, request)
     else:
-        result = sweep_root(source, target, request, dataset=dataset, archive=archive, device=device, progress=progress)
+        where = partial(sweep_root, source, target, request, dataset=dataset, archive=archive)
+    with spread_of(runtime, workers, gpus_per_worker, device, progress) as (spread, device):
+        result = where(device=device, spread=spread, progress=progress)
     click.echo(told(result))
     assert result.path is not None
     picture = output or result.path.with_suffix(".svg")

@@ -9,6 +9,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from ecgscale.words import counted
+
 WIDTH = 110
 
 
@@ -37,6 +39,22 @@ def _text(table: Table) -> str:
     stream = StringIO()
     Console(file=stream, width=WIDTH, no_color=True, highlight=False, markup=False, emoji=False).print(table)
     return "\n".join(line.rstrip() for line in stream.getvalue().rstrip().splitlines())
+
+
+def by_reason(shards: Mapping[str, str], most: int | None = None) -> list[str]:
+    """Shards with a reason each, a line a reason: "part-00012.parquet: …", "12 shards, first part-00012.parquet: …".
+
+    In the order of the shards; with `most`, so many reasons, and a line that counts the shards with others.
+    """
+    groups: dict[str, list[str]] = {}
+    for key, reason in sorted(shards.items()):
+        groups.setdefault(reason, []).append(key)
+    lines = [
+        (f"{counted(len(keys), 'shard')}, first {keys[0]}" if len(keys) > 1 else keys[0]) + f": {reason}"
+        for reason, keys in groups.items()
+    ]
+    left = sum(len(keys) for keys in list(groups.values())[most:]) if most is not None else 0
+    return lines[:most] + ([f"and {counted(left, 'shard')} more"] if left else [])
 
 
 def size(n: int) -> str:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from ecgscale.cli.command import command
-from ecgscale.cli.options import PLACE
+from ecgscale.cli.options import PLACE, runtime_options, spread_of
 from ecgscale.progress import Progress
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ _LINES = {
 @click.option("--dataset", metavar="ID", help="Which explanations; by default those that are served.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--bootstrap", type=click.IntRange(10), default=1000, show_default=True, help="Resamples of patients.")
+@runtime_options
 @command
 def temporal(
     progress: Progress,
@@ -46,6 +47,9 @@ def temporal(
     dataset: str | None,
     seed: int,
     bootstrap: int,
+    runtime: Literal["local", "ray"],
+    workers: int | None,
+    gpus_per_worker: float | None,
 ) -> dict[str, Any]:
     """Tell a label from the order of clusters, and from their shares of time alone: is there more in the order?
 
@@ -60,16 +64,18 @@ def temporal(
     from ecgscale.evaluate.temporal_published import temporal_published
     from ecgscale.evaluate.written import plain
 
-    done = temporal_published(
-        root,
-        target,
-        dataset=dataset,
-        records=records,
-        trees=trees,
-        n_bootstrap=bootstrap,
-        seed=seed,
-        progress=progress,
-    )
+    with spread_of(runtime, workers, gpus_per_worker, "cpu", progress) as (spread, _):
+        done = temporal_published(
+            root,
+            target,
+            dataset=dataset,
+            records=records,
+            trees=trees,
+            n_bootstrap=bootstrap,
+            seed=seed,
+            spread=spread,
+            progress=progress,
+        )
     click.echo(f"{target}: {done.result.records} records of {done.result.patients} patients; AUROC, gain over the bag")
     for name, text in _LINES.items():
         if (told := _score(done.result, f"auroc_{name}")) is not None:

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from ecgscale.cli.command import command
-from ecgscale.cli.options import INTEGERS, PLACE
+from ecgscale.cli.options import INTEGERS, PLACE, runtime_options, spread_of
 from ecgscale.errors import EcgscaleError, ExitCode, UsageError
 from ecgscale.progress import Progress
 
@@ -58,6 +58,7 @@ def _blocks(_context: click.Context, _parameter: click.Parameter, value: str | N
 @click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
 @click.option("--threads", default=None, type=click.IntRange(1), help="CPU threads (default: all cores).")
 @click.option("--overwrite", is_flag=True, help="Replace an encoder that is already there.")
+@runtime_options
 @command
 def train(progress: Progress, **options: Any) -> dict[str, Any]:
     """Train the reference network (a 1D ResNet of the CODE shapes) on a column of ARCHIVE.
@@ -72,13 +73,16 @@ def train(progress: Progress, **options: Any) -> dict[str, Any]:
       ecgscale train code15 --target age --out age-encoder --epochs 30
       ecgscale train code15 --target AF,LBBB,RBBB --kind multilabel --out rhythm-encoder
 
-    About half a minute an epoch for 350 records on two cores.
+    About half a minute an epoch for 350 records on two cores. With --runtime ray --gpus-per-worker 1, a worker of the
+    cluster trains on its GPU and this command writes what it made.
 
     \b
     Afterwards:
       ecgscale encoder check encoder
       ecgscale fit ptbxl --encoder encoder --out ROOT
     """
+    from dataclasses import replace
+
     import torch
 
     from ecgscale.archive import Archive
@@ -86,6 +90,7 @@ def train(progress: Progress, **options: Any) -> dict[str, Any]:
     from ecgscale.encoders.splits import Folds
     from ecgscale.encoders.train import TrainSettings, train_encoder
     from ecgscale.leads import CANONICAL_LEADS
+    from ecgscale.passes.train import train_on
 
     if options["threads"]:
         torch.set_num_threads(options["threads"])
@@ -112,8 +117,17 @@ def train(progress: Progress, **options: Any) -> dict[str, Any]:
         device=options["device"],
     )
     archive = Archive.open(options["archive"])
+    runtime, workers, gpus = options["runtime"], options["workers"], options["gpus_per_worker"]
+    if (workers or 1) > 1:
+        raise UsageError(f"--workers {workers}: one worker trains a network; leave it out")
+    out, overwrite = options["out"], options["overwrite"]
     try:
-        facts = train_encoder(archive, options["out"], settings, overwrite=options["overwrite"], progress=progress)
+        if runtime == "local":
+            facts = train_encoder(archive, out, settings, overwrite=overwrite, progress=progress)
+        else:
+            with spread_of(runtime, workers, gpus, settings.device, progress) as (spread, device):
+                there = replace(settings, device=device)
+                facts = train_on(spread, archive, out, there, overwrite=overwrite, progress=progress)
     except KeyboardInterrupt as error:
         raise TrainingStopped("stopped; no encoder was written, the same command trains from the beginning") from error
     _tell(facts)

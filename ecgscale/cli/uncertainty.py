@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from ecgscale.cli.command import command
-from ecgscale.cli.options import PLACE
+from ecgscale.cli.options import PLACE, runtime_options, spread_of
 from ecgscale.progress import Progress
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ _LINES = {
 @click.option("--dataset", metavar="ID", help="Which explanations; by default those that are served.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--bootstrap", type=click.IntRange(10), default=1000, show_default=True, help="Resamples of patients.")
+@runtime_options
 @command
 def uncertainty(
     progress: Progress,
@@ -46,6 +47,9 @@ def uncertainty(
     dataset: str | None,
     seed: int,
     bootstrap: int,
+    runtime: Literal["local", "ray"],
+    workers: int | None,
+    gpus_per_worker: float | None,
 ) -> dict[str, Any]:
     """Set the entropy of recordings beside the network's errors and the truth of its probabilities.
 
@@ -59,9 +63,17 @@ def uncertainty(
     from ecgscale.evaluate.uncertainty_published import uncertainty_published
     from ecgscale.evaluate.written import plain
 
-    done = uncertainty_published(
-        root, target, dataset=dataset, everyone=everyone, n_bootstrap=bootstrap, seed=seed, progress=progress
-    )
+    with spread_of(runtime, workers, gpus_per_worker, "cpu", progress) as (spread, _):
+        done = uncertainty_published(
+            root,
+            target,
+            dataset=dataset,
+            everyone=everyone,
+            n_bootstrap=bootstrap,
+            seed=seed,
+            spread=spread,
+            progress=progress,
+        )
     everything, *strata = done.result.strata
     click.echo(f"{done.facts['target']}: {everything.records} records of {everything.patients} patients")
     for name, text in _LINES.items():

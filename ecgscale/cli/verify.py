@@ -11,6 +11,7 @@ import click
 from ecgscale.cli.command import command
 from ecgscale.cli.options import PLACE
 from ecgscale.progress import Progress
+from ecgscale.words import counted
 
 if TYPE_CHECKING:
     from ecgscale.nightly.verify import Verified, VerifiedDataset
@@ -52,7 +53,7 @@ def verify(
 def _lines(verified: Verified) -> Iterator[str]:
     for dataset in verified.datasets:
         yield from _dataset_lines(dataset)
-    told = f"{verified.problems:,} problem{'s' * (verified.problems != 1)}: docs/operations.md says what each means"
+    told = f"{counted(verified.problems, 'problem')}: docs/operations.md says what each means"
     yield told if verified.problems else "all is right"
 
 
@@ -63,17 +64,17 @@ def _dataset_lines(dataset: VerifiedDataset) -> Iterator[str]:
         yield f"dataset {dataset.dataset_id}: nothing was published yet"
     else:
         yield (
-            f"dataset {dataset.dataset_id}, manifest {dataset.manifest}: {dataset.files:,} files, "
-            f"{dataset.records:,} records, {sum(dataset.counts.values()):,} problems"
+            f"dataset {dataset.dataset_id}, manifest {dataset.manifest}: {counted(dataset.files, 'file')}, "
+            f"{counted(dataset.records, 'record')}, {counted(sum(dataset.counts.values()), 'problem')}"
         )
     again = dataset.recomputed
     if again.records:
-        yield f"  {again.records:,} records computed again, {again.exactly:,} of them the same to the last bit"
+        yield f"  {counted(again.records, 'record')} computed again, {again.exactly:,} of them the same to the last bit"
     yield from (f"  not computed again: {reason}" for reason in again.skipped)
     garbage = dataset.garbage
     if garbage.objects:
         named = ", ".join(garbage.first) + (" …" if garbage.objects > len(garbage.first) else "")
-        objects = "1 object" if garbage.objects == 1 else f"{garbage.objects:,} objects"
+        objects = counted(garbage.objects, "object")
         yield f"  garbage: {objects} of {size(garbage.bytes)} that nothing refers to: {named}"
     for kind, count in dataset.counts.items():
         kept = [problem for problem in dataset.problems if problem.kind == kind]

@@ -17,14 +17,14 @@ from ecgscale.encoders.optimise import LoopSettings, Outcome, optimise, predict
 from ecgscale.encoders.resnet1d import ResNet1d
 from ecgscale.encoders.scores import score, told
 from ecgscale.encoders.signals import Signals, load_signals
-from ecgscale.encoders.spec import SPEC_FILE, EncoderSpec, InputSpec, OutputSpec
+from ecgscale.encoders.spec import EncoderSpec, InputSpec, OutputSpec
 from ecgscale.encoders.splits import TEST, TRAIN, UNUSED, VALIDATION, Folds, split
 from ecgscale.encoders.taps import Encoder, fix_arithmetic, resolve_device
 from ecgscale.encoders.targets import Target, encode, read_labels
-from ecgscale.encoders.written import WEIGHTS_FILE, SeenRecords, check_out, write_encoder
-from ecgscale.errors import EncoderError, UsageError
+from ecgscale.encoders.written import WEIGHTS_FILE, SeenRecords, check_out, check_place, move_encoder, write_encoder
+from ecgscale.errors import UsageError
 from ecgscale.leads import CANONICAL_LEADS, canonical_lead
-from ecgscale.places import is_remote, place, upload
+from ecgscale.places import is_remote
 from ecgscale.progress import SILENT, Progress
 
 CHANNELS = (64, 128, 196, 256, 320)
@@ -69,12 +69,10 @@ def train_encoder(
     """
     if not is_remote(out):
         return _train(archive, Path(out), settings, overwrite, progress)
-    if (place(out) / SPEC_FILE).exists() and not overwrite:
-        raise EncoderError(f"{out} already holds an encoder; give another place, or --overwrite to replace it")
+    check_place(out, overwrite)
     with TemporaryDirectory() as scratch:
         facts = _train(archive, Path(scratch), settings, overwrite, progress)
-        # The contract last: without it, what lies there is no encoder.
-        upload(Path(scratch), out, last=SPEC_FILE)
+        move_encoder(Path(scratch), out)
     return {**facts, "encoder": str(out)}
 
 

@@ -18,9 +18,10 @@ from torch import nn
 
 from ecgscale.archive import Archive
 from ecgscale.encoders.seen import SEEN_FILE, seen_lines
-from ecgscale.encoders.spec import SPEC_FILE, EncoderSpec, write_spec
+from ecgscale.encoders.spec import SPEC_FILE, EncoderSpec, encoder_files, write_spec
 from ecgscale.encoders.splits import TEST, TRAIN, VALIDATION, Folds
 from ecgscale.errors import EncoderError
+from ecgscale.places import is_remote, place, upload
 
 WEIGHTS_FILE = "weights.safetensors"
 
@@ -103,6 +104,24 @@ def check_out(out: Path, overwrite: bool) -> None:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise EncoderError(f"{out} cannot be made: {error.strerror}") from error
+
+
+def check_place(out: str | Path, overwrite: bool) -> None:
+    """`check_out` for any place: of an object store, that no encoder lies there that must not be replaced."""
+    if not is_remote(out):
+        check_out(Path(out), overwrite)
+    elif (place(out) / SPEC_FILE).exists() and not overwrite:
+        raise EncoderError(f"{out} already holds an encoder; give another place, or --overwrite to replace it")
+
+
+def move_encoder(folder: Path, out: str | Path) -> None:
+    """Put a finished encoder's files to `out`, the contract last: without it, what lies there is no encoder."""
+    if is_remote(out):
+        upload(folder, out, last=SPEC_FILE)
+        return
+    (Path(out) / SPEC_FILE).unlink(missing_ok=True)
+    for file in sorted(encoder_files(folder), key=lambda file: file.name == SPEC_FILE):
+        _put(Path(out) / file.name, file.read_bytes())
 
 
 def write_encoder(out: Path, spec: EncoderSpec, module: nn.Module, seen: SeenRecords) -> None:

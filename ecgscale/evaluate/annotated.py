@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ecgscale.archive import Archive
-from ecgscale.archive.chosen import chosen_batches
+from ecgscale.archive.chosen import chosen_batches, chunks
 from ecgscale.archive.delineation import PREFERRED_LEADS, delineate, require_neurokit
 from ecgscale.archive.validate import check_batch
 from ecgscale.archive.waves import Waves, merge_leads, waves_of
@@ -24,7 +24,8 @@ from ecgscale.clusters.model import ClusterModel
 from ecgscale.encoders.spec import EncoderSpec, load_spec
 from ecgscale.errors import ArchiveError, ShardError, UsageError
 from ecgscale.evaluate.source import by_shard, draw_records, left_out, open_source
-from ecgscale.places import place
+from ecgscale.passes.spread import HERE, Spread
+from ecgscale.places import absolute, place
 from ecgscale.progress import Progress
 from ecgscale.store.dataset import find_dataset, open_explanations
 from ecgscale.store.manifest import Manifest
@@ -119,8 +120,9 @@ def choose(
     )
 
 
-def find_waves(chosen: Chosen, progress: Progress) -> FoundWaves:
-    """The waves of the chosen records: their annotations merged over leads, or what NeuroKit2 finds, record by record.
+def find_waves(chosen: Chosen, progress: Progress, spread: Spread = HERE) -> FoundWaves:
+    """The waves of the chosen records: their annotations merged over leads, or what NeuroKit2 finds, record by record,
+    on the workers of `spread`.
 
     Raises `UsageError` when NeuroKit2 is needed, and it or the archive is not there.
     """
@@ -136,24 +138,45 @@ def find_waves(chosen: Chosen, progress: Progress) -> FoundWaves:
     names = {str(name): i for i, name in enumerate(chosen.table.column("record_id").to_pylist())}
     reasons = ["the archive no longer holds it"] * len(names)
     parts: list[tuple[NDArray[np.int64], Waves]] = []
+    tasks = chunks(by_shard(chosen.table))
     with progress.stage("delineate", len(names), "records") as stage:
-        try:
-            for raw, rows in chosen_batches(chosen.archive, by_shard(chosen.table)):
-                status, _ = check_batch(raw, set())
-                usable = [row for row in rows if status[row] == "ok"]
-                done = delineate(raw, usable)
-                numbers = np.array([names[str(raw.record_ids[row])] for row in usable], np.int64)
-                for number, reason in zip(numbers, done.failures, strict=True):
-                    reasons[number] = reason
-                parts.append((numbers, done.waves))
-                stage.advance(len(rows))
-        except (ShardError, ArchiveError) as error:
-            remarks.append(f"the rest was left out: {error}")
+        where = absolute(chosen.archive.path)
+        done = spread.map(_delineated, where, tasks, stage, [len(own) for _, own in tasks])
+    errors: list[str] = []
+    for found, waves, failures, error in done:
+        numbers = np.array([names[name] for name in found], np.int64)
+        for number, reason in zip(numbers, failures, strict=True):
+            reasons[number] = reason
+        parts.append((numbers, waves))
+        if error and error not in errors:
+            errors.append(error)
+    remarks += [f"left out: {error}" for error in errors]
     failed = [(name, reasons[i]) for name, i in names.items() if reasons[i]]
     if failed:
         shown = "; ".join(f"{name}: {reason}" for name, reason in failed[:_SHOWN_FAILURES])
         remarks.append(f"{len(failed)} of {len(names)} records could not be delineated ({shown})")
     return FoundWaves(_joined(parts, len(names)), reasons, "delineated", remarks)
+
+
+def _delineated(archive: str, wanted: tuple[str, tuple[str, ...]]) -> tuple[list[str], Waves, list[str], str]:
+    """Of some records of one shard: the ids of those that are there, their waves, why they have none; and an error of
+    the shard, "" without."""
+    key, names = wanted
+    found: list[str] = []
+    failures: list[str] = []
+    parts: list[tuple[NDArray[np.int64], Waves]] = []
+    error = ""
+    try:
+        for raw, rows in chosen_batches(Archive.open(archive), {key: names}):
+            status, _ = check_batch(raw, set())
+            usable = [row for row in rows if status[row] == "ok"]
+            done = delineate(raw, usable)
+            parts.append((len(found) + np.arange(len(usable)), done.waves))
+            found += [str(raw.record_ids[row]) for row in usable]
+            failures += done.failures
+    except (ShardError, ArchiveError) as told:
+        error = str(told)
+    return found, _joined(parts, len(found)), failures, error
 
 
 def _joined(parts: list[tuple[NDArray[np.int64], Waves]], n_records: int) -> Waves:

@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from ecgscale.errors import UsageError
 from ecgscale.evaluate.forests import ForestSettings
 from ecgscale.evaluate.label_quality import label_quality, require_cleanlab
-from ecgscale.evaluate.out_of_fold import Answers, InMemory, answer
+from ecgscale.evaluate.out_of_fold import Answers, InMemory, answer, answer_each
 from ecgscale.evaluate.questions import Questions
 from ecgscale.evaluate.rotation import Rotation, rotate
 from ecgscale.evaluate.surrogate import ExplainedRecords
+from ecgscale.passes.spread import HERE, Spread
 from ecgscale.progress import SILENT, Progress
 
 LABEL, NETWORK, SURROGATE, NOTHING = "label", "network", "surrogate", "nothing"
@@ -75,9 +76,14 @@ class AuditResult:
 
 
 def audit_labels(
-    data: ExplainedRecords, target: str, request: AuditRequest | None = None, progress: Progress = SILENT
+    data: ExplainedRecords,
+    target: str,
+    request: AuditRequest | None = None,
+    progress: Progress = SILENT,
+    spread: Spread = HERE,
 ) -> AuditResult:
-    """Rank the labelled records of `data` by how little forests and network believe their label.
+    """Rank the labelled records of `data` by how little forests and network believe their label; forests grow on the
+    workers of `spread`.
 
     Raises UsageError where too few records have one, where folds cannot be had, and where cleanlab is not installed.
     """
@@ -89,7 +95,7 @@ def audit_labels(
     assert data.proportions is not None
     rotation = rotate(data.table, request.folds, seed=request.forests.seed)
     features = InMemory(data.proportions)
-    answers = answer(questions, features, rotation, request.forests, progress=progress, stage="audit")
+    answers = answer(questions, features, rotation, request.forests, spread=spread, progress=progress, stage="audit")
     judged = known & answers.told_known
     unseen = np.ones(len(questions), bool) if data.seen is None or data.seen.encoder is None else ~data.seen.encoder
     quality = np.full(len(questions), np.nan)
@@ -98,7 +104,7 @@ def audit_labels(
     order = np.flatnonzero(judged)[np.argsort(quality[judged], kind="stable")]
     flipped = None
     if request.flips:
-        flipped = flip_test(questions, features, rotation, unseen, request, progress)
+        flipped = flip_test(questions, features, rotation, unseen, request, progress, spread)
     return AuditResult(
         target=target,
         kind=questions.kind,
@@ -145,6 +151,7 @@ def flip_test(
     unseen: NDArray[np.bool_],
     request: AuditRequest,
     progress: Progress = SILENT,
+    spread: Spread = HERE,
 ) -> dict[str, Any]:
     """Flip one label in `flip_share` of the labelled records, rank again, and see how many of as many records at the
     top were flipped; the mean over repeats, for the ranking and for forest and network alone. Chance is `flip_share`.
@@ -154,11 +161,21 @@ def flip_test(
     rows = np.flatnonzero(questions.can_fit)
     n_flipped = max(round(request.flip_share * len(rows)), 1)
     found: dict[str, list[float]] = {"ranking": [], "surrogate": [], "network": []}
+    swaps: list[tuple[NDArray[np.int64], Questions]] = []
     for repeat in range(request.flips):
         rng = np.random.default_rng([request.forests.seed, 13, repeat])
         chosen = rng.permutation(rows)[:n_flipped]
-        changed = replace(questions, y=_flipped(questions, chosen, rows, rng))
-        answers = answer(changed, features, rotation, request.forests, progress=progress, stage="flipped labels")
+        swaps.append((chosen, replace(questions, y=_flipped(questions, chosen, rows, rng))))
+    said = answer_each(
+        [changed for _, changed in swaps],
+        features,
+        rotation,
+        request.forests,
+        spread=spread,
+        progress=progress,
+        stage="flipped labels",
+    )
+    for (chosen, changed), answers in zip(swaps, said, strict=True):
         judged = np.flatnonzero(changed.can_fit & answers.told_known)
         believed = {
             "ranking": judgement(changed, answers, unseen),

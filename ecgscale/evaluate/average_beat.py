@@ -79,6 +79,11 @@ class BeatSums:
         self.beats += len(samples)
         self._rr_s += float(after[chosen][known].sum())
 
+    def include(self, others: BeatSums) -> None:
+        """Add the beats that others hold."""
+        for name in ("_weighted", "_active", "_weight", "n", "beats", "_rr_s"):
+            setattr(self, name, getattr(self, name) + getattr(others, name))
+
     @property
     def mean_rr_s(self) -> float | None:
         """Mean interval between R peaks in seconds."""

@@ -22,6 +22,7 @@ from ecgscale.evaluate.out_of_fold import Answers, InMemory, answer
 from ecgscale.evaluate.questions import Questions
 from ecgscale.evaluate.rotation import Rotation
 from ecgscale.evaluate.scores import OF_A_BASELINE, Scorers, scorers
+from ecgscale.passes.spread import HERE, Spread
 from ecgscale.progress import SILENT, Progress
 
 FEWEST_SCORED = 5
@@ -57,7 +58,7 @@ def permuted(proportions: NDArray[np.float32], seed: int) -> Baseline:
 
 
 def compare(
-    against: Comparison, baselines: Mapping[str, Baseline], progress: Progress = SILENT
+    against: Comparison, baselines: Mapping[str, Baseline], spread: Spread = HERE, progress: Progress = SILENT
 ) -> dict[str, dict[str, Any]]:
     """Scores of every baseline, and proportions minus baseline, each with its interval; or why there are none.
 
@@ -72,19 +73,28 @@ def compare(
             key = baseline.has.tobytes()
             if key not in samples:
                 rotation = against.rotation.restricted(baseline.has)
-                samples[key] = rotation, _answers(against, against.proportions, rotation, progress, "proportions")
+                samples[key] = (
+                    rotation,
+                    _answers(against, against.proportions, rotation, spread, progress, "proportions"),
+                )
             rotation, reference = samples[key]
-        found[name] = _facts(against, baseline, rotation, reference, name, progress)
+        found[name] = _facts(against, baseline, rotation, reference, spread, progress, name)
     return found
 
 
 def _facts(
-    against: Comparison, baseline: Baseline, rotation: Rotation, reference: Answers, name: str, progress: Progress
+    against: Comparison,
+    baseline: Baseline,
+    rotation: Rotation,
+    reference: Answers,
+    spread: Spread,
+    progress: Progress,
+    name: str,
 ) -> dict[str, Any]:
     facts: dict[str, Any] = {"told": baseline.told, "features": baseline.x.shape[1]}
     if not rotation.parts:
         return {**facts, "records": 0, "remark": "too few records have these features"}
-    answers = _answers(against, baseline.x, rotation, progress, name)
+    answers = _answers(against, baseline.x, rotation, spread, progress, name)
     group = against.group & answers.scored
     facts["records"] = int(group.sum())
     if group.sum() < FEWEST_SCORED:
@@ -92,24 +102,27 @@ def _facts(
     own, main = (_kept(scorers(against.questions, given, group)) for given in (answers, reference))
     less: Scorers = {k: difference(main[k], own[k]) if main[k] and own[k] else None for k in own}  # type: ignore[arg-type]
     patients = against.patients[group].tolist()
-    spread = intervals(
+    ranges = intervals(
         {**own, **{f"-{k}": v for k, v in less.items()}}, patients, against.n_bootstrap, against.settings.seed
     )
     alike = np.ones((1, int(group.sum())))
     return {
         **facts,
         "scores": {k: _value(v, alike) for k, v in own.items()},
-        "intervals": {k: spread[k] for k in own},
+        "intervals": {k: ranges[k] for k in own},
         "proportions": {k: _value(v, alike) for k, v in main.items()},
         "difference": {k: _value(v, alike) for k, v in less.items()},
-        "difference_intervals": {k: spread[f"-{k}"] for k in less},
+        "difference_intervals": {k: ranges[f"-{k}"] for k in less},
     }
 
 
 def _answers(
-    against: Comparison, x: NDArray[np.float32], rotation: Rotation, progress: Progress, stage: str
+    against: Comparison, x: NDArray[np.float32], rotation: Rotation, spread: Spread, progress: Progress, stage: str
 ) -> Answers:
-    return answer(against.questions, InMemory(x), rotation, against.settings, progress=progress, stage=stage)
+    features = InMemory(x)
+    return answer(
+        against.questions, features, rotation, against.settings, spread=spread, progress=progress, stage=stage
+    )
 
 
 def _kept(found: Scorers) -> Scorers:

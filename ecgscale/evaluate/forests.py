@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+from joblib import Parallel, delayed
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 
 LEAF_RECORDS = 2
 TREES = 200
+_ROWS_AT_ONCE = 4096
 
 Kind = Literal["multilabel", "multiclass", "regression"]
 
@@ -51,7 +54,9 @@ class SurrogateForest(BaseEstimator):
             y = y.argmax(axis=1)
         elif y.ndim == 2 and y.shape[1] == 1:
             y = y[:, 0]
-        self.forest_ = forest.fit(x, y)
+        # Asked by several threads, scikit-learn adds trees up in the order in which they answer, which changes the last
+        # bits. Here the threads share the records (see `_asked`), and the trees keep their order.
+        self.forest_ = forest.fit(x, y).set_params(n_jobs=1)
         return self
 
     def predict(self, x: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -60,18 +65,26 @@ class SurrogateForest(BaseEstimator):
         if not len(x):
             return np.zeros((0,) if self.kind == "regression" else (0, self.n_labels_))
         if self.kind == "regression":
-            return np.asarray(self.forest_.predict(x), dtype=np.float64)
-        told = self.forest_.predict_proba(x)
+            values = [part for [part] in self._asked(self.forest_.predict, x)]
+            return np.asarray(np.concatenate(values), dtype=np.float64)
+        parts = self._asked(self.forest_.predict_proba, x)
+        told = [np.concatenate(label) for label in zip(*parts, strict=True)]
         shares = np.zeros((len(x), self.n_labels_))
         if self.kind == "multiclass":
-            shares[:, self.forest_.classes_] = told
+            shares[:, self.forest_.classes_] = told[0]
             return shares
-        # One label is a plain array to scikit-learn, several are a list of arrays.
-        columns, classes = ([told], [self.forest_.classes_]) if self.n_labels_ == 1 else (told, self.forest_.classes_)
-        for i, (column, seen) in enumerate(zip(columns, classes, strict=True)):
+        classes = [self.forest_.classes_] if self.n_labels_ == 1 else self.forest_.classes_
+        for i, (column, seen) in enumerate(zip(told, classes, strict=True)):
             if 1 in seen:
                 shares[:, i] = column[:, list(seen).index(1)]
         return shares
+
+    def _asked(self, question: Callable[[NDArray[np.float32]], Any], x: NDArray[np.float32]) -> list[list[NDArray]]:
+        """The answers to some thousand rows at a time, each a list of one array a label (of one alone for values)."""
+        parts = [x[i : i + _ROWS_AT_ONCE] for i in range(0, len(x), _ROWS_AT_ONCE)]
+        found = Parallel(self.settings.n_jobs, require="sharedmem")(delayed(question)(part) for part in parts)
+        # Several labels are a list of arrays to scikit-learn, a single one is a plain array.
+        return [part if isinstance(part, list) else [part] for part in found]
 
 
 def decided(says: NDArray[np.floating], kind: Kind, thresholds: NDArray[np.floating] | None = None) -> NDArray:

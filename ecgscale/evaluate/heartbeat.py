@@ -14,6 +14,7 @@ from ecgscale.evaluate.annotated import choose, find_waves
 from ecgscale.evaluate.holdout import patients_of
 from ecgscale.evaluate.localisation import localise
 from ecgscale.evaluate.timelines import timelines
+from ecgscale.passes.spread import HERE, Spread
 from ecgscale.progress import Progress
 
 _SHIFTS, _RESAMPLES = 20, 2
@@ -68,7 +69,7 @@ class FoundBeats:
 
 
 def find_beats(
-    root: Path, dataset: str | None, archive: Path | None, seed: int, progress: Progress
+    root: Path, dataset: str | None, archive: Path | None, seed: int, progress: Progress, spread: Spread = HERE
 ) -> FoundBeats | str:
     """Waves of up to MOST_ANNOTATED explained records, of MOST_DELINEATED where NeuroKit2 has to find them; a text that
     says why there are none."""
@@ -76,7 +77,7 @@ def find_beats(
         chosen = choose(root, dataset, archive, MOST_ANNOTATED, "auto", seed)
         if chosen.source != "fiducials":
             chosen = choose(root, dataset, archive, MOST_DELINEATED, "auto", seed)
-        found = find_waves(chosen, progress)
+        found = find_waves(chosen, progress, spread)
     except UsageError as error:
         return str(error)
     table = chosen.table

@@ -6,7 +6,8 @@ regression), so it says what the network's decisions rest on as far as proportio
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,27 +20,33 @@ REPEATS = 5
 _ROWS_AT_ONCE = 200_000
 
 
-@dataclass
-class Importance:
-    """Collects, part by part, what a forest says when cluster k of x (N, K) is shuffled among its records of `group`.
+@dataclass(frozen=True)
+class Said:
+    """What one forest says of n records: as they are, and REPEATS times with each cluster shuffled among them."""
 
-    Give `on_forest` to `out_of_fold.answer`, then read `result`.
-    """
+    rows: NDArray[np.int64]
+    says: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Importance:
+    """Shuffles cluster k of x (N, K) among the records of `group` that one forest is asked about."""
 
     questions: Questions
     x: NDArray[np.float32]
     group: NDArray[np.bool_]
     seed: int = 0
-    _said: list[NDArray[np.float64]] = field(default_factory=list)
-    _rows: list[NDArray[np.int64]] = field(default_factory=list)
 
-    def on_forest(self, forest: SurrogateForest, part: NDArray[np.bool_]) -> None:
-        """Ask the forest about the records of its part, once as they are and REPEATS times a cluster shuffled."""
+    def numbers(self, parts: Sequence[NDArray[np.bool_]]) -> list[int | None]:
+        """For records (N,) of every part, its number for `ask`; None where too few of them are of the group."""
+        enough = [int((part & self.group).sum()) >= 2 for part in parts]
+        return [sum(enough[:i]) if there else None for i, there in enumerate(enough)]
+
+    def ask(self, forest: SurrogateForest, part: NDArray[np.bool_], number: int) -> Said:
+        """What the forest says about the records of its part, the first row as they are."""
         rows = np.flatnonzero(part & self.group)
-        if len(rows) < 2:
-            return
         x, n_clusters = self.x[rows], self.x.shape[1]
-        rng = np.random.default_rng([self.seed, 6, len(self._rows)])
+        rng = np.random.default_rng([self.seed, 6, number])
         copies = [x]
         for k in range(n_clusters):
             for _ in range(REPEATS):
@@ -47,26 +54,25 @@ class Importance:
                 shuffled[:, k] = rng.permutation(x[:, k])
                 copies.append(shuffled)
         at_once = max(_ROWS_AT_ONCE // len(rows), 1)
-        said = np.concatenate(
+        says = np.concatenate(
             [forest.predict(np.concatenate(copies[i : i + at_once])) for i in range(0, len(copies), at_once)]
         )
-        self._said.append(said.reshape(len(copies), len(rows), *said.shape[1:]))
-        self._rows.append(rows)
+        return Said(rows, says.reshape(len(copies), len(rows), *says.shape[1:]))
 
-    def result(self) -> list[dict[str, Any]]:
+    def result(self, said: Sequence[Said]) -> list[dict[str, Any]]:
         """One entry a cluster: its number, mean and SD over repeats of what was lost, and by label; [] without records.
 
         Agreement lost (0.02: two of a hundred decisions), or R² lost.
         """
-        if not self._rows:
+        if not said:
             return []
-        said = np.concatenate(self._said, axis=1)
-        network = self.questions.network[np.concatenate(self._rows)]
+        says = np.concatenate([one.says for one in said], axis=1)
+        network = self.questions.network[np.concatenate([one.rows for one in said])]
         if self.questions.kind == "regression":
             return self._entries(
-                -((said - network) ** 2).sum(axis=1) / max(((network - network.mean()) ** 2).sum(), 1e-12)
+                -((says - network) ** 2).sum(axis=1) / max(((network - network.mean()) ** 2).sum(), 1e-12)
             )
-        decisions = np.stack([decided(one, self.questions.kind) for one in said])
+        decisions = np.stack([decided(one, self.questions.kind) for one in says])
         equal = decisions == network
         whole = equal.all(axis=2) if self.questions.kind == "multiclass" else equal.mean(axis=2)
         return self._entries(whole.mean(axis=1), equal.mean(axis=1))

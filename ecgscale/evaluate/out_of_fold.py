@@ -6,8 +6,8 @@ never lie in memory at once (`out_of_core`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from ecgscale.evaluate.forests import ForestSettings, SurrogateForest, decided
 from ecgscale.evaluate.holdout import FEWEST_TRAIN
+from ecgscale.evaluate.importance import Importance, Said
 from ecgscale.evaluate.questions import Questions
 from ecgscale.evaluate.rotation import Rotation
+from ecgscale.passes.spread import HERE, Spread
 from ecgscale.progress import SILENT, Progress
-
-OnForest = Callable[[SurrogateForest, NDArray[np.bool_]], None]
 
 
 class Features(Protocol):
@@ -53,7 +53,7 @@ class Answers:
 
     `imitated_says`, `imitated`: the forest that learnt the network's outputs; `always`: the network's most frequent
     decision (mean value). `told_says`, `told`: the forest that learnt the labels; `usual`: the most frequent label
-    (mean value). Most frequent among the records that fitted, each time.
+    (mean value). Most frequent among the records that fitted, each time. `said` is for `Importance.result`.
     """
 
     scored: NDArray[np.bool_]
@@ -65,6 +65,38 @@ class Answers:
     told: NDArray
     usual: NDArray
     remarks: tuple[str, ...] = ()
+    said: tuple[Said, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What the forests of all parts share."""
+
+    questions: Sequence[Questions]
+    features: Features
+    settings: ForestSettings
+    importance: Importance | None
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One part of the records, and who asks: the number of the questions, and of the part for the importance."""
+
+    of: int
+    train: NDArray[np.bool_]
+    test: NDArray[np.bool_]
+    number: int | None
+
+
+@dataclass(frozen=True)
+class _PartAnswers:
+    """As `Answers`, of the records of one part; `told_says` None: too few labels for a forest."""
+
+    imitated_says: NDArray[np.float64]
+    always: NDArray
+    told_says: NDArray[np.float64] | None
+    usual: NDArray | None
+    said: Said | None
 
 
 def answer(
@@ -73,48 +105,86 @@ def answer(
     rotation: Rotation,
     settings: ForestSettings,
     *,
-    on_forest: OnForest | None = None,
+    importance: Importance | None = None,
+    spread: Spread = HERE,
     progress: Progress = SILENT,
     stage: str = "forests",
 ) -> Answers:
-    """Fit and ask the forests of every part.
+    """Fit and ask the forests of every part, on the workers of `spread`.
 
-    Forests on labels are left out where a part has fewer than FEWEST_TRAIN labelled records. `on_forest` is called
-    with each forest that imitates the network and the records (N,) of its part.
+    Forests on labels are left out where a part has fewer than FEWEST_TRAIN labelled records. `importance` asks each
+    forest that imitates the network.
     """
+    [answers] = answer_each(
+        [questions], features, rotation, settings, importance=importance, spread=spread, progress=progress, stage=stage
+    )
+    return answers
+
+
+def answer_each(
+    questions: Sequence[Questions],
+    features: Features,
+    rotation: Rotation,
+    settings: ForestSettings,
+    *,
+    importance: Importance | None = None,
+    spread: Spread = HERE,
+    progress: Progress = SILENT,
+    stage: str = "forests",
+) -> list[Answers]:
+    """`answer` to several questions about the same records."""
+    numbers = importance.numbers([part.test for part in rotation.parts]) if importance else [None] * len(rotation.parts)
+    asked = _Asked(tuple(questions), features, settings, importance)
+    tasks = [
+        _Part(i, part.train, part.test, number)
+        for i in range(len(questions))
+        for part, number in zip(rotation.parts, numbers, strict=True)
+    ]
+    with progress.stage(stage, 2 * len(tasks), "forests") as bar:
+        found = spread.map(_of_part, asked, tasks, bar, [2] * len(tasks))
+    answers = []
+    for i, own in enumerate(questions):
+        pairs = [(task, part) for task, part in zip(tasks, found, strict=True) if task.of == i]
+        answers.append(_joined(own, pairs))
+    return answers
+
+
+def _of_part(asked: _Asked, part: _Part) -> _PartAnswers:
+    """The forests of one part."""
+    questions, features, settings = asked.questions[part.of], asked.features, asked.settings
+    rows = np.flatnonzero(part.test)
+    forest = _fitted(questions.kind, questions.network, features, drawn(part.train, settings), settings)
+    imitated = features.ask(forest, rows)
+    said = None
+    if asked.importance is not None and part.number is not None:
+        said = asked.importance.ask(forest, part.test, part.number)
+    always = most_frequent(questions.network[part.train], questions.kind)
+    labelled = part.train & questions.can_fit
+    if labelled.sum() < FEWEST_TRAIN:
+        return _PartAnswers(imitated, always, None, None, said)
+    forest = _fitted(questions.kind, questions.y, features, drawn(labelled, settings), settings)
+    usual = most_frequent(questions.y[labelled], questions.kind)
+    return _PartAnswers(imitated, always, features.ask(forest, rows), usual, said)
+
+
+def _joined(questions: Questions, parts: Sequence[tuple[_Part, _PartAnswers]]) -> Answers:
     out = _empty(questions)
     without = 0
-    with progress.stage(stage, 2 * len(rotation.parts), "forests") as bar:
-        for part in rotation.parts:
-            rows = np.flatnonzero(part.test)
-            fitting = drawn(part.train, settings)
-            forest = _fitted(questions.kind, questions.network, features, fitting, settings)
-            out.imitated_says[rows] = features.ask(forest, rows)
-            out.always[rows] = most_frequent(questions.network[part.train], questions.kind)
-            if on_forest:
-                on_forest(forest, part.test)
-            bar.advance()
-            labelled = part.train & questions.can_fit
-            if labelled.sum() >= FEWEST_TRAIN:
-                forest = _fitted(questions.kind, questions.y, features, drawn(labelled, settings), settings)
-                out.told_says[rows] = features.ask(forest, rows)
-                out.usual[rows] = most_frequent(questions.y[labelled], questions.kind)
-                out.told_known[rows] = True
-            else:
-                without += 1
-            bar.advance()
-            out.scored[rows] = True
-    remarks = [f"too few records have labels in {without} of {len(rotation.parts)} parts"] if without else []
-    return Answers(
-        scored=out.scored,
-        imitated_says=out.imitated_says,
+    for part, found in parts:
+        rows = np.flatnonzero(part.test)
+        out.imitated_says[rows], out.always[rows] = found.imitated_says, found.always
+        if found.told_says is None:
+            without += 1
+        else:
+            out.told_says[rows], out.usual[rows], out.told_known[rows] = found.told_says, found.usual, True
+        out.scored[rows] = True
+    remarks = [f"too few records have labels in {without} of {len(parts)} parts"] if without else []
+    return replace(
+        out,
         imitated=decided(out.imitated_says, questions.kind),
-        always=out.always,
-        told_known=out.told_known,
-        told_says=out.told_says,
         told=decided(out.told_says, questions.kind),
-        usual=out.usual,
         remarks=tuple(remarks),
+        said=tuple(found.said for _, found in parts if found.said is not None),
     )
 
 

@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ecgscale.archive.chosen import chosen_batches
+from ecgscale.archive import Archive
+from ecgscale.archive.chosen import chosen_batches, chunks
 from ecgscale.archive.waves import QRS, WAVES, Waves
 from ecgscale.encoders.preprocess import pick_leads
 from ecgscale.errors import ArchiveError, ShardError, UsageError
@@ -27,8 +28,10 @@ from ecgscale.evaluate.source import by_shard
 from ecgscale.evaluate.timelines import MAIN_PARTS, Timelines, explained_timelines
 from ecgscale.evaluate.written import write_evaluation
 from ecgscale.leads import MissingLeads
-from ecgscale.places import place
+from ecgscale.passes.spread import HERE, Spread
+from ecgscale.places import absolute, place
 from ecgscale.progress import SILENT, Progress
+from ecgscale.store.presence import announced
 
 RECORDS = 1000
 NAME = "localisation"
@@ -44,6 +47,7 @@ class PublishedLocalisation:
     path: Path
 
 
+@announced("ecgscale localise")
 def localise_published(
     root: str | Path,
     *,
@@ -52,16 +56,19 @@ def localise_published(
     records: int | None = RECORDS,
     waves: WaveSource = "auto",
     seed: int = 0,
+    spread: Spread = HERE,
     progress: Progress = SILENT,
 ) -> PublishedLocalisation:
     """Compare the newest explanations below `root` with the heartbeat, on a seeded choice of `records` (None: all).
 
     `waves` "auto" takes annotations where any record has some, else NeuroKit2. Writes ROOT/evaluations/<dataset>/
-    localisation.json with its tables (shares, beats, boundaries, records). Raises `UsageError` when nothing is
+    localisation.json with its tables (shares, beats, boundaries, records). Signals are read by the workers of `spread`.
+
+    Raises `UsageError` when nothing is
     published, when no record has waves, and when NeuroKit2 or the archive is needed and not there.
     """
     chosen = choose(root, dataset, archive, records, waves, seed)
-    found = find_waves(chosen, progress)
+    found = find_waves(chosen, progress, spread)
     lines = explained_timelines(chosen.table, found.waves)
     if not (lines.stop > lines.start).any():
         told = Counter(reason for reason in found.reasons if reason).most_common(1)
@@ -73,7 +80,7 @@ def localise_published(
     progress.say(f"comparing clusters and waves of {(lines.stop > lines.start).sum()} records")
     result = localise(lines, chosen.model.n_clusters, patients, seed=seed)
     tests, histogram = checkerboard(lines.labels, chosen.spec.layers, chosen.model.layout.lengths, seed)
-    beats, notes = _average_beats(chosen, found.waves, lines, progress)
+    beats, notes = _average_beats(chosen, found.waves, lines, spread, progress)
     remarks = [*chosen.remarks, *found.remarks, *result.remarks, *notes]
     facts = {
         **result.to_dict(),
@@ -95,7 +102,23 @@ def localise_published(
     return PublishedLocalisation(result, tests, facts, path)
 
 
-def _average_beats(chosen: Chosen, waves: Waves, lines: Timelines, progress: Progress) -> tuple[BeatSums, list[str]]:
+@dataclass(frozen=True)
+class _Beating:
+    """What is known of the chosen records besides their signals; `number` finds a record in all of it."""
+
+    archive: str
+    leads: tuple[str, ...]
+    n_clusters: int
+    number: dict[str, int]
+    waves: Waves
+    labels: NDArray[np.int16]
+    rate: float
+    start_s: NDArray[np.float64]
+
+
+def _average_beats(
+    chosen: Chosen, waves: Waves, lines: Timelines, spread: Spread, progress: Progress
+) -> tuple[BeatSums, list[str]]:
     """Beats of all records with waves, in the leads that the network sees; and remarks."""
     leads = chosen.spec.input.leads
     sums = BeatSums(chosen.model.n_clusters, leads)
@@ -103,30 +126,42 @@ def _average_beats(chosen: Chosen, waves: Waves, lines: Timelines, progress: Pro
         return sums, [f"no average beats: {chosen.archive_note}"]
     names = {str(name): i for i, name in enumerate(chosen.table.column("record_id").to_pylist())}
     start_s = chosen.table.column("start_s").to_numpy()
-    is_qrs, lacking = waves.kind == QRS, 0
-    remarks: list[str] = []
+    where, n_clusters = absolute(chosen.archive.path), chosen.model.n_clusters
+    shared = _Beating(where, leads, n_clusters, names, waves, lines.labels, lines.rate, start_s)
+    tasks = chunks(by_shard(chosen.table))
     with progress.stage("average beats", len(names), "records") as stage:
-        try:
-            for raw, rows in chosen_batches(chosen.archive, by_shard(chosen.table)):
-                for row in rows:
-                    i = names[str(raw.record_ids[row])]
-                    own = slice(waves.offsets[i], waves.offsets[i + 1])
-                    try:
-                        signal = pick_leads(raw.signal(row)[None], raw.leads[row], leads)[0]
-                    except MissingLeads:
-                        lacking += 1
-                        continue
-                    peaks = np.sort(waves.peak[own][is_qrs[own]])
-                    signal /= float(raw.units_per_mv[row])
-                    sums.add(signal, float(raw.sampling_rate[row]), peaks, lines.labels[i], lines.rate, start_s[i])
-                stage.advance(len(rows))
-        except (ShardError, ArchiveError) as error:
-            remarks.append(f"average beats are of a part of the records: {error}")
-    if lacking:
+        done = spread.map(_beats_of, shared, tasks, stage, [len(own) for _, own in tasks])
+    for own, _, _ in done:
+        sums.include(own)
+    errors = dict.fromkeys(error for _, _, error in done if error)
+    remarks = [f"average beats are of a part of the records: {error}" for error in errors]
+    if lacking := sum(lacks for _, lacks, _ in done):
         remarks.append(f"{lacking} records no longer have the network's leads: not in the average beats")
     if not sums.beats:
         remarks.append("no average beats: no record has three QRS complexes in a row within what was explained")
     return sums, remarks
+
+
+def _beats_of(known: _Beating, wanted: tuple[str, tuple[str, ...]]) -> tuple[BeatSums, int, str]:
+    """(beats of some records of one shard, how many lack leads, an error of the shard or "")."""
+    sums, lacking, waves = BeatSums(known.n_clusters, known.leads), 0, known.waves
+    key, names = wanted
+    try:
+        for raw, rows in chosen_batches(Archive.open(known.archive), {key: names}):
+            for row in rows:
+                i = known.number[str(raw.record_ids[row])]
+                own = slice(waves.offsets[i], waves.offsets[i + 1])
+                try:
+                    signal = pick_leads(raw.signal(row)[None], raw.leads[row], known.leads)[0]
+                except MissingLeads:
+                    lacking += 1
+                    continue
+                peaks = np.sort(waves.peak[own][waves.kind[own] == QRS])
+                signal /= float(raw.units_per_mv[row])
+                sums.add(signal, float(raw.sampling_rate[row]), peaks, known.labels[i], known.rate, known.start_s[i])
+    except (ShardError, ArchiveError) as error:
+        return sums, lacking, str(error)
+    return sums, lacking, ""
 
 
 def _seen_before(chosen: Chosen, root: str | Path, used: NDArray[np.bool_]) -> dict[str, int | None]:

@@ -15,6 +15,7 @@ from ecgscale.passes.probe_schema import WAVES, ProbeSettings
 from ecgscale.passes.probes import ProbeResult, open_probes
 from ecgscale.places import place
 from ecgscale.store.dataset import find_dataset
+from ecgscale.store.presence import announced
 
 NAME = "probes"
 
@@ -28,6 +29,7 @@ class PublishedProbes:
     path: Path
 
 
+@announced("ecgscale probe")
 def write_probes(
     root: str | Path, result: ProbeResult, settings: ProbeSettings, *, n_bootstrap: int = 1000
 ) -> PublishedProbes:

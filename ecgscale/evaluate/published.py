@@ -7,8 +7,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ecgscale.archive.reader import Archive
 from ecgscale.clusters.model import ClusterModel
-from ecgscale.encoders.spec import EncoderSpec, load_spec
+from ecgscale.config import SurrogateConfig
+from ecgscale.encoders.spec import SPEC_FILE, EncoderSpec, load_spec
 from ecgscale.errors import UsageError
 from ecgscale.evaluate.baselines import Baseline
 from ecgscale.evaluate.out_of_core import OutOfCore
@@ -20,11 +22,13 @@ from ecgscale.evaluate.surrogate import (
     explained_records,
     score_surrogate,
 )
-from ecgscale.evaluate.truth import label_columns, target_columns
+from ecgscale.evaluate.truth import label_columns, read_truth, target_columns
 from ecgscale.evaluate.written import evaluation_name, write_evaluation
+from ecgscale.passes.spread import HERE, Spread
 from ecgscale.places import place
 from ecgscale.progress import SILENT, Progress
 from ecgscale.store.dataset import ExplainedDataset, find_dataset, open_explanations
+from ecgscale.store.presence import announced
 
 Scheduler = Callable[..., Any] | str | None
 
@@ -105,6 +109,32 @@ def open_published(
     return PublishedRecords(place(root), found, spec, encoder_dir, model, asked, seen, data)
 
 
+def check_asked(archive: Archive, encoder: Path, asked: SurrogateConfig, folds: bool = True) -> None:
+    """Raise `UsageError` for a `[surrogate]` that `check_published` would refuse after hours of work.
+
+    Looked at are the columns of the archive, the network's outputs if `encoder` is there already, and with `folds` (a
+    column is read) whether the archive has those that are named.
+    """
+    schema = archive.schema()
+    try:
+        target_columns(schema, asked.target)
+        if (encoder / SPEC_FILE).exists():
+            read_truth(schema.empty_table(), asked.target, load_spec(encoder).output)
+    except UsageError as error:
+        raise UsageError(f"[surrogate] target: {error}") from error
+    named = {*(asked.train_folds or ()), *(asked.test_folds or ())}
+    if not named or not folds:
+        return
+    known = set(archive.metadata(["fold"]).column("fold").to_pylist()) if "fold" in schema.names else set()
+    if absent := sorted(named - known):
+        there = ", ".join(map(str, sorted(known - {None}))) or "none"
+        raise UsageError(
+            f"[surrogate] train_folds, test_folds: {archive.path} has no fold {', '.join(map(str, absent))}; "
+            f"there are: {there}"
+        )
+
+
+@announced("ecgscale surrogate", when="write")
 def check_published(
     root: str | Path,
     target: str | None = None,
@@ -115,6 +145,7 @@ def check_published(
     dataset: str | None = None,
     baselines: Callable[[PublishedRecords], Mapping[str, Baseline]] | None = None,
     scheduler: Scheduler = None,
+    spread: Spread = HERE,
     write: bool = True,
     progress: Progress = SILENT,
 ) -> PublishedSurrogate:
@@ -122,7 +153,8 @@ def check_published(
     scores beside them.
 
     `train_folds` and `test_folds` stand for those of the `request`; `baselines` makes more of them than permuted
-    proportions; `scheduler` is dask's, for a request out of core. Errors as `open_published` and `score_surrogate`.
+    proportions; `scheduler` is dask's, for a request out of core; `spread` is where the forests of any other grow.
+    Errors as `open_published` and `score_surrogate`.
     """
     request = request or SurrogateRequest()
     if train_folds or test_folds:
@@ -137,7 +169,12 @@ def check_published(
             files, data.table.column("record_id").to_pylist(), published.model.n_clusters, scheduler
         )
     made = baselines(published) if baselines and request.baselines else {}
-    result = score_surrogate(data, published.target, request, features=features, baselines=made, progress=progress)
+    if request.out_of_core:
+        # Dask spreads the questions; forests stay where it is spoken to.
+        spread = HERE
+    result = score_surrogate(
+        data, published.target, request, features=features, baselines=made, spread=spread, progress=progress
+    )
     checked = PublishedSurrogate(result, published.seen, published.found.dataset_id)
     if not write:
         return checked

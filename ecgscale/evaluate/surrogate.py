@@ -35,6 +35,7 @@ from ecgscale.evaluate.scores import DIFFERENCES, SCORES, Scorers, scorers
 from ecgscale.evaluate.seen import Seen
 from ecgscale.evaluate.thresholds import Criterion
 from ecgscale.evaluate.truth import read_truth
+from ecgscale.passes.spread import HERE, Spread
 from ecgscale.progress import SILENT, Progress
 
 
@@ -109,12 +110,15 @@ def score_surrogate(
     *,
     features: Features | None = None,
     baselines: Mapping[str, Baseline] | None = None,
+    spread: Spread = HERE,
     progress: Progress = SILENT,
 ) -> SurrogateResult:
     """Fit the forests, part by part, and score what they say about records they never saw.
 
     `features` are the proportions in memory unless they come from elsewhere; `baselines` are compared beside the
-    permuted proportions when the request asks for baselines. Raises `UsageError` for splits that make no score.
+    permuted proportions when the request asks for baselines; `spread` is where forests grow.
+
+    Raises `UsageError` for splits that make no score.
     """
     rotation = rotate(data.table, request.folds, request.train_folds, request.test_folds, request.forests.seed)
     groups = groups_of(rotation.scored, data.seen)
@@ -131,7 +135,8 @@ def score_surrogate(
         features,
         rotation,
         request.forests,
-        on_forest=importance.on_forest if importance else None,
+        importance=importance,
+        spread=spread,
         progress=progress,
     )
     found = scorers(data.questions, answers, group)
@@ -140,7 +145,7 @@ def score_surrogate(
         first, second = (found.get(name) for name in pair)
         if first and second:
             differences[" - ".join(pair)] = difference(first, second)
-    spread = intervals(
+    ranges = intervals(
         {**found, **differences}, data.patients[group].tolist(), request.n_bootstrap, request.forests.seed
     )
     compared: dict[str, dict[str, Any]] = {}
@@ -150,14 +155,14 @@ def score_surrogate(
             data.questions, data.proportions, rotation, answers, group, data.patients, settings, request.n_bootstrap
         )
         given = {"permuted": permuted(data.proportions, settings.seed), **(baselines or {})}
-        compared = compare(held, given, progress)
+        compared = compare(held, given, spread, progress)
     seen = data.seen
     return SurrogateResult(
         target=target,
         kind=data.questions.kind,
         names=data.questions.names,
         scores={name: value_of(found.get(name), group) for name in SCORES},
-        intervals={name: spread[name] for name in found},
+        intervals={name: ranges[name] for name in found},
         per_label=by_label(data.questions, answers, group),
         groups={
             name: by_group(data.questions, answers, mask, data.patients, request.n_bootstrap, request.forests.seed)
@@ -166,10 +171,10 @@ def score_surrogate(
         headline=headline,
         folds=by_part(data.questions, answers, rotation, group),
         differences={
-            name: {"value": value_of(scorer, group), "interval": spread[name]} for name, scorer in differences.items()
+            name: {"value": value_of(scorer, group), "interval": ranges[name]} for name, scorer in differences.items()
         },
         baselines=compared,
-        importance=importance.result() if importance else [],
+        importance=importance.result(answers.said) if importance else [],
         thresholds=_thresholds(data.questions),
         records=int(group.sum()),
         train_records=round(float(np.mean([part.train.sum() for part in rotation.parts]))),

@@ -3,48 +3,28 @@ as it was.
 
 Activations were extracted once (`passes.extracted`); every run here is a K-means on them and two forests. Records that
 score took no part in any of it: K-means and forests are fitted on the others, and explained variance, stability and
-scores are theirs.
+scores are theirs. Fits are tasks of their own (`sweep_fits`), done by whatever `spread` has.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ecgscale.clusters.kmeans import FitSettings, KMeansFit, fit_kmeans
+from ecgscale.clusters.kmeans import FitSettings, KMeansFit
 from ecgscale.clusters.model import MIN_TAU
-from ecgscale.errors import UsageError
-from ecgscale.evaluate.breakdown import value_of
 from ecgscale.evaluate.forests import ForestSettings
-from ecgscale.evaluate.heartbeat import Heartbeat
-from ecgscale.evaluate.holdout import Holdout
-from ecgscale.evaluate.out_of_fold import InMemory, answer
-from ecgscale.evaluate.questions import Questions
-from ecgscale.evaluate.rotation import Rotation
-from ecgscale.evaluate.scores import scorers
-from ecgscale.evaluate.stability import effective_number, stability
-from ecgscale.passes.extracted import Extracted, Shares
+from ecgscale.evaluate.stability import stability
+from ecgscale.evaluate.sweep_fits import Asked, Fits, FitTask, Material, SoftTask, Variant, fit_and_measure, soften
+from ecgscale.passes.spread import HERE, Spread
 from ecgscale.progress import SILENT, Progress, Stage
 
 CLUSTERS, RECORDS, LAYERS, DEPTH, SOFTMAX = "clusters", "records", "layers", "depth", "softmax"
-KEPT = (
-    "agreement",
-    "majority_agreement",
-    "kappa",
-    "accuracy",
-    "network_accuracy",
-    "auroc",
-    "network_auroc",
-    "r2",
-    "mae_to_network",
-    "mae",
-    "network_mae",
-)
 _STABILITY_SAMPLE = 4000
 _LEFT_OUT_PARTS = 3
 
@@ -69,21 +49,22 @@ class SweepRequest:
 
 
 @dataclass(frozen=True)
-class Material:
-    """What is swept: activations of N records, the questions about them, and which of them fit and which score.
+class _Setting:
+    """One setting: what is varied, its name, the activations, and facts that every row of it has."""
 
-    `heartbeat` is what clusters are held against for localisation, None with the reason in `remarks`.
-    """
+    vary: str
+    name: str
+    variant: Variant
+    facts: dict[str, Any]
 
-    extracted: Extracted
-    questions: Questions
-    patients: NDArray[np.str_]
-    train: NDArray[np.bool_]
-    test: NDArray[np.bool_]
-    layer_names: tuple[str, ...]
-    heartbeat: Heartbeat | None = None
-    told: str = ""
-    remarks: tuple[str, ...] = ()
+
+@dataclass(frozen=True)
+class _Planned:
+    """A fit under a setting; `task` None: the same was fitted for another one. `part`: patients were left out."""
+
+    setting: _Setting
+    task: FitTask
+    part: bool = False
 
 
 @dataclass
@@ -95,163 +76,110 @@ class Sweep:
     runs: list[dict[str, Any]] = field(default_factory=list)
     stabilities: list[dict[str, Any]] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
-    _done: dict[Any, tuple[KMeansFit, dict[str, Any]]] = field(default_factory=dict)
 
-    def run(self, progress: Progress = SILENT) -> Sweep:
-        """All sweeps, in turn."""
-        n_blocks = self.material.extracted.layout.n_blocks
-        layers = self.request.layers or subsets(n_blocks)
-        depths = self.request.depths or rising_and_falling(n_blocks)
-        sizes = self._sizes()
-        seeds = len(self.request.seeds)
-        total = seeds + _LEFT_OUT_PARTS + seeds * (len(sizes) + len(layers) + len(depths)) + 1
-        with progress.stage("sweep", total, "fits") as stage:
-            self._clusters(stage)
-            self._sizes_of_training(sizes, stage)
-            for blocks in layers:
-                self._layers(blocks, stage)
-            for scales in depths:
-                self._variant(
-                    DEPTH, " ".join(f"{s:g}" for s in scales), self.material.extracted.with_scales(scales), stage
-                )
-            self._softmax(stage)
+    def run(self, progress: Progress = SILENT, spread: Spread = HERE) -> Sweep:
+        """All sweeps: first every fit that they need, once each, on the workers of `spread`; then their tables."""
+        planned = self._plan()
+        tasks: dict[Any, FitTask] = {}
+        for one in planned:
+            if not all(key in tasks for key in self._keys(one)):
+                tasks |= dict.fromkeys(self._keys(one), one.task)
+        fits = list({id(task): task for task in tasks.values()}.values())
+        asked = Asked(self.material, self.request.fit, self.request.forests)
+        with progress.stage("sweep", len(fits) + len(self.request.softmax), "fits") as stage:
+            done = spread.map(fit_and_measure, asked, fits, stage)
+            for found in done:
+                self.remarks += [remark for remark in found.remarks if remark not in self.remarks]
+            by_task = {id(task): found for task, found in zip(fits, done, strict=True)}
+            found_of = {key: by_task[id(task)] for key, task in tasks.items()}
+            self._tabulate(planned, found_of)
+            self._softmax(asked, found_of, spread, stage)
         return self
 
-    def _clusters(self, stage: Stage) -> None:
-        """K × seeds, and K with a part of the training patients left out each time."""
-        fits: dict[int, list[KMeansFit]] = {}
-        for seed in self.request.seeds:
-            for k, fit in self._fits(self.material.extracted, self._train(), self.request.clusters, seed).items():
-                fits.setdefault(k, []).append(fit)
-                self._score(CLUSTERS, str(k), self.material.extracted, fit, seed, x=k)
-            stage.advance()
-        parts = self._left_out()
-        less: dict[int, list[KMeansFit]] = {}
-        for records in parts:
-            for k, fit in self._fits(self.material.extracted, records, self.request.clusters, 0).items():
-                less.setdefault(k, []).append(fit)
-            stage.advance()
-        for k in fits:
-            self._stability(CLUSTERS, str(k), "seeds", self.material.extracted, fits[k])
-            self._stability(CLUSTERS, str(k), "parts", self.material.extracted, less.get(k, []))
+    def _plan(self) -> list[_Planned]:
+        """Every fit of every sweep, in the order of the tables."""
+        request, train, seeds = self.request, self._train(), self.request.seeds
+        n_blocks = self.material.extracted.layout.n_blocks
+        of_k = _Setting(CLUSTERS, "", Variant(), {})
+        planned = [_Planned(of_k, FitTask(of_k.variant, train, request.clusters, seed)) for seed in seeds]
+        planned += [
+            _Planned(of_k, FitTask(of_k.variant, records, request.clusters, 0, measured=False), part=True)
+            for records in self._left_out()
+        ]
+        base = (request.base,)
+        for n in self._sizes():
+            setting = _Setting(RECORDS, str(n), Variant(), {"x": n, "n_records": n})
+            planned += [_Planned(setting, FitTask(setting.variant, self._some(n, seed), base, seed)) for seed in seeds]
+        settings = [
+            _Setting(LAYERS, "+".join(self.material.layer_names[b] for b in blocks), Variant(blocks=blocks), {})
+            for blocks in request.layers or subsets(n_blocks)
+        ]
+        settings += [
+            _Setting(DEPTH, " ".join(f"{s:g}" for s in scales), Variant(scales=scales), {})
+            for scales in request.depths or rising_and_falling(n_blocks)
+        ]
+        for setting in settings:
+            planned += [_Planned(setting, FitTask(setting.variant, train, base, seed)) for seed in seeds]
+        # γ and τ are varied for the first seed's centroids.
+        as_is = _Setting(SOFTMAX, "", Variant(), {})
+        return [*planned, _Planned(as_is, FitTask(as_is.variant, train, base, seeds[0]))]
 
-    def _sizes_of_training(self, sizes: Sequence[int], stage: Stage) -> None:
-        for n in sizes:
-            fits = []
-            for seed in self.request.seeds:
-                records = np.sort(np.random.default_rng([seed, 10]).permutation(self._train())[:n])
-                for fit in self._fits(self.material.extracted, records, (self.request.base,), seed).values():
-                    fits.append(fit)
-                    self._score(RECORDS, str(n), self.material.extracted, fit, seed, x=n, n_records=n)
-                stage.advance()
-            self._stability(RECORDS, str(n), "seeds", self.material.extracted, fits)
+    def _keys(self, planned: _Planned) -> list[Any]:
+        """What decides each of the fits of a task: sweeps meet where nothing is varied, and what was fitted there is
+        not fitted again. Of a number of training records there is one draw a seed."""
+        task, extracted = planned.task, self.material.extracted
+        blocks = extracted.blocks if task.variant.blocks is None else task.variant.blocks
+        scales = task.variant.scales or tuple(extracted.layout.scales[b] for b in blocks)
+        which = task.records.tobytes() if planned.part else len(task.records)
+        return [(blocks, tuple(map(float, scales)), which, k, task.seed) for k in task.clusters]
 
-    def _layers(self, blocks: tuple[int, ...], stage: Stage) -> None:
-        names = "+".join(self.material.layer_names[b] for b in blocks)
-        self._variant(LAYERS, names, self.material.extracted.with_blocks(blocks), stage)
+    def _tabulate(self, planned: Sequence[_Planned], found: dict[Any, Fits]) -> None:
+        fits: dict[tuple[str, str, str], list[KMeansFit]] = {}
+        settings: dict[tuple[str, str], _Setting] = {}
+        for one in planned:
+            if one.setting.vary == SOFTMAX:
+                continue
+            for k, key in zip(one.task.clusters, self._keys(one), strict=True):
+                fit = found[key].fits.get(k)
+                if fit is None:
+                    continue
+                name = str(k) if one.setting.vary == CLUSTERS else one.setting.name
+                settings[one.setting.vary, name] = one.setting
+                fits.setdefault((one.setting.vary, name, "parts" if one.part else "seeds"), []).append(fit)
+                if not one.part:
+                    x = {"x": k} if one.setting.vary == CLUSTERS else {}
+                    row = self._row(one.setting.vary, name, one.task.seed)
+                    self.runs.append({**row, "n_clusters": k, **x, **one.setting.facts, **found[key].facts[k]})
+        test = np.flatnonzero(self.material.test)
+        for (vary, name), setting in settings.items():
+            sample = setting.variant.of(self.material.extracted).of(test).sample(_STABILITY_SAMPLE, 0)
+            for across in ("seeds", "parts"):
+                measured = stability([fit.centroids for fit in fits.get((vary, name, across), [])], sample)
+                if measured:
+                    self.stabilities.append({"vary": vary, "setting": name, "across": across, **asdict(measured)})
 
-    def _variant(self, vary: str, setting: str, extracted: Extracted, stage: Stage) -> None:
-        fits = []
-        for seed in self.request.seeds:
-            for fit in self._fits(extracted, self._train(), (self.request.base,), seed).values():
-                fits.append(fit)
-                self._score(vary, setting, extracted, fit, seed)
-            stage.advance()
-        self._stability(vary, setting, "seeds", extracted, fits)
-
-    def _softmax(self, stage: Stage) -> None:
+    def _softmax(self, asked: Asked, found: dict[Any, Fits], spread: Spread, stage: Stage) -> None:
         """Soft proportions and the entropy's range under other γ and τ, centroids as they are."""
-        extracted, seed = self.material.extracted, self.request.seeds[0]
-        for fit in self._fits(extracted, self._train(), (self.request.base,), seed).values():
-            margin = max(fit.final.mean_margin, MIN_TAU)
-            for gamma, times in self.request.softmax:
-                tau = times * margin if gamma == 2 else times
-                shares = extracted.soft(fit.centroids, gamma, tau)
-                facts = {
-                    "gamma": gamma,
-                    "tau": tau,
-                    "mean_entropy": float(shares.mean_entropy.mean()),
-                    "entropy_1_percent": float(shares.entropy_range[0]),
-                    "entropy_99_percent": float(shares.entropy_range[1]),
-                }
-                unit = " margin" if gamma == 2 else ""
-                setting = f"gamma {gamma}, tau {times:g}{unit}"
-                self.runs.append(self._row(SOFTMAX, setting, seed) | facts | self._surrogate(shares.soft))
-        stage.advance()
-
-    def _fits(
-        self, extracted: Extracted, records: NDArray[np.int64], clusters: Sequence[int], seed: int
-    ) -> dict[int, KMeansFit]:
-        """K → its fit on these records; a K that they are too few for is told and left out.
-
-        Sweeps meet where nothing is varied: what was fitted there is not fitted again.
-        """
-        known = [self._done.get(self._key(extracted, len(records), k, seed)) for k in clusters]
-        if all(known):
-            return {k: done[0] for k, done in zip(clusters, known, strict=True) if done}
-        source, settings = extracted.of(records), replace(self.request.fit, seed=seed)
-        try:
-            return dict(zip(clusters, fit_kmeans(source, clusters, settings), strict=True))
-        except UsageError as error:
-            if len(clusters) == 1:
-                self._remark(f"no clusters from {len(records)} records: {error}")
-                return {}
-        return {k: fit for one in clusters for k, fit in self._fits(extracted, records, (one,), seed).items()}
-
-    def _score(self, vary: str, setting: str, extracted: Extracted, fit: KMeansFit, seed: int, **facts: Any) -> None:
-        n_records = int(facts.get("n_records", self.material.train.sum()))
-        key = self._key(extracted, n_records, len(fit.centroids), seed)
-        if key not in self._done:
-            self._done[key] = fit, self._facts(extracted, fit)
-        row = {**self._row(vary, setting, seed), "n_clusters": len(fit.centroids), **facts}
-        self.runs.append({**row, **self._done[key][1]})
-
-    def _facts(self, extracted: Extracted, fit: KMeansFit) -> dict[str, Any]:
-        """Everything that is measured of one fit."""
-        shares = extracted.soft(fit.centroids, 2, max(fit.final.mean_margin, MIN_TAU), labels=self._localises())
-        return {
-            "explained_variance": self._explained(extracted, fit),
-            "explained_variance_fit": fit.explained_variance,
-            "effective_clusters": effective_number(fit.final.counts),
-            "largest_share": float((fit.final.counts / max(fit.final.n_timesteps, 1)).max()),
-            "converged": fit.converged,
-            **self._surrogate(shares.proportions),
-            **self._localisation(shares, len(fit.centroids)),
-        }
-
-    def _key(self, extracted: Extracted, n_records: int, k: int, seed: int) -> tuple[Any, ...]:
-        """What decides a fit; of a number of training records there is one draw a seed."""
-        return extracted.blocks, extracted.layout.scales, n_records, k, seed
-
-    def _surrogate(self, proportions: NDArray[np.float32]) -> dict[str, float | None]:
-        part = Holdout(self.material.train, self.material.test, "")
-        rotation = Rotation((part,), ("held out",), "")
-        answers = answer(self.material.questions, InMemory(proportions), rotation, self.request.forests)
-        found = scorers(self.material.questions, answers, self.material.test)
-        return {name: value_of(found[name], self.material.test) for name in KEPT if name in found}
-
-    def _localisation(self, shares: Shares, n_clusters: int) -> dict[str, float | None]:
-        heartbeat = self.material.heartbeat
-        return heartbeat.compare(shares.labels, n_clusters) if heartbeat else {}
-
-    def _explained(self, extracted: Extracted, fit: KMeansFit) -> float | None:
-        """1 − inertia / total variance, of the records that score."""
-        source = extracted.of(np.flatnonzero(self.material.test))
-        around, whole = source.assign_to([fit.centroids, np.zeros_like(fit.centroids[:1])])
-        mean = whole.feature_sums[0] / max(whole.n_timesteps, 1)
-        variance = whole.inertia - whole.n_timesteps * float(mean @ mean)
-        return 1.0 - around.inertia / variance if variance > 0 else None
-
-    def _stability(self, vary: str, setting: str, across: str, extracted: Extracted, fits: Sequence[KMeansFit]) -> None:
-        sample = extracted.of(np.flatnonzero(self.material.test)).sample(_STABILITY_SAMPLE, 0)
-        found = stability([fit.centroids for fit in fits], sample)
-        if found:
-            self.stabilities.append({"vary": vary, "setting": setting, "across": across, **asdict(found)})
+        request, seed = self.request, self.request.seeds[0]
+        as_is = _Planned(_Setting(SOFTMAX, "", Variant(), {}), FitTask(Variant(), self._train(), (request.base,), seed))
+        [key] = self._keys(as_is)
+        fit = found[key].fits.get(request.base)
+        if fit is None:
+            return
+        margin = max(fit.final.mean_margin, MIN_TAU)
+        tasks = [SoftTask(fit, gamma, times * margin if gamma == 2 else times) for gamma, times in request.softmax]
+        for (gamma, times), facts in zip(request.softmax, spread.map(soften, asked, tasks, stage), strict=True):
+            unit = " margin" if gamma == 2 else ""
+            setting = f"gamma {gamma}, tau {times:g}{unit}"
+            self.runs.append(self._row(SOFTMAX, setting, seed) | facts)
 
     def _sizes(self) -> list[int]:
         """Numbers of training records that there are, and all of them."""
         n = int(self.material.train.sum())
         return [*(size for size in sorted(self.request.train_records) if size < n), n]
+
+    def _some(self, n: int, seed: int) -> NDArray[np.int64]:
+        return np.sort(np.random.default_rng([seed, 10]).permutation(self._train())[:n])
 
     def _train(self) -> NDArray[np.int64]:
         return np.flatnonzero(self.material.train)
@@ -262,9 +190,6 @@ class Sweep:
         part = np.random.default_rng(11).permutation(int(owner.max()) + 1)[owner] % _LEFT_OUT_PARTS
         return [np.flatnonzero(self.material.train & (part != i)) for i in range(_LEFT_OUT_PARTS)]
 
-    def _localises(self) -> bool:
-        return self.material.heartbeat is not None
-
     def _row(self, vary: str, setting: str, seed: int) -> dict[str, Any]:
         return {
             "vary": vary,
@@ -274,10 +199,6 @@ class Sweep:
             "n_clusters": self.request.base,
             "n_records": int(self.material.train.sum()),
         }
-
-    def _remark(self, text: str) -> None:
-        if text not in self.remarks:
-            self.remarks.append(text)
 
 
 def subsets(n_blocks: int) -> tuple[tuple[int, ...], ...]:

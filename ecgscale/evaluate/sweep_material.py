@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from ecgscale.archive.reader import Archive
 from ecgscale.encoders.seen import seen_by
 from ecgscale.encoders.spec import EncoderSpec, load_spec
-from ecgscale.encoders.taps import Encoder
 from ecgscale.errors import UsageError
 from ecgscale.evaluate.heartbeat import FoundBeats, find_beats
 from ecgscale.evaluate.holdout import patients_of
@@ -21,9 +20,10 @@ from ecgscale.evaluate.published import open_published
 from ecgscale.evaluate.questions import Questions, pose
 from ecgscale.evaluate.source import draw_records, open_source
 from ecgscale.evaluate.surrogate import SurrogateRequest
-from ecgscale.evaluate.sweep import Material
+from ecgscale.evaluate.sweep_fits import Material
 from ecgscale.evaluate.truth import label_columns, read_truth, target_columns
-from ecgscale.passes.extracted import extract
+from ecgscale.passes.extracted import extract_on
+from ecgscale.passes.spread import HERE, Spread
 from ecgscale.progress import SILENT, Progress
 
 SCORED_SHARE = 0.25
@@ -56,6 +56,7 @@ def from_root(
     dataset: str | None = None,
     moved_to: Path | None = None,
     seed: int = 0,
+    spread: Spread = HERE,
     progress: Progress = SILENT,
 ) -> Origin:
     """What was published below `root`; `UsageError` as `open_published`, and when its archive is gone."""
@@ -75,7 +76,7 @@ def from_root(
         seen=published.data.seen.encoder if published.data.seen else None,
         questions=published.data.questions,
         include_padding=bool(published.model.info.get("include_padding", False)),
-        beats=find_beats(root, dataset, moved_to, seed, progress),
+        beats=find_beats(root, dataset, moved_to, seed, progress, spread),
     )
 
 
@@ -97,8 +98,15 @@ def from_archive(path: Path, encoder_dir: Path, target: str | None) -> Origin:
     return Origin(archive, encoder_dir, spec, table, asked, f"unexplained-{archive.archive_id[:16]}", seen)
 
 
-def gather(origin: Origin, records: int, seed: int = 0, device: str = "auto", progress: Progress = SILENT) -> Material:
-    """Draw records, run the network over them once, and say which fit and which score.
+def gather(
+    origin: Origin,
+    records: int,
+    seed: int = 0,
+    device: str = "auto",
+    spread: Spread = HERE,
+    progress: Progress = SILENT,
+) -> Material:
+    """Draw records, run the network over them once, on the workers of `spread`, and say which fit and which score.
 
     A quarter score: records that the encoder has not seen, where there are enough of them; no patient stands on both
     sides. Raises `UsageError` when too few are left.
@@ -115,8 +123,8 @@ def gather(origin: Origin, records: int, seed: int = 0, device: str = "auto", pr
         pairs += list(zip(beats.shards, beats.record_ids, strict=True))
     for shard, record in dict.fromkeys(pairs):
         wanted.setdefault(str(shard), []).append(str(record))
-    encoder = Encoder.load(origin.encoder_dir, device=device)
-    extracted = extract(origin.archive, encoder, wanted, origin.include_padding, progress)
+    padding = origin.include_padding
+    extracted = extract_on(spread, origin.archive, origin.encoder_dir, wanted, padding, device, progress)
     number = {record: i for i, record in enumerate(ids.tolist())}
     rows = np.array([number[record] for record in extracted.record_ids], np.int64)
     if origin.questions is not None:

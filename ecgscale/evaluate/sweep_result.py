@@ -13,10 +13,13 @@ import pyarrow as pa
 
 from ecgscale.errors import UsageError
 from ecgscale.evaluate.curves import elbow, plateau
-from ecgscale.evaluate.sweep import CLUSTERS, DEPTH, LAYERS, RECORDS, SOFTMAX, Material, Sweep, SweepRequest
+from ecgscale.evaluate.sweep import CLUSTERS, DEPTH, LAYERS, RECORDS, SOFTMAX, Sweep, SweepRequest
+from ecgscale.evaluate.sweep_fits import Material
 from ecgscale.evaluate.sweep_material import Origin, from_archive, from_root, gather
 from ecgscale.evaluate.written import evaluation_name, write_evaluation
+from ecgscale.passes.spread import HERE, Spread
 from ecgscale.progress import SILENT, Progress
+from ecgscale.store.presence import announced
 
 AXES = (CLUSTERS, RECORDS, LAYERS, DEPTH, SOFTMAX)
 _NOT_AVERAGED = {"vary", "setting", "seed", "converged"}
@@ -61,6 +64,7 @@ class SweepResult:
         }
 
 
+@announced("ecgscale sweep")
 def sweep_root(
     root: Path,
     target: str | None = None,
@@ -69,14 +73,17 @@ def sweep_root(
     dataset: str | None = None,
     archive: Path | None = None,
     device: str = "auto",
+    spread: Spread = HERE,
     progress: Progress = SILENT,
 ) -> SweepResult:
-    """Sweep what was published below `root` and write ROOT/evaluations/<dataset>/sweep-<target>.json."""
+    """Sweep what was published below `root`, on the workers of `spread`; writes ROOT/evaluations/<dataset>/
+    sweep-<target>.json."""
     request = request or SweepRequest()
-    origin = from_root(root, target, dataset, archive, request.forests.seed, progress)
-    return _swept(root, origin, request, device, progress)
+    origin = from_root(root, target, dataset, archive, request.forests.seed, spread, progress)
+    return _swept(root, origin, request, device, spread, progress)
 
 
+@announced("ecgscale sweep")
 def sweep_archive(
     archive: Path,
     encoder_dir: Path,
@@ -85,18 +92,22 @@ def sweep_archive(
     request: SweepRequest | None = None,
     *,
     device: str = "auto",
+    spread: Spread = HERE,
     progress: Progress = SILENT,
 ) -> SweepResult:
     """The same of an archive before anything is fitted; writes ROOT/evaluations/unexplained-<archive>/sweep-….json."""
-    return _swept(root, from_archive(archive, encoder_dir, target), request or SweepRequest(), device, progress)
+    origin = from_archive(archive, encoder_dir, target)
+    return _swept(root, origin, request or SweepRequest(), device, spread, progress)
 
 
-def _swept(root: Path, origin: Origin, request: SweepRequest, device: str, progress: Progress) -> SweepResult:
+def _swept(
+    root: Path, origin: Origin, request: SweepRequest, device: str, spread: Spread, progress: Progress
+) -> SweepResult:
     _check(request, origin.spec.layers)
-    material = gather(origin, request.records, request.forests.seed, device, progress)
+    material = gather(origin, request.records, request.forests.seed, device, spread, progress)
     for remark in material.remarks:
         progress.say(remark)
-    sweep = Sweep(material, request).run(progress)
+    sweep = Sweep(material, request).run(progress, spread)
     result = summarised(sweep, origin.target, origin.dataset_id)
     tables = {"runs": result.runs, "stability": result.stability}
     name = evaluation_name("sweep", origin.target)

@@ -25,6 +25,7 @@ from ecgscale.evaluate.forests import ForestSettings, SurrogateForest
 from ecgscale.evaluate.metrics import difference
 from ecgscale.evaluate.order import KINDS, bits_per_segment, fit_order, has_hmmlearn
 from ecgscale.evaluate.sequences import Sequences, bag, dwell, ngrams, shuffled
+from ecgscale.passes.spread import HERE, Spread
 from ecgscale.progress import SILENT, Progress
 
 PARTS = 5
@@ -33,7 +34,8 @@ FEWEST_RECORDS = 10
 """Of a class, to be told from the others."""
 
 Interval = tuple[float, float] | None
-Parts = list[tuple[NDArray[np.int64], NDArray[np.int64]]]
+Part = tuple[NDArray[np.int64], NDArray[np.int64]]
+"""Numbers of the records that fit and of those that are scored."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,16 @@ class Labels:
     names: tuple[str, ...]
     y: NDArray[np.int64]
     exclusive: bool
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What all models share: (N, F) features by name, the sequences as they are and shuffled, and the labels."""
+
+    features: dict[str, NDArray[np.float64]]
+    sequences: dict[str, Sequences]
+    labels: Labels
+    settings: ForestSettings
 
 
 @dataclass(frozen=True)
@@ -76,9 +88,11 @@ def measure_order(
     trees: int = TREES,
     n_bootstrap: int = 1000,
     seed: int = 0,
+    spread: Spread = HERE,
     progress: Progress = SILENT,
 ) -> Temporal:
-    """Compare what tells the labels of N records, with order and without; see the module.
+    """Compare what tells the labels of N records, with order and without; see the module. A model and part is a task
+    of `spread`.
 
     Raises `UsageError` for fewer than two patients a class, or a single class.
     """
@@ -95,17 +109,17 @@ def measure_order(
     }
     says: dict[str, NDArray[np.float64]] = {}
     bits: dict[str, NDArray[np.float64]] = {}
-    settings = ForestSettings(trees=trees, seed=seed)
-    with progress.stage("order of clusters", len(features) + 2 * len(kinds), "models") as stage:
-        for name, x in features.items():
-            says[name] = _forest(x, labels, parts, settings)
-            stage.advance()
-        for kind in kinds:
-            for name, those in ((kind, sequences), (f"{kind}_shuffled", mixed)):
-                ratios, bits[name] = _by_likelihood(those, labels, parts, kind, seed)
-                if kind != "bag":
-                    says[name] = ratios
-                stage.advance()
+    asked = _Asked(features, {"": sequences, "_shuffled": mixed}, labels, ForestSettings(trees=trees, seed=seed))
+    forests = [(name, part) for name in features for part in parts]
+    orders = [(kind, mix, part) for kind in kinds for mix in asked.sequences for part in parts]
+    with progress.stage("order of clusters", len(forests) + len(orders), "models") as stage:
+        for (name, (_, scored)), said in zip(forests, spread.map(_forest, asked, forests, stage), strict=True):
+            says.setdefault(name, np.zeros(labels.y.shape))[scored] = said
+        found = spread.map(_by_likelihood, asked, orders, stage)
+    for (kind, mix, (_, scored)), (ratios, own_bits) in zip(orders, found, strict=True):
+        bits.setdefault(f"{kind}{mix}", np.full(len(sequences), np.nan))[scored] = own_bits
+        if kind != "bag":
+            says.setdefault(f"{kind}{mix}", np.zeros(labels.y.shape))[scored] = ratios
     # The bag cannot tell orders apart: its likelihood of a shuffled record is that of the record.
     del bits["bag_shuffled"]
     scorers = _scorers(says, bits, labels)
@@ -143,37 +157,35 @@ def _usable(labels: Labels, patients: Sequence[str]) -> tuple[Labels, list[str]]
     return replace(labels, names=tuple(labels.names[i] for i in columns), y=labels.y[:, columns]), remarks
 
 
-def _parts(patients: Sequence[str], seed: int) -> Parts:
+def _parts(patients: Sequence[str], seed: int) -> list[Part]:
     owners = np.asarray(patients, dtype=str)
     n = min(PARTS, len(np.unique(owners)))
     return list(GroupKFold(n, shuffle=True, random_state=seed).split(owners, groups=owners))
 
 
-def _forest(x: NDArray[np.float64], labels: Labels, parts: Parts, settings: ForestSettings) -> NDArray[np.float64]:
-    """(N, n) out-of-fold probabilities. Each class for itself: the records of left-out classes belong to none."""
-    says = np.zeros(labels.y.shape)
-    for fitting, scored in parts:
-        forest = SurrogateForest("multilabel", settings).fit(x[fitting].astype(np.float32), labels.y[fitting])
-        says[scored] = forest.predict(x[scored])
-    return says
+def _forest(asked: _Asked, one: tuple[str, Part]) -> NDArray[np.float64]:
+    """(n scored, n) out-of-fold probabilities from features of this name. Each class for itself: the records of
+    left-out classes belong to none."""
+    name, (fitting, scored) = one
+    x = asked.features[name]
+    forest = SurrogateForest("multilabel", asked.settings).fit(x[fitting].astype(np.float32), asked.labels.y[fitting])
+    return forest.predict(x[scored])
 
 
-def _by_likelihood(
-    sequences: Sequences, labels: Labels, parts: Parts, kind: str, seed: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """((N, n) log-likelihood ratios a segment: under a model of the class's records against one of all that fit,
-    (N,) bits a segment under the latter)."""
-    says, bits = np.zeros(labels.y.shape), np.full(len(sequences), np.nan)
-    lengths = np.maximum(sequences.lengths, 1)
-    for fitting, scored in parts:
-        everybody = fit_order(kind, sequences, fitting, seed).log_likelihood(sequences, scored)
-        bits[scored] = bits_per_segment(everybody, sequences, scored)
-        for i in range(len(labels.names)):
-            own = fitting[labels.y[fitting, i] > 0]
-            if len(own) and kind != "bag":
-                ratio = fit_order(kind, sequences, own, seed).log_likelihood(sequences, scored) - everybody
-                says[scored, i] = ratio / lengths[scored]
-    return says, bits
+def _by_likelihood(asked: _Asked, one: tuple[str, str, Part]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """((n scored, n) log-likelihood ratios a segment: under a model of the class's records against one of all that
+    fit, (n scored,) bits a segment under the latter)."""
+    kind, mix, (fitting, scored) = one
+    sequences, labels, seed = asked.sequences[mix], asked.labels, asked.settings.seed
+    says = np.zeros((len(scored), len(labels.names)))
+    lengths = np.maximum(sequences.lengths[scored], 1)
+    everybody = fit_order(kind, sequences, fitting, seed).log_likelihood(sequences, scored)
+    for i in range(len(labels.names)):
+        own = fitting[labels.y[fitting, i] > 0]
+        if len(own) and kind != "bag":
+            ratio = fit_order(kind, sequences, own, seed).log_likelihood(sequences, scored) - everybody
+            says[:, i] = ratio / lengths
+    return says, bits_per_segment(everybody, sequences, scored)
 
 
 def _scorers(

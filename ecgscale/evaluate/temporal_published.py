@@ -19,9 +19,11 @@ from ecgscale.evaluate.source import draw_records, left_out
 from ecgscale.evaluate.temporal import TREES, Labels, Temporal, measure_order
 from ecgscale.evaluate.truth import label_columns, target_columns
 from ecgscale.evaluate.written import evaluation_name, write_evaluation
+from ecgscale.passes.spread import HERE, Spread
 from ecgscale.places import place
 from ecgscale.progress import SILENT, Progress
 from ecgscale.store.dataset import find_dataset, open_explanations
+from ecgscale.store.presence import announced
 
 MOST_CLASSES = 30
 RECORDS = 20_000
@@ -36,6 +38,7 @@ class PublishedTemporal:
     path: Path
 
 
+@announced("ecgscale temporal")
 def temporal_published(
     root: str | Path,
     target: str,
@@ -45,6 +48,7 @@ def temporal_published(
     trees: int = TREES,
     n_bootstrap: int = 1000,
     seed: int = 0,
+    spread: Spread = HERE,
     progress: Progress = SILENT,
 ) -> PublishedTemporal:
     """Measure what the order of clusters tells of the column `target`, on a seeded choice of labelled records.
@@ -73,6 +77,7 @@ def temporal_published(
         trees=trees,
         n_bootstrap=n_bootstrap,
         seed=seed,
+        spread=spread,
         progress=progress,
     )
     facts = {"target": target, **result.to_dict(), "remarks": [*left_out(explanations), *result.remarks]}

@@ -25,6 +25,8 @@ from ecgscale.evaluate.calibration import brier, calibration_error, reliability
 from ecgscale.evaluate.metrics import among, difference
 from ecgscale.evaluate.questions import Questions
 from ecgscale.evaluate.rank_correlation import partial_spearman, spearman
+from ecgscale.passes.spread import HERE, Spread
+from ecgscale.progress import SILENT, Progress
 
 FEWEST = 20
 """Records that a stratum needs to be scored."""
@@ -85,8 +87,10 @@ def measure_uncertainty(
     *,
     n_bootstrap: int = 1000,
     seed: int = 0,
+    spread: Spread = HERE,
+    progress: Progress = SILENT,
 ) -> Uncertainty:
-    """Set (N,) mean entropies beside what the network says of N labelled records.
+    """Set (N,) mean entropies beside what the network says of N labelled records, a stratum a task of `spread`.
 
     `age` (N,) in years, NaN where unknown, or None. All records must have labels.
     """
@@ -101,12 +105,9 @@ def measure_uncertainty(
     chosen += [("age", f"{d}–{d + 9}", decade == d) for d in np.unique(decade[decade >= 0]).tolist()]
     if questions.kind != "regression":
         chosen += [("class", name, questions.y[:, i] > 0) for i, name in enumerate(questions.names)]
-    strata = []
-    for kind, name, mask in chosen:
-        scorers = _scorers(records.of(mask)) if mask.sum() >= FEWEST else {}
-        if kind == "all":
-            scorers |= _over_all(records, thirds, decade)
-        strata.append(_stratum(kind, name, mask, records, scorers, n_bootstrap, seed))
+    with progress.stage("entropy", len(chosen), "strata") as stage:
+        asked = _Asked(records, thirds, decade, n_bootstrap, seed)
+        strata = spread.map(_measured, asked, chosen, stage)
     small = [f"{stratum.name} ({stratum.records})" for stratum in strata if not stratum.scores]
     if small:
         remarks.append(f"no scores for fewer than {FEWEST} records: {', '.join(small)}")
@@ -147,6 +148,26 @@ class _Records:
         if q.kind == "multiclass":
             return np.asarray(-(p * np.log(p)).sum(axis=1) / np.log(max(p.shape[1], 2)))
         return np.asarray(-(p * np.log(p) + (1 - p) * np.log(1 - p)).mean(axis=1) / np.log(2))
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What all strata share."""
+
+    records: _Records
+    thirds: NDArray[np.integer]
+    decade: NDArray[np.int64]
+    n_bootstrap: int
+    seed: int
+
+
+def _measured(asked: _Asked, one: tuple[str, str, NDArray[np.bool_]]) -> Stratum:
+    """One stratum: its kind and name, and which records (N,) it is."""
+    kind, name, mask = one
+    scorers = _scorers(asked.records.of(mask)) if mask.sum() >= FEWEST else {}
+    if kind == "all":
+        scorers |= _over_all(asked.records, asked.thirds, asked.decade)
+    return _stratum(kind, name, mask, asked.records, scorers, asked.n_bootstrap, asked.seed)
 
 
 def _scorers(records: _Records) -> dict[str, Scorer | None]:

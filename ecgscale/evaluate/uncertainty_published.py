@@ -22,9 +22,11 @@ from ecgscale.evaluate.source import left_out
 from ecgscale.evaluate.truth import label_columns, read_truth, target_columns
 from ecgscale.evaluate.uncertainty import FEWEST, Uncertainty, facts_of, measure_uncertainty, questions_of
 from ecgscale.evaluate.written import evaluation_name, write_evaluation
+from ecgscale.passes.spread import HERE, Spread
 from ecgscale.places import place
 from ecgscale.progress import SILENT, Progress
 from ecgscale.store.dataset import find_dataset, open_explanations
+from ecgscale.store.presence import announced
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class PublishedUncertainty:
     path: Path
 
 
+@announced("ecgscale uncertainty")
 def uncertainty_published(
     root: str | Path,
     target: str | None = None,
@@ -44,6 +47,7 @@ def uncertainty_published(
     everyone: bool = False,
     n_bootstrap: int = 1000,
     seed: int = 0,
+    spread: Spread = HERE,
     progress: Progress = SILENT,
 ) -> PublishedUncertainty:
     """Set entropy beside error and calibration on the newest explanations below `root` (or those of `dataset`).
@@ -84,6 +88,8 @@ def uncertainty_published(
         _ages(table, rows),
         n_bootstrap=n_bootstrap,
         seed=seed,
+        spread=spread,
+        progress=progress,
     )
     if unlabelled := int((~questions.can_fit).sum()):
         notes.append(f"{unlabelled} explained records have no label that the network knows")

@@ -8,6 +8,7 @@ quantities      the numbers of a record that may drift; placements: where they l
 refit           a new cluster model under the old ids (lineage), compared with the old one (comparison)
 promote         which dataset is served; carried: what goes over from one to the next
 verify          is everything there, possible, and what the network computes? (verify_*); runs: records of runs
-status          what is published, waits, failed or is held back; quarantined: records, one by one
+status          what is published, waits, failed or is held back; quarantined: records, one by one; held: shards;
+                history: what was published and decided before
 forget          a patient goes from everything (forget_*), and all of it is searched (traces_of_patient, patient_search)
 """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 from collections.abc import Sequence
 from typing import Literal
 
@@ -15,7 +14,9 @@ from ecgscale.store.dataset import find_dataset
 from ecgscale.store.holds import Hold, decide, hold, hold_again, holds
 from ecgscale.store.manifest import HeldShard, Manifest, ShardEntry, compose, plan_digest, publish, read_manifest
 from ecgscale.store.objects import ObjectStore
-from ecgscale.store.provenance import RunFacts, run_facts
+from ecgscale.store.presence import announced
+from ecgscale.store.provenance import RunFacts, login, run_facts
+from ecgscale.words import counted
 
 _SOURCE = {"key", "size", "stamp", "rows", "content_digest"}
 
@@ -26,6 +27,7 @@ def held_shards(root: str | Place, dataset: str | None = None) -> list[Hold]:
     return sorted((h for h in holds(store).values() if h.state == "held"), key=lambda h: h.source.key)
 
 
+@announced("ecgscale release or reject")
 def decide_on(
     root: str | Place,
     keys: Sequence[str],
@@ -50,9 +52,10 @@ def decide_on(
     if unknown:
         there = ", ".join(key for key, h in newest.items() if h.state == "held") or "none"
         raise UsageError(f"{unknown[0]} is not held.{did_you_mean(unknown[0], newest)} Held are: {there}")
-    return [decide(store, newest[key], state, reason.strip(), getpass.getuser()) for key in keys]
+    return [decide(store, newest[key], state, reason.strip(), login()) for key in keys]
 
 
+@announced("ecgscale rollback")
 def roll_back(root: str | Place, number: int, reason: str, dataset: str | None = None) -> Manifest:
     """Publish again what manifest `number` said; the new manifest.
 
@@ -92,9 +95,9 @@ def roll_back(root: str | Place, number: int, reason: str, dataset: str | None =
 
 def _hold_back(store: ObjectStore, entry: ShardEntry, reason: str, run: RunFacts) -> HeldShard:
     source = Source(**entry.model_dump(include=_SOURCE))
-    held = hold(store, source, entry.commit, [reason], run)
+    held = hold(store, source, entry.commit, [reason], run, login())
     if held.state == "released":
-        held = hold_again(store, held, [reason], run)
+        held = hold_again(store, held, [reason], run, login())
     return held.shard()
 
 
@@ -102,6 +105,6 @@ def _require_files(store: ObjectStore, manifest: Manifest) -> None:
     gone = [entry.file for entry in manifest.content.shards if store.stat(entry.file) is None]
     if gone:
         raise StoreError(
-            f"{len(gone)} files of manifest {manifest.number} are gone, {store.location(gone[0])} first; it cannot be "
-            "published again"
+            f"{counted(len(gone), 'file')} of manifest {manifest.number} gone, {store.location(gone[0])} first; it "
+            "cannot be published again"
         )

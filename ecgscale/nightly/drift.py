@@ -73,7 +73,7 @@ class _Search:
         self.evidence, self.records, self.usual, self.settings = evidence, records, usual, settings
         self.placed: Placed = Strata(usual).place(records)
         self.groups = evidence.groups()
-        self.teller = Teller(records, usual, settings)
+        self.teller = Teller(records, usual, settings, evidence.date)
         self.left = np.ones(len(evidence), bool)
         self.tests = 0
 
@@ -166,8 +166,9 @@ class _Search:
     def _finding(self, one: Moved, more: int) -> Finding:
         comparison, alarm = one.comparison, self._is_alarm(one)
         shards, earlier = self._shards(one, fresh=True), self._shards(one, fresh=False)
+        found = self.teller.found(one, more)
         if alarm:
-            message = self.teller.alarm(one, more, shards, earlier)
+            message = self.teller.alarm(found, shards, earlier)
         else:
             message = self.teller.told_only(one, more, self._enough(one))
         return Finding(
@@ -183,4 +184,5 @@ class _Search:
             cluster=self.teller.cluster(comparison),
             shards=shards,
             earlier=earlier,
+            found=found,
         )

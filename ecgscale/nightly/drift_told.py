@@ -9,8 +9,10 @@ from numpy.typing import NDArray
 
 from ecgscale.gate_settings import GateSettings
 from ecgscale.nightly.evidence import Group
+from ecgscale.nightly.findings import held_back, over_nights
 from ecgscale.nightly.placements import Shift
 from ecgscale.nightly.quantities import CLUSTER, FLAG, Quantities
+from ecgscale.words import counted, named
 
 
 @dataclass(frozen=True)
@@ -35,19 +37,24 @@ class Moved:
 
 @dataclass(frozen=True)
 class Teller:
-    """Says what the `records` looked at are like beside the `usual` ones."""
+    """Says what the `records` looked at are like beside the `usual` ones. date: of the night, ISO"""
 
     records: Quantities
     usual: Quantities
     settings: GateSettings
+    date: str
 
-    def alarm(self, moved: Moved, more: int, shards: tuple[str, ...], earlier: tuple[str, ...]) -> str:
-        """The sentence of an alarm: what moved, `more` quantities beside it, and which shards showed it."""
+    def found(self, moved: Moved, more: int) -> str:
+        """What moved, and `more` quantities beside it, in words that stay true."""
         told = self._shift(moved, more)
         if not self.records.names[moved.quantity].startswith(CLUSTER):
             told += f"; of the clusters, {self.cluster(moved.comparison)} moved most"
-        told += f"; held back: {', '.join(shards)}"
-        return told + (f"; published before and moved too: {', '.join(earlier)}" if earlier else "")
+        return told
+
+    def alarm(self, found: str, shards: tuple[str, ...], earlier: tuple[str, ...]) -> str:
+        """The sentence of an alarm: what was `found`, and which shards showed it."""
+        told = f"{found}; {held_back(shards)}"
+        return told + (f"; published before and moved too: {named(earlier)}" if earlier else "")
 
     def told_only(self, moved: Moved, more: int, enough: bool) -> str:
         """The sentence of what is no alarm, and why it is none."""
@@ -56,7 +63,7 @@ class Teller:
         elif not enough:
             why = f"with fewer than {self.settings.minimum_records} records, nothing is held back"
         else:
-            why = "none of tonight's shards moved"
+            why = "none of the night's shards moved"
         return f"{self._shift(moved, more)}; told only: {why}"
 
     def cluster(self, comparison: Comparison) -> str:
@@ -67,11 +74,11 @@ class Teller:
 
     def _shift(self, moved: Moved, more: int) -> str:
         comparison, n = moved.comparison, moved.comparison.shift.n[moved.quantity]
-        nights = "tonight" if comparison.nights == 1 else f"over {comparison.nights} nights"
+        when = over_nights(comparison.nights, self.date)
         chance = f"{moved.p_adjusted:.0e}" if moved.p_adjusted >= 1e-99 else "under 1e-99"
-        told = f"{comparison.group}, {nights}: {self._values(moved)} in {n} records"
+        told = f"{comparison.group}, {when}: {self._values(moved)} in {counted(int(n), 'record')}"
         told += f" (Cliff's delta {moved.delta:+.2f}, adjusted p {chance})"
-        return told + (f", and {more} other quantities moved" if more else "")
+        return told + (f", and {counted(more, 'other quantity', 'other quantities')} moved" if more else "")
 
     def _values(self, moved: Moved) -> str:
         name, quantity = self.records.names[moved.quantity], moved.quantity

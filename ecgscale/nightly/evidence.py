@@ -95,13 +95,14 @@ class Evidence:
     """Rows of tonight and of the nights before, newest night first.
 
     keys: of all shards; shard: int (n,), which of them a row is of; age: int (n,), nights with records since then,
-    0 for tonight
+    0 for tonight; date: ISO date of tonight, "" when nothing came
     """
 
     keys: tuple[str, ...]
     rows: pa.Table
     shard: NDArray[np.intp]
     age: NDArray[np.intp]
+    date: str = ""
 
     @classmethod
     def of(cls, tonight: Sequence[FreshShard], trailing: Sequence[FreshShard], nights: int, records: int) -> Evidence:
@@ -122,6 +123,7 @@ class Evidence:
             rows=pa.concat_tables(tables, promote_options="default") if tables else _NO_ROWS,
             shard=np.repeat(np.arange(len(ordered)), sizes),
             age=np.repeat(np.array([age for age, _ in ordered], np.intp), sizes),
+            date=tonight[0].night if tonight else "",
         )
 
     def __len__(self) -> int:
@@ -129,7 +131,7 @@ class Evidence:
 
     def take(self, kept: NDArray[np.bool_]) -> Evidence:
         """The same of these rows."""
-        return Evidence(self.keys, self.rows.filter(pa.array(kept)), self.shard[kept], self.age[kept])
+        return Evidence(self.keys, self.rows.filter(pa.array(kept)), self.shard[kept], self.age[kept], self.date)
 
     def one_a_patient(self) -> Evidence:
         """The newest row of each patient; rows without a patient_id are of patients of their own."""

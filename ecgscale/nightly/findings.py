@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from ecgscale.words import named
+
 ALL = "all records"
 """The group of everything."""
 
@@ -27,7 +29,8 @@ class Finding:
     cluster: of drift, the cluster whose share moved most in the same records, such as "cluster 7 (+0.41)"
     shards: keys of tonight's shards that show it themselves; those of an alarm are held back
     earlier: keys of published shards of the nights before that show it too
-    message: one sentence for the operator
+    message: one sentence for the operator: what was found, and what was done about it
+    found: what was found, in words that stay true; of a shard that is held back, it is kept as the reason
     """
 
     gate: Gate
@@ -42,6 +45,23 @@ class Finding:
     cluster: str | None = None
     shards: tuple[str, ...] = ()
     earlier: tuple[str, ...] = ()
+    found: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON; `found` is left out, since the message says it too."""
+        facts = {**asdict(self), "shards": list(self.shards), "earlier": list(self.earlier)}
+        del facts["found"]
+        return facts
+
+
+def over_nights(nights: int, date: str) -> str:
+    """When it was, in words that stay true: the night of `date`, or so many nights up to it."""
+    return date if nights == 1 else f"{nights} nights to {date}"
+
+
+def held_back(shards: Sequence[str]) -> str:
+    """What becomes of these shards, in words."""
+    return f"held back: {named(shards)}"
 
 
 def without_echoes(findings: Sequence[Finding]) -> list[Finding]:
@@ -91,5 +111,5 @@ class GateReport:
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON: passed, held, findings."""
-        findings = [{**asdict(f), "shards": list(f.shards), "earlier": list(f.earlier)} for f in self.findings]
+        findings = [finding.to_dict() for finding in self.findings]
         return {"passed": self.passed, "held": list(self.held), "findings": findings}

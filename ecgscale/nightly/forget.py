@@ -57,6 +57,7 @@ from ecgscale.store.dataset import EXPLANATIONS, dataset_ids, dataset_store
 from ecgscale.store.lease import Lease
 from ecgscale.store.manifest import DatasetFacts
 from ecgscale.store.objects import ObjectStore
+from ecgscale.store.presence import FORGETTING, require_alone
 from ecgscale.store.provenance import run_facts
 from ecgscale.store.root import existing_root
 from ecgscale.store.s3_objects import open_objects
@@ -117,13 +118,16 @@ def forget_patient(
 
     reason: is kept beside the datasets; encoders: directories elsewhere whose lists of what was seen are mended too
     Raises `UsageError` for a patient that nobody knows (or a key that is not the archive's), `LockedError` while a
-    nightly run is under way, `ShardError` for a shard that cannot be read: whom it holds, nobody knows.
+    nightly run is under way or anybody is at work below ROOT, `ShardError` for a shard that cannot be read: whom it
+    holds, nobody knows; `LeaseLost` when another command began while this process slept.
     """
     where = existing_root(root)
     task = _Forgetting(where, place(archive), whom, reason.strip(), encoders, progress)
-    with nullcontext() if dry_run else Lease(where, uuid4().hex, "ecgscale forget") as lease:
+    with nullcontext() if dry_run else Lease(where, uuid4().hex, FORGETTING) as lease:
         if lease is None:
             return task.rehearse()
+        # With the lease held, nobody else begins; whoever began before has put a mark.
+        task.notes += require_alone(task.store)
         finish_intake(place(archive))
         return task.run(lease)
 
@@ -180,6 +184,8 @@ class _Forgetting:
         objects, hits = self._search()
         self.counts.removed += len(mend(hits, self.traces))
         hits = self._again(hits)
+        # Whoever slept until another command began has searched for nothing.
+        lease.check()
         if not hits:
             self.store.delete(key)
         return self._result(False, objects, hits)

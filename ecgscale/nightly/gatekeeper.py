@@ -29,6 +29,7 @@ from ecgscale.store.commit import Commit, output_is_there, read_commit, read_jso
 from ecgscale.store.holds import holds
 from ecgscale.store.manifest import Manifest, ShardEntry
 from ecgscale.store.objects import ObjectStore
+from ecgscale.words import counted
 
 NIGHTS = "_nights"
 REFERENCE = "_reference.parquet"
@@ -91,7 +92,7 @@ class Gatekeeper:
     commits: tuple[Commit, ...] = ()
 
     def __call__(self, fresh: Sequence[Commit], newest: Manifest | None) -> Mapping[str, Sequence[str]]:
-        """Keys of the shards to hold back, each with the sentences of the gates that failed."""
+        """Keys of the shards to hold back, each with what the gates found: dated, since it is read on other days."""
         records = night_records(self.store)
         past = [record for record in records if record.done]
         self.commits = tuple(sorted([*self._cut_short(records, fresh, newest), *fresh], key=lambda c: c.source.key))
@@ -107,7 +108,7 @@ class Gatekeeper:
             self._put(done=False)
         new = {commit.source.key for commit in fresh}
         return {
-            key: [finding.message for finding in self.report.alarms if key in finding.shards]
+            key: [finding.found for finding in self.report.alarms if key in finding.shards]
             for key in self.report.held
             if key in new
         }
@@ -180,8 +181,10 @@ class Gatekeeper:
         if newest is None:
             return None
         chosen = spread(newest.content.shards)
-        told = f"reference: {sum(entry.published_rows for entry in chosen):,} records of {len(chosen)} shards"
-        self.progress.say(f"{told} are what later nights are compared with")
+        records = counted(sum(entry.published_rows for entry in chosen), "record")
+        self.progress.say(
+            f"reference: later nights are compared with {records} of {counted(len(chosen), 'shard')} published so far"
+        )
         tables = (self._table(Wanted(e.key, e.content_digest, e.file, "")) for e in chosen)
         reference = Reference.of(tables, self.model_id, self.output_names, self.seed)
         self.store.put_if_absent(REFERENCE, reference.to_parquet_bytes())

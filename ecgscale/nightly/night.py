@@ -9,6 +9,7 @@ served. Times are UTC.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from ecgscale.clusters.model import ClusterModel
 from ecgscale.config import RunConfig
 from ecgscale.encoders.spec import load_spec
 from ecgscale.errors import ArchiveError, EcgscaleError, ExitCode, UsageError
-from ecgscale.evaluate.published import check_published
+from ecgscale.evaluate.published import check_asked, check_published
 from ecgscale.evaluate.written import write_evaluation
 from ecgscale.nightly.findings import GateReport
 from ecgscale.nightly.gatekeeper import Gatekeeper, night_records
@@ -49,7 +50,7 @@ class NightResult:
 
     arrivals: what was ingested (None: shards come by themselves, or nothing could be: `no_arrivals` says why)
     explained: what was computed and published; report: what the gates said
-    refreshed: what the evaluations after it gave, or why they gave nothing
+    refreshed: what the evaluations after it gave, or why they gave nothing; seconds: of all of it, from end to end
     """
 
     arrivals: Arrivals | None
@@ -57,6 +58,7 @@ class NightResult:
     explained: ExplainResult
     report: GateReport
     refreshed: dict[str, Any]
+    seconds: float
 
     @property
     def exit_code(self) -> ExitCode:
@@ -71,6 +73,8 @@ class NightResult:
         """For `--json` and the run record."""
         return {
             **self.explained.to_dict(),
+            "seconds": round(self.seconds, 3),
+            "explain_seconds": round(self.explained.seconds, 3),
             "arrivals": self.arrivals.to_dict() if self.arrivals else None,
             **({"error": self.no_arrivals} if self.no_arrivals else {}),
             "gates": self.report.to_dict(),
@@ -94,6 +98,7 @@ def run_night(
     Raises `LockedError` when another night is under way, `UsageError` for what has to be put right first (nothing was
     published yet, a plan that would compute published records again), `StoreError` for a store that refuses.
     """
+    started = time.monotonic()
     now = now or datetime.now(UTC)
     night = config.nightly
     frozen = model_dir or published_model(config)
@@ -101,6 +106,8 @@ def run_night(
     with Lease(config.root, watch.run_id, "ecgscale nightly", night.lease_seconds) as lease:
         arrivals, no_arrivals = _arrivals(config, progress)
         archive, model = Archive.open(config.archive.path), ClusterModel.load(frozen)
+        if config.surrogate is not None:
+            check_asked(archive, model.encoder_path, config.surrogate, folds=False)
         identity = identify(archive, model, explain_settings(config, model))
         store = dataset_store(config.root, identity.dataset_id)
         keeper = Gatekeeper(
@@ -141,7 +148,8 @@ def run_night(
         refreshed = _refresh(config, explained, keeper, progress)
         if explained.published:
             refreshed["removed"] = _prune(config, progress)
-        return NightResult(arrivals, no_arrivals, explained, keeper.report, refreshed)
+        seconds = time.monotonic() - started
+        return NightResult(arrivals, no_arrivals, explained, keeper.report, refreshed, seconds)
 
 
 def _arrivals(config: RunConfig, progress: Progress) -> tuple[Arrivals | None, str | None]:
@@ -217,4 +225,14 @@ def _refresh(config: RunConfig, explained: ExplainResult, keeper: Gatekeeper, pr
     except EcgscaleError as error:
         progress.say(f"note: the surrogate was not scored: {error}")
         return {"surrogate": None, "surrogate_error": str(error)}
-    return {"surrogate": checked.to_dict()}
+    return {"surrogate": headline(checked.to_dict())}
+
+
+def headline(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """Numbers, names and remarks of an evaluation: its tables lie in the file that `path` names."""
+    return {
+        name: value
+        for name, value in scores.items()
+        if not isinstance(value, Mapping)
+        and not (isinstance(value, list) and any(isinstance(inner, Mapping | list) for inner in value))
+    }

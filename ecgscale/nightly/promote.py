@@ -7,6 +7,7 @@ dataset again is the way back.
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,12 @@ from ecgscale.passes.explain import DATASET_FILE
 from ecgscale.places import Place, place
 from ecgscale.store.commit import read_json_object
 from ecgscale.store.dataset import dataset_ids, dataset_store, find_dataset
+from ecgscale.store.holds import Hold, holds, standing_holds
 from ecgscale.store.manifest import DatasetFacts, Manifest, newest_number, read_manifest
+from ecgscale.store.presence import announced
 from ecgscale.store.provenance import run_facts
 from ecgscale.store.served import Pointer, newest_pointer, serve, served
-
-MOST_NAMED = 5
+from ecgscale.words import counted, named
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Promotion:
     """What is served now and what was before (None: nothing), by which pointer, and whether anything changed.
 
     lacking: shards that were served before and are not, or with older content, in what is served now
+    kept_out: those of them that are held back or rejected there: no night brings them, a decision does
     """
 
     pointer: Pointer
@@ -38,6 +41,7 @@ class Promotion:
     before: Manifest | None
     changed: bool
     lacking: tuple[str, ...]
+    kept_out: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """For `--json`."""
@@ -47,6 +51,7 @@ class Promotion:
             "before": self.before.content.dataset_id if self.before else None,
             "changed": self.changed,
             "lacking": list(self.lacking),
+            "kept_out": list(self.kept_out),
             "pointer": self.pointer.number,
             "reason": self.pointer.reason,
             "promoted_by": self.pointer.promoted_by,
@@ -54,6 +59,7 @@ class Promotion:
         }
 
 
+@announced("ecgscale promote")
 def promote(root: str | Path, dataset_id: str, reason: str, incomplete: bool = False) -> Promotion:
     """Let `dataset_id` be what is served below `root`, from the next opening on.
 
@@ -71,18 +77,50 @@ def promote(root: str | Path, dataset_id: str, reason: str, incomplete: bool = F
         return Promotion(pointer, now, before, False, ())
     _require_model(root, now)
     lacking: list[str] = []
+    kept_out: dict[str, Hold] = {}
     if before is not None and before.content.dataset_id != dataset_id:
         _carry(root, before, now)
         lacking = lacking_shards(before, now)
+        kept_out = _kept_out(root, now, lacking)
         if lacking and not incomplete:
             raise UsageError(
                 f"dataset {dataset_id} lacks {_named(lacking)} of what is served, or has older content of them.\n"
                 f"{_described('served', before)}\n{_described('to be served', now)}\n"
-                f"`{_fill_command(root, before, now)}` explains what the archive has of them. With --incomplete it is "
-                "served as it is, and the next nightly run explains them"
+                + "\n".join(_what_to_do(root, before, now, lacking, kept_out))
             )
     made = serve(root, dataset_id, reason.strip(), run_facts(), base)
-    return Promotion(made, now, before, before is None or before.content.dataset_id != dataset_id, tuple(lacking))
+    changed = before is None or before.content.dataset_id != dataset_id
+    return Promotion(made, now, before, changed, tuple(lacking), tuple(kept_out))
+
+
+def _kept_out(root: Place, now: Manifest, lacking: list[str]) -> dict[str, Hold]:
+    """Those of the shards that are held back or rejected in the dataset, each with why, in their order.
+
+    Held there is what the newest manifest says, and what was decided since.
+    """
+    standing = standing_holds(now, holds(dataset_store(root, now.content.dataset_id)).values())
+    back = {hold.source.key: hold for hold in standing if hold.state != "released"}
+    return {key: back[key] for key in lacking if key in back}
+
+
+def _what_to_do(
+    root: Place, before: Manifest, now: Manifest, lacking: list[str], kept_out: dict[str, Hold]
+) -> Iterator[str]:
+    """What brings the shards that are lacking, a line each; a fill brings no shard that somebody keeps out."""
+    fill = f"`{_fill_command(root, before, now)}`"
+    for state, told in (("rejected", "rejected there"), ("held", "held back there")):
+        keys = [key for key, hold in kept_out.items() if hold.state == state]
+        if keys:
+            yield (
+                f"{_named(keys)} of them {'is' if len(keys) == 1 else 'are'} {told} ({kept_out[keys[0]].why}), and no "
+                f"run brings what is kept out. If it belongs in: `ecgscale release {root} {keys[0]} --dataset "
+                f"{now.content.dataset_id} --reason TEXT`, then {fill}. If not: promote with --incomplete"
+            )
+    if len(lacking) > len(kept_out):
+        yield (
+            f"{fill} explains what the archive has of {'the others' if kept_out else 'them'}. With --incomplete it is "
+            "served as it is, and the next nightly run explains them"
+        )
 
 
 def lacking_shards(before: Manifest, now: Manifest) -> list[str]:
@@ -169,11 +207,10 @@ def _described(what: str, manifest: Manifest) -> str:
     content = manifest.content
     return (
         f"  {what}: {content.dataset_id}, model {content.identity.model_id}, manifest {manifest.number} of "
-        f"{manifest.created[:16]}: {content.totals.records:,} records in {content.totals.shards:,} shards, "
-        f"{len(content.held)} held, {len(content.set_aside)} set aside"
+        f"{manifest.created[:16]}: {counted(content.totals.records, 'record')} in "
+        f"{counted(content.totals.shards, 'shard')}, {len(content.held)} held, {len(content.set_aside)} set aside"
     )
 
 
 def _named(keys: list[str]) -> str:
-    more = f" and {len(keys) - MOST_NAMED} more" if len(keys) > MOST_NAMED else ""
-    return f"{len(keys)} shard{'' if len(keys) == 1 else 's'} ({', '.join(keys[:MOST_NAMED])}{more})"
+    return f"{counted(len(keys), 'shard')} ({named(keys)})"

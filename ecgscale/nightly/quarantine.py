@@ -16,7 +16,7 @@ from scipy.stats import binom
 
 from ecgscale.gate_settings import GateSettings
 from ecgscale.nightly.evidence import OK, Evidence, Group, usable
-from ecgscale.nightly.findings import Finding, without_echoes
+from ecgscale.nightly.findings import Finding, held_back, over_nights, without_echoes
 
 
 @dataclass(frozen=True)
@@ -67,12 +67,11 @@ def _finding(count: _Count, evidence: Evidence, bad: NDArray[np.bool_], tests: i
     earlier = _shards_over(evidence, bad, count.member & (evidence.age > 0), settings.quarantine_rate)
     statuses = Counter(evidence.rows["status"].take(np.flatnonzero(count.member & bad)).to_pylist())
     reasons = ", ".join(f"{status} ({n})" for status, n in statuses.most_common(3) if status != OK)
-    nights = "tonight" if count.nights == 1 else f"over {count.nights} nights"
-    message = (
-        f"{count.group}, {nights}: {count.bad} of {count.n} records are quarantined ({count.rate:.1%}, allowed are "
-        f"{settings.quarantine_rate:.1%}): {reasons}; "
-        + (f"held back: {', '.join(shards)}" if shards else "told only: none of tonight's shards is over the rate")
+    found = (
+        f"{count.group}, {over_nights(count.nights, evidence.date)}: {count.bad} of {count.n} records are quarantined "
+        f"({count.rate:.1%}, allowed are {settings.quarantine_rate:.1%}): {reasons}"
     )
+    then = held_back(shards) if shards else "told only: none of the night's shards is over the rate"
     return Finding(
         gate="quarantine_rate",
         alarm=bool(shards),
@@ -84,7 +83,8 @@ def _finding(count: _Count, evidence: Evidence, bad: NDArray[np.bool_], tests: i
         records=count.n,
         shards=shards,
         earlier=earlier,
-        message=message,
+        message=f"{found}; {then}",
+        found=found,
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ecgscale.errors import UsageError
 from ecgscale.passes.plan import Plan
 from ecgscale.store.manifest import Manifest
+from ecgscale.words import counted
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,8 @@ class RecomputeGuard:
         limit = self.share * records
         if rows > limit or (self.max_records is not None and rows > self.max_records):
             raise UsageError(
-                f"{len(again)} of {len(keys)} published shards have changed: {rows:,} records would be computed again, "
-                f"{rows / max(records, 1):.1%} of what is published (the limit is {self.share:.0%}"
-                + (f", and {self.max_records:,} records" if self.max_records is not None else "")
+                f"{len(again)} of {len(keys)} published shards have changed: {counted(rows, 'record')} would be "
+                f"computed again, {rows / max(records, 1):.1%} of what is published (the limit is {self.share:.0%}"
+                + (f", and {counted(self.max_records, 'record')}" if self.max_records is not None else "")
                 + f"). First: {again[0].source.key}. If that is meant, give --allow-recompute; nothing was computed"
             )

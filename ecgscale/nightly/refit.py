@@ -41,6 +41,7 @@ from ecgscale.report.names import NAMES_FILE, read_names
 from ecgscale.store.commit import Commit
 from ecgscale.store.dataset import dataset_store, find_dataset
 from ecgscale.store.manifest import Manifest, newest_number
+from ecgscale.store.presence import at_work
 from ecgscale.store.provenance import RunFacts, run_facts
 from ecgscale.store.served import Pointer, serve, served
 
@@ -85,24 +86,27 @@ def refit(
     Raises UsageError before any work when nothing of the archive is served below the configuration's root, or what is
     served was made with another network. Shards held back from what is served are held back here too.
     """
-    manifest = served_manifest(config)
-    _require_served(config, manifest)
-    old = ClusterModel.load(config.root / "models" / manifest.content.identity.model_id)
-    assert old.directory is not None
-    _require_same_network(config, old)
-    # A damaged names.json is found before hours of work.
-    names = read_names(old.directory, old.n_clusters)
-    archive, device = Archive.open(config.archive.path), device or config.device
-    task = _Task(config, archive, old, fit_request(config, device), fresh, progress, pool)
-    model, comparison = task.named(model_id) if model_id else task.made(fit_only)
-    served_id = manifest.content.dataset_id
-    if comparison is None:
-        return Refit(old, old, None, names, served_id, served_id, None)
-    watch = watch or Unwatched()
-    _keep_served(config.root, served_id, run_facts().model_copy(update={"run_id": watch.run_id}))
-    dataset_id = identify(archive, model, explain_settings(config, model)).dataset_id
-    result = Refit(old, model, comparison, carry_names(old, model), dataset_id, served_id, None)
-    return result if fit_only else replace(result, explained=_explain(config, result, device, progress, pool, watch))
+    with at_work(config.root, "ecgscale refit"):
+        manifest = served_manifest(config)
+        _require_served(config, manifest)
+        old = ClusterModel.load(config.root / "models" / manifest.content.identity.model_id)
+        assert old.directory is not None
+        _require_same_network(config, old)
+        # A damaged names.json is found before hours of work.
+        names = read_names(old.directory, old.n_clusters)
+        archive, device = Archive.open(config.archive.path), device or config.device
+        task = _Task(config, archive, old, fit_request(config, device), fresh, progress, pool)
+        model, comparison = task.named(model_id) if model_id else task.made(fit_only)
+        served_id = manifest.content.dataset_id
+        if comparison is None:
+            return Refit(old, old, None, names, served_id, served_id, None)
+        watch = watch or Unwatched()
+        _keep_served(config.root, served_id, run_facts().model_copy(update={"run_id": watch.run_id}))
+        dataset_id = identify(archive, model, explain_settings(config, model)).dataset_id
+        result = Refit(old, model, comparison, carry_names(old, model), dataset_id, served_id, None)
+        if fit_only:
+            return result
+        return replace(result, explained=_explain(config, result, device, progress, pool, watch))
 
 
 def _explain(

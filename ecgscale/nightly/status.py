@@ -21,7 +21,7 @@ from ecgscale.places import Place
 from ecgscale.store.commit import COMMITS, commit_name, read_json_object
 from ecgscale.store.dataset import dataset_ids, dataset_store, find_dataset
 from ecgscale.store.failures import Failure, failures
-from ecgscale.store.holds import Hold, holds
+from ecgscale.store.holds import Hold, holds, standing_holds
 from ecgscale.store.lease import lease_standing
 from ecgscale.store.manifest import DatasetFacts, Manifest, manifest_key, newest_number, read_manifest
 from ecgscale.store.objects import ObjectStat, ObjectStore, StoreError
@@ -161,7 +161,7 @@ def _dataset(root: Place, dataset_id: str, served: bool, archives: _Archives, no
     manifest = read_manifest(store, number) if number else None
     stat = store.stat(manifest_key(number)) if number else None
     commits = store.list_stats(COMMITS)
-    standing = _standing_holds(manifest, holds(store))
+    standing = standing_holds(manifest, holds(store).values())
     failed = {failure.source.key: failure.reason for failure in failures(store) if _stands(failure, manifest)}
     facts = manifest.content.identity if manifest else read_json_object(store, DATASET_FILE, DatasetFacts)
     entries = manifest.content.shards if manifest else ()
@@ -186,15 +186,8 @@ def _dataset(root: Place, dataset_id: str, served: bool, archives: _Archives, no
     )
 
 
-def _standing_holds(manifest: Manifest | None, known: Mapping[tuple[str, str], Hold]) -> list[Hold]:
-    """Holds of contents that are the shards' last: those that the newest manifest tells of, and those made since."""
-    told = {(held.key, held.content_digest) for held in manifest.content.held} if manifest else set()
-    since = manifest.created if manifest else ""
-    return [hold for identity, hold in sorted(known.items()) if identity in told or hold.held_at > since]
-
-
 def _reasons(standing: list[Hold], state: str) -> dict[str, str]:
-    return {hold.source.key: hold.shard().reason for hold in standing if hold.state == state}
+    return {hold.source.key: hold.why for hold in standing if hold.state == state}
 
 
 def _stands(failure: Failure, manifest: Manifest | None) -> bool:

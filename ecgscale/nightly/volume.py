@@ -16,8 +16,9 @@ import numpy as np
 
 from ecgscale.gate_settings import GateSettings
 from ecgscale.nightly.evidence import FreshShard, Night, texts
-from ecgscale.nightly.findings import ALL, Finding
+from ecgscale.nightly.findings import ALL, Finding, held_back
 from ecgscale.nightly.usual import Usual
+from ecgscale.words import counted
 
 _LEAST_AGES = 7
 _STEADY_HOURS = 7 * 24.0
@@ -28,10 +29,11 @@ _LIVE_HOURS = 30 * 24.0
 class _Feed:
     """All records, or those of one site.
 
-    site: "" for all; past: records by date; came: tonight; shards: of tonight that hold some
+    site: "" for all; today: the date; past: records by date; came: tonight; shards: of tonight that hold some
     """
 
     site: str
+    today: date
     past: dict[date, int]
     came: int
     shards: tuple[str, ...]
@@ -43,9 +45,10 @@ class _Feed:
         """What is to say of it."""
         then = "nothing is held back: what came is sound"
         if hold:
-            then = f"held back: {', '.join(self.shards)}"
+            then = held_back(self.shards)
         elif not alarm:
             then = "told only: a holiday"
+        found = f"{self}, {self.today}: {told}"
         return Finding(
             gate="volume",
             alarm=alarm,
@@ -55,7 +58,8 @@ class _Feed:
             p_adjusted=None if p is None else min(1.0, p),
             records=self.came,
             shards=self.shards if hold else (),
-            message=f"{self}, tonight: {told}; {then}",
+            message=f"{found}; {then}",
+            found=found,
         )
 
 
@@ -75,8 +79,8 @@ def check_freshness(
     tonight: Sequence[FreshShard], nights: Sequence[Night], settings: GateSettings, now: datetime
 ) -> list[Finding]:
     """An alarm when the newest recording is older than usual by `freshness_hours`; nothing where dates say nothing."""
-    age = Night.of(tonight, now).newest_hours
-    past = _recent(nights, now.astimezone(UTC).date(), settings.history_nights)
+    age, today = Night.of(tonight, now).newest_hours, now.astimezone(UTC).date()
+    past = _recent(nights, today, settings.history_nights)
     ages = np.array([night.newest_hours for night in past if night.newest_hours is not None])
     if age is None or len(ages) < _LEAST_AGES:
         return []
@@ -85,7 +89,7 @@ def check_freshness(
     if high - low > _STEADY_HOURS or abs(usual) > _LIVE_HOURS or age <= high + settings.freshness_hours:
         return []
     message = (
-        f"all records, tonight: the newest recording is {_told_hours(age)} old, usually {_told_hours(usual)}; something"
+        f"all records, {today}: the newest recording is {_told_hours(age)} old, usually {_told_hours(usual)}; something"
         " between the devices and the archive stands still. Nothing is held back: what came is sound"
     )
     return [
@@ -117,11 +121,13 @@ def _judge(feed: _Feed, today: date, settings: GateSettings, comparisons: int) -
         silent = since >= settings.silent_nights and since > max(gaps, default=1)
         if not silent and not surely:
             return None
-        return feed.finding(f"no record came, the last did {since} day(s) ago; {told}", 0.0, p, working_day, False)
+        return feed.finding(
+            f"no record came, the last did {counted(since, 'day')} ago; {told}", 0.0, p, working_day, False
+        )
     if usual is None or not surely:
         return None
     multiple = feed.came / max(usual.records, 1.0)
-    told = f"{feed.came} records came, {told}"
+    told = f"{counted(feed.came, 'record')} came, {told}"
     if multiple < settings.volume_low:
         return feed.finding(told, multiple, p, working_day, False)
     # More than on any weekday, and more than what piled up while nothing came.
@@ -140,6 +146,7 @@ def _feeds(tonight: Sequence[FreshShard], nights: Sequence[Night], today: date, 
     found = [
         _Feed(
             "",
+            today,
             _by_date(past, ""),
             sum(shard.rows.num_rows for shard in tonight) + sum(night.records for night in earlier),
             tuple(sorted(shard.key for shard in tonight if shard.rows.num_rows)),
@@ -151,7 +158,7 @@ def _feeds(tonight: Sequence[FreshShard], nights: Sequence[Night], today: date, 
     for site in sorted({name for night in past for name in night.sites}):
         came = sum(counts[site] for counts in of_shard.values()) + sum(night.sites.get(site, 0) for night in earlier)
         shards = tuple(sorted(key for key, counts in of_shard.items() if counts[site]))
-        found.append(_Feed(site, _by_date(known, site), came, shards))
+        found.append(_Feed(site, today, _by_date(known, site), came, shards))
     return found
 
 
@@ -168,4 +175,4 @@ def _by_date(nights: Sequence[Night], site: str) -> dict[date, int]:
 
 
 def _told_hours(hours: float) -> str:
-    return f"{hours:.0f} hours" if abs(hours) < 72 else f"{hours / 24:.0f} days"
+    return counted(round(hours), "hour") if abs(hours) < 72 else counted(round(hours / 24), "day")

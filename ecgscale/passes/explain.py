@@ -44,6 +44,7 @@ from ecgscale.store.manifest import (
     read_manifest,
 )
 from ecgscale.store.objects import ObjectStore
+from ecgscale.store.presence import announced
 from ecgscale.store.provenance import run_facts
 
 DATASET_FILE = "_dataset.json"
@@ -114,6 +115,7 @@ class ExplainResult:
         }
 
 
+@announced("ecgscale explain")
 def explain_archive(
     archive: Archive,
     model_dir: str | Path,
@@ -134,7 +136,8 @@ def explain_archive(
     `pool`, its workers compute and commit whole shards; the files are the same to the last bit. `watch` is told of
     every shard as it is done. `unattended` is what a nightly run heeds besides.
     Raises `PublishError` when a record id stands in two shards that are both new (unattended, the later one holds),
-    `ShardError` when no shard can be read; what was committed stays. A KeyboardInterrupt may come at any time.
+    `ShardError` when no shard can be read, `LockedError` while a patient is being forgotten; what was committed stays.
+    A KeyboardInterrupt may come at any time.
     """
     started = time.monotonic()
     model = ClusterModel.load(model_dir)

@@ -8,13 +8,15 @@ pass, and each of its fits has the seam of `clusters.kmeans.ActivationSource`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ecgscale.archive.chosen import chosen_batches
+from ecgscale.archive.chosen import chosen_batches, chunks
 from ecgscale.archive.reader import Archive
 from ecgscale.archive.validate import check_batch
 from ecgscale.clusters.accumulate import accumulate
@@ -24,9 +26,12 @@ from ecgscale.clusters.packed import Packed, block_slices, pack
 from ecgscale.clusters.soft import soft_assign
 from ecgscale.clusters.sums import PartialSums
 from ecgscale.encoders.preprocess import OK, prepare
+from ecgscale.encoders.spec import encoder_digest
 from ecgscale.encoders.taps import Encoder
 from ecgscale.errors import ArchiveError, ShardError, UsageError
 from ecgscale.passes.activations import encoder_layout
+from ecgscale.passes.spread import Spread
+from ecgscale.places import absolute, place
 from ecgscale.progress import SILENT, Progress
 
 AT_ONCE = 256
@@ -147,6 +152,28 @@ class Chosen:
         return draw_sample(lambda r: packed.values[self.records[r]], self.layout, start, stop, n, seed)
 
 
+@dataclass(frozen=True)
+class _Part:
+    """Packed activations of the records of one task, in the order of `record_ids`; `error` of its shard, "" without."""
+
+    layout: BlockLayout
+    record_ids: list[str] = field(default_factory=list)
+    packed: list[Packed] = field(default_factory=list)
+    predictions: list[NDArray[np.float32]] = field(default_factory=list)
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What the workers of an extraction share."""
+
+    archive: str
+    encoder: str
+    digest: str
+    device: str
+    include_padding: bool
+
+
 def extract(
     archive: Archive,
     encoder: Encoder,
@@ -159,47 +186,90 @@ def extract(
     Records that cannot be used are left out, as are shards that cannot be read, which are told. Raises UsageError when
     no record is left.
     """
-    layout = encoder_layout(encoder)
-    packed: list[Packed] = []
-    predictions: list[NDArray[np.float32]] = []
-    ids: list[str] = []
+    parts = []
     with progress.stage("activations", sum(map(len, wanted.values())), "records") as stage:
-        for names, x, start, stop in _inputs(archive, encoder, wanted, progress):
+        for key, names in chunks(wanted):
+            parts.append(_part(archive, encoder, key, names, include_padding))
+            stage.advance(len(names))
+    return _joined(archive, parts, progress)
+
+
+def extract_on(
+    spread: Spread,
+    archive: Archive,
+    encoder_dir: Path,
+    wanted: Mapping[str, Sequence[str]],
+    include_padding: bool = False,
+    device: str = "auto",
+    progress: Progress = SILENT,
+) -> Extracted:
+    """`extract` on the workers of `spread`, each with a network of its own."""
+    digest = encoder_digest(encoder_dir)
+    asked = _Asked(absolute(archive.path), absolute(encoder_dir), digest, device, include_padding)
+    tasks = chunks(wanted)
+    with progress.stage("activations", sum(map(len, wanted.values())), "records") as stage:
+        parts = spread.map(_part_of, asked, tasks, stage, [len(names) for _, names in tasks])
+    return _joined(archive, parts, progress)
+
+
+def _part_of(asked: _Asked, task: tuple[str, tuple[str, ...]]) -> _Part:
+    encoder = _loaded(asked.encoder, asked.digest, asked.device)
+    return _part(Archive.open(asked.archive), encoder, *task, asked.include_padding)
+
+
+@lru_cache(maxsize=1)
+def _loaded(directory: str, digest: str, device: str) -> Encoder:
+    """The network, kept for the next task; of another digest it is another one, which is loaded."""
+    return Encoder.load(place(directory), device=device)
+
+
+def _part(archive: Archive, encoder: Encoder, key: str, names: Sequence[str], include_padding: bool) -> _Part:
+    part = _Part(encoder_layout(encoder))
+    try:
+        for ids, x, start, stop in _inputs(archive, encoder, key, names):
             activations = encoder.forward(x)
             finite = torch.stack([block.isfinite().flatten(1).all(1) for block in activations.blocks]).all(0)
             kept = finite.cpu().numpy()
             if include_padding:
                 start, stop = np.zeros_like(start), np.full_like(stop, encoder.spec.input.length)
             if kept.any():
-                packed.append(pack([block[finite] for block in activations.blocks], layout, start[kept], stop[kept]))
-                predictions.append(activations.prediction[finite].cpu().numpy())
-                ids += [name for name, keep in zip(names, kept, strict=True) if keep]
-            stage.advance(len(x))
+                blocks = [block[finite] for block in activations.blocks]
+                part.packed.append(pack(blocks, part.layout, start[kept], stop[kept]))
+                part.predictions.append(activations.prediction[finite].cpu().numpy())
+                part.record_ids.extend(name for name, keep in zip(ids, kept, strict=True) if keep)
+    except (ShardError, ArchiveError) as error:
+        return replace(part, error=str(error))
+    return part
+
+
+def _joined(archive: Archive, parts: Sequence[_Part], progress: Progress) -> Extracted:
+    for error in dict.fromkeys(part.error for part in parts if part.error):
+        progress.say(f"left out: {error}")
+    packed = [one for part in parts for one in part.packed]
     if not packed:
-        raise UsageError(f"{archive.path}: none of {sum(map(len, wanted.values()))} records could be used")
-    joined = Packed(*(np.concatenate([getattr(part, name) for part in packed]) for name in Packed.__dataclass_fields__))
-    return Extracted(layout, joined, tuple(ids), np.concatenate(predictions), tuple(range(layout.n_blocks)))
+        raise UsageError(f"{archive.path}: none of the chosen records could be used")
+    joined = Packed(*(np.concatenate([getattr(one, name) for one in packed]) for name in Packed.__dataclass_fields__))
+    ids = tuple(name for part in parts for name in part.record_ids)
+    predictions = np.concatenate([one for part in parts for one in part.predictions])
+    layout = parts[0].layout
+    return Extracted(layout, joined, ids, predictions, tuple(range(layout.n_blocks)))
 
 
 def _inputs(
-    archive: Archive, encoder: Encoder, wanted: Mapping[str, Sequence[str]], progress: Progress
+    archive: Archive, encoder: Encoder, key: str, names: Sequence[str]
 ) -> Iterator[tuple[list[str], NDArray[np.float32], NDArray[np.int32], NDArray[np.int32]]]:
-    """Usable records, at most a forward pass of them at a time: ids, input, valid spans."""
-    for key, names in wanted.items():
-        try:
-            for raw, rows in chosen_batches(archive, {key: names}):
-                status, flags = check_batch(raw, set())
-                chosen = set(rows)
-                states = [s if i in chosen else "not_chosen" for i, s in enumerate(status)]
-                prepared = prepare(raw, states, flags, encoder.spec.input, encoder.hop)
-                usable = [i for i in rows if prepared.status[i] == OK]
-                for first in range(0, len(usable), encoder.batch):
-                    at = usable[first : first + encoder.batch]
-                    yield (
-                        [str(raw.record_ids[i]) for i in at],
-                        prepared.x[at],
-                        prepared.valid_start[at],
-                        prepared.valid_stop[at],
-                    )
-        except (ShardError, ArchiveError) as error:
-            progress.say(f"left out: {error}")
+    """Usable records of a shard, at most a forward pass of them at a time: ids, input, valid spans."""
+    for raw, rows in chosen_batches(archive, {key: names}):
+        status, flags = check_batch(raw, set())
+        chosen = set(rows)
+        states = [s if i in chosen else "not_chosen" for i, s in enumerate(status)]
+        prepared = prepare(raw, states, flags, encoder.spec.input, encoder.hop)
+        usable = [i for i in rows if prepared.status[i] == OK]
+        for first in range(0, len(usable), encoder.batch):
+            at = usable[first : first + encoder.batch]
+            yield (
+                [str(raw.record_ids[i]) for i in at],
+                prepared.x[at],
+                prepared.valid_start[at],
+                prepared.valid_stop[at],
+            )

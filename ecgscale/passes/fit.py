@@ -39,6 +39,7 @@ from ecgscale.passes.selection import Selection, select
 from ecgscale.passes.workers import OpenPool, WorkerSpec
 from ecgscale.places import Place, absolute, place
 from ecgscale.progress import SILENT, Progress
+from ecgscale.store.presence import announced
 from ecgscale.store.provenance import versions
 
 FIT_VERSION = 1
@@ -78,6 +79,7 @@ class FittedModel:
         }
 
 
+@announced("ecgscale fit")
 def fit_archive(
     archive: Archive,
     encoder_dir: str | Path,

@@ -5,8 +5,11 @@ archive (ingest or simulate) → encoder (train) → cluster model (fit) → exp
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+import torch
 
 from ecgscale.archive.pseudonyms import check_key
 from ecgscale.archive.reader import Archive
@@ -25,7 +28,10 @@ from ecgscale.passes.explain import ExplainResult, Unattended, explain_archive
 from ecgscale.passes.fit import FittedModel, asked_alike, fit_archive, fitted_models, is_fit_of
 from ecgscale.passes.ingest import divides_itself, ingest_archive
 from ecgscale.passes.request import FitRequest
+from ecgscale.passes.selection import select
 from ecgscale.passes.simulate import simulate_archive
+from ecgscale.passes.spread import Spread
+from ecgscale.passes.train import train_on
 from ecgscale.passes.watch import RunWatch
 from ecgscale.passes.workers import OpenPool
 from ecgscale.progress import SILENT, Progress
@@ -51,12 +57,18 @@ def run_pipeline(
     pool: OpenPool | None = None,
     device: str | None = None,
     watch: RunWatch | None = None,
+    check: Callable[[Archive], None] | None = None,
 ) -> PipelineResult:
     """Do what `config` says, on the workers of `pool` if there is one, which have `device`.
 
-    Raises UsageError before any work when an input is absent and cannot be made."""
+    Raises UsageError before any work when an input is absent and cannot be made. What only the archive can tell (its
+    columns, its folds) is looked at as soon as it is there, `check` being asked for its part."""
     made = to_be_made(config)
-    make_archive(config, progress, pool)
+    archive = make_archive(config, progress, pool)
+    if check is not None:
+        check(archive)
+    if "encoder" in made:
+        select(archive, config.fit.folds, config.fit.records)
     fitted = (None if made else _served_fit(config, progress)) or fit_config(config, progress, pool, device)
     explained = explain_config(config, fitted.directory, progress, pool, device, watch)
     return PipelineResult(config.archive.path, config.encoder.path, fitted, explained, made)
@@ -91,12 +103,20 @@ def make_archive(config: RunConfig, progress: Progress = SILENT, pool: OpenPool 
 def fit_config(
     config: RunConfig, progress: Progress = SILENT, pool: OpenPool | None = None, device: str | None = None
 ) -> FittedModel:
-    """The cluster model of a configuration; its encoder is trained first, in this process, if it is not there."""
+    """The cluster model of a configuration; its encoder is trained first if it is not there.
+
+    In this process, unless workers have GPUs and this process has none.
+    """
     made, archive = to_be_made(config), Archive.open(config.archive.path)
     if "encoder" in made:
         assert config.train is not None
         progress.say(f"training an encoder into {config.encoder.path}")
-        train_encoder(archive, config.encoder.path, train_settings(config.train, config.device), progress=progress)
+        out = config.encoder.path
+        if pool is not None and device == "cuda" and not torch.cuda.is_available():
+            with Spread(pool) as spread:
+                train_on(spread, archive, out, train_settings(config.train, device), progress=progress)
+        else:
+            train_encoder(archive, out, train_settings(config.train, config.device), progress=progress)
     request = fit_request(config, device or config.device)
     [fitted] = fit_archive(archive, config.encoder.path, config.root, request, progress, pool)
     for warning in fitted.warnings:

@@ -43,6 +43,7 @@ from ecgscale.store.manifest import (
     read_manifest,
 )
 from ecgscale.store.objects import ObjectStore
+from ecgscale.store.presence import announced
 from ecgscale.store.provenance import run_facts
 from ecgscale.store.s3_objects import open_objects
 
@@ -96,6 +97,7 @@ def open_probes(result: ProbeResult) -> pyarrow.dataset.Dataset:
     return pyarrow.dataset.dataset(files, schema=SCHEMA, format="parquet")
 
 
+@announced("ecgscale probe")
 def probe_explained(
     root: str | Path,
     settings: ProbeSettings | None = None,

@@ -30,8 +30,13 @@ class WorkerSpec:
     def make(self) -> Any:
         """The worker, in this process."""
         os.environ.update(self.environment)
-        module, name = self.factory.split(":")
-        return getattr(importlib.import_module(module), name)(**self.arguments)
+        return imported(self.factory)(**self.arguments)
+
+
+def imported(path: str) -> Any:
+    """What "package.module:name" names."""
+    module, name = path.split(":")
+    return getattr(importlib.import_module(module), name)
 
 
 @dataclass(frozen=True)

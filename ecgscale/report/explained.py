@@ -25,7 +25,9 @@ from ecgscale.places import place
 from ecgscale.report.ecg_paper import Layout, draw_recording
 from ecgscale.report.page import Band
 from ecgscale.report.signals import Recording, read_recordings
-from ecgscale.store.dataset import find_dataset, open_explanations
+from ecgscale.store.dataset import ExplainedDataset, find_dataset, open_explanations
+from ecgscale.store.held import HeldShardFile, held_files
+from ecgscale.words import counted, named
 
 _LABELS = ("superclasses", "rhythm", "age", "sex")
 
@@ -44,6 +46,8 @@ class ExplainedRecording:
     """What the network says: probabilities by class, or the value of a regression."""
     row: dict[str, Any]
     dataset_id: str
+    held: str = ""
+    """"held" or "rejected" where its shard is held back, so that it is not published."""
 
     def draw(self, layout: Layout = "3x4", window: tuple[float, float] | None = None) -> Figure:
         """The recording on ECG paper; errors as `draw_recording`."""
@@ -57,23 +61,28 @@ class ExplainedRecording:
             subtitle=_told_facts(self.row),
             layout=layout,
             window=window,
-            footer=f"explanations {self.dataset_id}   mean entropy {self.row['mean_entropy']:.3f}"
-            f"   distortion {self.row['distortion']:.3f}",
+            footer=f"explanations {self.dataset_id}{f' ({self.held}, not published)' if self.held else ''}"
+            f"   mean entropy {self.row['mean_entropy']:.3f}   distortion {self.row['distortion']:.3f}",
         )
 
 
 def load_explained(
-    root: str | Path, record_id: str, archive: str | Path | None = None, dataset: str | None = None
+    root: str | Path,
+    record_id: str,
+    archive: str | Path | None = None,
+    dataset: str | None = None,
+    held: bool = False,
 ) -> ExplainedRecording:
-    """The published explanation of `record_id` below `root`, with its signal.
+    """The published explanation of `record_id` below `root`, with its signal; `held`: that of a shard held back.
 
     `archive` says where the archive is now, if it moved; `dataset` chooses among several. Raises `UsageError` for an
-    unknown record (naming the nearest ids), a quarantined one (naming its status), or another archive than the one
-    that was explained, and `EcgscaleError` when the archive no longer holds the record.
+    unknown record (naming the nearest ids, or the shard that is held back with it), a quarantined one (naming its
+    status), or another archive than the one that was explained, and `EcgscaleError` when the archive no longer holds
+    the record.
     """
     found = find_dataset(root, dataset)
     assert found.manifest is not None
-    row = _find_row(root, found.dataset_id, record_id)
+    row, state = _held_row(found, record_id) if held else (_published_row(root, found, record_id), "")
     if row["status"] != "ok":
         raise UsageError(
             f"record {record_id!r} was quarantined: {row['status']} (shard {row['source_shard']}). "
@@ -96,21 +105,59 @@ def load_explained(
     output = load_spec(place(root) / "encoders" / found.manifest.content.identity.encoder_id).output
     outputs = dict(zip(output.names, probabilities(np.array(row["prediction"]), output).tolist(), strict=True))
     signal_mv, leads, rate = recording.signal_mv, recording.leads, recording.rate
-    return ExplainedRecording(record_id, signal_mv, leads, rate, segments, entropy, outputs, row, found.dataset_id)
+    return ExplainedRecording(
+        record_id, signal_mv, leads, rate, segments, entropy, outputs, row, found.dataset_id, state
+    )
 
 
-def _find_row(root: str | Path, dataset_id: str, record_id: str) -> dict[str, Any]:
-    explanations = open_explanations(root, dataset_id)
+def _published_row(root: str | Path, found: ExplainedDataset, record_id: str) -> dict[str, Any]:
+    explanations = open_explanations(root, found.dataset_id)
     rows = explanations.to_table(filter=pc.field("record_id") == record_id).to_pylist()
-    if not rows:
-        known = [str(i) for i in explanations.to_table(columns=["record_id"]).column("record_id").to_pylist()]
-        near = difflib.get_close_matches(record_id, known, n=5, cutoff=0.4) or sorted(known)[:5]
-        raise UsageError(
-            f"no record {record_id!r} among the {len(known):,} of dataset {dataset_id} below {root}. "
-            f"Near it: {', '.join(near)}"
-        )
-    # A doubled id keeps its first record; the others are quarantined under the same id.
+    if rows:
+        return _best(rows)
+    for file in held_files(found):
+        if file.rows(["record_id"], record_id).num_rows:
+            raise UsageError(
+                f"record {record_id!r} is in shard {_told_held(file)}, so it is not published. `ecgscale plot --held` "
+                f"draws it all the same; `ecgscale quarantine {root} --held` says why it is not"
+            )
+    known = explanations.to_table(columns=["record_id"]).column("record_id").to_pylist()
+    raise UsageError(
+        f"no record {record_id!r} among the {len(known):,} of dataset {found.dataset_id} below {root}. "
+        f"Near it: {_near(record_id, known)}"
+    )
+
+
+def _held_row(found: ExplainedDataset, record_id: str) -> tuple[dict[str, Any], str]:
+    """The row of a record in a shard that is held back, and whether it is "held" or "rejected"."""
+    files = list(held_files(found))
+    for file in files:
+        rows = file.rows(record_id=record_id).to_pylist()
+        if rows:
+            return _best(rows), file.hold.state
+    if not files:
+        raise UsageError(f"no shard of dataset {found.dataset_id} is held back; leave --held out")
+    known = [value for file in files for value in file.rows(["record_id"]).column("record_id").to_pylist()]
+    raise UsageError(
+        f"no record {record_id!r} in {counted(len(files), 'shard')} held back from dataset {found.dataset_id} "
+        f"({named([file.hold.source.key for file in files])}). Near it: {_near(record_id, known)}. "
+        "Without --held, what is published is looked at"
+    )
+
+
+def _best(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """A doubled id keeps its first record; the others are quarantined under the same id."""
     return next((row for row in rows if row["status"] == "ok"), rows[0])
+
+
+def _told_held(file: HeldShardFile) -> str:
+    state = "rejected" if file.hold.state == "rejected" else "held back"
+    return f"{file.hold.source.key}, which is {state} since {file.hold.held_at[:10]}"
+
+
+def _near(record_id: str, known: list[Any]) -> str:
+    ids = [str(value) for value in known]
+    return ", ".join(difflib.get_close_matches(record_id, ids, n=5, cutoff=0.4) or sorted(ids)[:5])
 
 
 def _read_signal(archive: Archive, shard_key: str, record_id: str) -> Recording:

@@ -41,6 +41,11 @@ def make_progress(stream: TextIO | None = None) -> Progress:
     return _LineProgress(stream, _JsonLines() if log == "json" else _PlainLines())
 
 
+def _unit(plural: str, n: int | None) -> str:
+    """ "records", but "record" of one."""
+    return plural.removesuffix("s") if n == 1 else plural
+
+
 class _RateColumn(TextColumn):
     def __init__(self) -> None:
         super().__init__("")
@@ -67,7 +72,8 @@ class _TerminalProgress:
 
     @contextmanager
     def stage(self, name: str, total: int | None, unit: str) -> Iterator[Stage]:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit), _RateColumn())
+        units = TextColumn(_unit(unit, total))
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), units, _RateColumn())
         with RichProgress(
             *columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}", markup=False), console=self._console
         ) as bars:
@@ -110,7 +116,8 @@ class _PlainLines:
 
     def told(self, state: _State) -> str:
         of_total = f"/{state.total}" if state.total is not None else ""
-        line = f"{state.name}: {state.done}{of_total} {state.unit}, {state.rate:,.1f}/s"
+        unit = _unit(state.unit, state.done if state.total is None else state.total)
+        line = f"{state.name}: {state.done}{of_total} {unit}, {state.rate:,.1f}/s"
         if state.ended:
             line += f", {state.seconds:.1f} s"
         elif state.seconds_left is not None:

@@ -22,6 +22,7 @@ from ecgscale.runtime import metrics
 from ecgscale.runtime.ray_job import submission_id
 from ecgscale.store.failures import code_digest
 from ecgscale.store.objects import StoreError
+from ecgscale.store.presence import at_work
 from ecgscale.store.provenance import run_facts, utc_now, versions
 from ecgscale.store.s3_objects import open_objects
 
@@ -108,14 +109,21 @@ class RunRecord:
 
 @contextmanager
 def run_record(root: str | Path, command: str, runtime: Mapping[str, Any], progress: Progress) -> Iterator[RunRecord]:
-    """A record that is written when the block is left: done, failed or stopped.
+    """A record that is written when the block is left, done, failed or stopped; until then the command is at work.
 
     A mistake found before anything was computed leaves none. A record that cannot be written is told and changes
     nothing: the results are what they are.
     """
     record = RunRecord(root, command, runtime)
-    try:
+    # Around the record too: it tells of records.
+    with at_work(root, f"ecgscale {command}", record.run_id), _recorded(record, progress):
         yield record
+
+
+@contextmanager
+def _recorded(record: RunRecord, progress: Progress) -> Iterator[None]:
+    try:
+        yield
     except UsageError as error:
         if record.shards:
             _write(record, progress, "failed", error.exit_code, str(error))

@@ -14,6 +14,8 @@ from ecgscale.store.failures import code_digest
 from ecgscale.store.provenance import versions
 
 THREADS = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+JOBLIB = "LOKY_MAX_CPU_COUNT"
+"""What joblib, which grows scikit-learn's forests, takes for the number of cores."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class WorkerShell:
     def __init__(self, spec: WorkerSpec, threads: int | None = None) -> None:
         self._spec, self._threads = spec, threads
         self._worker: Any = None
+        if threads is not None:
+            os.environ[JOBLIB] = str(threads)
         if threads is not None and "numba" not in sys.modules:
             # For libraries that the worker will load; numba reads its own again and again, and refuses another.
             os.environ.update(dict.fromkeys(THREADS, str(threads)))

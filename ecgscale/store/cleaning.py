@@ -14,13 +14,14 @@ from ecgscale.store.dataset import dataset_ids, dataset_store
 from ecgscale.store.garbage import Doomed, doomed_objects, still_loose
 from ecgscale.store.manifest import newest_number
 from ecgscale.store.objects import ObjectStat, ObjectStore
+from ecgscale.store.presence import stale_marks
 from ecgscale.store.root import existing_root
 from ecgscale.store.s3_objects import open_objects
 
 GRACE = timedelta(hours=72)
 KINDS = ("manifests", "commits", "data", "temporary", "checkpoints", "preflight")
-"""In the order of removal. temporary: what killed writers left; checkpoints: of fits that nobody goes on with;
-preflight: objects with which a store was tried, or asked for the time."""
+"""In the order of removal. temporary: what killed writers left, their marks (`presence`) too; checkpoints: of fits that
+nobody goes on with; preflight: objects with which a store was tried, or asked for the time."""
 CHECKPOINTS = "_fits"
 PREFLIGHT = ("_probe", "_clock")
 WRITERS = 16
@@ -85,7 +86,7 @@ def collect_garbage(
         for dataset_id in dataset_ids(root):
             stage.note(dataset_id)
             cleaning.dataset(dataset_store(root, dataset_id), stage)
-        cleaning.old("temporary", store, store.list_leftovers(), stage)
+        cleaning.old("temporary", store, {**store.list_leftovers(), **stale_marks(store)}, stage)
         cleaning.old("checkpoints", store, store.list_stats(CHECKPOINTS), stage)
         for folder in PREFLIGHT:
             cleaning.old("preflight", store, store.list_stats(folder), stage)

@@ -7,18 +7,20 @@ other content is judged afresh.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from ecgscale.store.commit import Source, read_json_object, stem_of_key, to_json
-from ecgscale.store.manifest import HeldShard
+from ecgscale.store.manifest import HeldShard, Manifest
 from ecgscale.store.objects import ObjectStore
 from ecgscale.store.provenance import RunFacts, utc_now
 
 HOLDS = "_held"
 State = Literal["held", "released", "rejected"]
+_EARLIER = re.compile(r"(released|rejected) by (.+?) at (\S+): (.*)", re.DOTALL)
 
 
 class Decision(BaseModel):
@@ -31,9 +33,25 @@ class Decision(BaseModel):
     decided_by: str
     decided_at: str
 
+    def told(self) -> str:
+        """As `hold_again` keeps it; `Decision.read` reads it back."""
+        return f"{self.state} by {self.decided_by} at {self.decided_at}: {self.reason}"
+
+    @classmethod
+    def read(cls, told: str) -> Decision | None:
+        """The decision that a kept reason tells of; None when it tells of something else."""
+        found = _EARLIER.fullmatch(told)
+        if found is None:
+            return None
+        state: Literal["released", "rejected"] = "released" if found[1] == "released" else "rejected"
+        return cls(state=state, decided_by=found[2], decided_at=found[3], reason=found[4])
+
 
 class Hold(BaseModel):
-    """Why a shard is held back: the sentences of the gates that failed, or of a rollback."""
+    """Why a shard is held back: the sentences of the gates that failed, or of a rollback.
+
+    held_by: login name of who rolled back; None where a gate held it
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -43,6 +61,7 @@ class Hold(BaseModel):
     held_at: str
     run: RunFacts
     decisions: tuple[Decision, ...] = ()
+    held_by: str | None = None
 
     @property
     def state(self) -> State:
@@ -52,8 +71,18 @@ class Hold(BaseModel):
     def shard(self) -> HeldShard:
         """As a manifest tells it; only of one that is not released."""
         assert self.state != "released"
-        reason = self.decisions[-1].reason if self.decisions else "; ".join(self.reasons)
-        return HeldShard(**self.source.model_dump(), commit=self.commit, state=self.state, reason=reason)
+        return HeldShard(**self.source.model_dump(), commit=self.commit, state=self.state, reason=self.why)
+
+    @property
+    def why(self) -> str:
+        """The reason of the last decision; without one, those for which it is held."""
+        return self.decisions[-1].reason if self.decisions else "; ".join(self.reasons)
+
+    @property
+    def history(self) -> list[Decision]:
+        """All that was ever decided on it, oldest first; what came before it was held again stands in the reasons."""
+        earlier = [decision for told in self.reasons if (decision := Decision.read(told)) is not None]
+        return [*earlier, *self.decisions]
 
 
 def hold_name(source: Source) -> str:
@@ -61,9 +90,14 @@ def hold_name(source: Source) -> str:
     return f"{HOLDS}/{stem_of_key(source.key)}-{source.content_digest[:16]}.json"
 
 
-def hold(store: ObjectStore, source: Source, commit: str, reasons: Sequence[str], run: RunFacts) -> Hold:
-    """Hold this content of a shard back, unless it is already or was decided on; the record that stands."""
-    made = Hold(source=source, commit=commit, reasons=tuple(reasons), held_at=utc_now(), run=run)
+def hold(
+    store: ObjectStore, source: Source, commit: str, reasons: Sequence[str], run: RunFacts, who: str | None = None
+) -> Hold:
+    """Hold this content of a shard back, unless it is already or was decided on; the record that stands.
+
+    `who` rolled back; None when it was a gate.
+    """
+    made = Hold(source=source, commit=commit, reasons=tuple(reasons), held_at=utc_now(), run=run, held_by=who)
     if store.put_if_absent(hold_name(source), to_json(made)):
         return made
     standing = read_json_object(store, hold_name(source), Hold)
@@ -76,6 +110,21 @@ def holds(store: ObjectStore) -> dict[tuple[str, str], Hold]:
     return {(hold.source.key, hold.source.content_digest): hold for hold in found if hold is not None}
 
 
+def standing_holds(manifest: Manifest | None, known: Iterable[Hold]) -> list[Hold]:
+    """Of `known` holds those of what the shards hold now: the newest manifest tells of them, or they were made since.
+
+    Sorted by shard. The others are of content that was replaced.
+    """
+    told = {(held.key, held.content_digest) for held in manifest.content.held} if manifest else set()
+    since = manifest.created if manifest else ""
+    found = [hold for hold in known if _identity(hold) in told or hold.held_at > since]
+    return sorted(found, key=_identity)
+
+
+def _identity(hold: Hold) -> tuple[str, str]:
+    return hold.source.key, hold.source.content_digest
+
+
 def decide(store: ObjectStore, hold: Hold, state: Literal["released", "rejected"], reason: str, who: str) -> Hold:
     """Add a decision to a hold; the hold as it is now."""
     decision = Decision(state=state, reason=reason, decided_by=who, decided_at=utc_now())
@@ -84,9 +133,10 @@ def decide(store: ObjectStore, hold: Hold, state: Literal["released", "rejected"
     return decided
 
 
-def hold_again(store: ObjectStore, held: Hold, reasons: Sequence[str], run: RunFacts) -> Hold:
-    """Hold back what had been released before (a rollback); earlier decisions are kept in the reasons."""
-    history = [f"{d.state} by {d.decided_by} at {d.decided_at}: {d.reason}" for d in held.decisions]
-    again = held.model_copy(update={"reasons": (*reasons, *history), "held_at": utc_now(), "run": run, "decisions": ()})
+def hold_again(store: ObjectStore, held: Hold, reasons: Sequence[str], run: RunFacts, who: str | None = None) -> Hold:
+    """Hold back what had been released before (a rollback, by `who`); earlier decisions are kept in the reasons."""
+    history = [decision.told() for decision in held.decisions]
+    facts = {"reasons": (*reasons, *history), "held_at": utc_now(), "run": run, "decisions": (), "held_by": who}
+    again = held.model_copy(update=facts)
     store.put(hold_name(held.source), to_json(again))
     return again

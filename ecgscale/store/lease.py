@@ -40,7 +40,7 @@ class LockedError(EcgscaleError):
 
 
 class LeaseLost(EcgscaleError):
-    """The lease was taken over while this process was silent; the same command goes on where the other one ends."""
+    """Somebody took this process for dead while it was silent; the same command goes on where the other one ends."""
 
     exit_code = ExitCode.STOPPED
 
@@ -79,6 +79,11 @@ class Holder(BaseModel):
         """Whether it was a process of this host, since the same boot, that is gone."""
         here = self.host == socket.gethostname() and self.boot == _boot() and self.boot != ""
         return here and _began(self.pid) != self.began
+
+    @property
+    def told(self) -> str:
+        """What it is, where and since when, for people."""
+        return f"{self.purpose} (process {self.pid} on {self.host}, since {self.acquired})"
 
 
 @dataclass(frozen=True)
@@ -135,7 +140,7 @@ class Lease:
 
     def _acquire(self) -> None:
         standing = lease_standing(self._store)
-        if standing.holder is not None and not _stale(self._store, standing):
+        if standing.holder is not None and not is_stale(self._store, standing):
             _refuse(self._store, standing)
         self._number = standing.number + 1
         if not self._store.put_if_absent(_key(self._number, "json"), to_json(self._holder)):
@@ -173,20 +178,23 @@ def lease_standing(store: ObjectStore) -> Standing:
     return Standing(number, read_json_object(store, _key(number, "json"), Holder), seen)
 
 
-def _stale(store: ObjectStore, standing: Standing) -> bool:
+def is_stale(store: ObjectStore, standing: Standing) -> bool:
+    """Whether a holder is dead, or has been silent for longer than it said it would be, by the store's clock."""
     assert standing.holder is not None
     if standing.holder.dead or standing.seen is None:
         return True
     return (store.clock() - standing.seen).total_seconds() > standing.holder.ttl_s
 
 
+def end_stale(store: ObjectStore, standing: Standing, by: Holder) -> None:
+    """Take over from a stale holder and end at once, so that one that was only asleep finds out when it wakes."""
+    if store.put_if_absent(_key(standing.number + 1, "json"), to_json(by)):
+        store.put(_key(standing.number + 1, "end"), b"")
+
+
 def _refuse(store: ObjectStore, standing: Standing) -> None:
     holder = standing.holder
-    who = (
-        f"{holder.purpose} (process {holder.pid} on {holder.host}, since {holder.acquired})"
-        if holder
-        else "another run"
-    )
+    who = holder.told if holder else "another run"
     ttl = holder.ttl_s if holder else TTL_S
     raise LockedError(
         f"{store.where} is in use by {who}; nothing was done. Wait until it ends; should it be dead, its lease "

@@ -14,13 +14,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from ecgscale.storage import StoreError, told
 
 __all__ = ["LocalObjects", "ObjectStat", "ObjectStore", "StoreError"]
 
 TEMPORARY_PREFIX = "_tmp-"
+_MADE_AGAIN = 8
 
 
 @dataclass(frozen=True)
@@ -199,16 +200,25 @@ def _stat_of(found: os.stat_result) -> ObjectStat:
 @contextlib.contextmanager
 def _temporary(target: Path, data: bytes) -> Iterator[Path]:
     """A synced file with `data` beside `target`, gone at the end unless it was moved away."""
-    target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.parent / f"{TEMPORARY_PREFIX}{os.getpid()}-{uuid.uuid4().hex}"
     try:
-        with open(temporary, "xb") as file:
+        with _new_file(temporary) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         yield temporary
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _new_file(path: Path) -> BinaryIO:
+    """A file to write to, in a folder that is made if need be."""
+    for _ in range(_MADE_AGAIN):
+        # Somebody else may find the folder empty just now, and take it away.
+        with contextlib.suppress(FileNotFoundError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return open(path, "xb")
+    return open(path, "xb")
 
 
 def _sync_folder(folder: Path) -> None:

@@ -5,6 +5,7 @@ Data files depend on their input alone; what differs from run to run stands in c
 
 from __future__ import annotations
 
+import getpass
 import os
 import socket
 import subprocess
@@ -46,6 +47,14 @@ def run_facts(device: str | None = None) -> RunFacts:
         code_commit=_code_commit(),
         device=device,
     )
+
+
+def login() -> str:
+    """The login name of who runs this process; in a container, where a number may have no name, the number."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"
 
 
 def _code_commit() -> str | None:

@@ -8,8 +8,6 @@ when, by whom and why. Without any pointer, the dataset published last is served
 
 from __future__ import annotations
 
-import getpass
-import os
 from pathlib import Path
 from typing import Literal
 
@@ -20,7 +18,7 @@ from ecgscale.places import place
 from ecgscale.store.commit import read_json_object, to_json
 from ecgscale.store.manifest import DIGITS
 from ecgscale.store.objects import ObjectStore
-from ecgscale.store.provenance import RunFacts, utc_now
+from ecgscale.store.provenance import RunFacts, login, utc_now
 from ecgscale.store.s3_objects import open_objects
 
 SERVED = "explanations/_served"
@@ -73,7 +71,7 @@ def serve(root: str | Path, dataset_id: str, reason: str, run: RunFacts, base: i
         number=base + 1,
         dataset_id=dataset_id,
         reason=reason,
-        promoted_by=_login(),
+        promoted_by=login(),
         promoted_at=utc_now(),
         run=run,
     )
@@ -93,11 +91,3 @@ def _newest(store: ObjectStore) -> int:
     while store.stat(pointer_key(number + 1)) is not None:
         number += 1
     return number
-
-
-def _login() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        # A container may run under a number that has no name.
-        return f"uid {os.getuid()}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,39 @@ def test_wrong_paths_are_exit_code_2(model: Path, tmp_path: Path) -> None:
     wrong = run(archive, model.with_name("golden"))
     assert (wrong.exit_code, "golden-k4" in wrong.stderr) == (2, True)
     assert run(archive, model, "--entropy", "sample").exit_code == 2
+
+
+def test_the_model_may_be_left_out_where_there_is_one(model: Path, tmp_path: Path) -> None:
+    archive, root = write_archive(tmp_path / "archive"), model.parent.parent
+    words = ["explain", str(archive), "--out", str(root), "--batch", "4", "--device", "cpu", "--json"]
+
+    def typed(*more: str) -> Result:
+        return CliRunner().invoke(main, [*words, *more])
+
+    first = typed()
+    assert first.exit_code == 0, first.output
+    assert f"with model {model.name}" in first.stderr
+    by_id = typed("--model", model.name)
+    assert (facts(by_id)["dataset_id"], facts(by_id)["manifest"]) == (facts(first)["dataset_id"], 1)
+    unknown = typed("--model", "golden-k5")
+    assert unknown.exit_code == 2
+    assert f"Did you mean '{model.name}'? There are: {model.name}" in unknown.stderr
+    # Of several, the one whose explanations are served.
+    shutil.copytree(model, model.with_name("another"))
+    assert facts(typed())["dataset_id"] == facts(first)["dataset_id"]
+
+
+def test_of_several_models_of_which_none_is_served_one_is_to_be_named(model: Path, tmp_path: Path) -> None:
+    archive, root = write_archive(tmp_path / "archive"), model.parent.parent
+    shutil.copytree(model, model.with_name("another"))
+    words = ["explain", str(archive), "--out", str(root)]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 2
+    assert f"Name one with --model. There are: another, {model.name}" in result.stderr
+    shutil.rmtree(root / "models")
+    none = CliRunner().invoke(main, words)
+    assert none.exit_code == 2
+    assert "`ecgscale fit` makes one" in none.stderr
 
 
 def test_stopping_is_exit_code_6_and_typing_it_again_goes_on(

@@ -9,11 +9,15 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from ecgscale.cli import COMMANDS, main
+from ecgscale.cli import COMMANDS, SECTIONS, main
 
 
 def invoke(*arguments: str) -> Result:
     return CliRunner().invoke(main, list(arguments))
+
+
+def invoke_as(name: str, *arguments: str) -> Result:
+    return CliRunner().invoke(main, list(arguments), prog_name=name)
 
 
 def commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
@@ -79,10 +83,33 @@ def test_nothing_at_all_is_bad_usage_or_work(path: tuple[str, ...]) -> None:
         assert "Missing argument" in result.stderr
 
 
-def test_an_unknown_command_is_bad_usage() -> None:
+def test_an_unknown_command_is_bad_usage_and_the_nearest_is_named() -> None:
     result = invoke("explian", "archive")
     assert result.exit_code == 2
-    assert "No such command 'explian'" in result.stderr
+    assert "No such command 'explian'. Did you mean 'explain'?" in result.stderr
+    far = invoke("frobnicate")
+    assert far.exit_code == 2
+    assert "No such command 'frobnicate'.\n" in far.stderr
+    assert "Try 'ecgscale --help'" in invoke_as("ecgscale", "frobnicate").stderr
+
+
+@pytest.mark.parametrize("group", [(), *(path for path in ALL if isinstance(ALL[path], click.Group))], ids=" ".join)
+def test_each_command_is_told_in_one_line(group: tuple[str, ...]) -> None:
+    """On a terminal of 100 columns nothing is cut off."""
+    lines = CliRunner().invoke(main, [*group, "--help"], terminal_width=98).stdout.splitlines()
+    listed = {path[-1]: [line for line in lines if line.startswith(f"  {path[-1]} ")] for path in ALL}
+    for path in ALL:
+        if path[:-1] == group:
+            [line] = listed[path[-1]]
+            assert len(line) <= 98
+            assert not line.endswith("..."), line
+            assert len(line.split(maxsplit=1)) == 2, line
+
+
+def test_commands_are_listed_by_what_they_are_for() -> None:
+    listed = invoke("--help").stdout
+    places = [listed.index(f"{title}:\n") for title in SECTIONS]
+    assert places == sorted(places)
 
 
 def test_version() -> None:

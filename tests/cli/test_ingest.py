@@ -38,7 +38,7 @@ def test_sources(
         "problems": problems,
         "signal": signal,
     }
-    assert f"{problems} problems" in result.stdout
+    assert f"{problems} problem, also in" in result.stdout
     assert f"next: ecgscale inspect {tmp_path / 'a'}" in result.stdout
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
@@ -50,13 +51,27 @@ def test_duplicates_across_shards_and_a_broken_shard(tmp_path: Path) -> None:
     archive = write_archive(tmp_path / "a", rows, shard_records=1)
     result = run("inspect", tmp_path / "a")
     assert result.exit_code == 0
-    assert "1 record ids stand in several shards" in result.stdout
+    assert "1 record id in several shards" in result.stdout
     assert "record '1': part-00000.parquet, row 0 and part-00001.parquet, row 0" in result.stdout
     Path(archive.shards[2].path).write_bytes(b"PAR1 no more")
     result = run("inspect", tmp_path / "a")
     assert result.exit_code == 3
     assert "unreadable shard part-00002.parquet" in result.stdout
     assert "usable         2 of 2 records" in result.stdout
+
+
+def test_shards_that_were_copied_in_are_told(tmp_path: Path) -> None:
+    archive = write_archive(tmp_path / "a", [record("1"), record("2")])
+    assert "at ingest " not in run("inspect", tmp_path / "a").stdout
+    more = write_archive(tmp_path / "more", [record("3", signal=wave(3)), record("4", signal=wave(4)), record("5")])
+    shutil.copy(more.shards[0].path, tmp_path / "a" / "part-00099.parquet")
+    result = run("inspect", tmp_path / "a", "--json")
+    assert "records        5 of " in result.stdout
+    assert "at ingest      2 records in 1 shard; since then +3 records, +1 shard" in result.stdout
+    assert "5/2" not in result.stderr
+    assert json.loads(result.stdout.splitlines()[-1])["at_ingest"] == {"records": 2, "shards": 1}
+    Path(archive.shards[0].path).unlink()
+    assert "at ingest      2 records in 1 shard; since then +1 record\n" in run("inspect", tmp_path / "a").stdout
 
 
 def test_no_archive_is_a_usage_error(tmp_path: Path) -> None:

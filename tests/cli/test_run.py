@@ -112,3 +112,29 @@ def test_a_target_that_is_not_there_lists_those_that_are(tmp_path: Path) -> None
     assert result.exit_code == 2
     assert "no column 'superclass' to train on. Did you mean 'superclasses'?" in result.stderr
     assert "rhythm" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        ('target = "superclas"', "[surrogate] target: the explanations have no label column 'superclas'. Did you mean"),
+        ('target = "age"', "[surrogate] target: age (float) does not hold what the network tells"),
+        ('target = "superclasses"\ntest_folds = [11]', "has no fold 11; there are: 1, 2, 3"),
+    ],
+)
+def test_a_surrogate_that_cannot_be_scored_is_told_before_anything_is_fitted(
+    tmp_path: Path, section: str, said: str
+) -> None:
+    simulated(tmp_path / "archive", 40, 20)
+    write_small_encoder(tmp_path / "encoder")
+    result = run(write_config(tmp_path, more=f"[surrogate]\n{section}\n"))
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert not (tmp_path / "results" / "models").exists()
+
+
+def test_folds_of_a_fit_that_are_not_there_are_told_before_training(tmp_path: Path) -> None:
+    result = run(write_config(tmp_path, SIMULATE.replace("48", "5")))
+    assert result.exit_code == 2
+    assert "has no fold" in result.stderr
+    assert not (tmp_path / "encoder").exists()

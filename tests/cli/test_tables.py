@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ecgscale.cli.tables import age, facts_table, rows_table, size
+from ecgscale.cli.tables import age, by_reason, facts_table, rows_table, size
 
 
 @pytest.mark.parametrize(
@@ -21,6 +21,13 @@ def test_sizes(n: int, told: str) -> None:
 )
 def test_ages(seconds: float | None, told: str) -> None:
     assert age(seconds) == told
+
+
+def test_equal_reasons_are_told_once() -> None:
+    shards = {f"part-{i:05d}.parquet": "drift" for i in range(12, 0, -1)} | {"part-00000.parquet": "volume"}
+    assert by_reason(shards) == ["part-00000.parquet: volume", "12 shards, first part-00001.parquet: drift"]
+    assert by_reason(shards, 1) == ["part-00000.parquet: volume", "and 12 shards more"]
+    assert by_reason({}, 5) == []
 
 
 def test_tables_show_what_is_in_them_and_nothing_else() -> None:

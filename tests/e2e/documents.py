@@ -2,8 +2,8 @@
 
 A block's language says what becomes of it:
 
-    sh       line by line: `ecgscale` commands are run; make targets have to exist; installing is taken as done, and
-             `export`ed settings of the storage are checked
+    sh       line by line: `ecgscale` commands are run, and `cp` of one file; make targets have to exist; installing is
+             taken as done, and `export`ed settings of the storage are checked
     python   run, in one namespace a page; a block that begins with `# name.py` is written to that file instead
     sql      run by DuckDB, which sees the page's Python variables; rows are kept by the heading above
     toml     checked as a configuration or an encoder contract; beginning with `# folder/name.toml`, written there too
@@ -125,6 +125,8 @@ class Reader:
                 assert line.split()[1] in make_targets(), f"no such target: {line}"
             elif line.startswith("ecgscale "):
                 self._command(line)
+            elif line.startswith("cp "):
+                shutil.copyfile(*shlex.split(line)[1:])
             elif line.startswith("export "):
                 _check_exported(line)
             else:

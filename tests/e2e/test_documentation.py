@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from pydantic import BaseModel
 from ecgscale.archive.schema import CORE_COLUMNS, DATA_BYTES_KEY, DIGEST_KEY, RESERVED_COLUMNS, VERSION_KEY
 from ecgscale.archive.validate import RECORD_STATUS
 from ecgscale.cli import COMMANDS, main
+from ecgscale.cli import SECTIONS as COMMAND_SECTIONS
 from ecgscale.config import (
     ArchiveConfig,
     EncoderConfig,
@@ -43,7 +45,7 @@ SECTIONS = (RunConfig, ArchiveConfig, TrainConfig, EncoderConfig, FitConfig, Exp
 def test_what_a_page_prints_works(
     page: Path, demo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
-    (tmp_path / DEMO).symlink_to(demo_folder)
+    shutil.copytree(demo_folder, tmp_path / DEMO)  # a page may add to it
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv(VARIABLE, "{}")  # what a page's [storage] says ends with the page
@@ -149,8 +151,11 @@ def test_every_command_teaches_with_an_example(words: tuple[str, ...]) -> None:
 
 def test_the_readme_has_every_command_and_every_package() -> None:
     readme = text_of("README.md")
-    for name in COMMANDS:
-        assert f"| `ecgscale {name} " in readme, f"README.md has no row for `ecgscale {name}`"
+    rows = {row.split()[2].strip("`"): row for row in readme.splitlines() if row.startswith("| `ecgscale ")}
+    assert list(rows) == list(COMMANDS)
+    for commands in COMMAND_SECTIONS.values():
+        for name, (_, told) in commands.items():
+            assert rows[name].endswith(f" | {told} |"), f"README.md says something else of {name} than --help: {told}"
     tree = readme.split("```text")[1].split("```")[0]
     packages = {path.parent.name for path in (REPOSITORY / "ecgscale").glob("*/__init__.py")}
     assert set(re.findall(r"^  (\w+)/", tree, re.MULTILINE)) == packages

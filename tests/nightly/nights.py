@@ -89,11 +89,13 @@ def shard_bytes(table: pa.Table) -> bytes:
     return bytes(shard.close())
 
 
-def new_world(where: str, scratch: Path, more: str = "", records: int = 24) -> World:
+def new_world(
+    where: str, scratch: Path, more: str = "", records: int = 24, outputs: tuple[str, str] = ("A", "B")
+) -> World:
     """A world with so many recordings in two shards, explained and published by `ecgscale run`."""
     scratch.mkdir(parents=True, exist_ok=True)
     simulated(scratch / "archive", records, records // 2, seed=1)
-    write_small_encoder(scratch / "encoder")
+    write_small_encoder(scratch / "encoder", output={"kind": "multilabel", "scale": "logit", "names": outputs})
     world = World(where, scratch)
     if str(place(where)) != str(scratch):
         upload(scratch / "archive", f"{where}/archive", last="_archive.json")

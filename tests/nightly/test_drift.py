@@ -46,7 +46,7 @@ def test_a_shift_is_an_alarm_that_names_cluster_output_and_shard() -> None:
     assert cluster.effect is not None
     assert cluster.effect > 0.5
     assert cluster.nights == 1
-    assert "cluster 0 takes" in cluster.message
+    assert cluster.message.startswith("all records, 2026-05-06: cluster 0 takes")
     assert "held back: a" in cluster.message
 
 
@@ -110,6 +110,7 @@ def test_a_shift_too_weak_for_one_night_is_found_in_two() -> None:
     assert found[0].shards == ("a",)
     assert found[0].earlier == ("b",)
     assert "published before and moved too: b" in found[0].message
+    assert found[0].message.startswith("all records, 2 nights to 2026-05-06: ")
 
 
 def test_what_moved_before_does_not_hold_a_sound_night() -> None:
@@ -117,7 +118,7 @@ def test_what_moved_before_does_not_hold_a_sound_night() -> None:
     found = drift([shard("a", explained(300))], moved)
     assert found
     assert not alarms(found)
-    assert any("none of tonight's shards moved" in finding.message for finding in found)
+    assert any("none of the night's shards moved" in finding.message for finding in found)
 
 
 def test_one_record_a_patient() -> None:

@@ -75,6 +75,20 @@ def test_one_bad_record_of_five_is_chance_and_five_are_not() -> None:
     assert found.shards == ("a",)
     assert "5 of 5 records are quarantined" in found.message
     assert "flat_signal (5)" in found.message
+    assert found.message.startswith("all records, 2026-05-06: ")
+
+
+def test_what_is_kept_of_an_alarm_stays_true_and_names_no_other_shard() -> None:
+    tonight = [shard(f"part-{i}", quarantined(300, i)) for i in range(7)]
+    [found] = quarantine(tonight)
+    assert (
+        found.found
+        == "all records, 2026-05-06: 2100 of 2100 records are quarantined (100.0%, allowed are 5.0%): "
+        + ("flat_signal (2100)")
+    )
+    assert found.message == f"{found.found}; held back: part-0, part-1, part-2, part-3, part-4 and 2 more"
+    assert len(found.shards) == 7
+    assert "found" not in found.to_dict()
 
 
 def test_the_shard_that_is_over_the_rate_is_held() -> None:

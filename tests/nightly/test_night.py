@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import wfdb
+from click.testing import CliRunner
 
+from ecgscale.cli import main
 from ecgscale.leads import CANONICAL_LEADS
 from ecgscale.nightly.decisions import held_shards
 from ecgscale.store import find_dataset, newest_manifest
@@ -64,6 +69,12 @@ def test_a_bad_night_is_held_released_and_rejected(world: World) -> None:
     night = world.night(code=4)
     assert [(shard["key"], shard["state"]) for shard in night["held"]] == [("part-00003.parquet", "held")]
     assert night["gates"]["findings"][0]["gate"] == "quarantine_rate"
+    # What is kept is read on other days.
+    [hold] = held_shards(world.root)
+    today = datetime.now(UTC).date().isoformat()
+    assert hold.reasons[0].startswith(f"all records, {today}: 40 of 80 records are quarantined")
+    assert "tonight" not in json.dumps(night)
+    assert night["gates"]["findings"][0]["message"] == f"{hold.reasons[0]}; held back: part-00003.parquet"
     assert world.published() == ["part-00000.parquet", "part-00001.parquet", "part-00002.parquet"]
     # Later nights go on without it, and do not judge it again.
     world.arrive(4, seed=5)
@@ -135,6 +146,38 @@ def test_a_deadline_with_either_policy(world: World, monkeypatch: pytest.MonkeyP
         cut = world.night(code=6)
         assert (cut["computed"], cut["left"], cut["manifest"]) == (0, 1, 1)
     monkeypatch.undo()
+
+
+def test_what_the_night_tells_is_short_and_its_seconds_are_all_of_it(tmp_path: Path) -> None:
+    more = '[surrogate]\ntarget = "superclasses"\n'
+    world = new_world(str(tmp_path), tmp_path, more, records=120, outputs=("MI", "NORM"))
+    world.arrive(2, seed=2)
+    started = time.monotonic()
+    night = world.night()
+    assert night["explain_seconds"] < night["seconds"] <= time.monotonic() - started
+    scores = night["surrogate"]
+    assert {"target", "records", "names", "remarks", "path", "dataset_id"} <= set(scores)
+    assert not any(isinstance(value, dict) for value in scores.values())
+    written = json.loads(Path(scores["path"]).read_text())["facts"]
+    assert {name: written[name] for name in scores if name != "path"} == {
+        name: value for name, value in scores.items() if name != "path"
+    }
+    assert {"intervals", "per_label", "groups"} <= set(written)
+    assert world.night("--model", Path(scores["path"]).name, code=2)["error"].count("There are: k4-") == 1
+    [model] = Path(world.root, "models").iterdir()
+    assert world.night("--model", model.name)["published"] is False
+
+
+def test_a_held_night_says_what_to_type(tmp_path: Path) -> None:
+    world = new_world(str(tmp_path), tmp_path)
+    world.arrive(2, seed=2)
+    world.night()
+    world.run("rollback", world.root, "1", "--reason", "wrong units")
+    told = CliRunner().invoke(main, ["nightly", str(world.config)]).stdout
+    assert "explained: 0 shards computed" in told
+    assert "1 shard held back: part-00002.parquet" in told
+    assert f"look:   ecgscale quarantine {world.root} --held" in told
+    assert f"decide: ecgscale release {world.root} part-00002.parquet --reason TEXT" in told
 
 
 def test_the_night_is_kept_with_what_the_gates_said(world: World) -> None:

@@ -22,6 +22,7 @@ from ecgscale.store.dataset import open_explanations
 from ecgscale.store.holds import decide, hold, holds
 from ecgscale.store.manifest import publish
 from ecgscale.store.served import newest_pointer, serve, served
+from tests.cli.operated import typed
 from tests.nightly.refitted import source_of
 from tests.store.published import RUN, commit_shard, content_of, facts, publish_shards, store_of
 
@@ -144,6 +145,46 @@ def test_a_decision_made_later_is_carried_and_published_shards_that_are_held_are
     [carried] = holds(new).values()
     assert carried.state == "rejected"
     assert newest_pointer(tmp_path) == 1
+
+
+def test_a_rejected_shard_is_not_waited_for(tmp_path: Path) -> None:
+    two_datasets(tmp_path, new_shards=1)
+    new = store_of(tmp_path, facts("model-b"))
+    commit = commit_shard(new, 1, ["b"])
+    made = hold(new, commit.source, commit.name, ["upside down"], RUN)
+    with pytest.raises(UsageError, match=r"1 shard \(part-00001.parquet\) of them is held back there \(upside down\)"):
+        promote(tmp_path, NEW, "in a hurry")
+    decide(new, made, "rejected", "another ward's", "somebody")
+    with pytest.raises(UsageError) as caught:
+        promote(tmp_path, NEW, "in a hurry")
+    told = str(caught.value)
+    assert "part-00001.parquet) of them is rejected there (another ward's), and no run brings what is kept out" in told
+    assert f"`ecgscale release {tmp_path} part-00001.parquet --dataset {NEW} --reason TEXT`" in told
+    assert "promote with --incomplete" in told
+    assert "explains what the archive has" not in told
+    done = promote(tmp_path, NEW, "without it", incomplete=True)
+    assert (done.lacking, done.kept_out) == (("part-00001.parquet",), ("part-00001.parquet",))
+    assert done.to_dict()["kept_out"] == ["part-00001.parquet"]
+
+
+def test_the_command_tells_what_a_night_brings_and_what_it_does_not(tmp_path: Path) -> None:
+    write_model(tmp_path, "model-a")
+    write_model(tmp_path, "model-b", refit_of="model-a")
+    publish_shards(tmp_path, [["a"], ["b"], ["c"]], model_id="model-a")
+    serve(tmp_path, OLD, "as it was", RUN)
+    publish_shards(tmp_path, [["a"]], model_id="model-b")
+    new = store_of(tmp_path, facts("model-b"))
+    commit = commit_shard(new, 1, ["b"])
+    decide(new, hold(new, commit.source, commit.name, ["odd"], RUN), "rejected", "another ward's", "somebody")
+    refused = typed("promote", tmp_path, NEW, "--reason", "in a hurry")
+    assert refused.exit_code == 2
+    assert "explains what the archive has of the others" in refused.stderr
+    result = typed("promote", tmp_path, NEW, "--reason", "in a hurry", "--incomplete")
+    assert result.exit_code == 0
+    assert "lacking 1 shard of what was served; the next nightly run explains it" in result.stdout
+    assert "lacking 1 shard held back or rejected in this dataset (part-00001.parquet); only ecgscale release" in (
+        result.stdout
+    )
 
 
 def test_of_two_who_promote_the_second_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,8 +52,8 @@ def test_plain_lines_carry_the_last_note_and_do_without_a_total(clock: list[floa
         clock[0] += 10
         stage.advance()
     told, ended = stream.getvalue().splitlines()
-    assert told == "headers: 1 records, 0.1/s (part-00001.parquet)"
-    assert ended == "headers: 1 records, 0.1/s, 10.0 s (part-00001.parquet)"
+    assert told == "headers: 1 record, 0.1/s (part-00001.parquet)"
+    assert ended == "headers: 1 record, 0.1/s, 10.0 s (part-00001.parquet)"
 
 
 def test_what_is_said_is_a_line_of_its_own(clock: list[float]) -> None:

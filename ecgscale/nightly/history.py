@@ -1,0 +1,148 @@
+"""What was published below a ROOT and when, and what people decided: manifests, releases, rejections, rollbacks,
+promotions, newest first. Read from records alone; where old manifests were cleaned away, the history begins later."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ecgscale.nightly.runs import recorded_run
+from ecgscale.places import Place
+from ecgscale.store.commit import read_json_object
+from ecgscale.store.dataset import dataset_ids, dataset_store
+from ecgscale.store.holds import Hold, holds
+from ecgscale.store.manifest import newest_number, read_manifest
+from ecgscale.store.objects import ObjectStore
+from ecgscale.store.root import existing_root
+from ecgscale.store.s3_objects import open_objects
+from ecgscale.store.served import Pointer, newest_pointer, pointer_key
+
+_MINUTE = len("2026-11-20T02:31")
+
+
+@dataclass(frozen=True)
+class ManifestLine:
+    """One manifest. by: the command that published it, "" where no run record tells; held: shards left out of it."""
+
+    dataset_id: str
+    number: int
+    created: str
+    by: str
+    run_id: str
+    records: int
+    shards: int
+    held: int
+    set_aside: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """For `--json`."""
+        return dict(vars(self))
+
+
+@dataclass(frozen=True)
+class DecisionLine:
+    """One thing that somebody decided: what ("released", "rejected", "rolled back", "promoted"), who, when, why.
+
+    shards: that it is about; of a rollback those that it holds back, and none of a promotion
+    """
+
+    at: str
+    what: str
+    who: str
+    dataset_id: str
+    shards: tuple[str, ...]
+    reason: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {**vars(self), "shards": list(self.shards)}
+
+
+@dataclass(frozen=True)
+class History:
+    """The last manifests and decisions, newest first."""
+
+    manifests: tuple[ManifestLine, ...]
+    decisions: tuple[DecisionLine, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {
+            "manifests": [line.to_dict() for line in self.manifests],
+            "decisions": [line.to_dict() for line in self.decisions],
+        }
+
+
+def root_history(root: str | Path, n: int) -> History:
+    """The last `n` manifests of all datasets below ROOT, and the last `n` decisions.
+
+    Raises `UsageError` when there is no such ROOT, `StoreError` when a record cannot be understood.
+    """
+    where = existing_root(root)
+    runs = open_objects(where)
+    manifests: list[ManifestLine] = []
+    decisions = list(_promotions(where, n))
+    # A refit takes holds and decisions along: what two datasets tell of is one decision.
+    known: set[tuple[str, str, str, tuple[str, ...]]] = set()
+    for dataset_id in dataset_ids(where):
+        store = dataset_store(where, dataset_id)
+        found = list(holds(store).values())
+        rollbacks = {hold.run.run_id for hold in found if hold.held_by is not None}
+        manifests += _manifests(store, runs, dataset_id, n, rollbacks)
+        for line in _decisions(found, dataset_id):
+            identity = (line.at, line.what, line.who, line.shards)
+            if identity not in known:
+                known.add(identity)
+                decisions.append(line)
+    manifests.sort(key=lambda line: line.created, reverse=True)
+    decisions.sort(key=lambda line: line.at, reverse=True)
+    return History(tuple(manifests[:n]), tuple(decisions[:n]))
+
+
+def _manifests(
+    store: ObjectStore, runs: ObjectStore, dataset_id: str, n: int, rollbacks: set[str]
+) -> Iterator[ManifestLine]:
+    newest = newest_number(store)
+    for number in range(newest, max(newest - n, 0), -1):
+        manifest = read_manifest(store, number)
+        if manifest is None:
+            continue  # cleaned away, or gone with a patient
+        run_id, content = manifest.run.run_id, manifest.content
+        run = recorded_run(runs, run_id) or {}
+        yield ManifestLine(
+            dataset_id=dataset_id,
+            number=number,
+            created=manifest.created,
+            by="rollback" if run_id in rollbacks else str(run.get("command") or ""),
+            run_id=run_id,
+            records=content.totals.records,
+            shards=content.totals.shards,
+            held=len(content.held),
+            set_aside=len(content.set_aside),
+        )
+
+
+def _promotions(root: Place, n: int) -> Iterator[DecisionLine]:
+    store, newest = open_objects(root), newest_pointer(root)
+    for number in range(newest, max(newest - n, 0), -1):
+        pointer = read_json_object(store, pointer_key(number), Pointer)
+        if pointer is not None:
+            yield DecisionLine(
+                pointer.promoted_at, "promoted", pointer.promoted_by, pointer.dataset_id, (), pointer.reason
+            )
+
+
+def _decisions(found: Iterable[Hold], dataset_id: str) -> Iterator[DecisionLine]:
+    """Releases, rejections and rollbacks; what was decided at once of many shards is one decision."""
+    at_once: dict[tuple[str, str, str, str], list[tuple[str, str]]] = {}
+    for hold in found:
+        told: list[tuple[str, str, str, str]] = [(d.decided_at, d.state, d.decided_by, d.reason) for d in hold.history]
+        if hold.held_by is not None:
+            told.append((hold.held_at, "rolled back", hold.held_by, hold.reasons[0]))
+        for at, what, who, reason in told:
+            at_once.setdefault((at[:_MINUTE], what, who, reason), []).append((at, hold.source.key))
+    for (_, what, who, reason), shards in at_once.items():
+        keys = tuple(sorted(key for _, key in shards))
+        yield DecisionLine(max(at for at, _ in shards), what, who, dataset_id, keys, reason)
