@@ -1,8 +1,6 @@
 # Everything a target needs is set up by it: a fresh clone needs Python 3.11 or newer, make, and nothing else.
 PYTHON ?= python3
 BIN := .venv/bin
-# Processes that share the tests: each may start servers and a Ray cluster, so not one a core.
-TESTERS ?= 2
 .DEFAULT_GOAL := help
 
 .PHONY: help demo test lint type format bench docs clean real repro
@@ -28,7 +26,7 @@ test: .venv/installed-dev  ## Lint, types and all tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n $(TESTERS) --dist loadfile
+	$(BIN)/python -m pytest
 
 lint: .venv/installed-dev  ## Style, without changing anything
 	$(BIN)/ruff check .

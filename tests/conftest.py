@@ -23,6 +23,9 @@ if os.environ.get("CI"):
 for _name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
     os.environ.setdefault(_name, "testing")
 
+# Actors, which Ray makes nice, would wait for everybody else on a busy machine, and deadlines are short here.
+os.environ.setdefault("RAY_worker_niceness", "0")
+
 
 @pytest.fixture(scope="session")
 def test_data() -> Path:

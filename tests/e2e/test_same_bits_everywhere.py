@@ -167,7 +167,7 @@ def test_fits_on_actors(world: World, tmp_path: Path, algorithm: str, workers: i
 
 
 @pytest.mark.usefixtures("ray_here")
-@pytest.mark.parametrize(("workers", "accident"), [(1, Accident("commit")), (3, None), (8, Accident("commit"))])
+@pytest.mark.parametrize(("workers", "accident"), [(3, Accident("commit")), (8, None)])
 def test_files_from_actors(world: World, tmp_path: Path, workers: int, accident: Accident | None) -> None:
     assert world.explain(tmp_path, pool_on(actors(workers), accident)) == world.files
     assert accident is None or accident.deaths == 1

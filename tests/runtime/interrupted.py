@@ -16,10 +16,15 @@ LIMITS = Limits(pause_s=0.05, deadline_s=120.0, poll_s=0.1, replace_s=60.0)
 
 
 class Accident:
-    """Kill a worker while run number `run` (from 0) of calls of `method` is under way; `deaths` says whether it did."""
+    """Kill a worker while run number `run` (from 0) of calls of `method` is under way; `deaths` says whether it did.
 
-    def __init__(self, method: str, run: int = 0, how: Callable[[Scheduler, int], None] | None = None) -> None:
-        self.method, self.at, self.how = method, run, how or kill
+    Not before `workers` are there.
+    """
+
+    def __init__(
+        self, method: str, run: int = 0, how: Callable[[Scheduler, int], None] | None = None, workers: int = 1
+    ) -> None:
+        self.method, self.at, self.how, self.workers = method, run, how or kill, workers
         self.runs = self.deaths = 0
 
     def watch(self, pool: Scheduler, calls: Iterable[Call]) -> Iterator[Done | Failed]:
@@ -35,7 +40,7 @@ class Accident:
         for outcome in pool.run(drawn()):
             yield outcome
             # One is done, so the others that were handed out are under way, or have just answered.
-            if due and self.runs == self.at + 1 and not self.deaths:
+            if due and self.runs == self.at + 1 and not self.deaths and len(pool.greeted) >= self.workers:
                 self.deaths += 1
                 self.how(pool, outcome.worker if isinstance(outcome, Done) else -1)
 

@@ -151,7 +151,7 @@ def test_a_node_is_killed_in_the_fit_and_in_explain(cluster: Nodes, tmp_path: Pa
 
     here = fit(tmp_path / "here")
     for method in ("assign", "commit"):
-        accident, progress = Accident(method, int(method == "assign"), kill_node), Watching()
+        accident, progress = Accident(method, int(method == "assign"), kill_node, workers=2), Watching()
         # The node does not come back: in the fit, the other one takes over all that was lost.
         pool = pool_on(lambda: RayBackend(2), accident, replace(LIMITS, replace_s=0.5), progress)
         if method == "assign":
