@@ -129,7 +129,7 @@ def spread_of(
     from ecgscale.passes.spread import Spread
 
     pool, device = pool_of(runtime, workers, gpus_per_worker, device, progress)
-    with Spread(pool) as spread:
+    with Spread(pool, device) as spread:
         yield spread, device
 
 

@@ -127,7 +127,9 @@ def train(progress: Progress, **options: Any) -> dict[str, Any]:
         else:
             with spread_of(runtime, workers, gpus, settings.device, progress) as (spread, device):
                 there = replace(settings, device=device)
-                facts = train_on(spread, archive, out, there, overwrite=overwrite, progress=progress)
+                facts = train_on(
+                    spread, archive, out, there, threads=options["threads"], overwrite=overwrite, progress=progress
+                )
     except KeyboardInterrupt as error:
         raise TrainingStopped("stopped; no encoder was written, the same command trains from the beginning") from error
     _tell(facts)

@@ -140,8 +140,9 @@ def find_waves(chosen: Chosen, progress: Progress, spread: Spread = HERE) -> Fou
     parts: list[tuple[NDArray[np.int64], Waves]] = []
     tasks = chunks(by_shard(chosen.table))
     with progress.stage("delineate", len(names), "records") as stage:
-        where = absolute(chosen.archive.path)
-        done = spread.map(_delineated, where, tasks, stage, [len(own) for _, own in tasks])
+        archive = Archive.open(absolute(chosen.archive.path))
+        sizes, keys = [len(own) for _, own in tasks], [key for key, _ in tasks]
+        done = spread.map(_delineated, archive, tasks, stage, sizes, keys)
     errors: list[str] = []
     for found, waves, failures, error in done:
         numbers = np.array([names[name] for name in found], np.int64)
@@ -158,7 +159,7 @@ def find_waves(chosen: Chosen, progress: Progress, spread: Spread = HERE) -> Fou
     return FoundWaves(_joined(parts, len(names)), reasons, "delineated", remarks)
 
 
-def _delineated(archive: str, wanted: tuple[str, tuple[str, ...]]) -> tuple[list[str], Waves, list[str], str]:
+def _delineated(archive: Archive, wanted: tuple[str, tuple[str, ...]]) -> tuple[list[str], Waves, list[str], str]:
     """Of some records of one shard: the ids of those that are there, their waves, why they have none; and an error of
     the shard, "" without."""
     key, names = wanted
@@ -167,7 +168,7 @@ def _delineated(archive: str, wanted: tuple[str, tuple[str, ...]]) -> tuple[list
     parts: list[tuple[NDArray[np.int64], Waves]] = []
     error = ""
     try:
-        for raw, rows in chosen_batches(Archive.open(archive), {key: names}):
+        for raw, rows in chosen_batches(archive, {key: names}):
             status, _ = check_batch(raw, set())
             usable = [row for row in rows if status[row] == "ok"]
             done = delineate(raw, usable)

@@ -8,6 +8,7 @@ label. Proportions come from that network too, so among records that it has seen
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from ecgscale.errors import UsageError
 from ecgscale.evaluate.forests import ForestSettings
 from ecgscale.evaluate.label_quality import label_quality, require_cleanlab
-from ecgscale.evaluate.out_of_fold import Answers, InMemory, answer, answer_each
+from ecgscale.evaluate.out_of_fold import Answers, InMemory, answer_each
 from ecgscale.evaluate.questions import Questions
 from ecgscale.evaluate.rotation import Rotation, rotate
 from ecgscale.evaluate.surrogate import ExplainedRecords
@@ -95,7 +96,11 @@ def audit_labels(
     assert data.proportions is not None
     rotation = rotate(data.table, request.folds, seed=request.forests.seed)
     features = InMemory(data.proportions)
-    answers = answer(questions, features, rotation, request.forests, spread=spread, progress=progress, stage="audit")
+    swaps = _flips(questions, request)
+    asked = [questions, *(changed for _, changed in swaps)]
+    answers, *flipped_answers = answer_each(
+        asked, features, rotation, request.forests, spread=spread, progress=progress, stage="audit"
+    )
     judged = known & answers.told_known
     unseen = np.ones(len(questions), bool) if data.seen is None or data.seen.encoder is None else ~data.seen.encoder
     quality = np.full(len(questions), np.nan)
@@ -103,8 +108,8 @@ def audit_labels(
     alone = stands_alone(questions, answers)
     order = np.flatnonzero(judged)[np.argsort(quality[judged], kind="stable")]
     flipped = None
-    if request.flips:
-        flipped = flip_test(questions, features, rotation, unseen, request, progress, spread)
+    if swaps:
+        flipped = _flip_test(questions, swaps, flipped_answers, unseen, request)
     return AuditResult(
         target=target,
         kind=questions.kind,
@@ -144,38 +149,34 @@ def stands_alone(questions: Questions, answers: Answers) -> NDArray[np.str_]:
     return np.select(list(alone), [LABEL, NETWORK, SURROGATE], NOTHING)
 
 
-def flip_test(
-    questions: Questions,
-    features: InMemory,
-    rotation: Rotation,
-    unseen: NDArray[np.bool_],
-    request: AuditRequest,
-    progress: Progress = SILENT,
-    spread: Spread = HERE,
-) -> dict[str, Any]:
-    """Flip one label in `flip_share` of the labelled records, rank again, and see how many of as many records at the
-    top were flipped; the mean over repeats, for the ranking and for forest and network alone. Chance is `flip_share`.
+Flips = list[tuple[NDArray[np.int64], Questions]]
 
-    A label that was wrong before counts against the ranking. Of a regression, a label becomes that of another record.
+
+def _flips(questions: Questions, request: AuditRequest) -> Flips:
+    """For each repeat of the test: the records one of whose labels was flipped, and the questions with those labels.
+
+    Of a regression, a label becomes that of another record.
     """
     rows = np.flatnonzero(questions.can_fit)
-    n_flipped = max(round(request.flip_share * len(rows)), 1)
-    found: dict[str, list[float]] = {"ranking": [], "surrogate": [], "network": []}
-    swaps: list[tuple[NDArray[np.int64], Questions]] = []
+    found = []
     for repeat in range(request.flips):
         rng = np.random.default_rng([request.forests.seed, 13, repeat])
-        chosen = rng.permutation(rows)[:n_flipped]
-        swaps.append((chosen, replace(questions, y=_flipped(questions, chosen, rows, rng))))
-    said = answer_each(
-        [changed for _, changed in swaps],
-        features,
-        rotation,
-        request.forests,
-        spread=spread,
-        progress=progress,
-        stage="flipped labels",
-    )
-    for (chosen, changed), answers in zip(swaps, said, strict=True):
+        chosen = rng.permutation(rows)[: max(round(request.flip_share * len(rows)), 1)]
+        found.append((chosen, replace(questions, y=_flipped(questions, chosen, rows, rng))))
+    return found
+
+
+def _flip_test(
+    questions: Questions, flips: Flips, said: Sequence[Answers], unseen: NDArray[np.bool_], request: AuditRequest
+) -> dict[str, Any]:
+    """How many of as many records at the top of the list as were flipped are flipped ones; the mean over repeats, for
+    the ranking and for forest and network alone. Chance is `flip_share`.
+
+    A label that was wrong before counts against the ranking.
+    """
+    n_labelled, n_flipped = int(questions.can_fit.sum()), len(flips[0][0])
+    found: dict[str, list[float]] = {"ranking": [], "surrogate": [], "network": []}
+    for (chosen, changed), answers in zip(flips, said, strict=True):
         judged = np.flatnonzero(changed.can_fit & answers.told_known)
         believed = {
             "ranking": judgement(changed, answers, unseen),
@@ -197,7 +198,7 @@ def flip_test(
         "precision": precision["ranking"],
         "precision_surrogate_alone": precision["surrogate"],
         "precision_network_alone": precision["network"],
-        "chance": n_flipped / len(rows),
+        "chance": n_flipped / n_labelled,
     }
 
 

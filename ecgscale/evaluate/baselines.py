@@ -119,6 +119,9 @@ def _facts(
 def _answers(
     against: Comparison, x: NDArray[np.float32], rotation: Rotation, spread: Spread, progress: Progress, stage: str
 ) -> Answers:
+    # Of a sample, forests are quick, and features of the others are zeros that nobody needs to be sent.
+    if not rotation.scored.all():
+        spread = HERE
     features = InMemory(x)
     return answer(
         against.questions, features, rotation, against.settings, spread=spread, progress=progress, stage=stage

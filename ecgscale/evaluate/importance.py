@@ -6,8 +6,9 @@ regression), so it says what the network's decisions rest on as far as proportio
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -22,10 +23,16 @@ _ROWS_AT_ONCE = 200_000
 
 @dataclass(frozen=True)
 class Said:
-    """What one forest says of n records: as they are, and REPEATS times with each cluster shuffled among them."""
+    """How right one forest is about its records (their numbers are `rows`): a row of figures a copy of them.
+
+    The first copy is as they are, then come REPEATS with each cluster shuffled. `right` (copies,): decisions equal to
+    the network's (records, where classes exclude each other), or minus the squared error of a regression; `by_label`
+    (copies, n_labels): the same by label, None for a regression.
+    """
 
     rows: NDArray[np.int64]
-    says: NDArray[np.float64]
+    right: NDArray
+    by_label: NDArray[np.int64] | None
 
 
 @dataclass(frozen=True)
@@ -43,21 +50,29 @@ class Importance:
         return [sum(enough[:i]) if there else None for i, there in enumerate(enough)]
 
     def ask(self, forest: SurrogateForest, part: NDArray[np.bool_], number: int) -> Said:
-        """What the forest says about the records of its part, the first row as they are."""
+        """How right the forest is about the records of its part, a few copies of them in memory at a time."""
         rows = np.flatnonzero(part & self.group)
-        x, n_clusters = self.x[rows], self.x.shape[1]
-        rng = np.random.default_rng([self.seed, 6, number])
-        copies = [x]
-        for k in range(n_clusters):
+        copies = self._copies(self.x[rows], np.random.default_rng([self.seed, 6, number]))
+        at_once = max(_ROWS_AT_ONCE // len(rows), 1)
+        right: list[Any] = []
+        by_label: list[NDArray[np.int64]] = []
+        while some := list(islice(copies, at_once)):
+            for says in np.split(forest.predict(np.concatenate(some)), len(some)):
+                if self.questions.kind == "regression":
+                    right.append(-((says - self.questions.network[rows]) ** 2).sum())
+                    continue
+                equal = decided(says, self.questions.kind) == self.questions.network[rows]
+                right.append(equal.all(axis=1).sum() if self.questions.kind == "multiclass" else equal.sum())
+                by_label.append(equal.sum(axis=0))
+        return Said(rows, np.array(right), np.array(by_label) if by_label else None)
+
+    def _copies(self, x: NDArray[np.float32], rng: np.random.Generator) -> Iterator[NDArray[np.float32]]:
+        yield x
+        for k in range(x.shape[1]):
             for _ in range(REPEATS):
                 shuffled = x.copy()
                 shuffled[:, k] = rng.permutation(x[:, k])
-                copies.append(shuffled)
-        at_once = max(_ROWS_AT_ONCE // len(rows), 1)
-        says = np.concatenate(
-            [forest.predict(np.concatenate(copies[i : i + at_once])) for i in range(0, len(copies), at_once)]
-        )
-        return Said(rows, says.reshape(len(copies), len(rows), *says.shape[1:]))
+                yield shuffled
 
     def result(self, said: Sequence[Said]) -> list[dict[str, Any]]:
         """One entry a cluster: its number, mean and SD over repeats of what was lost, and by label; [] without records.
@@ -66,16 +81,13 @@ class Importance:
         """
         if not said:
             return []
-        says = np.concatenate([one.says for one in said], axis=1)
         network = self.questions.network[np.concatenate([one.rows for one in said])]
+        right = np.sum([one.right for one in said], axis=0)
         if self.questions.kind == "regression":
-            return self._entries(
-                -((says - network) ** 2).sum(axis=1) / max(((network - network.mean()) ** 2).sum(), 1e-12)
-            )
-        decisions = np.stack([decided(one, self.questions.kind) for one in says])
-        equal = decisions == network
-        whole = equal.all(axis=2) if self.questions.kind == "multiclass" else equal.mean(axis=2)
-        return self._entries(whole.mean(axis=1), equal.mean(axis=1))
+            return self._entries(right / max(((network - network.mean()) ** 2).sum(), 1e-12))
+        by_label = np.sum([one.by_label for one in said if one.by_label is not None], axis=0)
+        decisions = len(network) if self.questions.kind == "multiclass" else network.size
+        return self._entries(right / decisions, by_label / len(network))
 
     def _entries(self, score: NDArray[np.float64], by_label: NDArray[np.float64] | None = None) -> list[dict[str, Any]]:
         """`score` (1 + K · REPEATS,), the first as the records are."""

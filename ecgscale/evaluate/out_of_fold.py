@@ -141,7 +141,8 @@ def answer_each(
         for part, number in zip(rotation.parts, numbers, strict=True)
     ]
     with progress.stage(stage, 2 * len(tasks), "forests") as bar:
-        found = spread.map(_of_part, asked, tasks, bar, [2] * len(tasks))
+        names = [f"{stage}, {name}" for _ in questions for name in rotation.names]
+        found = spread.map(_of_part, asked, tasks, bar, [2] * len(tasks), names)
     answers = []
     for i, own in enumerate(questions):
         pairs = [(task, part) for task, part in zip(tasks, found, strict=True) if task.of == i]

@@ -61,11 +61,10 @@ def localise_published(
 ) -> PublishedLocalisation:
     """Compare the newest explanations below `root` with the heartbeat, on a seeded choice of `records` (None: all).
 
-    `waves` "auto" takes annotations where any record has some, else NeuroKit2. Writes ROOT/evaluations/<dataset>/
-    localisation.json with its tables (shares, beats, boundaries, records). Signals are read by the workers of `spread`.
-
-    Raises `UsageError` when nothing is
-    published, when no record has waves, and when NeuroKit2 or the archive is needed and not there.
+    `waves` "auto" takes annotations where any record has some, else NeuroKit2. Signals are read by the workers of
+    `spread`. Writes ROOT/evaluations/<dataset>/localisation.json with its tables (shares, beats, boundaries, records).
+    Raises `UsageError` when nothing is published, when no record has waves, and when NeuroKit2 or the archive is needed
+    and not there.
     """
     chosen = choose(root, dataset, archive, records, waves, seed)
     found = find_waves(chosen, progress, spread)
@@ -103,16 +102,23 @@ def localise_published(
 
 
 @dataclass(frozen=True)
-class _Beating:
-    """What is known of the chosen records besides their signals; `number` finds a record in all of it."""
+class _Network:
+    """What all stretches of recordings share: where their signals are, and what the network sees of them."""
 
-    archive: str
+    archive: Archive
     leads: tuple[str, ...]
     n_clusters: int
-    number: dict[str, int]
-    waves: Waves
-    labels: NDArray[np.int16]
     rate: float
+
+
+@dataclass(frozen=True)
+class _Stretch:
+    """Some records of one shard: for each its id, R peaks in samples, labels (D,), and seconds before timestep 0."""
+
+    shard: str
+    record_ids: tuple[str, ...]
+    peaks: tuple[NDArray[np.float64], ...]
+    labels: NDArray[np.int16]
     start_s: NDArray[np.float64]
 
 
@@ -124,13 +130,11 @@ def _average_beats(
     sums = BeatSums(chosen.model.n_clusters, leads)
     if chosen.archive is None:
         return sums, [f"no average beats: {chosen.archive_note}"]
-    names = {str(name): i for i, name in enumerate(chosen.table.column("record_id").to_pylist())}
-    start_s = chosen.table.column("start_s").to_numpy()
-    where, n_clusters = absolute(chosen.archive.path), chosen.model.n_clusters
-    shared = _Beating(where, leads, n_clusters, names, waves, lines.labels, lines.rate, start_s)
-    tasks = chunks(by_shard(chosen.table))
-    with progress.stage("average beats", len(names), "records") as stage:
-        done = spread.map(_beats_of, shared, tasks, stage, [len(own) for _, own in tasks])
+    network = _Network(Archive.open(absolute(chosen.archive.path)), leads, chosen.model.n_clusters, lines.rate)
+    tasks = _stretches(chosen, waves, lines)
+    sizes, keys = [len(task.record_ids) for task in tasks], [task.shard for task in tasks]
+    with progress.stage("average beats", sum(sizes), "records") as stage:
+        done = spread.map(_beats_of, network, tasks, stage, sizes, keys)
     for own, _, _ in done:
         sums.include(own)
     errors = dict.fromkeys(error for _, _, error in done if error)
@@ -142,23 +146,34 @@ def _average_beats(
     return sums, remarks
 
 
-def _beats_of(known: _Beating, wanted: tuple[str, tuple[str, ...]]) -> tuple[BeatSums, int, str]:
+def _stretches(chosen: Chosen, waves: Waves, lines: Timelines) -> list[_Stretch]:
+    number = {str(name): i for i, name in enumerate(chosen.table.column("record_id").to_pylist())}
+    start_s, is_qrs = chosen.table.column("start_s").to_numpy(), waves.kind == QRS
+    found = []
+    for shard, names in chunks(by_shard(chosen.table)):
+        rows = [number[name] for name in names]
+        own = [slice(waves.offsets[i], waves.offsets[i + 1]) for i in rows]
+        peaks = tuple(np.sort(waves.peak[each][is_qrs[each]]) for each in own)
+        found.append(_Stretch(shard, names, peaks, lines.labels[rows], start_s[rows]))
+    return found
+
+
+def _beats_of(network: _Network, stretch: _Stretch) -> tuple[BeatSums, int, str]:
     """(beats of some records of one shard, how many lack leads, an error of the shard or "")."""
-    sums, lacking, waves = BeatSums(known.n_clusters, known.leads), 0, known.waves
-    key, names = wanted
+    sums, lacking = BeatSums(network.n_clusters, network.leads), 0
+    number = {name: i for i, name in enumerate(stretch.record_ids)}
     try:
-        for raw, rows in chosen_batches(Archive.open(known.archive), {key: names}):
+        for raw, rows in chosen_batches(network.archive, {stretch.shard: stretch.record_ids}):
             for row in rows:
-                i = known.number[str(raw.record_ids[row])]
-                own = slice(waves.offsets[i], waves.offsets[i + 1])
+                i = number[str(raw.record_ids[row])]
                 try:
-                    signal = pick_leads(raw.signal(row)[None], raw.leads[row], known.leads)[0]
+                    signal = pick_leads(raw.signal(row)[None], raw.leads[row], network.leads)[0]
                 except MissingLeads:
                     lacking += 1
                     continue
-                peaks = np.sort(waves.peak[own][waves.kind[own] == QRS])
                 signal /= float(raw.units_per_mv[row])
-                sums.add(signal, float(raw.sampling_rate[row]), peaks, known.labels[i], known.rate, known.start_s[i])
+                rate = float(raw.sampling_rate[row])
+                sums.add(signal, rate, stretch.peaks[i], stretch.labels[i], network.rate, stretch.start_s[i])
     except (ShardError, ArchiveError) as error:
         return sums, lacking, str(error)
     return sums, lacking, ""

@@ -87,7 +87,8 @@ class Sweep:
         fits = list({id(task): task for task in tasks.values()}.values())
         asked = Asked(self.material, self.request.fit, self.request.forests)
         with progress.stage("sweep", len(fits) + len(self.request.softmax), "fits") as stage:
-            done = spread.map(fit_and_measure, asked, fits, stage)
+            named = {id(one.task): f"{one.setting.vary} {one.setting.name}".strip() for one in planned}
+            done = spread.map(fit_and_measure, asked, fits, stage, names=[named[id(task)] for task in fits])
             for found in done:
                 self.remarks += [remark for remark in found.remarks if remark not in self.remarks]
             by_task = {id(task): found for task, found in zip(fits, done, strict=True)}

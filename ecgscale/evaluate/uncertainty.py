@@ -105,9 +105,9 @@ def measure_uncertainty(
     chosen += [("age", f"{d}–{d + 9}", decade == d) for d in np.unique(decade[decade >= 0]).tolist()]
     if questions.kind != "regression":
         chosen += [("class", name, questions.y[:, i] > 0) for i, name in enumerate(questions.names)]
-    with progress.stage("entropy", len(chosen), "strata") as stage:
+    with progress.stage("entropy", len(chosen), "groups") as stage:
         asked = _Asked(records, thirds, decade, n_bootstrap, seed)
-        strata = spread.map(_measured, asked, chosen, stage)
+        strata = spread.map(_measured, asked, chosen, stage, names=[f"{kind} {name}" for kind, name, _ in chosen])
     small = [f"{stratum.name} ({stratum.records})" for stratum in strata if not stratum.scores]
     if small:
         remarks.append(f"no scores for fewer than {FEWEST} records: {', '.join(small)}")

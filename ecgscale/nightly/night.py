@@ -19,7 +19,7 @@ from ecgscale.clusters.model import ClusterModel
 from ecgscale.config import RunConfig
 from ecgscale.encoders.spec import load_spec
 from ecgscale.errors import ArchiveError, EcgscaleError, ExitCode, UsageError
-from ecgscale.evaluate.published import check_asked, check_published
+from ecgscale.evaluate.published import check_published
 from ecgscale.evaluate.written import write_evaluation
 from ecgscale.nightly.findings import GateReport
 from ecgscale.nightly.gatekeeper import Gatekeeper, night_records
@@ -106,8 +106,6 @@ def run_night(
     with Lease(config.root, watch.run_id, "ecgscale nightly", night.lease_seconds) as lease:
         arrivals, no_arrivals = _arrivals(config, progress)
         archive, model = Archive.open(config.archive.path), ClusterModel.load(frozen)
-        if config.surrogate is not None:
-            check_asked(archive, model.encoder_path, config.surrogate, folds=False)
         identity = identify(archive, model, explain_settings(config, model))
         store = dataset_store(config.root, identity.dataset_id)
         keeper = Gatekeeper(

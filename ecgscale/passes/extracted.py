@@ -167,7 +167,7 @@ class _Part:
 class _Asked:
     """What the workers of an extraction share."""
 
-    archive: str
+    archive: Archive
     encoder: str
     digest: str
     device: str
@@ -205,16 +205,18 @@ def extract_on(
 ) -> Extracted:
     """`extract` on the workers of `spread`, each with a network of its own."""
     digest = encoder_digest(encoder_dir)
-    asked = _Asked(absolute(archive.path), absolute(encoder_dir), digest, device, include_padding)
+    asked = _Asked(Archive.open(absolute(archive.path)), absolute(encoder_dir), digest, device, include_padding)
     tasks = chunks(wanted)
     with progress.stage("activations", sum(map(len, wanted.values())), "records") as stage:
-        parts = spread.map(_part_of, asked, tasks, stage, [len(names) for _, names in tasks])
+        sizes, keys = [len(names) for _, names in tasks], [key for key, _ in tasks]
+        parts = spread.map(_part_of, asked, tasks, stage, sizes, keys)
+    _loaded.cache_clear()
     return _joined(archive, parts, progress)
 
 
 def _part_of(asked: _Asked, task: tuple[str, tuple[str, ...]]) -> _Part:
     encoder = _loaded(asked.encoder, asked.digest, asked.device)
-    return _part(Archive.open(asked.archive), encoder, *task, asked.include_padding)
+    return _part(asked.archive, encoder, *task, asked.include_padding)
 
 
 @lru_cache(maxsize=1)

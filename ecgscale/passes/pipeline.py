@@ -113,7 +113,7 @@ def fit_config(
         progress.say(f"training an encoder into {config.encoder.path}")
         out = config.encoder.path
         if pool is not None and device == "cuda" and not torch.cuda.is_available():
-            with Spread(pool) as spread:
+            with Spread(pool, device, at_most=1) as spread:
                 train_on(spread, archive, out, train_settings(config.train, device), progress=progress)
         else:
             train_encoder(archive, out, train_settings(config.train, config.device), progress=progress)

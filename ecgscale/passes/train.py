@@ -14,6 +14,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
+
 from ecgscale.archive.reader import Archive
 from ecgscale.encoders.spec import encoder_files
 from ecgscale.encoders.train import TrainSettings, train_encoder
@@ -37,6 +39,7 @@ def train_on(
     out: str | Path,
     settings: TrainSettings,
     *,
+    threads: int | None = None,
     overwrite: bool = False,
     progress: Progress,
 ) -> dict[str, Any]:
@@ -46,7 +49,7 @@ def train_on(
     """
     check_place(out, overwrite)
     progress.say("training on a worker; its lines come through the runtime's log")
-    [done] = spread.map(_trained, absolute(archive.path), [settings])
+    [done] = spread.map(_trained, absolute(archive.path), [(settings, threads)], names=["the training"])
     with TemporaryDirectory() as scratch:
         for name, content in done.files.items():
             (Path(scratch) / name).write_bytes(content)
@@ -54,7 +57,10 @@ def train_on(
     return {**done.facts, "encoder": str(out)}
 
 
-def _trained(archive: str, settings: TrainSettings) -> Trained:
+def _trained(archive: str, task: tuple[TrainSettings, int | None]) -> Trained:
+    settings, threads = task
+    if threads is not None:
+        torch.set_num_threads(threads)
     with TemporaryDirectory() as scratch:
         out = Path(scratch) / "encoder"
         facts = train_encoder(Archive.open(archive), out, settings, progress=_Lines())

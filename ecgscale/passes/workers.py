@@ -20,12 +20,14 @@ from ecgscale.storage import storage_variables
 class WorkerSpec:
     """How to make a worker: "package.module:callable" and its keyword arguments, all of which can be pickled.
 
-    `environment` tells it where object stores are, on whatever node it is made; credentials never travel.
+    `environment` tells it where object stores are, on whatever node it is made; credentials never travel. Of more than
+    `at_most` workers the others would have nothing to do.
     """
 
     factory: str
     arguments: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=storage_variables)
+    at_most: int | None = None
 
     def make(self) -> Any:
         """The worker, in this process."""
@@ -43,7 +45,7 @@ def imported(path: str) -> Any:
 class Call:
     """One call of a worker's method. `records` is what it weighs, `worker` pins it, `what` names it in messages.
 
-    `attempts` overrides how often the pool tries it.
+    `attempts` overrides how often the pool tries it, `deadline_s` after how long its worker counts as hung.
     """
 
     key: str
@@ -53,6 +55,7 @@ class Call:
     worker: int | None = None
     what: str = ""
     attempts: int | None = None
+    deadline_s: float | None = None
 
 
 @dataclass(frozen=True)

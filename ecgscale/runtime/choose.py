@@ -33,7 +33,8 @@ def choose_runtime(
 
     @contextmanager
     def open_pool(spec: WorkerSpec) -> Iterator[WorkerPool]:
-        with Scheduler(_backend(name, workers or 1, gpus), spec, limits, progress) as pool:
+        count = min(workers or 1, spec.at_most or workers or 1)
+        with Scheduler(_backend(name, count, gpus), spec, limits, progress) as pool:
             yield pool
 
     return open_pool

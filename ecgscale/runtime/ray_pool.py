@@ -1,8 +1,9 @@
 """A pool of Ray actors (`--runtime ray`): on the cluster that RAY_ADDRESS names, else on a private one here.
 
 Actors are made with no restarts of Ray's own: the scheduler replaces the dead, knows what they held, and never waits
-for one that no longer fits anywhere. Neither signals nor features pass through the object store, but for the sample
-that a fit starts from.
+for one that no longer fits anywhere. Of a fit and of explanations, neither signals nor features pass through the object
+store, but for the sample that a fit starts from; what the tasks of an evaluation share does (proportions, the packed
+activations of a sweep).
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ class RayBackend:
     def __init__(self, workers: int, gpus: float = 0.0, cpus: float = 1.0, threads: int | None = None) -> None:
         self._workers, self._gpus, self._cpus = workers, gpus, cpus
         self._numbers = itertools.count()
+        self._sent: tuple[WorkerSpec, Any] | None = None
         self._joined_before = joined()
         self._private = connect(workers)
         self._threads = threads or (max(1, int(cpus)) if self._private is None else share_of_cores(workers))
@@ -67,8 +69,11 @@ class RayBackend:
         """Ask for an actor."""
         import ray
 
+        if self._sent is None or self._sent[0] is not spec:
+            # Once for all of them: what an evaluation's tasks share is part of it.
+            self._sent = spec, ray.put(spec)
         remote = ray.remote(num_cpus=self._cpus, num_gpus=self._gpus, max_restarts=0, max_task_retries=0)(WorkerShell)
-        return RayMember(next(self._numbers), remote.remote(spec, self._threads))
+        return RayMember(next(self._numbers), remote.remote(self._sent[1], self._threads))
 
     def wait(self, members: Sequence[RayMember], timeout: float) -> list[tuple[RayMember, Reply]]:
         """Replies of these actors, deaths included."""

@@ -102,6 +102,8 @@ class Limits:
 
     def deadline(self, call: Call) -> float:
         """Seconds after which a call's worker counts as hung."""
+        if call.deadline_s is not None:
+            return call.deadline_s
         return self.deadline_s + self.deadline_s_per_record * call.records
 
     def pause(self, failures: int) -> float:

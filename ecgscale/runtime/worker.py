@@ -9,6 +9,8 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
+from threadpoolctl import threadpool_limits
+
 from ecgscale.passes.workers import WorkerSpec
 from ecgscale.store.failures import code_digest
 from ecgscale.store.provenance import versions
@@ -74,7 +76,8 @@ class WorkerShell:
 
 
 def _limit_threads(threads: int) -> None:
-    """Give torch and the compiled kernels so many, where they are loaded already."""
+    """Give BLAS, torch and the compiled kernels so many, where they are loaded already."""
+    threadpool_limits(threads, user_api="blas")
     if "numba" in sys.modules:
         # First: when numba starts its threads, it sets the number that torch has too.
         numba = sys.modules["numba"]

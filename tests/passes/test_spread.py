@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from threadpoolctl import threadpool_info
 
 from ecgscale.errors import EcgscaleError, UsageError
-from ecgscale.passes.spread import HERE, ROUNDS, Spread
-from ecgscale.passes.workers import Call, Done, Failed, WorkerSpec
+from ecgscale.passes.spread import HERE, Spread
+from ecgscale.passes.workers import WorkerSpec
 from ecgscale.runtime.choose import choose_runtime
 from ecgscale.runtime.processes import ProcessBackend
 from ecgscale.runtime.scheduler import Limits, Scheduler
@@ -21,6 +22,10 @@ from ecgscale.runtime.scheduler import Limits, Scheduler
 
 def scaled(shared: int, task: int) -> int:
     return shared * task
+
+
+def first_of(shared: list[int], task: int) -> int:
+    return shared[0]
 
 
 def where(shared: None, task: int) -> int:
@@ -38,6 +43,23 @@ def dies_once(shared: Path, task: int) -> tuple[int, int]:
         flag.touch()
         os.kill(os.getpid(), signal.SIGKILL)
     return task, os.getpid()
+
+
+class Unsendable(Exception):
+    """An error that cannot be unpickled."""
+
+    def __init__(self, what: str, where: str) -> None:
+        super().__init__(f"{what} at {where}")
+
+
+def breaks(shared: Path, task: int) -> int:
+    with (shared / "tries").open("a") as tries:
+        tries.write(f"{task}\n")
+    raise Unsendable("a bug", "line 7") if task else ValueError("no such fold")
+
+
+def blas_threads(shared: None, task: int) -> set[int]:
+    return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
 
 
 def always_dies(shared: None, task: int) -> int:
@@ -72,9 +94,7 @@ def test_here_and_on_workers_alike() -> None:
         assert spread.map(scaled, 3, tasks, there, [2] * 20) == [3 * task for task in tasks]
         # What tasks share is another thing the second time, the workers are the same.
         assert spread.map(scaled, 5, tasks) == [5 * task for task in tasks]
-        first = set(spread.map(where, None, tasks))
-        assert set(spread.map(where, None, tasks)) | first == first
-        assert os.getpid() not in first
+        assert os.getpid() not in spread.map(where, None, tasks)
     assert (here.done, there.done) == (20, 40)
 
 
@@ -92,7 +112,46 @@ def test_what_a_task_raises_comes_back(spread: Spread) -> None:
         spread.map(refuses, "the moon", [1])
 
 
-def test_a_worker_that_dies_is_replaced_and_given_what_tasks_share(tmp_path: Path) -> None:
+def test_what_a_task_raises_is_not_tried_again(tmp_path: Path) -> None:
+    with Spread(two_processes) as spread:
+        with pytest.raises(ValueError, match=r"^no such fold$"):
+            spread.map(breaks, tmp_path, [0])
+        with pytest.raises(RuntimeError, match=r"^Unsendable: a bug at line 7$"):
+            spread.map(breaks, tmp_path, [1])
+    assert (tmp_path / "tries").read_text() == "0\n1\n"
+
+
+@pytest.mark.parametrize("spread", [HERE, Spread(two_processes)])
+def test_sums_do_not_depend_on_the_cores_of_who_adds_them_up(spread: Spread) -> None:
+    with spread:
+        assert set.union(*spread.map(blas_threads, None, [0, 1])) == {1}
+
+
+def test_workers_are_made_for_what_is_shared_and_no_more_than_there_is_to_do() -> None:
+    made: list[WorkerSpec] = []
+
+    @contextmanager
+    def counted(spec: WorkerSpec) -> Iterator[Scheduler]:
+        made.append(spec)
+        with two_processes(spec) as pool:
+            yield pool
+
+    shared, other = [3], [4]
+    with Spread(counted) as spread:
+        assert spread.map(first_of, shared, [0, 1, 2]) == [3, 3, 3]
+        assert spread.map(first_of, shared, [0]) == [3]
+        assert spread.map(first_of, other, [0]) == [4]
+    assert [spec.at_most for spec in made] == [3, 1]
+    with Spread(counted, at_most=1) as spread:
+        spread.map(first_of, shared, [0, 1])
+    assert made[-1].at_most == 1
+    open_pool = choose_runtime("local", 4)
+    assert open_pool is not None
+    with open_pool(made[0]) as pool:
+        assert len(pool.ready()) == 3
+
+
+def test_a_worker_that_dies_is_replaced_and_has_what_tasks_share(tmp_path: Path) -> None:
     with Spread(two_processes) as spread:
         answers = spread.map(dies_once, tmp_path, list(range(12)))
     assert [task for task, _ in answers] == list(range(12))
@@ -100,48 +159,5 @@ def test_a_worker_that_dies_is_replaced_and_given_what_tasks_share(tmp_path: Pat
 
 
 def test_a_task_that_kills_every_worker_ends_it() -> None:
-    with Spread(two_processes) as spread, pytest.raises(EcgscaleError, match=r"task 1 of 1: given up after 2 attempts"):
-        spread.map(always_dies, None, [0])
-
-
-class Forgetful:
-    """A pool whose workers are new for every run; `remember` of the runs they are not."""
-
-    def __init__(self, remember: int) -> None:
-        self.remember, self.runs, self.given = remember, 0, 0
-
-    def ready(self) -> list[int]:
-        return [0]
-
-    def run(self, calls: Any) -> Iterator[Done | Failed]:
-        calls = list(calls)
-        for call in calls:
-            assert isinstance(call, Call)
-            if call.method == "give":
-                self.given += 1
-                yield Done(call, None, 0)
-        if calls[0].method == "answer":
-            self.runs += 1
-            known = self.runs > self.remember
-            for call in calls:
-                yield Done(call, (known, call.arguments[1]), 0)
-
-
-def of(pool: Forgetful) -> Callable[[WorkerSpec], Any]:
-    @contextmanager
-    def opened(spec: WorkerSpec) -> Iterator[Forgetful]:
-        yield pool
-
-    return opened
-
-
-def test_workers_that_come_late_are_given_it_and_asked_again() -> None:
-    pool = Forgetful(remember=3)
-    with Spread(of(pool)) as spread:
-        assert spread.map(scaled, 1, [7, 8]) == [7, 8]
-    assert pool.given == 4
-
-
-def test_coming_and_going_without_an_end_is_told() -> None:
-    with Spread(of(Forgetful(remember=ROUNDS))) as spread, pytest.raises(EcgscaleError, match="came and went"):
-        spread.map(scaled, 1, [7])
+    with Spread(two_processes) as spread, pytest.raises(EcgscaleError, match=r"^fold 3: given up after 2 attempts"):
+        spread.map(always_dies, None, [0], names=["fold 3"])
