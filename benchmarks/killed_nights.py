@@ -63,6 +63,7 @@ clusters = 8
 max_epochs = 2
 [nightly]
 recompute_share = 0.6
+withdraw_share = 0.6
 """
 
 

@@ -130,7 +130,8 @@ class NightlyConfig(_Section):
     deadline: "HH:MM" after which no shard is begun; policy: what is published when it cuts a night short: what is
     committed, or nothing until all is complete
     max_shards: of one night, the oldest first; recompute_share, max_records: of published records that a night may
-    compute again without --allow-recompute
+    compute again without --allow-recompute; withdraw_share: of published records that it may withdraw, since their
+    shards are gone from the archive, without --allow-withdrawal
     gc_grace_hours: what nobody has referred to for so long goes when a night has published (`ecgscale gc`)
     lease_seconds: after so long without a sign of life another run takes over
     """
@@ -142,6 +143,7 @@ class NightlyConfig(_Section):
     max_shards: int | None = Field(default=None, gt=0)
     max_records: int | None = Field(default=None, gt=0)
     recompute_share: float = Field(default=0.05, ge=0, le=1)
+    withdraw_share: float = Field(default=0.1, ge=0, le=1)
     gc_grace_hours: float = Field(default=72, ge=1)
     lease_seconds: float = Field(default=180, ge=3)
 
@@ -237,7 +239,36 @@ def _told(detail: Any) -> str:
         return f"unknown key {where}; known are {', '.join(known)}.{did_you_mean(parts[-1], known)}"
     if detail["type"] == "missing":
         return f"{where} is missing"
-    return f"{where}: {detail['msg'].removeprefix('Value error, ')} (it is {detail['input']!r})"
+    wanted = _FORMS.get(where) if detail["type"].startswith("string_") else None
+    wanted = wanted or _WANTED.get(detail["type"])
+    if wanted is None:
+        return f"{where}: {detail['msg'].removeprefix('Value error, ')} (it is {detail['input']!r})"
+    # An address that is refused may hold a password.
+    value = "" if where == "storage.endpoint" else f" (it is {detail['input']!r})"
+    return f"{where}: expected {wanted.format(**detail.get('ctx', {}))}{value}"
+
+
+_FORMS = {
+    "nightly.deadline": 'HH:MM, as "05:30"',
+    "storage.endpoint": 'an address such as "https://store.example:9000", without user and password',
+}
+"""What a text has to look like that is checked by a pattern."""
+
+_WANTED = {
+    **dict.fromkeys(("int_parsing", "int_type", "int_from_float"), "a whole number"),
+    **dict.fromkeys(("float_parsing", "float_type"), "a number"),
+    "finite_number": "a finite number",
+    **dict.fromkeys(("bool_parsing", "bool_type"), "true or false"),
+    "string_type": "a text in quotes",
+    **dict.fromkeys(("tuple_type", "list_type"), "a list in brackets, as [1, 2, 3]"),
+    **dict.fromkeys(("model_type", "model_attributes_type"), "a section with keys of its own"),
+    "greater_than": "more than {gt:g}",
+    "greater_than_equal": "{ge:g} or more",
+    "less_than": "less than {lt:g}",
+    "less_than_equal": "{le:g} or less",
+    "literal_error": "{expected}",
+}
+"""What was expected, by pydantic's types of errors, in the words of a user."""
 
 
 _SECTIONS: dict[str, type[BaseModel]] = {

@@ -11,15 +11,16 @@ from typing import Any
 import click
 
 from ecgscale.cli.job import Job, config_option, job, model_option
-from ecgscale.cli.nightly import night_facts, recompute_option
+from ecgscale.cli.nightly import night_facts, recompute_option, withdrawal_option
 
 
 @click.command()
 @config_option
 @model_option
 @recompute_option
+@withdrawal_option
 @job
-def nightly(job: Job, model: Path | None, allow_recompute: bool) -> dict[str, Any]:
+def nightly(job: Job, model: Path | None, allow_recompute: bool, allow_withdrawal: bool) -> dict[str, Any]:
     """Ingest, explain, judge and publish what is new since the last time: `ecgscale nightly` on a cluster.
 
     The model stays that of what is served, however the archive has grown: clusters of tonight mean what those of
@@ -28,7 +29,7 @@ def nightly(job: Job, model: Path | None, allow_recompute: bool) -> dict[str, An
     \b
       ray job submit --working-dir . -- python jobs/nightly.py --config configs/nightly.toml
     """
-    return night_facts(job.config, job.where, job.record, job.progress, model, allow_recompute)
+    return night_facts(job.config, job.where, job.record, job.progress, model, allow_recompute, allow_withdrawal)
 
 
 if __name__ == "__main__":

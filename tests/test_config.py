@@ -83,9 +83,15 @@ def test_an_unknown_key_names_the_nearest_right_one(tmp_path: Path, wrong: str, 
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ("[fit]\nclusters = 1", "fit.clusters: Input should be greater than or equal to 2 (it is 1)"),
+        ("[fit]\nclusters = 1", "fit.clusters: expected 2 or more (it is 1)"),
         ('[fit]\nalgorithm = "elkan"', "fit.algorithm"),
-        ("[fit]\ntau = nan", "fit.tau"),
+        ("[fit]\ntau = nan", "fit.tau: expected a finite number"),
+        ("[fit]\ntau = 0.0", "fit.tau: expected more than 0 (it is 0.0)"),
+        ('[fit]\nclusters = "x"', "fit.clusters: expected a whole number (it is 'x')"),
+        ("[fit]\nfolds = 3", "fit.folds: expected a list in brackets, as [1, 2, 3] (it is 3)"),
+        ('[nightly]\ndeadline = "5:30"', """nightly.deadline: expected HH:MM, as "05:30" (it is '5:30')"""),
+        ("[nightly]\ndeadline = 5", 'nightly.deadline: expected HH:MM, as "05:30" (it is 5)'),
+        ("[surrogate]\ntarget = 5", "surrogate.target: expected a text in quotes (it is 5)"),
         ("[fit]\ngamma = 3", "fit.gamma"),
         ('[explain]\nentropy = "sample"', "'none' or 'timestep'"),
         ('[train]\nepochs = "many"\ntarget = "age"', "train.epochs"),
@@ -95,6 +101,12 @@ def test_an_unknown_key_names_the_nearest_right_one(tmp_path: Path, wrong: str, 
 )
 def test_a_wrong_value_is_told_with_its_key(tmp_path: Path, changes: str, told: str) -> None:
     assert told in refused(tmp_path, LEAST + changes)
+
+
+def test_an_address_with_a_password_is_not_repeated(tmp_path: Path) -> None:
+    told = refused(tmp_path, LEAST + '[storage]\nendpoint = "https://me:secret@store"')
+    assert "storage.endpoint: expected an address such as" in told
+    assert "secret" not in told
 
 
 def test_all_errors_are_told_at_once(tmp_path: Path) -> None:

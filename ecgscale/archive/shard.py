@@ -82,7 +82,8 @@ def open_parquet(shard: Shard, whole: bool = False) -> pq.ParquetFile:
             with told(f"cannot read {shard.path}"):
                 raise
         raise ShardError(
-            f"{shard.path} ({shard.size} bytes) is not a whole Parquet file: {error}. Restore it or ingest again"
+            f"{shard.path} ({shard.size} bytes) is not a whole Parquet file: {str(error).rstrip('. ')}. "
+            "Restore it or ingest again"
         ) from error
     try:
         _check_shard_schema(shard, file.schema_arrow)

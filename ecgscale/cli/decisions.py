@@ -12,8 +12,6 @@ from ecgscale.cli.command import command
 from ecgscale.cli.options import PLACE
 from ecgscale.progress import Progress
 
-_THEN = {"released": "the next nightly run publishes it", "rejected": "it stays unpublished"}
-
 
 def _options(function: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
@@ -63,10 +61,25 @@ def _decide(
 ) -> dict[str, Any]:
     from ecgscale.errors import UsageError
     from ecgscale.nightly.decisions import decide_on
+    from ecgscale.store.dataset import find_dataset
 
     if not shards and not every:
         raise UsageError("name the SHARDS, or give --all; `ecgscale status ROOT` lists those that are held")
     decided = decide_on(root, shards, state, reason, dataset, every)
+    manifest = find_dataset(root, dataset).manifest
+    published = {(entry.key, entry.content_digest): entry for entry in manifest.content.shards} if manifest else {}
     for hold in decided:
-        click.echo(f"{hold.source.key} {state}: {_THEN[state]}")
+        entry = published.get((hold.source.key, hold.source.content_digest))
+        click.echo(f"{hold.source.key} {state}: {_then(state, entry.published_rows if entry else None)}")
     return {state: [hold.source.key for hold in decided], "reason": reason.strip()}
+
+
+def _then(state: str, published: int | None) -> str:
+    """What comes of a decision on a shard of which so many records are published; None: it is not published."""
+    from ecgscale.words import counted
+
+    if state == "released":
+        return "the next nightly run publishes it" if published is None else "it is published, and stays so"
+    if published is None:
+        return "it stays unpublished"
+    return f"it is published now; the next night withdraws its {counted(published, 'record')}"

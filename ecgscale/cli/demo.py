@@ -63,8 +63,8 @@ def demo(progress: Progress, directory: Path, records: int, epochs: int, seed: i
     """See the whole of ecgscale on simulated recordings: about two minutes, nothing needed.
 
     Simulates an archive, trains a small network to tell five diagnoses apart, clusters what its last three blocks
-    do, explains every recording, draws the one the network was least sure about, and checks how well
-    20 cluster proportions alone reproduce the network's decisions. Everything stays in DIRECTORY.
+    do, explains every recording, draws the one the network was least sure about of those it was not trained on, and
+    checks how well 20 cluster proportions alone reproduce the network's decisions. Everything stays in DIRECTORY.
 
     \b
       ecgscale demo
@@ -125,7 +125,8 @@ What was written
   {dataset}/data
                                   for each recording when the network is in which state (segments), how unsure
                                   (entropy), the share of time in each (proportions), and what it predicts
-  {picture}         recording {record_id}, the one it was least sure about: look at it
+  {picture}         recording {record_id}, the one it was least sure about
+                                  of those it was not trained on: look at it
 
 Do 20 proportions hold what the network decides on? (recordings that neither the network nor K-means has seen)
 {{scores}}

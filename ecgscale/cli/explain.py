@@ -116,6 +116,8 @@ def _summary(result: ExplainResult, root: Path) -> str:
         f"explained and {quarantined:,} quarantined, in {result.seconds:.1f} s",
         "  shards: " + ", ".join(f"{count:,} {name}" for name, count in done if count),
     ]
+    if result.withdrawn:
+        lines.append(f"  withdrawn: {counted(result.withdrawn, 'record')} of shards that were published before")
     if result.quarantined:
         reasons = ", ".join(f"{count:,} {status}" for status, count in result.quarantined.items())
         lines.append(f"  quarantined: {reasons}")
@@ -125,7 +127,7 @@ def _summary(result: ExplainResult, root: Path) -> str:
         (result.conflicts, "quarantined: another patient has the id"),
     ]
     lines += [f"  {counted(count, 'recording')} {what}" for count, what in again if count]
-    lines += [f"  set aside {aside.key}: {aside.reason}" for aside in result.set_aside]
+    lines += [f"  set aside {aside.key} (why: `ecgscale status`)" for aside in result.set_aside]
     for state in ("held", "rejected"):
         held = {shard.key: shard.reason for shard in result.held if shard.state == state}
         lines += [f"  {state} {line}" for line in by_reason(held)]

@@ -8,12 +8,12 @@ from typing import Any, Literal
 import click
 
 from ecgscale.cli.command import command
-from ecgscale.cli.options import BYTES, INTEGERS, PLACE, pool_of, runtime_options
+from ecgscale.cli.options import BYTES, INTEGERS, PLACE, CommandOfK, pool_of, runtime_options
 from ecgscale.progress import Progress
 from ecgscale.words import counted
 
 
-@click.command()
+@click.command(cls=CommandOfK)
 @click.argument("archive", type=PLACE)
 @click.option("--encoder", required=True, type=PLACE, help="Encoder directory (encoder.toml).")
 @click.option("--out", required=True, type=PLACE, help="ROOT: models and results go below it.")

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 recompute_option = click.option(
     "--allow-recompute", is_flag=True, help="Compute published records again where their source has changed."
 )
+withdrawal_option = click.option(
+    "--allow-withdrawal", is_flag=True, help="Withdraw many published records whose shards are gone from the archive."
+)
 
 
 @click.command()
@@ -29,8 +32,11 @@ recompute_option = click.option(
     "--model", type=PLACE, metavar="PATH|ID", help="Explain with this model. Default: that of what is served."
 )
 @recompute_option
+@withdrawal_option
 @command
-def nightly(progress: Progress, config: Path, model: Path | None, allow_recompute: bool) -> dict[str, Any]:
+def nightly(
+    progress: Progress, config: Path, model: Path | None, allow_recompute: bool, allow_withdrawal: bool
+) -> dict[str, Any]:
     """Ingest, explain, judge and publish what is new since the last time, with the model that is served.
 
     What to type every night, from cron or `ray job submit`. It takes a lock, ingests source files that have arrived and
@@ -56,7 +62,7 @@ def nightly(progress: Progress, config: Path, model: Path | None, allow_recomput
     loaded = load_config(config)
     where = placement_of(loaded, progress)
     with run_record(loaded.root, "nightly", where.facts(), progress) as record:
-        return night_facts(loaded, where, record, progress, model, allow_recompute)
+        return night_facts(loaded, where, record, progress, model, allow_recompute, allow_withdrawal)
 
 
 def night_facts(
@@ -66,6 +72,7 @@ def night_facts(
     progress: Progress,
     model: Path | None,
     allow_recompute: bool,
+    allow_withdrawal: bool,
 ) -> dict[str, Any]:
     """Run the night, tell it, and put it into the run record; the facts of the command."""
     from ecgscale.nightly.night import run_night
@@ -76,6 +83,7 @@ def night_facts(
         watch=record,
         model_dir=named_model(config.root, model) if model is not None else None,
         allow_recompute=allow_recompute,
+        allow_withdrawal=allow_withdrawal,
         pool=where.pool,
         device=where.device,
         progress=progress,
@@ -96,7 +104,7 @@ def told(result: NightResult, root: Path) -> list[str]:
         records, shards = counted(came.records, "record"), counted(len(came.shards), "shard")
         lines.append(f"arrived: {records} in {shards}; {came.waiting:,} settle still")
     new = explained.computed + explained.restamped
-    counts = [(explained.retired, "gone from the archive"), (len(explained.left), "left for later")]
+    counts = [(explained.retired, "withdrawn: gone from the archive"), (len(explained.left), "left for later")]
     lines.append(
         f"explained: {counted(explained.computed, 'shard')} computed, {explained.restamped:,} moved, "
         f"{explained.unchanged:,} unchanged" + "".join(f", {count:,} {what}" for count, what in counts if count)
@@ -109,7 +117,7 @@ def told(result: NightResult, root: Path) -> list[str]:
     lines += [f"recordings: {count:,} {what}" for count, what in again if count]
     if explained.quarantined:
         lines.append("quarantined: " + ", ".join(f"{n:,} {status}" for status, n in explained.quarantined.items()))
-    lines += [f"set aside: {aside.key}: {aside.reason}" for aside in explained.set_aside]
+    lines += [f"set aside: {aside.key} (why: `ecgscale status`)" for aside in explained.set_aside]
     told_once = [(finding.alarm, finding.message) for finding in result.report.findings]
     lines += [f"{'gate' if alarm else 'note'}: {message}" for alarm, message in told_once]
     held = [shard.key for shard in explained.held if shard.state == "held"]
@@ -119,6 +127,9 @@ def told(result: NightResult, root: Path) -> list[str]:
         lines.append(f"look:   ecgscale quarantine {where} --held")
         lines.append(f"decide: ecgscale release {where} {held[0]} --reason TEXT     (or reject)")
     state = "published" if explained.published else ("nothing new" if not new else "nothing published")
+    if explained.withdrawn:
+        withdrawn = counted(explained.withdrawn, "record")
+        lines.append(f"withdrawn: {withdrawn} of shards that were published before and are not now")
     records = counted(explained.records, "record")
     lines.append(f"{state}: manifest {explained.manifest}, {records}: {explained.path}")
     return lines

@@ -73,6 +73,20 @@ class PlaceType(click.ParamType):
             self.fail(str(error), param, ctx)
 
 
+class CommandOfK(click.Command):
+    """A command that has --clusters, for those who type --k."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click does, with the hint that click cannot give: no letter of --k says which option is meant."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            if error.option_name.lower() in ("-k", "--k"):
+                message = f"{error.message} Did you mean '--clusters'?"
+                raise click.NoSuchOption(error.option_name, message, ctx=ctx) from error
+            raise
+
+
 INTEGERS = IntegerList()
 PLACE = PlaceType()
 BYTES = ByteSize()

@@ -61,6 +61,7 @@ def plan(
     where = placement_of(loaded, progress)
     encoder = outlook_encoder(loaded)
     outlook = look_ahead(loaded, encoder, model, records, where.device)
+    _check_surrogate(loaded, outlook)
     on_ray = where.runtime == "ray"
     # Processes share this machine, so together they are as fast as one; Ray actors bring their own.
     here = where.workers if on_ray else 1
@@ -81,6 +82,15 @@ def plan(
         "estimate": now.to_dict() if now else None,
         "table": [estimate(outlook.sizes, rates, n).to_dict() for n in workers] if rates else [],
     }
+
+
+def _check_surrogate(config: RunConfig, outlook: Outlook) -> None:
+    """Refuse what `ecgscale run` would refuse of [surrogate]; without an archive nothing can be said yet."""
+    from ecgscale.archive.reader import Archive
+    from ecgscale.evaluate.published import check_asked
+
+    if config.surrogate is not None and outlook.archive.there:
+        check_asked(Archive.open(config.archive.path), encoder=config.encoder.path, asked=config.surrogate)
 
 
 def _rates(config: RunConfig, outlook: Outlook, rate: float | None, device: str, on_ray: bool) -> Rates | None:

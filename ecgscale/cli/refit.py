@@ -98,7 +98,7 @@ def told(done: Refit, config: Path, root: Path) -> Iterator[str]:
         f"{counted(explained.records, 'record')} in {counted(explained.shards, 'shard')} explained: {explained.path}"
         + (f"; {counted(len(explained.held), 'shard')} held back" if explained.held else "")
     )
-    yield from (f"  set aside {aside.key}: {aside.reason}" for aside in explained.set_aside)
+    yield from (f"  set aside {aside.key} (why: `ecgscale status`)" for aside in explained.set_aside)
     yield f"{done.served_id} is still what is served."
     yield f"next: ecgscale report {shlex.quote(str(root))} --dataset {done.dataset_id}     (look at it)"
     yield f"      ecgscale promote {shlex.quote(str(root))} {done.dataset_id} --reason TEXT     (serve it)"

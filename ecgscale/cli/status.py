@@ -71,9 +71,9 @@ def _tables(found: RootStatus) -> Iterator[str]:
         ]
         for run in found.runs
     ]
-    heads = ["run", "started (UTC)", "ended", "outcome", "exit", "records", "took"]
+    heads = ["run", "started (UTC)", "ended", "outcome", "exit", "computed", "took"]
     if rows:
-        yield rows_table(heads, rows, "last runs", right=("exit", "records", "took"))
+        yield rows_table(heads, rows, "last runs", right=("exit", "computed", "took"))
     if found.remark:
         yield f"note: {found.remark}"
 

@@ -21,7 +21,7 @@ _LINES = {
     "agreement": "agrees with the network",
     "majority_agreement": "  always the most frequent answer",
     "exact_match": "agrees in every label",
-    "majority_exact_match": "  always the most frequent answer",
+    "majority_exact_match": "  always the most frequent set of labels",
     "kappa": "Cohen's kappa with the network",
     "accuracy": "right by the labels: forest",
     "network_accuracy": "                     network",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from ecgscale.cli.command import command
-from ecgscale.cli.options import INTEGERS, PLACE, runtime_options, spread_of
+from ecgscale.cli.options import INTEGERS, PLACE, CommandOfK, runtime_options, spread_of
 from ecgscale.progress import Progress
 
 if TYPE_CHECKING:
@@ -39,12 +39,15 @@ _HEADS = {
 }
 
 
-@click.command()
+@click.command(cls=CommandOfK)
 @click.argument("source", metavar="ROOT|ARCHIVE", type=PLACE)
 @click.option("--target", metavar="COLUMN", help="Label column; by default the one the encoder was trained on.")
 @click.option("--encoder", type=PLACE, help="Of an ARCHIVE: the network's directory.")
 @click.option("--out", type=PLACE, help="Of an ARCHIVE: the ROOT to write below.")
 @click.option("--archive", type=PLACE, help="Of a ROOT: where its archive is now, if it moved.")
+@click.option(
+    "--only", type=click.Choice(list(_HEADS)), multiple=True, help="Vary this alone; repeatable. Default: all."
+)
 @click.option("--clusters", type=INTEGERS, default="5,10,20,30,50", show_default=True, help="Values of K.")
 @click.option("--base", type=click.IntRange(2), default=20, show_default=True, help="K of all other sweeps.")
 @click.option("--train-records", type=INTEGERS, default="50,100,200,500,1000,2198", show_default=True)
@@ -67,6 +70,7 @@ def sweep(
     encoder: Path | None,
     out: Path | None,
     archive: Path | None,
+    only: tuple[str, ...],
     clusters: tuple[int, ...],
     base: int,
     train_records: tuple[int, ...],
@@ -93,11 +97,11 @@ def sweep(
     Told for each setting: agreement of the surrogate with the network, explained variance, effective number of
     clusters, whether other seeds and other patients give the same clusters (adjusted Rand index; distance of matched
     centroids), and how much of P, QRS, T and TP the clusters tell. The elbow is named, and the K from which on nothing
-    gets better.
+    larger that was tried is better.
 
     \b
       ecgscale sweep results
-      ecgscale sweep results --clusters 5,10,20,40 --seeds 5 -o sweep.svg
+      ecgscale sweep results --only clusters --clusters 5,10,20,40 --seeds 5 -o sweep.svg
       ecgscale sweep results --runtime ray --workers 8
       ecgscale sweep archive --encoder encoder --out results --target superclasses
     """
@@ -105,11 +109,12 @@ def sweep(
 
     from ecgscale.clusters.kmeans import FitSettings
     from ecgscale.evaluate.forests import ForestSettings
-    from ecgscale.evaluate.sweep import SweepRequest
+    from ecgscale.evaluate.sweep import AXES, SweepRequest
     from ecgscale.evaluate.sweep_result import sweep_archive, sweep_root
     from ecgscale.report.sweep_figure import draw_sweep
 
     request = SweepRequest(
+        axes=only or AXES,
         clusters=tuple(sorted(clusters)),
         base=base,
         train_records=train_records,
@@ -144,8 +149,13 @@ def told(result: SweepResult) -> str:
     from ecgscale.cli.surrogate import table_lines
 
     lines = [f"{result.target}: {result.train_records} records fit, {result.records} score ({result.told})"]
+    usual = _usual(result)
+    if usual is not None:
+        lines.append(f"always the most frequent answer agrees in {usual:.3f}")
     for axis, head in _HEADS.items():
-        rows = result.summary[axis]
+        rows = result.summary.get(axis)
+        if not rows:
+            continue
         columns = [(key, name) for key, name in _COLUMNS if any(row.get(key) is not None for row in rows)]
         cells = [[row["setting"], *(_cell(row, key) for key, _ in columns)] for row in rows]
         lines += ["", *table_lines([head, *(name for _, name in columns)], cells)]
@@ -154,6 +164,12 @@ def told(result: SweepResult) -> str:
     if result.plateau is not None:
         lines.append(f"plateau of the surrogate ({result.plateau_score}): from K = {result.plateau:g} on")
     return "\n".join([*lines, *(f"note: {remark}" for remark in result.remarks)])
+
+
+def _usual(result: SweepResult) -> float | None:
+    """How often the most frequent answer is the network's: the same whatever is varied."""
+    found = (row.get("majority_agreement") for rows in result.summary.values() for row in rows)
+    return next((value for value in found if value is not None), None)
 
 
 def _cell(row: dict[str, Any], key: str) -> str:

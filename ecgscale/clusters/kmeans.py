@@ -140,7 +140,11 @@ def fit_kmeans(
         if done_before:
             stage.advance(done_before)
             progress.say(f"going on from step {done_before}")
-        return _in_step(source, fits, states, stage, checkpoint)
+        found = _in_step(source, fits, states, stage, checkpoint)
+        if all(fit.converged for fit in found):
+            # The total is the most it may take; without this, a stage that ends before it looks cut short.
+            stage.note("converged, no further steps needed")
+        return found
 
 
 def _in_step(

@@ -21,7 +21,7 @@ from ecgscale.encoders.spec import EncoderSpec, InputSpec, OutputSpec
 from ecgscale.encoders.splits import TEST, TRAIN, UNUSED, VALIDATION, Folds, split
 from ecgscale.encoders.taps import Encoder, fix_arithmetic, resolve_device
 from ecgscale.encoders.targets import Target, encode, read_labels
-from ecgscale.encoders.written import WEIGHTS_FILE, SeenRecords, check_out, check_place, move_encoder, write_encoder
+from ecgscale.encoders.written import WEIGHTS_FILE, SeenRecords, move_encoder, place_kept, write_encoder
 from ecgscale.errors import UsageError
 from ecgscale.leads import CANONICAL_LEADS, canonical_lead
 from ecgscale.places import is_remote
@@ -67,17 +67,16 @@ def train_encoder(
     The same archive, settings and seed give the same weights on equal hardware and software. Raises UsageError for
     targets, folds and shapes that cannot be trained, before any signal is read.
     """
-    if not is_remote(out):
-        return _train(archive, Path(out), settings, overwrite, progress)
-    check_place(out, overwrite)
-    with TemporaryDirectory() as scratch:
-        facts = _train(archive, Path(scratch), settings, overwrite, progress)
-        move_encoder(Path(scratch), out)
+    with place_kept(out, overwrite):
+        if not is_remote(out):
+            return _train(archive, Path(out), settings, progress)
+        with TemporaryDirectory() as scratch:
+            facts = _train(archive, Path(scratch), settings, progress)
+            move_encoder(Path(scratch), out)
     return {**facts, "encoder": str(out)}
 
 
-def _train(archive: Archive, out: Path, settings: TrainSettings, overwrite: bool, progress: Progress) -> dict[str, Any]:
-    check_out(out, overwrite)
+def _train(archive: Archive, out: Path, settings: TrainSettings, progress: Progress) -> dict[str, Any]:
     device = resolve_device(settings.device)
     fix_arithmetic()
     arguments, input_spec = _network(settings)

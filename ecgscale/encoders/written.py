@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -112,6 +113,21 @@ def check_place(out: str | Path, overwrite: bool) -> None:
         check_out(Path(out), overwrite)
     elif (place(out) / SPEC_FILE).exists() and not overwrite:
         raise EncoderError(f"{out} already holds an encoder; give another place, or --overwrite to replace it")
+
+
+@contextmanager
+def place_kept(out: str | Path, overwrite: bool) -> Iterator[None]:
+    """`check_place`; folders that it made go again when the block fails before anything lies in them."""
+    made = [] if is_remote(out) else [folder for folder in (Path(out), *Path(out).parents) if not folder.exists()]
+    check_place(out, overwrite)
+    try:
+        yield
+    except BaseException:
+        # Not empty, or gone: somebody else uses it.
+        with suppress(OSError):
+            for folder in made:
+                folder.rmdir()
+        raise
 
 
 def move_encoder(folder: Path, out: str | Path) -> None:

@@ -26,15 +26,13 @@ def plateau(
     x: Sequence[float], mean: Sequence[float], sd: Sequence[float], least: float = 0.005, rising: bool = True
 ) -> float | None:
     """The smallest x from which on nothing beyond it is better than it by more than the SD of the better one, `least`
-    at the least. None for fewer than two points.
+    at the least. None where there is none: of the last x nobody knows whether more would be better.
 
     `rising`: higher is better, else lower.
     """
-    if len(x) < 2:
-        return None
     sign = 1.0 if rising else -1.0
     value, spread = sign * np.asarray(mean, float), np.maximum(np.asarray(sd, float), least)
-    for i in range(len(x)):
+    for i in range(len(x) - 1):
         if (value[i + 1 :] - spread[i + 1 :] <= value[i]).all():
             return float(x[i])
-    return float(x[-1])
+    return None

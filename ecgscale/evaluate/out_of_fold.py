@@ -52,7 +52,8 @@ class Answers:
     """N records, as `Questions`; meaningless where `scored` (or `told_known`) is false.
 
     `imitated_says`, `imitated`: the forest that learnt the network's outputs; `always`: the network's most frequent
-    decision (mean value). `told_says`, `told`: the forest that learnt the labels; `usual`: the most frequent label
+    decision, label by label (mean value); `always_whole`: its most frequent decision as a whole, the set of labels that
+    it gives most often. `told_says`, `told`: the forest that learnt the labels; `usual`: the most frequent label
     (mean value). Most frequent among the records that fitted, each time. `said` is for `Importance.result`.
     """
 
@@ -60,6 +61,7 @@ class Answers:
     imitated_says: NDArray[np.float64]
     imitated: NDArray
     always: NDArray
+    always_whole: NDArray
     told_known: NDArray[np.bool_]
     told_says: NDArray[np.float64]
     told: NDArray
@@ -94,6 +96,7 @@ class _PartAnswers:
 
     imitated_says: NDArray[np.float64]
     always: NDArray
+    always_whole: NDArray
     told_says: NDArray[np.float64] | None
     usual: NDArray | None
     said: Said | None
@@ -160,12 +163,13 @@ def _of_part(asked: _Asked, part: _Part) -> _PartAnswers:
     if asked.importance is not None and part.number is not None:
         said = asked.importance.ask(forest, part.test, part.number)
     always = most_frequent(questions.network[part.train], questions.kind)
+    whole = most_frequent_whole(questions.network[part.train], questions.kind)
     labelled = part.train & questions.can_fit
     if labelled.sum() < FEWEST_TRAIN:
-        return _PartAnswers(imitated, always, None, None, said)
+        return _PartAnswers(imitated, always, whole, None, None, said)
     forest = _fitted(questions.kind, questions.y, features, drawn(labelled, settings), settings)
     usual = most_frequent(questions.y[labelled], questions.kind)
-    return _PartAnswers(imitated, always, features.ask(forest, rows), usual, said)
+    return _PartAnswers(imitated, always, whole, features.ask(forest, rows), usual, said)
 
 
 def _joined(questions: Questions, parts: Sequence[tuple[_Part, _PartAnswers]]) -> Answers:
@@ -174,6 +178,7 @@ def _joined(questions: Questions, parts: Sequence[tuple[_Part, _PartAnswers]]) -
     for part, found in parts:
         rows = np.flatnonzero(part.test)
         out.imitated_says[rows], out.always[rows] = found.imitated_says, found.always
+        out.always_whole[rows] = found.always_whole
         if found.told_says is None:
             without += 1
         else:
@@ -206,6 +211,14 @@ def most_frequent(values: NDArray, kind: str) -> NDArray:
     return (values.mean(axis=0) > 0.5).astype(np.int64)
 
 
+def most_frequent_whole(values: NDArray, kind: str) -> NDArray:
+    """(n,) the answer that is given most often as a whole; of several labels the set, on ties the first in order."""
+    if kind != "multilabel":
+        return most_frequent(values, kind)
+    sets, counts = np.unique(values, axis=0, return_counts=True)
+    return np.asarray(sets[counts.argmax()])
+
+
 def _fitted(
     kind: str, y: NDArray, features: Features, rows: NDArray[np.int64], settings: ForestSettings
 ) -> SurrogateForest:
@@ -225,6 +238,7 @@ def _empty(questions: Questions) -> Answers:
         imitated_says=np.zeros(shape),
         imitated=decisions(),
         always=decisions(),
+        always_whole=decisions(),
         told_known=flags[1],
         told_says=np.zeros(shape),
         told=decisions(),

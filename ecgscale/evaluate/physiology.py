@@ -47,7 +47,7 @@ class PublishedLocalisation:
     path: Path
 
 
-@announced("ecgscale localise")
+@announced("ecgscale localise", existing=True)
 def localise_published(
     root: str | Path,
     *,

@@ -29,7 +29,7 @@ class PublishedProbes:
     path: Path
 
 
-@announced("ecgscale probe")
+@announced("ecgscale probe", existing=True)
 def write_probes(
     root: str | Path, result: ProbeResult, settings: ProbeSettings, *, n_bootstrap: int = 1000
 ) -> PublishedProbes:

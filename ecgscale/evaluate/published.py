@@ -22,13 +22,14 @@ from ecgscale.evaluate.surrogate import (
     explained_records,
     score_surrogate,
 )
-from ecgscale.evaluate.truth import label_columns, read_truth, target_columns
+from ecgscale.evaluate.truth import label_columns, suitable_columns, target_columns
 from ecgscale.evaluate.written import evaluation_name, write_evaluation
 from ecgscale.passes.spread import HERE, Spread
 from ecgscale.places import place
 from ecgscale.progress import SILENT, Progress
 from ecgscale.store.dataset import ExplainedDataset, find_dataset, open_explanations
 from ecgscale.store.presence import announced
+from ecgscale.words import named
 
 Scheduler = Callable[..., Any] | str | None
 
@@ -99,7 +100,8 @@ def open_published(
     if not asked:
         there = ", ".join(label_columns(schema))
         raise UsageError(f"{spec.name} does not say what it was trained on; give --target, one of: {there}")
-    columns = ["record_id", "patient_id", "source_shard", "status", "prediction", *target_columns(schema, asked)]
+    labels = suitable_columns(schema, asked, spec)
+    columns = ["record_id", "patient_id", "source_shard", "status", "prediction", *labels]
     columns += ["fold"] if "fold" in schema.names else []
     columns += [] if request.out_of_core else ["proportions"]
     table = explanations.to_table(columns=columns)
@@ -119,22 +121,22 @@ def check_asked(archive: Archive, encoder: Path, asked: SurrogateConfig, folds: 
     try:
         target_columns(schema, asked.target)
         if (encoder / SPEC_FILE).exists():
-            read_truth(schema.empty_table(), asked.target, load_spec(encoder).output)
+            suitable_columns(schema, asked.target, load_spec(encoder))
     except UsageError as error:
         raise UsageError(f"[surrogate] target: {error}") from error
-    named = {*(asked.train_folds or ()), *(asked.test_folds or ())}
-    if not named or not folds:
+    wanted = {*(asked.train_folds or ()), *(asked.test_folds or ())}
+    if not wanted or not folds:
         return
     known = set(archive.metadata(["fold"]).column("fold").to_pylist()) if "fold" in schema.names else set()
-    if absent := sorted(named - known):
+    if absent := sorted(wanted - known):
         there = ", ".join(map(str, sorted(known - {None}))) or "none"
         raise UsageError(
-            f"[surrogate] train_folds, test_folds: {archive.path} has no fold {', '.join(map(str, absent))}; "
+            f"[surrogate] train_folds, test_folds: {archive.path} has no fold {named([str(fold) for fold in absent])}; "
             f"there are: {there}"
         )
 
 
-@announced("ecgscale surrogate", when="write")
+@announced("ecgscale surrogate", when="write", existing=True)
 def check_published(
     root: str | Path,
     target: str | None = None,

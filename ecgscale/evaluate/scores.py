@@ -77,9 +77,9 @@ def scorers(questions: Questions, answers: Answers, group: NDArray[np.bool_]) ->
         return _of_values(questions, answers, group)
     columns = [_of_label(questions, answers, group, i) for i in range(len(questions.names))]
     found: Scorers = {name: mean_of([column[name] for column in columns]) for name in OF_A_LABEL}
-    network, imitated, always = (a[group] for a in (questions.network, answers.imitated, answers.always))
+    network, imitated, whole = (a[group] for a in (questions.network, answers.imitated, answers.always_whole))
     found["exact_match"] = weighted_mean((imitated == network).all(axis=1))
-    found["majority_exact_match"] = weighted_mean((always == network).all(axis=1))
+    found["majority_exact_match"] = weighted_mean((whole == network).all(axis=1))
     if questions.kind == "multiclass":
         found |= _of_classes(questions, answers, group)
     return {name: found[name] for name in CLASSIFICATION}

@@ -25,6 +25,7 @@ from ecgscale.passes.spread import HERE, Spread
 from ecgscale.progress import SILENT, Progress, Stage
 
 CLUSTERS, RECORDS, LAYERS, DEPTH, SOFTMAX = "clusters", "records", "layers", "depth", "softmax"
+AXES = (CLUSTERS, RECORDS, LAYERS, DEPTH, SOFTMAX)
 _STABILITY_SAMPLE = 4000
 _LEFT_OUT_PARTS = 3
 
@@ -33,9 +34,11 @@ _LEFT_OUT_PARTS = 3
 class SweepRequest:
     """What a user asks of `ecgscale sweep`. Empty `layers`, `depths`: all subsets, and factors that rise and fall.
 
-    `base`: K of everything but the sweep of K. `softmax`: pairs of γ and τ, τ in units of the mean margin for γ = 2.
+    `axes`: which choices are varied. `base`: K of everything but the sweep of K. `softmax`: pairs of γ and τ, τ in
+    units of the mean margin for γ = 2.
     """
 
+    axes: tuple[str, ...] = AXES
     clusters: tuple[int, ...] = (5, 10, 20, 30, 50)
     base: int = 20
     train_records: tuple[int, ...] = (50, 100, 200, 500, 1000, 2198)
@@ -86,7 +89,8 @@ class Sweep:
                 tasks |= dict.fromkeys(self._keys(one), one.task)
         fits = list({id(task): task for task in tasks.values()}.values())
         asked = Asked(self.material, self.request.fit, self.request.forests)
-        with progress.stage("sweep", len(fits) + len(self.request.softmax), "fits") as stage:
+        softened = len(self.request.softmax) if SOFTMAX in self.request.axes else 0
+        with progress.stage("sweep", len(fits) + softened, "fits") as stage:
             named = {id(one.task): f"{one.setting.vary} {one.setting.name}".strip() for one in planned}
             done = spread.map(fit_and_measure, asked, fits, stage, names=[named[id(task)] for task in fits])
             for found in done:
@@ -94,11 +98,12 @@ class Sweep:
             by_task = {id(task): found for task, found in zip(fits, done, strict=True)}
             found_of = {key: by_task[id(task)] for key, task in tasks.items()}
             self._tabulate(planned, found_of)
-            self._softmax(asked, found_of, spread, stage)
+            if softened:
+                self._softmax(asked, found_of, spread, stage)
         return self
 
     def _plan(self) -> list[_Planned]:
-        """Every fit of every sweep, in the order of the tables."""
+        """Every fit of every sweep that was asked for, in the order of the tables."""
         request, train, seeds = self.request, self._train(), self.request.seeds
         n_blocks = self.material.extracted.layout.n_blocks
         of_k = _Setting(CLUSTERS, "", Variant(), {})
@@ -123,7 +128,8 @@ class Sweep:
             planned += [_Planned(setting, FitTask(setting.variant, train, base, seed)) for seed in seeds]
         # γ and τ are varied for the first seed's centroids.
         as_is = _Setting(SOFTMAX, "", Variant(), {})
-        return [*planned, _Planned(as_is, FitTask(as_is.variant, train, base, seeds[0]))]
+        planned.append(_Planned(as_is, FitTask(as_is.variant, train, base, seeds[0])))
+        return [one for one in planned if one.setting.vary in request.axes]
 
     def _keys(self, planned: _Planned) -> list[Any]:
         """What decides each of the fits of a task: sweeps meet where nothing is varied, and what was fitted there is

@@ -21,7 +21,7 @@ from ecgscale.evaluate.questions import Questions, pose
 from ecgscale.evaluate.source import draw_records, open_source
 from ecgscale.evaluate.surrogate import SurrogateRequest
 from ecgscale.evaluate.sweep_fits import Material
-from ecgscale.evaluate.truth import label_columns, read_truth, target_columns
+from ecgscale.evaluate.truth import label_columns, read_truth, suitable_columns
 from ecgscale.passes.extracted import extract_on
 from ecgscale.passes.spread import HERE, Spread
 from ecgscale.progress import SILENT, Progress
@@ -88,7 +88,8 @@ def from_archive(path: Path, encoder_dir: Path, target: str | None) -> Origin:
     if not asked:
         there = ", ".join(label_columns(schema))
         raise UsageError(f"{spec.name} does not say what it was trained on; give --target, one of: {there}")
-    names = ["record_id", *(["patient_id"] if "patient_id" in schema.names else []), *target_columns(schema, asked)]
+    labels = suitable_columns(schema, asked, spec)
+    names = ["record_id", *(["patient_id"] if "patient_id" in schema.names else []), *labels]
     table = archive.metadata(names).drop(["row"])
     if "patient_id" not in names:
         table = table.append_column("patient_id", pa.nulls(table.num_rows, pa.string()))

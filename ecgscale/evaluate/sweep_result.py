@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from ecgscale.errors import UsageError
 from ecgscale.evaluate.curves import elbow, plateau
-from ecgscale.evaluate.sweep import CLUSTERS, DEPTH, LAYERS, RECORDS, SOFTMAX, Sweep, SweepRequest
+from ecgscale.evaluate.sweep import AXES, CLUSTERS, Sweep, SweepRequest
 from ecgscale.evaluate.sweep_fits import Material
 from ecgscale.evaluate.sweep_material import Origin, from_archive, from_root, gather
 from ecgscale.evaluate.written import evaluation_name, write_evaluation
@@ -21,7 +21,6 @@ from ecgscale.passes.spread import HERE, Spread
 from ecgscale.progress import SILENT, Progress
 from ecgscale.store.presence import announced
 
-AXES = (CLUSTERS, RECORDS, LAYERS, DEPTH, SOFTMAX)
 _NOT_AVERAGED = {"vary", "setting", "seed", "converged"}
 
 
@@ -30,7 +29,8 @@ class SweepResult:
     """`runs`: a row a run; `stability`: a row a setting; `summary`: by axis, each setting's mean and SD of every score.
 
     `elbow`: K where explained variance bends; `plateau`: smallest K that nothing larger beats by more than its SD over
-    seeds, by `plateau_score`. `path` is where it was written.
+    seeds, by `plateau_score`, None where the largest is the best or all are alike but for chance. An axis that was not
+    asked for has no rows. `path` is where it was written.
     """
 
     target: str
@@ -64,7 +64,7 @@ class SweepResult:
         }
 
 
-@announced("ecgscale sweep")
+@announced("ecgscale sweep", existing=True)
 def sweep_root(
     root: Path,
     target: str | None = None,
@@ -116,7 +116,9 @@ def _swept(
 
 
 def _check(request: SweepRequest, layers: Sequence[str]) -> None:
-    """Raise UsageError for layers and depth factors that do not fit the encoder's taps."""
+    """Raise UsageError for axes that there are not, and layers and depth factors that do not fit the encoder's taps."""
+    if not request.axes or not set(request.axes) <= set(AXES):
+        raise UsageError(f"axes {', '.join(request.axes) or 'none'}: what can be varied is {', '.join(AXES)}")
     tapped = ", ".join(f"{i}: {name}" for i, name in enumerate(layers))
     for blocks in request.layers:
         if not blocks or len(set(blocks)) < len(blocks) or not set(blocks) <= set(range(len(layers))):
@@ -139,7 +141,7 @@ def summarised(sweep: Sweep, target: str, dataset_id: str) -> SweepResult:
     rows = [row for row in summary[CLUSTERS] if row["x"] is not None]
     rows.sort(key=lambda row: row["x"])
     x = [row["x"] for row in rows]
-    score, rising = ("r2", True) if material.questions.kind == "regression" else ("agreement", True)
+    score = "r2" if material.questions.kind == "regression" else "agreement"
     explained = [row["explained_variance"] for row in rows]
     known = [row for row in rows if row.get(score) is not None]
     return SweepResult(
@@ -150,18 +152,24 @@ def summarised(sweep: Sweep, target: str, dataset_id: str) -> SweepResult:
         stability=pa.Table.from_pandas(stabilities, preserve_index=False),
         summary=summary,
         elbow=elbow(x, explained) if None not in explained else None,
-        plateau=plateau(
-            [row["x"] for row in known],
-            [row[score] for row in known],
-            [row[f"{score}_sd"] or 0.0 for row in known],
-            rising=rising,
-        ),
+        plateau=_plateau(known, score, int(material.test.sum())),
         plateau_score=score,
         train_records=int(material.train.sum()),
         records=int(material.test.sum()),
         told=material.told,
         remarks=(*material.remarks, *sweep.remarks),
     )
+
+
+def _plateau(rows: Sequence[dict[str, Any]], score: str, scored: int) -> float | None:
+    """Where the score stops rising with K; None as well where K makes no difference that so few records can show."""
+    mean = np.array([row[score] for row in rows])
+    if score == "agreement" and len(mean):
+        # The standard error of a share of so many records.
+        chance = float(np.sqrt(mean.mean() * (1 - mean.mean()) / max(scored, 1)))
+        if np.ptp(mean) <= chance:
+            return None
+    return plateau([row["x"] for row in rows], mean.tolist(), [row[f"{score}_sd"] or 0.0 for row in rows])
 
 
 def _axis(runs: pd.DataFrame, stabilities: pd.DataFrame, axis: str) -> list[dict[str, Any]]:

@@ -38,7 +38,7 @@ class PublishedTemporal:
     path: Path
 
 
-@announced("ecgscale temporal")
+@announced("ecgscale temporal", existing=True)
 def temporal_published(
     root: str | Path,
     target: str,

@@ -9,7 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ecgscale.archive.schema import CORE_COLUMNS, RESERVED_COLUMNS
-from ecgscale.encoders.spec import OutputSpec
+from ecgscale.encoders.spec import EncoderSpec, OutputSpec
 from ecgscale.errors import UsageError, did_you_mean
 
 _MAY_BE_LABELS = frozenset({"age", "sex", "site", "device"})
@@ -46,12 +46,23 @@ def target_columns(schema: pa.Schema, target: str) -> list[str]:
     return columns
 
 
-def read_truth(table: pa.Table, target: str, output: OutputSpec) -> Truth:
+def suitable_columns(schema: pa.Schema, target: str, spec: EncoderSpec) -> list[str]:
+    """`target_columns`, when their types can hold what the network tells; nothing is read for it.
+
+    `schema` has every column of the explanations or the archive. Raises `UsageError` as `read_truth`, naming the column
+    that the encoder was trained on, if it says so.
+    """
+    columns = target_columns(schema, target)
+    read_truth(schema.empty_table(), target, spec.output, str(spec.training.get("target") or ""))
+    return columns
+
+
+def read_truth(table: pa.Table, target: str, output: OutputSpec, trained_on: str = "") -> Truth:
     """The labels in column `target`, matched by name with the network's outputs.
 
     multilabel: a list of names, or several bool columns with commas between them, named as the outputs are;
     multiclass: a string, bool or integer; regression: a number. Raises `UsageError` for an absent column (listing
-    those there are) and for one that holds something else than the network tells.
+    those there are) and for one that holds something else than the network tells; the latter names `trained_on`.
     """
     columns = target_columns(table.schema, target)
     read = {"multilabel": _label_sets, "multiclass": _classes, "regression": _numbers}[output.kind]
@@ -60,9 +71,17 @@ def read_truth(table: pa.Table, target: str, output: OutputSpec) -> Truth:
         told = ", ".join(f"{name} ({table.schema.field(name).type})" for name in columns)
         raise UsageError(
             f"{told} does not hold what the network tells: it is a {output.kind} network of {', '.join(output.names)}. "
-            f"Give the column that it was trained on; there are: {', '.join(label_columns(table.schema))}"
+            f"{_advice(label_columns(table.schema), columns, trained_on)}"
         )
     return truth
+
+
+def _advice(known: list[str], asked: list[str], trained_on: str) -> str:
+    if trained_on and trained_on not in (",".join(asked), *asked):
+        return f"It was trained on {trained_on}"
+    # Whoever read no other columns cannot say which there are.
+    others = f"; label columns are: {', '.join(known)}" if set(known) - set(asked) else ""
+    return f"Give the column that it was trained on{others}"
 
 
 def _label_sets(table: pa.Table, columns: list[str], output: OutputSpec) -> Truth | None:

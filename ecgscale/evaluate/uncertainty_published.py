@@ -19,7 +19,7 @@ from ecgscale.evaluate.holdout import patients_of
 from ecgscale.evaluate.questions import list_matrix, pose
 from ecgscale.evaluate.seen import Seen, what_was_seen
 from ecgscale.evaluate.source import left_out
-from ecgscale.evaluate.truth import label_columns, read_truth, target_columns
+from ecgscale.evaluate.truth import label_columns, read_truth, suitable_columns
 from ecgscale.evaluate.uncertainty import FEWEST, Uncertainty, facts_of, measure_uncertainty, questions_of
 from ecgscale.evaluate.written import evaluation_name, write_evaluation
 from ecgscale.passes.spread import HERE, Spread
@@ -38,7 +38,7 @@ class PublishedUncertainty:
     path: Path
 
 
-@announced("ecgscale uncertainty")
+@announced("ecgscale uncertainty", existing=True)
 def uncertainty_published(
     root: str | Path,
     target: str | None = None,
@@ -68,7 +68,7 @@ def uncertainty_published(
     if not asked:
         there = ", ".join(label_columns(schema)) or "none"
         raise UsageError(f"{spec.name} does not say what it was trained on; give --target, one of: {there}")
-    columns = ["record_id", "patient_id", "prediction", "mean_entropy", *target_columns(schema, asked)]
+    columns = ["record_id", "patient_id", "prediction", "mean_entropy", *suitable_columns(schema, asked, spec)]
     if "age" in schema.names:
         columns.append("age")
     table = explanations.to_table(columns=list(dict.fromkeys(columns)), filter=pc.field("status") == "ok")

@@ -61,7 +61,7 @@ class Teller:
         if abs(moved.delta) < self.settings.effect:
             why = f"a shift under {self.settings.effect:g} is no alarm"
         elif not enough:
-            why = f"with fewer than {self.settings.minimum_records} records, nothing is held back"
+            why = f"with fewer than {self.settings.minimum_records} patients, nothing is held back"
         else:
             why = "none of the night's shards moved"
         return f"{self._shift(moved, more)}; told only: {why}"
@@ -76,7 +76,7 @@ class Teller:
         comparison, n = moved.comparison, moved.comparison.shift.n[moved.quantity]
         when = over_nights(comparison.nights, self.date)
         chance = f"{moved.p_adjusted:.0e}" if moved.p_adjusted >= 1e-99 else "under 1e-99"
-        told = f"{comparison.group}, {when}: {self._values(moved)} in {counted(int(n), 'record')}"
+        told = f"{comparison.group}, {when}: {self._values(moved)} in {counted(int(n), 'patient')}"
         told += f" (Cliff's delta {moved.delta:+.2f}, adjusted p {chance})"
         return told + (f", and {counted(more, 'other quantity', 'other quantities')} moved" if more else "")
 

@@ -3,8 +3,9 @@ promotions, newest first. Read from records alone; where old manifests were clea
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from ecgscale.store.root import existing_root
 from ecgscale.store.s3_objects import open_objects
 from ecgscale.store.served import Pointer, newest_pointer, pointer_key
 
-_MINUTE = len("2026-11-20T02:31")
+_MOMENTS = timedelta(seconds=60)
 
 
 @dataclass(frozen=True)
@@ -135,14 +136,27 @@ def _promotions(root: Place, n: int) -> Iterator[DecisionLine]:
 
 
 def _decisions(found: Iterable[Hold], dataset_id: str) -> Iterator[DecisionLine]:
-    """Releases, rejections and rollbacks; what was decided at once of many shards is one decision."""
-    at_once: dict[tuple[str, str, str, str], list[tuple[str, str]]] = {}
+    """Releases, rejections and rollbacks; what was decided of many shards within moments is one decision."""
+    alike: dict[tuple[str, str, str], list[tuple[str, str]]] = {}
     for hold in found:
-        told: list[tuple[str, str, str, str]] = [(d.decided_at, d.state, d.decided_by, d.reason) for d in hold.history]
+        for decision in hold.history:
+            told = decision.state, decision.decided_by, decision.reason
+            alike.setdefault(told, []).append((decision.decided_at, hold.source.key))
         if hold.held_by is not None:
-            told.append((hold.held_at, "rolled back", hold.held_by, hold.reasons[0]))
-        for at, what, who, reason in told:
-            at_once.setdefault((at[:_MINUTE], what, who, reason), []).append((at, hold.source.key))
-    for (_, what, who, reason), shards in at_once.items():
-        keys = tuple(sorted(key for _, key in shards))
-        yield DecisionLine(max(at for at, _ in shards), what, who, dataset_id, keys, reason)
+            alike.setdefault(("rolled back", hold.held_by, hold.reasons[0]), []).append((hold.held_at, hold.source.key))
+    for (what, who, reason), shards in alike.items():
+        for together in _moments(sorted(shards)):
+            keys = tuple(sorted(key for _, key in together))
+            yield DecisionLine(together[-1][0], what, who, dataset_id, keys, reason)
+
+
+def _moments(shards: Sequence[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
+    """Pairs of a time and a shard, in order, parted where nothing came for longer than _MOMENTS."""
+    together: list[tuple[str, str]] = []
+    for at, key in shards:
+        if together and datetime.fromisoformat(at) - datetime.fromisoformat(together[-1][0]) > _MOMENTS:
+            yield together
+            together = []
+        together.append((at, key))
+    if together:
+        yield together

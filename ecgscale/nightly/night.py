@@ -88,6 +88,7 @@ def run_night(
     watch: RunWatch,
     model_dir: Place | None = None,
     allow_recompute: bool = False,
+    allow_withdrawal: bool = False,
     pool: OpenPool | None = None,
     device: str | None = None,
     progress: Progress = SILENT,
@@ -133,7 +134,13 @@ def run_night(
             Unattended(
                 admission=admission,
                 before_work=RecomputeGuard(
-                    night.recompute_share, night.max_records, allow_recompute, _served(config), identity.dataset_id
+                    share=night.recompute_share,
+                    max_records=night.max_records,
+                    allowed=allow_recompute,
+                    withdraw_share=night.withdraw_share,
+                    withdrawal_allowed=allow_withdrawal,
+                    served=_served(config),
+                    dataset_id=identity.dataset_id,
                 ),
                 limits=Limits(night.max_shards, _deadline(night.deadline, now)),
                 partial=night.policy == "committed",

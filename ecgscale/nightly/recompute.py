@@ -1,4 +1,5 @@
-"""A night computes what is new. What would compute again what is published is stopped before it begins."""
+"""A night computes what is new. What would compute again what is published is stopped before it begins, and so is what
+would withdraw much of it because its shards are gone: a disk that is not mounted, a path with a slip."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ from ecgscale.words import counted
 
 @dataclass(frozen=True)
 class RecomputeGuard:
-    """Raises `UsageError` for a plan that recomputes more than a share of what is published, or more than max_records.
+    """Raises `UsageError` for a plan that recomputes more than a share of what is published, or more than max_records,
+    or that withdraws more than `withdraw_share` of it, each unless that is allowed.
 
     served: the manifest that is served now; where it is of another dataset (another model, setting or version of the
     results), publishing there would recompute all of it.
@@ -21,13 +23,19 @@ class RecomputeGuard:
     share: float
     max_records: int | None
     allowed: bool
+    withdraw_share: float
+    withdrawal_allowed: bool
     served: Manifest | None
     dataset_id: str
 
     def __call__(self, plan: Plan, newest: Manifest | None) -> None:
         """Look at a plan before anything is computed."""
         published = newest or self.served
-        if self.allowed or published is None:
+        if published is None:
+            return
+        if newest is not None and not self.withdrawal_allowed:
+            self._require_presence(plan, newest)
+        if self.allowed:
             return
         records = published.content.totals.records
         if newest is None and published.content.dataset_id != self.dataset_id:
@@ -47,4 +55,20 @@ class RecomputeGuard:
                 f"computed again, {rows / max(records, 1):.1%} of what is published (the limit is {self.share:.0%}"
                 + (f", and {counted(self.max_records, 'record')}" if self.max_records is not None else "")
                 + f"). First: {again[0].source.key}. If that is meant, give --allow-recompute; nothing was computed"
+            )
+
+    def _require_presence(self, plan: Plan, newest: Manifest) -> None:
+        """What cannot be read is no matter of this: it is set aside, and told by the exit code."""
+        there = {entry.key for entry in plan.published} | {aside.key for aside in plan.set_aside}
+        there |= {commit.source.key for commit in plan.committed} | {moved.source.key for moved in plan.moved}
+        there |= {pending.source.key for pending in plan.pending}
+        gone = [entry for entry in newest.content.shards if entry.key not in there]
+        rows, records = sum(entry.rows for entry in gone), newest.content.totals.records
+        if rows > self.withdraw_share * records:
+            raise UsageError(
+                f"{len(gone)} of {len(newest.content.shards)} published shards are gone from the archive "
+                f"{newest.content.archive.path}: {counted(rows, 'record')} would be withdrawn, "
+                f"{rows / max(records, 1):.1%} of what is published (the limit is {self.withdraw_share:.0%}). First: "
+                f"{gone[0].key}. Is its disk mounted, and its path right? If they are to go, give --allow-withdrawal; "
+                "nothing was changed"
             )

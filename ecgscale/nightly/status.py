@@ -213,7 +213,9 @@ def _waiting(
         named = {entry.commit for entry in manifest.content.shards} | {hold.commit for hold in back}
         newer = [name for name, stat in commits.items() if name not in named and stat.modified > published.modified]
         return Waiting(len(newer), None, None, archive)
-    there = {(entry.key, entry.size, entry.stamp) for entry in manifest.content.shards}
+    # What was set aside is told by itself, until it comes with other content.
+    there = {(aside.key, aside.size, aside.stamp) for aside in manifest.content.set_aside}
+    there |= {(entry.key, entry.size, entry.stamp) for entry in manifest.content.shards}
     kept_back = {hold.source.key for hold in back}
     counts: Counter[str] = Counter()
     for shard in archive.shards:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ecgscale.errors import ModelError, UsageError, did_you_mean
 from ecgscale.places import Place, place
+from ecgscale.store.astray import astray
 from ecgscale.store.dataset import find_dataset
 
 MODELS = "models"
@@ -45,6 +46,8 @@ def model_of_root(root: str | Path) -> Place:
     if len(known) == 1:
         return where / MODELS / known[0]
     if not known:
+        if lost := astray(where):
+            raise ModelError(f"{lost} `ecgscale fit … --out ROOT` makes a ROOT with a model; or name one with --model")
         raise ModelError(f"no cluster model lies below {where}. `ecgscale fit` makes one; or name one with --model")
     try:
         manifest = find_dataset(where).manifest

@@ -61,6 +61,7 @@ class ExplainResult:
     looked at, and published before but no longer in the archive
     set_aside: shards that could not be read; held: shards held back from publishing, rejected ones included
     left: shards that this run did not come to, under its limits
+    withdrawn: records of shards that the manifest before had and this one has not, for whatever reason
     superseded, repeated, conflicts: rows that gave way to a newer shard's, came twice alike, contradict in the patient
     """
 
@@ -81,6 +82,7 @@ class ExplainResult:
     superseded: int = 0
     repeated: int = 0
     conflicts: int = 0
+    withdrawn: int = 0
     seconds: float = 0.0
 
     @property
@@ -103,6 +105,7 @@ class ExplainResult:
             "restamped": self.restamped,
             "unchanged": self.unchanged,
             "retired": self.retired,
+            "withdrawn": self.withdrawn,
             "set_aside": [aside.model_dump(include={"key", "reason"}) for aside in self.set_aside],
             "held": [shard.model_dump(include={"key", "state", "reason"}) for shard in self.held],
             "left": len(self.left),
@@ -260,7 +263,8 @@ class _Run:
         content = manifest.content
         there = {entry.key for entry in content.shards} | {aside.key for aside in content.set_aside} | set(done.left)
         there |= {held.key for held in content.held}
-        published_before = {entry.key for entry in before.content.shards} if before else set()
+        published_before = {entry.key: entry.rows for entry in before.content.shards} if before else {}
+        published_now = {entry.key for entry in content.shards}
         return ExplainResult(
             dataset_id=content.dataset_id,
             path=self.store.where,
@@ -272,7 +276,8 @@ class _Run:
             computed=self.committing.computed,
             restamped=self.committing.restamped,
             unchanged=max(content.totals.shards - self.committing.computed - self.committing.restamped, 0),
-            retired=len(published_before - there),
+            retired=len(published_before.keys() - there),
+            withdrawn=sum(rows for key, rows in published_before.items() if key not in published_now),
             set_aside=content.set_aside,
             held=content.held,
             left=done.left,

@@ -34,6 +34,7 @@ from ecgscale.passes.spread import Spread
 from ecgscale.passes.train import train_on
 from ecgscale.passes.watch import RunWatch
 from ecgscale.passes.workers import OpenPool
+from ecgscale.places import absolute
 from ecgscale.progress import SILENT, Progress
 from ecgscale.store.dataset import dataset_ids, dataset_store, find_dataset
 from ecgscale.store.manifest import Manifest, newest_number, read_manifest
@@ -64,6 +65,8 @@ def run_pipeline(
     Raises UsageError before any work when an input is absent and cannot be made. What only the archive can tell (its
     columns, its folds) is looked at as soon as it is there, `check` being asked for its part."""
     made = to_be_made(config)
+    if "archive" in made:
+        _require_no_other(config)
     archive = make_archive(config, progress, pool)
     if check is not None:
         check(archive)
@@ -72,6 +75,26 @@ def run_pipeline(
     fitted = (None if made else _served_fit(config, progress)) or fit_config(config, progress, pool, device)
     explained = explain_config(config, fitted.directory, progress, pool, device, watch)
     return PipelineResult(config.archive.path, config.encoder.path, fitted, explained, made)
+
+
+def _require_no_other(config: RunConfig) -> None:
+    """Raise `UsageError` rather than make an archive at a path that is not that of what ROOT serves: a slip in the path
+    would put another archive in the place of what is published."""
+    where = absolute(config.archive.path)
+    for dataset in dataset_ids(config.root):
+        store = dataset_store(config.root, dataset)
+        manifest = read_manifest(store, newest_number(store))
+        if manifest is not None and manifest.content.archive.path == where:
+            return
+    try:
+        serving = find_dataset(config.root).manifest
+    except UsageError:
+        return  # nothing was published yet
+    if serving is not None:
+        raise UsageError(
+            f"[archive] path: there is no archive at {where}, and {config.root} serves explanations of "
+            f"{serving.content.archive.path}. Correct the path; or, to begin with another archive, give another root"
+        )
 
 
 def _served_fit(config: RunConfig, progress: Progress) -> FittedModel | None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ecgscale.archive.reader import Archive
 from ecgscale.errors import ArchiveError, ShardError
+from ecgscale.words import named
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def select(
         absent = sorted(set(folds) - set(known))
         if absent:
             has = ", ".join(map(str, known)) or "none"
-            raise ArchiveError(f"{archive.path} has no fold {', '.join(map(str, absent))}; it has {has}")
+            raise ArchiveError(f"{archive.path} has no fold {named([str(fold) for fold in absent])}; it has {has}")
         table = table.filter(pc.is_in(table["fold"], pa.array(sorted(folds), table["fold"].type)))
     if records is not None and records < table.num_rows:
         chosen = np.sort(np.random.default_rng([seed, 4]).permutation(table.num_rows)[:records])

@@ -19,7 +19,7 @@ import torch
 from ecgscale.archive.reader import Archive
 from ecgscale.encoders.spec import encoder_files
 from ecgscale.encoders.train import TrainSettings, train_encoder
-from ecgscale.encoders.written import check_place, move_encoder
+from ecgscale.encoders.written import move_encoder, place_kept
 from ecgscale.passes.spread import Spread
 from ecgscale.places import absolute
 from ecgscale.progress import Progress, Stage
@@ -47,10 +47,9 @@ def train_on(
 
     Errors as there; those that only `out` decides come before the worker begins.
     """
-    check_place(out, overwrite)
-    progress.say("training on a worker; its lines come through the runtime's log")
-    [done] = spread.map(_trained, absolute(archive.path), [(settings, threads)], names=["the training"])
-    with TemporaryDirectory() as scratch:
+    with place_kept(out, overwrite), TemporaryDirectory() as scratch:
+        progress.say("training on a worker; its lines come through the runtime's log")
+        [done] = spread.map(_trained, absolute(archive.path), [(settings, threads)], names=["the training"])
         for name, content in done.files.items():
             (Path(scratch) / name).write_bytes(content)
         move_encoder(Path(scratch), out)

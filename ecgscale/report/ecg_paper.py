@@ -23,6 +23,7 @@ from ecgscale.errors import UsageError
 from ecgscale.leads import CANONICAL_LEADS, MissingLeads, derive_limb_leads
 from ecgscale.report.colours import tint_of
 from ecgscale.report.page import INK, MM_PER_MV, MM_PER_S, Band, Page
+from ecgscale.report.paper_lines import draw_heading, heading
 from ecgscale.report.paper_strips import Curve, draw_strips, strips_height
 
 Layout = Literal["3x4", "stacked"]
@@ -75,17 +76,13 @@ def draw_recording(
     names = _rows_of_leads(leads, layout)
     row_mm = 30.0 if layout == "3x4" else 20.0
     width, traces_mm = (shown[1] - shown[0]) * MM_PER_S, row_mm * len(names)
-    below = strips_height(segments, entropy, width)
-    page = Page(_blank_page(width, traces_mm, below), width, shown)
+    below = strips_height(segments, entropy, width, footer)
+    duration = signal_mv.shape[1] / rate
+    part = f"{shown[0]:g} to {shown[1]:g} s of {duration:g} s" if shown != (0.0, duration) else ""
+    lines, more_mm = heading(title, subtitle, f"25 mm/s   10 mm/mV   {rate:g} Hz", part, width)
+    page = Page(_blank_page(width, traces_mm, below, more_mm), width, shown)
     axes = page.axes
-    # Names come from data: a dollar sign in one is no formula.
-    axes.text(0, traces_mm + 7.5, title, fontsize=11, weight="bold", color=INK, va="baseline", parse_math=False)
-    axes.text(0, traces_mm + 2.8, subtitle, fontsize=8, color=INK, va="baseline", parse_math=False)
-    scale = f"25 mm/s   10 mm/mV   {rate:g} Hz"
-    axes.text(page.width, traces_mm + 7.5, scale, fontsize=7, color=INK, ha="right", va="baseline")
-    if shown != (0.0, signal_mv.shape[1] / rate):
-        part = f"{shown[0]:g} to {shown[1]:g} s of {signal_mv.shape[1] / rate:g} s"
-        axes.text(page.width, traces_mm + 2.8, part, fontsize=7, color=INK, ha="right", va="baseline")
+    draw_heading(axes, lines, width, traces_mm)
     axes.add_patch(Rectangle((-_LEFT_MM, 0), width + _LEFT_MM, traces_mm, facecolor="#fffafa", linewidth=0, zorder=0))
     for number, row in enumerate(names):
         bottom = traces_mm - (number + 1) * row_mm
@@ -142,10 +139,13 @@ def _can_draw(leads: Sequence[str], wanted: str) -> bool:
     return True
 
 
-def _blank_page(width: float, traces_mm: float, below: float) -> Axes:
-    """Axes over a whole figure whose unit is the millimetre; (0, 0) is the lower left of the traces."""
+def _blank_page(width: float, traces_mm: float, below: float, more_mm: float) -> Axes:
+    """Axes over a whole figure whose unit is the millimetre; (0, 0) is the lower left of the traces.
+
+    more_mm: what the heading needs beyond two lines
+    """
     left, right = -_LEFT_MM - _MARGIN_MM, width + _MARGIN_MM
-    bottom, top = -below - _MARGIN_MM, traces_mm + _TITLE_MM + _MARGIN_MM / 2
+    bottom, top = -below - _MARGIN_MM, traces_mm + _TITLE_MM + more_mm + _MARGIN_MM / 2
     figure = Figure(figsize=((right - left) / _MM_PER_INCH, (top - bottom) / _MM_PER_INCH), facecolor="white")
     FigureCanvasAgg(figure)
     axes = figure.add_axes((0, 0, 1, 1))

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ecgscale.report.colours import colour_of, ink_on
 from ecgscale.report.page import INK, MM_PER_S, Band, Page
+from ecgscale.report.paper_lines import FOOTER_PT, lines_within
 
 Curve = tuple[NDArray[np.floating], NDArray[np.floating]]
 
@@ -20,12 +21,13 @@ _AXIS_MM = 5.0
 _LEGEND_ROW_MM = 4.6
 _LEGEND_ENTRY_MM = 21.0
 _FOOTER_MM = 5.0
+_FOOTER_PITCH_MM = 3.2
 _LEGEND_ROWS = 3
 
 
-def strips_height(segments: Sequence[Band], entropy: Curve | None, width: float) -> float:
+def strips_height(segments: Sequence[Band], entropy: Curve | None, width: float, footer: str = "") -> float:
     """Millimetres that the strips of these segments need on a page of `width` millimetres."""
-    height = _FOOTER_MM + _AXIS_MM
+    height = _FOOTER_MM + _AXIS_MM + _FOOTER_PITCH_MM * (len(lines_within(footer, FOOTER_PT, width)[0]) - 1)
     if segments:
         height += _GAP_MM + _RIBBON_MM + _GAP_MM + _LEGEND_ROW_MM * _legend_rows(_shares(segments), width)
     if segments or entropy is not None:
@@ -49,7 +51,10 @@ def draw_strips(
     if segments:
         y -= _GAP_MM
         y = _draw_legend(page, _shares(segments), y)
-    page.axes.text(0, y - _FOOTER_MM + 1.0, footer, fontsize=6.5, color="#666666", va="baseline", parse_math=False)
+    lines, size = lines_within(footer, FOOTER_PT, page.width)
+    for at, line in enumerate(lines):
+        baseline = y - _FOOTER_MM + 1.0 - at * _FOOTER_PITCH_MM
+        page.axes.text(0, baseline, line, fontsize=size, color="#666666", va="baseline", parse_math=False)
 
 
 def _shares(segments: Sequence[Band]) -> list[tuple[int, float]]:

@@ -20,7 +20,7 @@ def draw_sweep(facts: Mapping[str, Any]) -> Figure:
     axes = figure.subplots(3, 2)
     summary, score = facts["summary"], str(facts["plateau_score"])
     name = _SCORE_NAMES.get(score, score)
-    clusters = [row for row in summary["clusters"] if row["x"] is not None]
+    clusters = [row for row in summary.get("clusters", ()) if row["x"] is not None]
     x = [row["x"] for row in clusters]
     _line(axes[0, 0], x, clusters, "explained_variance", "explained variance", _INK)
     _mark(axes[0, 0], facts["elbow"], "elbow")
@@ -35,16 +35,18 @@ def draw_sweep(facts: Mapping[str, Any]) -> Figure:
     ):
         _line(axes[1, 0], x, clusters, key, told, colour)
     axes[1, 0].set(xlabel="clusters K", ylim=(0, 1), title="Stability and localisation")
-    records = [row for row in summary["records"] if row["x"] is not None]
+    records = [row for row in summary.get("records", ()) if row["x"] is not None]
     sizes = [row["x"] for row in records]
     _line(axes[1, 1], sizes, records, score, name, _INK)
     _line(axes[1, 1], sizes, records, "ari_seeds", "ARI, other seeds", _SECOND)
     axes[1, 1].set(xlabel="training records of K-means", title="Training records")
     if sizes:
         axes[1, 1].set_xscale("log")
-    _bars(axes[2, 0], summary["layers"], score, name, "Tapped layers")
-    _bars(axes[2, 1], summary["depth"], score, name, "Depth factors, shallowest block first")
+    _bars(axes[2, 0], summary.get("layers", ()), score, name, "Tapped layers")
+    _bars(axes[2, 1], summary.get("depth", ()), score, name, "Depth factors, shallowest block first")
     for axis in axes.flat:
+        # What was not varied has no panel.
+        axis.set_visible(axis.has_data())
         if axis.get_legend_handles_labels()[0]:
             axis.legend(frameon=False, fontsize=8)
     return figure
@@ -67,6 +69,8 @@ def _mark(axis: Axes, x: float | None, told: str) -> None:
 
 def _bars(axis: Axes, rows: Sequence[Mapping[str, Any]], key: str, name: str, title: str) -> None:
     known = [row for row in rows if row.get(key) is not None]
+    if not known:
+        return
     places = np.arange(len(known))
     values = [row[key] for row in known]
     axis.errorbar(values, places, xerr=[row.get(f"{key}_sd") or 0.0 for row in known], fmt="o", color=_INK, capsize=2)

@@ -42,7 +42,9 @@ def make_progress(stream: TextIO | None = None) -> Progress:
 
 
 def _unit(plural: str, n: int | None) -> str:
-    """ "records", but "record" of one."""
+    """ "records", but "record" of one, and "batch" of "batches"."""
+    if n == 1 and plural.endswith(("ches", "shes")):
+        return plural.removesuffix("es")
     return plural.removesuffix("s") if n == 1 else plural
 
 
@@ -77,7 +79,10 @@ class _TerminalProgress:
         with RichProgress(
             *columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}", markup=False), console=self._console
         ) as bars:
-            yield _TerminalStage(bars, bars.add_task(name, total=total, note=""))
+            task = bars.add_task(name, total=total, note="")
+            yield _TerminalStage(bars, task)
+            if total is None and not bars.tasks[0].completed:
+                bars.update(task, visible=False)
 
     def say(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False)
@@ -168,6 +173,11 @@ class _LineStage:
     def note(self, text: str) -> None:
         self._note = text
 
+    @property
+    def idle(self) -> bool:
+        """Whether it turned out that there was nothing to do, and nobody was told of the stage yet."""
+        return self._total is None and not self._done and self._told == self._started
+
     def tell(self, ended: bool = False) -> None:
         self._told = time.monotonic()
         seconds = max(self._told - self._started, 1e-9)
@@ -183,7 +193,8 @@ class _LineProgress:
     def stage(self, name: str, total: int | None, unit: str) -> Iterator[Stage]:
         stage = _LineStage(self._stream, self._lines, name, total, unit)
         yield stage
-        stage.tell(ended=True)
+        if not stage.idle:
+            stage.tell(ended=True)
 
     def say(self, text: str) -> None:
         print(self._lines.said(text), file=self._stream, flush=True)

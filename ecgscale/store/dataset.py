@@ -15,6 +15,7 @@ import pyarrow.parquet
 
 from ecgscale.errors import UsageError, did_you_mean
 from ecgscale.places import arrow_place, place
+from ecgscale.store.astray import astray
 from ecgscale.store.commit import COMMITS, Commit, read_commit
 from ecgscale.store.manifest import Manifest, newest_number, read_manifest
 from ecgscale.store.objects import ObjectStore
@@ -70,6 +71,8 @@ def find_dataset(root: str | Path, dataset: str | None = None, partial: bool = F
     last). Raises `UsageError` when there is none, saying which there are.
     """
     known = dataset_ids(root)
+    if not known and (lost := astray(place(root))):
+        raise UsageError(f"{lost} ROOT is the folder that `ecgscale explain ARCHIVE --out ROOT` wrote to")
     pointer = served(root) if dataset is None else None
     asked = pointer.dataset_id if pointer else dataset
     if asked is not None and asked not in known:

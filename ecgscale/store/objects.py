@@ -214,8 +214,9 @@ def _temporary(target: Path, data: bytes) -> Iterator[Path]:
 def _new_file(path: Path) -> BinaryIO:
     """A file to write to, in a folder that is made if need be."""
     for _ in range(_MADE_AGAIN):
-        # Somebody else may find the folder empty just now, and take it away.
-        with contextlib.suppress(FileNotFoundError):
+        # Somebody else may find the folder empty just now, and take it away: before the file is made in it, or while
+        # mkdir looks whether what is there already is a folder.
+        with contextlib.suppress(FileNotFoundError, FileExistsError):
             path.parent.mkdir(parents=True, exist_ok=True)
             return open(path, "xb")
     return open(path, "xb")

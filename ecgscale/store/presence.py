@@ -27,6 +27,9 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 from uuid import uuid4
 
+from ecgscale.errors import UsageError
+from ecgscale.places import place
+from ecgscale.store.astray import astray
 from ecgscale.store.commit import read_json_object, to_json
 from ecgscale.store.lease import (
     LOCK,
@@ -158,10 +161,13 @@ def at_work(root: str | Path, what: str, run_id: str | None = None, ttl_s: float
                     raise mark.overtaken()
 
 
-def announced(what: str, when: str | None = None) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
+def announced(
+    what: str, when: str | None = None, existing: bool = False
+) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
     """Make a function be `at_work` below its argument `root` from its first line to its last.
 
     when: its argument that says whether it writes anything; without one it always does
+    existing: ROOT has to be there already, as a mark would make it; `UsageError` when it is not
     """
 
     def decorate(function: Callable[_P, _R]) -> Callable[_P, _R]:
@@ -173,6 +179,8 @@ def announced(what: str, when: str | None = None) -> Callable[[Callable[_P, _R]]
             given.apply_defaults()
             if when is not None and not given.arguments[when]:
                 return function(*args, **kwargs)
+            if existing and (lost := astray(place(given.arguments["root"]))):
+                raise UsageError(f"{lost} ROOT is the folder that `ecgscale explain ARCHIVE --out ROOT` wrote to")
             with at_work(given.arguments["root"], what):
                 return function(*args, **kwargs)
 

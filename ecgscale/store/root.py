@@ -7,6 +7,7 @@ from pathlib import Path
 from ecgscale.errors import UsageError, did_you_mean
 from ecgscale.places import Place, place
 from ecgscale.storage import told
+from ecgscale.store.astray import is_root, nearest_root
 from ecgscale.store.dataset import dataset_ids
 
 
@@ -15,11 +16,12 @@ def existing_root(root: str | Path) -> Place:
     where = place(root)
     with told(f"cannot read {where}"):
         there = where.is_dir()
-        known = there and any((where / name).is_dir() for name in ("explanations", "models", "encoders", "runs"))
+        known = there and is_root(where)
     if not known:
         what = "no ROOT" if there else "nothing lies there"
-        inside = f" Did you mean {where}/results?" if there and (where / "results").is_dir() else ""
-        raise UsageError(f"{where}: {what}; ROOT is what `ecgscale explain ARCHIVE --out ROOT` wrote to.{inside}")
+        raise UsageError(
+            f"{where}: {what}; ROOT is what `ecgscale explain ARCHIVE --out ROOT` wrote to.{nearest_root(where)}"
+        )
     return where
 
 

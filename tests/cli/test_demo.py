@@ -49,6 +49,7 @@ def test_everything_is_written_and_told(shown: tuple[Path, Result]) -> None:
     for word in ("What was written", "What to type next", str(picture), found["model_id"], found["path"]):
         assert word in result.stdout
     assert "agrees with the network" in result.stdout
+    assert "of those it was not trained on" in result.stdout
     assert "simulate: 200/200 records" in result.stderr
 
 

@@ -54,6 +54,7 @@ def test_a_bad_shard_is_exit_code_3(model: Path, tmp_path: Path) -> None:
     result = run(archive, model)
     assert result.exit_code == 3
     assert "1 set aside" in result.stdout
+    assert result.output.count("is not a whole Parquet file") == 2, "in the log, and in the JSON"
     assert facts(result)["set_aside"][0]["key"] == "part-00002.parquet"
 
 
@@ -123,3 +124,12 @@ def test_stopping_is_exit_code_6_and_typing_it_again_goes_on(
     assert "type the same command again" in stopped.stderr
     found = facts(run(archive, model))
     assert (found["computed"], found["unchanged"]) == (0, 3)
+
+
+def test_a_slip_in_the_path_of_the_root_is_told(model: Path, tmp_path: Path) -> None:
+    archive, root = write_archive(tmp_path / "archive"), model.parent.parent
+    slip = root.with_name(root.name + "s")
+    result = CliRunner().invoke(main, ["explain", str(archive), "--out", str(slip)])
+    assert result.exit_code == 2
+    assert f"{slip}: no such folder. Did you mean {root}?" in result.stderr
+    assert not slip.exists()

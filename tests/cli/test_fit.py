@@ -118,6 +118,8 @@ def test_shards_that_cannot_be_read_are_told(encoder: Path, tmp_path: Path) -> N
     [
         (["--clusters", "1"], "between 2 and 512"),
         (["--folds", "1,12"], "has no fold 12; it has 1, 2"),
+        (["--folds", "1-99"], "has no fold 11, 12, 13, 14, 15 and 84 more; it has 1, 2"),
+        (["--k", "5"], "Did you mean '--clusters'?"),
         (["--memory", "1MiB"], "cannot hold the fit"),
         (["--memory", "much"], "is not a size such as 8GiB"),
         (["--device", "tpu"], "'tpu' is not one of"),

@@ -18,7 +18,7 @@ from tests.explain.golden import write_archive, write_model
 from tests.nightly.small_world import SmallWorld
 
 BACK = ("part-00001.parquet", "part-00002.parquet")
-WHY = "all records, 2026-11-20: cluster 3 takes 40.0% of the time, 9.0% in the reference, in 6 records"
+WHY = "all records, 2026-11-20: cluster 3 takes 40.0% of the time, 9.0% in the reference, in 6 patients"
 FLAT: dict[str, Any] = {"r5": {"signal": np.zeros((3, 220), np.int16)}}
 
 
@@ -79,6 +79,22 @@ def test_without_holds(world: SmallWorld) -> None:
     result = typed("quarantine", world.root, "--held")
     assert facts(result)["held"] == []
     assert "no shard is held back" in result.stdout
+
+
+def test_a_decision_says_what_comes_of_it(world: SmallWorld) -> None:
+    def said(what: str) -> str:
+        result = typed(what, world.root, BACK[0], "--reason", "somebody looked")
+        return result.stdout.splitlines()[0]
+
+    assert said("reject") == f"{BACK[0]} rejected: it stays unpublished"
+    assert said("release") == f"{BACK[0]} released: the next nightly run publishes it"
+    world.explain()
+    assert said("reject") == f"{BACK[0]} rejected: it is published now; the next night withdraws its 4 records"
+    assert said("release") == f"{BACK[0]} released: it is published, and stays so"
+    said("reject")
+    before = facts(typed("status", world.root))["datasets"][0]["records"]
+    world.explain(unattended=Unattended(admission=admission))
+    assert facts(typed("status", world.root))["datasets"][0]["records"] == before - 4
 
 
 def test_a_held_recording_is_plotted(world: SmallWorld, tmp_path: Path) -> None:

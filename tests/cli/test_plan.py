@@ -103,3 +103,21 @@ def test_what_would_stop_the_run_stops_the_plan(tmp_path: Path) -> None:
     assert tight.exit_code == 2
     assert "cannot hold the fit" in tight.stderr
     assert command.TRAINING > 1
+
+
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        ('target = "superclas"', "[surrogate] target: the explanations have no label column 'superclas'. Did you mean"),
+        ('target = "age"', "[surrogate] target: age (float) does not hold what the network tells"),
+        ('target = "superclasses"\ntest_folds = [11]', "has no fold 11; there are: 1, 2, 3"),
+    ],
+)
+def test_a_surrogate_that_the_run_would_refuse(tmp_path: Path, section: str, said: str) -> None:
+    simulated(tmp_path / "archive", 40, 20)
+    write_small_encoder(tmp_path / "encoder")
+    config = write_config(tmp_path, "", "")
+    config.write_text(f"{config.read_text()}\n[surrogate]\n{section}\n")
+    result = plan(config, "--rate", "10")
+    assert result.exit_code == 2
+    assert said in result.stderr

@@ -33,6 +33,20 @@ def test_plot_takes_layout_window_and_dataset(published: PublishedRoot, tmp_path
     assert b"<svg" in (tmp_path / "e.svg").read_bytes()
 
 
+def test_plot_tells_which_root_was_meant(published: PublishedRoot, tmp_path: Path) -> None:
+    holding = tmp_path / "heart"
+    (holding / "results" / "explanations").mkdir(parents=True)
+    for root, said in (
+        (published.root.with_name(published.root.name + "s"), f"no such folder. Did you mean {published.root}?"),
+        (holding, f"{holding} is no ROOT. Did you mean {holding / 'results'}?"),
+        (tmp_path / "hearts", f"hearts: no such folder. Did you mean {holding / 'results'}?"),
+        (tmp_path / "nowhere" / "at all", "at all: no such folder. ROOT is"),
+    ):
+        result = CliRunner().invoke(main, ["plot", str(root), "a", "-o", str(tmp_path / "a.png")])
+        assert result.exit_code == 2
+        assert said in result.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -138,3 +138,14 @@ def test_folds_of_a_fit_that_are_not_there_are_told_before_training(tmp_path: Pa
     assert result.exit_code == 2
     assert "has no fold" in result.stderr
     assert not (tmp_path / "encoder").exists()
+
+
+def test_a_slip_in_the_path_of_the_archive_makes_no_other_one(tmp_path: Path) -> None:
+    config = write_config(tmp_path)
+    assert run(config).exit_code == 0
+    config.write_text(config.read_text().replace('path = "archive"', 'path = "archve"'))
+    result = run(config)
+    assert result.exit_code == 2
+    assert f"there is no archive at {tmp_path / 'archve'}" in result.stderr
+    assert f"serves explanations of {tmp_path / 'archive'}" in result.stderr
+    assert not (tmp_path / "archve").exists()

@@ -97,6 +97,7 @@ def test_surrogate_of_other_kinds(tmp_path: Path, kind: str, score: str) -> None
     [
         (["--target", "superclass"], "Did you mean 'superclasses'"),
         (["--target", "age"], "multilabel network of CD, HYP, MI, NORM, STTC"),
+        (["--target", "age"], "It was trained on superclasses"),
         (["--test-folds", "12"], "no explained record is in fold 12"),
         (["--within", "12"], "no record is in fold 12"),
         (["--folds", "patient"], "patients:N"),

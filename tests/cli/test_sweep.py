@@ -33,11 +33,23 @@ def test_sweep_of_a_root(small: SmallRoot, tmp_path: Path) -> None:
     assert picture.stat().st_size > 1000
     assert Path(facts["path"]).is_file()
     assert "training records of K-means" in result.stdout
+    assert result.stdout.count("always the most frequent answer agrees in 0.") == 1
+    assert "from K = 4 on" not in result.stdout
+
+
+def test_sweep_of_one_choice(small: SmallRoot, tmp_path: Path) -> None:
+    arguments = ["sweep", str(small.archive), "--encoder", str(small.encoder), "--out", str(tmp_path), *QUICK]
+    result = CliRunner().invoke(main, [*arguments, "--only", "layers"])
+    assert result.exit_code == 0, result.output
+    assert "tapped layers" in result.stdout
+    assert not any(head in result.stdout for head in ("training records of K-means", "depth factors", "elbow"))
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (["--k", "5"], "Did you mean '--clusters'?"),
+        (["--only", "k"], "is not one of 'clusters', 'records'"),
         (["--layers", "a"], "is not a list such as"),
         (["--layers", "5"], "the encoder taps 0: resblock1d_0"),
         (["--target", "superclass"], "Did you mean 'superclasses'"),

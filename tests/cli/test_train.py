@@ -65,9 +65,13 @@ def test_trains_and_tells(archive: Archive, tmp_path: Path) -> None:
     ],
 )
 def test_bad_usage_exits_with_2(archive: Archive, tmp_path: Path, arguments: list[str], told: str) -> None:
-    code, _, err = invoke(archive.path, "--out", tmp_path / "e", *SMALL, *arguments)
+    code, _, err = invoke(archive.path, "--out", tmp_path / "new" / "e", *SMALL, *arguments)
     assert code == 2
     assert told in err
+    assert not (tmp_path / "new").exists(), "what it made for nothing is gone"
+    (tmp_path / "new" / "e").mkdir(parents=True)
+    invoke(archive.path, "--out", tmp_path / "new" / "e", *SMALL, *arguments)
+    assert (tmp_path / "new" / "e").is_dir(), "what was there stays"
 
 
 def test_ctrl_c_says_that_nothing_was_written(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from ecgscale.clusters.init import features_at, plus_plus, sampled_steps
 from ecgscale.clusters.kmeans import FitSettings, fit_kmeans, split_empty
 from ecgscale.clusters.sums import MAX_TIMESTEPS, PartialSums, sum_scale
 from ecgscale.errors import EcgscaleError, UsageError
+from ecgscale.runtime.progress import make_progress
 from tests.clusters.activations import CODE_LIKE, make
 
 
@@ -142,6 +144,15 @@ def test_the_seed_decides_and_nothing_else() -> None:
         one, two, other = (fit_kmeans(cache, [4], FitSettings(seed=s, sample=300, max_epochs=2))[0] for s in (1, 1, 2))
     assert np.array_equal(one.centroids, two.centroids)
     assert not np.array_equal(one.centroids, other.centroids)
+
+
+def test_a_fit_that_needs_fewer_steps_than_it_may_take_says_so() -> None:
+    for max_iterations, converged in ((1, False), (100, True)):
+        told = StringIO()
+        with cached(12, 1) as cache:
+            settings = FitSettings(algorithm="lloyd", sample=500, max_iterations=max_iterations)
+            fit_kmeans(cache, [6], settings, make_progress(told))
+        assert ("(converged, no further steps needed)" in told.getvalue().splitlines()[-1]) == converged
 
 
 def test_empty_clusters_are_split_from_the_worst() -> None:

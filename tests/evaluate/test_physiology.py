@@ -100,5 +100,6 @@ def test_a_dataset_without_records_to_look_at(tmp_path: Path) -> None:
     heart = publish_heart(tmp_path, records=2, quarantined=2)
     with pytest.raises(UsageError, match="quarantined"):
         localise_published(heart.root)
-    with pytest.raises(UsageError, match="nothing was published"):
+    with pytest.raises(UsageError, match="nowhere: no such folder"):
         localise_published(tmp_path / "nowhere")
+    assert not (tmp_path / "nowhere").exists()

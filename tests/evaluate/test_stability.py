@@ -40,5 +40,8 @@ def test_elbow_and_plateau() -> None:
     assert elbow(x, [0.5, 0.4, 0.3, 0.2, 0.1]) is None
     assert elbow(x[:2], [0.1, 0.2]) is None
     assert plateau(x, [0.80, 0.88, 0.93, 0.932, 0.931], [0.01] * 5) == 20
-    assert plateau(x, [0.80, 0.88, 0.93, 0.95, 0.97], [0.001] * 5) == 50
+    assert plateau(x, [0.80, 0.88, 0.93, 0.95, 0.97], [0.001] * 5) is None
     assert plateau(x, [3.0, 2.0, 1.5, 1.49, 1.5], [0.05] * 5, rising=False) == 20
+    assert plateau(x[:2], [0.80, 0.80], [0.01] * 2) == 5
+    assert plateau(x[:2], [0.80, 0.88], [0.01] * 2) is None, "the last that was tried is no plateau"
+    assert plateau(x[:1], [0.80], [0.01]) is None

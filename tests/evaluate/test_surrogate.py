@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from ecgscale.encoders.spec import OutputSpec
 from ecgscale.errors import UsageError
+from ecgscale.evaluate.out_of_fold import most_frequent, most_frequent_whole
 from ecgscale.evaluate.result import SurrogateResult
 from ecgscale.evaluate.scores import CLASSIFICATION, REGRESSION, SCORES
 from ecgscale.evaluate.seen import Seen
@@ -49,6 +51,19 @@ def test_proportions_that_tell_all_are_found_out() -> None:
     assert set(result.per_label) == {"CD", "MI", "NORM"}
     macro = np.mean([scores["auroc"] for scores in result.per_label.values()])
     assert number(result, "auroc") == pytest.approx(macro)
+
+
+def test_what_the_whole_decision_is_held_against_is_the_most_frequent_set() -> None:
+    # Label by label the most frequent answer is "none of them", which is never given; each set has one label.
+    sets = np.array([[1, 0, 0]] * 5 + [[0, 1, 0]] * 4 + [[0, 0, 1]] * 4)
+    assert most_frequent(sets, "multilabel").tolist() == [0, 0, 0]
+    assert most_frequent_whole(sets, "multilabel").tolist() == [1, 0, 0]
+    assert most_frequent_whole(sets, "multiclass").tolist() == [1, 0, 0]
+    result = check(explanations())
+    given = Counter(tuple(p > 0.5 for p in row) for row in result.out_of_fold.column("network").to_pylist())
+    shares = {count / result.records for count in given.values()}
+    assert number(result, "majority_exact_match") in shares
+    assert number(result, "majority_exact_match") > given[(False, False, False)] / result.records
 
 
 def test_proportions_that_tell_nothing_score_like_the_majority() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,10 @@ from ecgscale.clusters.kmeans import FitSettings
 from ecgscale.errors import UsageError
 from ecgscale.evaluate.forests import ForestSettings
 from ecgscale.evaluate.sweep import SweepRequest, rising_and_falling, subsets
-from ecgscale.evaluate.sweep_result import SweepResult, sweep_archive, sweep_root
+from ecgscale.evaluate.sweep_result import SweepResult, _plateau, sweep_archive, sweep_root
 from ecgscale.evaluate.written import read_evaluations
 from ecgscale.report.sweep_figure import draw_sweep
+from ecgscale.report.sweeps import sweep_series, sweep_tables
 from tests.evaluate.small_root import SmallRoot, write_small_root
 
 REQUEST = SweepRequest(
@@ -79,7 +81,7 @@ def test_more_clusters_explain_more_and_stability_is_told(swept: SweepResult) ->
     explained = [row["explained_variance"] for row in rows]
     assert explained == sorted(explained)
     assert swept.elbow in (2, 4, 6, None)
-    assert swept.plateau in (2, 4, 6)
+    assert swept.plateau in (2, 4, None)
     for row in rows:
         assert -0.1 < row["ari_seeds"] <= 1
         assert -0.1 < row["ari_parts"] <= 1
@@ -93,6 +95,29 @@ def test_it_is_written_and_drawn(small: SmallRoot, swept: SweepResult, tmp_path:
     assert found.facts["plateau"] == swept.plateau
     draw_sweep(found.facts).savefig(tmp_path / "sweep.svg")
     assert (tmp_path / "sweep.svg").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("axis", ["clusters", "softmax"])
+def test_one_axis_alone(small: SmallRoot, tmp_path: Path, axis: str) -> None:
+    request = replace(REQUEST, axes=(axis,), seeds=(0,))
+    result = sweep_archive(small.archive, small.encoder, tmp_path, request=request, device="cpu")
+    assert set(result.runs.column("vary").to_pylist()) == {axis}
+    assert [name for name, rows in result.summary.items() if rows] == [axis]
+    assert (result.elbow, result.plateau) == (None, None) or axis == "clusters"
+    assert result.path is not None
+    (found,) = read_evaluations(tmp_path, result.dataset_id).values()
+    assert len(sweep_tables(found)) == 1
+    assert len(sweep_series(found)) == (axis == "clusters")
+    visible = [panel.get_title() for panel in draw_sweep(found.facts).axes if panel.get_visible()]
+    assert visible == (["K-means", "Surrogate", "Stability and localisation"] if axis == "clusters" else [])
+
+
+def test_differences_that_so_few_records_cannot_show_are_no_plateau() -> None:
+    rows = [{"x": k, "agreement": score, "agreement_sd": 0.001} for k, score in ((5, 0.90), (10, 0.93), (20, 0.93))]
+    assert _plateau(rows, "agreement", 50) is None
+    assert _plateau(rows, "agreement", 1000) == 10
+    assert _plateau([{**row, "r2": row["agreement"], "r2_sd": None} for row in rows], "r2", 50) == 10
+    assert _plateau([], "agreement", 50) is None
 
 
 def test_an_archive_that_was_not_explained(small: SmallRoot, tmp_path: Path) -> None:

@@ -6,10 +6,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ecgscale.encoders.spec import OutputSpec
+from ecgscale.encoders.spec import EncoderSpec, OutputSpec
 from ecgscale.errors import UsageError
 from ecgscale.evaluate.outputs import decisions, probabilities
-from ecgscale.evaluate.truth import label_columns, read_truth
+from ecgscale.evaluate.truth import label_columns, read_truth, suitable_columns
 
 LABELS = OutputSpec(kind="multilabel", scale="logit", names=("CD", "MI"))
 CLASSES = OutputSpec(kind="multiclass", scale="logit", names=("female", "male"))
@@ -67,6 +67,18 @@ def test_label_columns_leave_facts_out() -> None:
 def test_unsuitable_columns_are_told(target: str, output: OutputSpec, said: str) -> None:
     with pytest.raises(UsageError, match=said):
         read_truth(TABLE, target, output)
+
+
+def test_the_column_that_was_meant_is_named() -> None:
+    spec = EncoderSpec.model_construct(output=LABELS, training={"target": "superclasses"})
+    assert suitable_columns(TABLE.schema, "MI,CD", spec) == ["MI", "CD"]
+    with pytest.raises(UsageError, match=r"CD, MI\. It was trained on superclasses$"):
+        suitable_columns(TABLE.schema, "age", spec)
+    silent = EncoderSpec.model_construct(output=LABELS, training={})
+    with pytest.raises(UsageError, match=r"trained on; label columns are: superclasses, sex, age, MI, CD$"):
+        suitable_columns(TABLE.schema, "age", silent)
+    with pytest.raises(UsageError, match=r"Give the column that it was trained on$"):
+        read_truth(TABLE.select(["age"]), "age", LABELS)
 
 
 def test_outputs_become_decisions_and_probabilities() -> None:

@@ -48,6 +48,7 @@ def test_a_shift_is_an_alarm_that_names_cluster_output_and_shard() -> None:
     assert cluster.nights == 1
     assert cluster.message.startswith("all records, 2026-05-06: cluster 0 takes")
     assert "held back: a" in cluster.message
+    assert f"in {cluster.records} patients (Cliff's delta" in cluster.message
 
 
 def test_thirty_shifted_records_after_weeks_of_sound_ones() -> None:
@@ -59,7 +60,7 @@ def test_below_the_minimum_it_is_told_and_not_held() -> None:
     found = drift([shard("a", explained(30, shift=2.0))], sound_weeks(5))
     assert found
     assert not alarms(found)
-    assert all("fewer than 300 records" in finding.message for finding in found)
+    assert all("fewer than 300 patients" in finding.message for finding in found)
     assert alarms(drift([shard("a", explained(300, shift=2.0))]))
 
 

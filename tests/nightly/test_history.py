@@ -9,7 +9,7 @@ import pytest
 
 from ecgscale.errors import UsageError
 from ecgscale.nightly.decisions import decide_on, roll_back
-from ecgscale.nightly.history import root_history
+from ecgscale.nightly.history import _moments, root_history
 from ecgscale.nightly.promote import promote
 from ecgscale.store.holds import Decision, hold, holds
 from tests.cli.operated import facts, typed
@@ -106,3 +106,10 @@ def test_a_decision_is_read_back_from_its_words(reason: str) -> None:
     made = Decision(state="released", reason=reason, decided_by="ada", decided_at="2026-11-20T02:31:00+00:00")
     assert Decision.read(made.told()) == made
     assert Decision.read("rolled back to manifest 1: released by mistake") is None
+
+
+def test_what_was_decided_within_moments_is_one_decision() -> None:
+    at = ["2026-01-02T02:31:59.9+00:00", "2026-01-02T02:32:00.1+00:00", "2026-01-02T02:40:00+00:00"]
+    parted = list(_moments([(time, f"part-{i}") for i, time in enumerate(at)]))
+    assert [[key for _, key in together] for together in parted] == [["part-0", "part-1"], ["part-2"]]
+    assert list(_moments([])) == []

@@ -40,8 +40,11 @@ def test_what_is_new_and_nothing_else(world: World) -> None:
     moved = world.night()
     assert (moved["computed"], moved["records"]) == (0, 36)
     world.remove(2)
-    gone = world.night()
-    assert (gone["computed"], gone["retired"], gone["records"]) == (0, 1, 24)
+    error = world.night(code=2)["error"]
+    assert "1 of 3 published shards are gone from the archive" in error
+    assert "12 records would be withdrawn, 33.3% of what is published (the limit is 10%)" in error
+    gone = world.night("--allow-withdrawal")
+    assert (gone["computed"], gone["retired"], gone["withdrawn"], gone["records"]) == (0, 1, 12, 24)
 
 
 def test_what_would_compute_much_again_is_stopped(world: World) -> None:

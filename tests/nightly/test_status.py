@@ -145,6 +145,9 @@ def test_failed_and_set_aside(world: SmallWorld, tmp_path: Path) -> None:
     dataset = only(root_status(world.root))
     assert dataset.failed == {}
     assert list(dataset.set_aside) == ["part-00004.parquet"]
+    assert dataset.waiting.pending == 0, "it is told once"
+    (world.archive / "part-00004.parquet").write_bytes(b"PAR1PAR1")
+    assert only(root_status(world.root)).waiting.pending == 1
 
 
 def test_the_last_runs_and_who_is_at_work(world: SmallWorld) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
@@ -114,6 +114,40 @@ def test_samples_that_are_not_numbers_leave_a_gap() -> None:
     signal[5] = np.nan
     figure = draw_recording(signal, CANONICAL_LEADS, RATE, bands())
     figure.canvas.draw()
+
+
+@pytest.mark.parametrize("seconds", [0.5, 2.5, 5.0, 10.0])
+@pytest.mark.parametrize("layout", ["3x4", "stacked"])
+def test_texts_fit_the_page_however_narrow(seconds: float, layout: str) -> None:
+    figure = draw_recording(
+        recording(seconds),
+        CANONICAL_LEADS,
+        RATE,
+        bands(seconds),
+        title="sim8-0000012     CD 0.61   MI 0.42   HYP 0.31   STTC 0.20   NORM 0.04",
+        subtitle="superclasses: CD, MI   age: 61   sex: male   site: north   device: handheld-C   short",
+        footer="explanations 560d33f381a644a4 (held, not published)   mean entropy 0.312   distortion 1.204",
+        layout="3x4" if layout == "3x4" else "stacked",
+        window=(0.0, seconds - 0.1) if seconds > 1 else None,
+    )
+    figure.canvas.draw()
+    page = figure.bbox
+    boxes = [(text.get_text(), text.get_window_extent()) for text in figure.axes[0].texts if text.get_text()]
+    for text, box in boxes:
+        assert (box.x0 >= page.x0, box.y0 >= page.y0, box.x1 <= page.x1, box.y1 <= page.y1) == (True,) * 4, text
+    words = [(text, box) for text, box in boxes if len(text) > 6 and text != "entropy" and text != "cluster"]
+    for (one, first), (other, second) in combinations(words, 2):
+        assert not first.overlaps(second), f"{one!r} lies over {other!r}"
+    told = " ".join(text for text, _ in boxes)
+    for wanted in ("sim8-0000012", "MI 0.42", "NORM 0.04", "handheld-C", "mm/mV", "500 Hz", "distortion 1.204"):
+        assert wanted in told
+
+
+def test_a_wide_page_has_two_lines_above_the_traces() -> None:
+    figure = draw_recording(recording(), CANONICAL_LEADS, RATE, title="a     CD 0.61   MI 0.42", subtitle="age: 61")
+    plain = draw_recording(recording(), CANONICAL_LEADS, RATE)
+    assert tuple(figure.get_size_inches()) == tuple(plain.get_size_inches())
+    assert "a   CD 0.61   MI 0.42" in texts(figure)
 
 
 @pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])

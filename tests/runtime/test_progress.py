@@ -56,6 +56,25 @@ def test_plain_lines_carry_the_last_note_and_do_without_a_total(clock: list[floa
     assert ended == "headers: 1 record, 0.1/s, 10.0 s (part-00001.parquet)"
 
 
+def test_one_batch_is_no_batche(clock: list[float]) -> None:
+    stream = io.StringIO()
+    with make_progress(stream).stage("recompute", 1, "batches") as stage:
+        clock[0] += 1
+        stage.advance()
+    assert stream.getvalue() == "recompute: 1/1 batch, 1.0/s, 1.0 s\n"
+
+
+def test_a_stage_that_found_nothing_to_do_is_not_told(clock: list[float]) -> None:
+    for stream in (io.StringIO(), Terminal()):
+        with make_progress(stream).stage("gc", None, "objects") as stage:
+            stage.note("560d33f381a644a4")
+        assert "0/s" not in stream.getvalue()
+    plain = io.StringIO()
+    with make_progress(plain).stage("gc", None, "objects"):
+        pass
+    assert plain.getvalue() == ""
+
+
 def test_what_is_said_is_a_line_of_its_own(clock: list[float]) -> None:
     stream = io.StringIO()
     progress = make_progress(stream)
