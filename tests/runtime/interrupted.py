@@ -74,7 +74,8 @@ def pool_on(
     @contextmanager
     def open_pool(spec: WorkerSpec) -> Iterator[WorkerPool]:
         with Scheduler(backend(), spec, limits, progress or Watching()) as pool:
-            pool.ready()
+            while len(pool.ready()) < (accident.workers if accident else 1):
+                pass  # it waits for a while each time
             yield _Pool(pool, accident)
 
     return open_pool
