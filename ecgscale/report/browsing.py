@@ -21,6 +21,7 @@ _CLASSES_ON_CARD = 8
 
 
 def recordings_section(subject: Subject, recordings: list[dict[str, Any]], remarks: list[str]) -> Section:
+    """The browser: which recordings are on the page and why, with warnings that belong to them."""
     there = {reason.split(":")[0] for record in recordings for reason in record["reasons"]}
     reasons = [reason for reason in (UNCERTAIN, DISAGREES, AUDITED, TYPICAL, DRAWN) if reason in there]
     classes = [] if subject.is_regression else list(subject.classes)
@@ -37,6 +38,7 @@ def recordings_section(subject: Subject, recordings: list[dict[str, Any]], remar
 
 
 def atlas_section(subject: Subject, atlas: Atlas) -> Section:
+    """A card a cluster: its beat, where it occurs, what it is worth to the surrogate, and the name it was given."""
     beats = {facts.cluster: facts.beat for facts in atlas.clusters if facts.beat is not None}
     reach = reach_of(beats, atlas.leads) if beats else (-1.0, 1.0)
     measured = any(facts.importance is not None for facts in atlas.clusters)
