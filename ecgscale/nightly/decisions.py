@@ -27,7 +27,7 @@ def held_shards(root: str | Place, dataset: str | None = None) -> list[Hold]:
     return sorted((h for h in holds(store).values() if h.state == "held"), key=lambda h: h.source.key)
 
 
-@announced("ecgscale release or reject")
+@announced("ecgscale release or reject", existing=True)
 def decide_on(
     root: str | Place,
     keys: Sequence[str],
@@ -55,7 +55,7 @@ def decide_on(
     return [decide(store, newest[key], state, reason.strip(), login()) for key in keys]
 
 
-@announced("ecgscale rollback")
+@announced("ecgscale rollback", existing=True)
 def roll_back(root: str | Place, number: int, reason: str, dataset: str | None = None) -> Manifest:
     """Publish again what manifest `number` said; the new manifest.
 

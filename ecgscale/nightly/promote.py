@@ -59,7 +59,7 @@ class Promotion:
         }
 
 
-@announced("ecgscale promote")
+@announced("ecgscale promote", existing=True)
 def promote(root: str | Path, dataset_id: str, reason: str, incomplete: bool = False) -> Promotion:
     """Let `dataset_id` be what is served below `root`, from the next opening on.
 

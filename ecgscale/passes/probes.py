@@ -97,7 +97,7 @@ def open_probes(result: ProbeResult) -> pyarrow.dataset.Dataset:
     return pyarrow.dataset.dataset(files, schema=SCHEMA, format="parquet")
 
 
-@announced("ecgscale probe")
+@announced("ecgscale probe", existing=True)
 def probe_explained(
     root: str | Path,
     settings: ProbeSettings | None = None,
