@@ -112,8 +112,11 @@ def test_samples_that_are_not_numbers_leave_a_gap() -> None:
     signal = recording()
     signal[0, 100:200] = np.nan
     signal[5] = np.nan
-    figure = draw_recording(signal, CANONICAL_LEADS, RATE, bands())
+    figure = draw_recording(signal, CANONICAL_LEADS, RATE, bands(), layout="stacked")
     figure.canvas.draw()
+    missing = [int(np.isnan(line).any(axis=1).sum()) for line in traces(figure)]
+    assert sorted(missing)[-2:] == [100, signal.shape[1]]
+    assert missing.count(0) == len(missing) - 2
 
 
 @pytest.mark.parametrize("seconds", [0.5, 2.5, 5.0, 10.0])

@@ -138,11 +138,12 @@ def test_a_real_terminal_gets_its_cursor_back_after_an_interruption() -> None:
     assert text.rstrip().endswith("stopped")
 
 
-def test_silence_takes_the_same_calls() -> None:
+def test_silence_takes_the_same_calls(capfd: pytest.CaptureFixture[str]) -> None:
     SILENT.say("nothing")
     with SILENT.stage("fit", None, "steps") as stage:
         stage.advance(3)
         stage.note("nothing")
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_log_for_programs_has_an_object_a_line(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
