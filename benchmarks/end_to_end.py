@@ -26,14 +26,13 @@ from benchmarks.report import Result, main
 from benchmarks.student_script import BATCH, COLUMNS, explain_with_the_usual_libraries, fitted_kmeans
 from benchmarks.timing import REPETITIONS, SETTLE_S, milliseconds, rounded, threads
 from ecgscale.archive.reader import Archive
-from ecgscale.clusters.assign import assign
 from ecgscale.clusters.model import ClusterModel
 from ecgscale.clusters.packed import pack
+from ecgscale.clusters.soft import assign
 from ecgscale.encoders.spec import load_spec
 from ecgscale.encoders.taps import Encoder
-from ecgscale.explain.segments import find_segments, segment_array
-from ecgscale.explain.summary import summarise
-from ecgscale.passes.explain import explain_archive
+from ecgscale.explain.segments import find_segments, segment_array, summarise
+from ecgscale.passes.explain.explain import explain_archive
 from ecgscale.store import open_explanations
 
 AGREEMENT = 1e-4

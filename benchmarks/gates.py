@@ -24,10 +24,10 @@ from benchmarks.night_pool import FAULTS, Pool, PoolSize, make_pool
 from benchmarks.nights import Feed, Sizes, anything, growing, sound_nights, steady
 from benchmarks.report import Result, main
 from benchmarks.timing import rounded
-from ecgscale.archive.synthetic_patients import DEVICES
+from ecgscale.archive.synthetic.patients import DEVICES
 from ecgscale.archive.traits import TRAITS
-from ecgscale.gate_settings import GateSettings
-from ecgscale.nightly.reference import Reference
+from ecgscale.config import GateSettings
+from ecgscale.nightly.gates.reference import Reference
 
 NIGHTS = 60
 WITHIN = 2

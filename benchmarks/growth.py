@@ -23,7 +23,7 @@ from benchmarks.timing import REPETITIONS, Pairs, median_seconds, milliseconds, 
 from ecgscale.archive.reader import Archive
 from ecgscale.clusters.features import BlockLayout
 from ecgscale.clusters.kmeans import FitSettings
-from ecgscale.passes.fit import FitRequest, fit_archive
+from ecgscale.passes.fit.fit import FitRequest, fit_archive
 
 CODE_BLOCKS = ((320, 16), (256, 64), (196, 256), (128, 1024), (64, 4096))
 """All five blocks of the CODE ResNet, deepest first; the last is not downsampled at all."""

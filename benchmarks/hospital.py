@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 
 from benchmarks.inputs import Network
 from ecgscale.archive.reader import Archive
-from ecgscale.archive.shard_file import ShardInMemory, put_whole
-from ecgscale.archive.synthetic import simulate_records
+from ecgscale.archive.shard import ShardInMemory, put_whole
+from ecgscale.archive.synthetic.simulation import simulate_records
 from ecgscale.errors import ShardError
 
 SEED = 11

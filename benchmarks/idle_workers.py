@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ecgscale.clusters.accumulate import PartialSums
 from ecgscale.clusters.features import BlockLayout
-from ecgscale.clusters.sums import PartialSums
-from ecgscale.passes.fit_worker import Filled
+from ecgscale.passes.fit.worker import Filled
 
 
 class IdleWorker:

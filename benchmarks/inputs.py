@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from ecgscale.archive.reader import Archive
-from ecgscale.archive.synthetic import simulate
+from ecgscale.archive.synthetic.simulation import simulate
 from ecgscale.archive.validate import check_batch
 from ecgscale.clusters.kmeans import FitSettings
 from ecgscale.encoders.preprocess import OK, prepare
 from ecgscale.encoders.resnet1d import ResNet1d
 from ecgscale.encoders.spec import EncoderSpec, InputSpec, load_spec, write_spec
 from ecgscale.leads import CANONICAL_LEADS
-from ecgscale.passes.fit import FitRequest, fit_archive
+from ecgscale.passes.fit.fit import FitRequest, fit_archive
 
 OUTPUTS = ("NORM", "MI", "STTC", "CD", "HYP")
 

@@ -37,7 +37,7 @@ from benchmarks.report import Result, main
 from benchmarks.timing import rounded
 from ecgscale.cli import main as ecgscale
 from ecgscale.errors import ExitCode
-from ecgscale.nightly.verify import verify_root
+from ecgscale.nightly.verify.verify import verify_root
 from ecgscale.store import newest_manifest
 
 NETWORK = Network(100.0, 256, ((8, 256), (8, 128), (12, 64), (16, 16), (20, 4)))

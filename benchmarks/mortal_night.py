@@ -16,7 +16,7 @@ from typing import Any
 
 # Loaded before processes are forked.
 import ecgscale.nightly.night
-import ecgscale.passes.explain_worker
+import ecgscale.passes.explain.worker
 import ecgscale.runtime.run_record
 from ecgscale.cli import main
 

@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 
 from ecgscale.archive.reader import Archive
-from ecgscale.archive.synthetic import EXTRA_FIELDS, simulate_records
-from ecgscale.archive.synthetic_waves import twelve_leads
+from ecgscale.archive.synthetic.simulation import EXTRA_FIELDS, simulate_records
+from ecgscale.archive.synthetic.waves import twelve_leads
 from ecgscale.archive.traits import TRAITS, traits_of_shard, with_traits
 from ecgscale.archive.writer import ArchiveWriter
 from ecgscale.clusters.kmeans import FitSettings
@@ -24,10 +24,10 @@ from ecgscale.encoders.optimise import LoopSettings
 from ecgscale.encoders.spec import load_spec
 from ecgscale.encoders.train import TrainSettings, train_encoder
 from ecgscale.leads import CANONICAL_LEADS
-from ecgscale.nightly.evidence import COLUMNS
-from ecgscale.passes.explain import explain_archive
-from ecgscale.passes.fit import fit_archive
-from ecgscale.passes.request import FitRequest
+from ecgscale.nightly.gates.evidence import COLUMNS
+from ecgscale.passes.explain.explain import explain_archive
+from ecgscale.passes.fit.fit import fit_archive
+from ecgscale.passes.fit.request import FitRequest
 from ecgscale.store import open_explanations
 
 RATE, LENGTH = 200.0, 1024

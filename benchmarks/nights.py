@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from benchmarks.night_pool import Pool
-from ecgscale.gate_settings import GateSettings
-from ecgscale.nightly.evidence import FreshShard, Night
-from ecgscale.nightly.findings import GateReport
-from ecgscale.nightly.gates import judge
-from ecgscale.nightly.reference import Reference
+from ecgscale.config import GateSettings
+from ecgscale.nightly.gates.evidence import FreshShard, Night
+from ecgscale.nightly.gates.findings import GateReport
+from ecgscale.nightly.gates.gatekeeper import judge
+from ecgscale.nightly.gates.reference import Reference
 
 FIRST = datetime(2026, 3, 2, 2, 0, tzinfo=UTC)
 """A Monday night."""

@@ -19,9 +19,9 @@ from sklearn.cluster import MiniBatchKMeans
 from threadpoolctl import threadpool_limits
 
 from benchmarks.activations import filled_cache, made_activations, materialise, settled_centroids
+from ecgscale.clusters.accumulate import PartialSums
 from ecgscale.clusters.cache import ActivationCache
 from ecgscale.clusters.features import BlockLayout
-from ecgscale.clusters.sums import PartialSums
 
 
 @dataclass(frozen=True)

@@ -25,17 +25,17 @@ from benchmarks.inputs import Network, fit_model, write_archive, write_encoder
 from benchmarks.timing import rounded, seconds
 from ecgscale.archive.reader import Archive
 from ecgscale.config import load_config
-from ecgscale.nightly.gatekeeper import Gatekeeper
+from ecgscale.io.places import is_remote, place, upload
+from ecgscale.io.s3 import open_objects
+from ecgscale.io.settings import s3
+from ecgscale.nightly.gates.gatekeeper import Gatekeeper
 from ecgscale.nightly.night import run_night
-from ecgscale.passes.explain import explain_archive
+from ecgscale.passes.explain.explain import explain_archive
 from ecgscale.passes.watch import Unwatched
-from ecgscale.places import is_remote, place, upload
-from ecgscale.storage import s3
 from ecgscale.store.commit import commit_output, read_commit
 from ecgscale.store.dataset import dataset_store, find_dataset
 from ecgscale.store.manifest import ArchiveFacts, ShardEntry, compose, plan_digest, publish
 from ecgscale.store.provenance import run_facts
-from ecgscale.store.s3_objects import open_objects
 
 REPEATS = 3
 RECORDS = 2

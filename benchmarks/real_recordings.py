@@ -28,21 +28,21 @@ from benchmarks.against_dense import compare, real_activations, told, unlike
 from benchmarks.explained_rows import RowFacts, check_rows
 from benchmarks.machine import machine_facts
 from benchmarks.report import RESULTS
-from ecgscale.archive.code15 import ingest_code15
-from ecgscale.archive.ptbxl import ingest_ptbxl
 from ecgscale.archive.reader import Archive
-from ecgscale.archive.source import IngestOptions
-from ecgscale.archive.wfdb_records import ingest_wfdb
+from ecgscale.archive.sources.code15 import ingest_code15
+from ecgscale.archive.sources.ptbxl import ingest_ptbxl
+from ecgscale.archive.sources.source import IngestOptions
+from ecgscale.archive.sources.wfdb_records import ingest_wfdb
 from ecgscale.clusters.model import ClusterModel
 from ecgscale.encoders.spec import SPEC_FILE, load_spec
 from ecgscale.encoders.splits import Folds
 from ecgscale.encoders.taps import Encoder
 from ecgscale.encoders.train import TrainSettings, train_encoder
-from ecgscale.evaluate.published import check_published
-from ecgscale.passes.explain import explain_archive
-from ecgscale.passes.fit import fit_archive
-from ecgscale.passes.random_weights import random_weights_variance
-from ecgscale.passes.request import FitRequest
+from ecgscale.evaluate.surrogate.published import check_published
+from ecgscale.passes.explain.explain import explain_archive
+from ecgscale.passes.fit.activations import random_weights_variance
+from ecgscale.passes.fit.fit import fit_archive
+from ecgscale.passes.fit.request import FitRequest
 from ecgscale.progress import Progress
 from ecgscale.runtime.progress import make_progress
 from ecgscale.store import open_explanations

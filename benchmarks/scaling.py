@@ -24,11 +24,11 @@ from benchmarks.timing import rounded
 from ecgscale.archive.reader import Archive, Shard
 from ecgscale.clusters.features import BlockLayout
 from ecgscale.clusters.model import ClusterModel
-from ecgscale.explain.settings import ExplainSettings
-from ecgscale.passes.explain import identify
-from ecgscale.passes.plan import Pending, freeze_plan
-from ecgscale.passes.pool_source import PoolSource
-from ecgscale.passes.selection import Selection
+from ecgscale.explain.schema import ExplainSettings
+from ecgscale.passes.explain.explain import identify
+from ecgscale.passes.explain.plan import Pending, freeze_plan
+from ecgscale.passes.fit.pool_source import PoolSource
+from ecgscale.passes.fit.request import Selection
 from ecgscale.passes.workers import Call, Done, WorkerSpec
 from ecgscale.progress import SILENT
 from ecgscale.runtime.processes import ProcessBackend
@@ -167,7 +167,7 @@ def _explaining(
         "run_id": "0" * 32,
     }
     pending = list(freeze_plan(archive, dataset_store(root, identity.dataset_id), None, "").pending)
-    with Scheduler(backend(), WorkerSpec("ecgscale.passes.explain_worker:ExplainWorker", arguments), ALL) as pool:
+    with Scheduler(backend(), WorkerSpec("ecgscale.passes.explain.worker:ExplainWorker", arguments), ALL) as pool:
         for number, each in zip(pool.ready(), pending[-workers:], strict=True):
             [outcome] = pool.run([Call("warm", "commit", (each,), worker=number)])
             assert isinstance(outcome, Done)

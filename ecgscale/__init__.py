@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from ecgscale.encoders.resnet1d import ResNet1d as ResNet1d
     from ecgscale.encoders.taps import Encoder as Encoder
     from ecgscale.explain.record import explain_record as explain_record
-    from ecgscale.passes.explain import explain_archive as explain_archive
-    from ecgscale.passes.fit import fit_archive as fit_archive
+    from ecgscale.passes.explain.explain import explain_archive as explain_archive
+    from ecgscale.passes.fit.fit import fit_archive as fit_archive
     from ecgscale.store.dataset import open_explanations as open_explanations
 
 _PUBLIC = {
@@ -34,9 +34,9 @@ _PUBLIC = {
     "ClusterModel": "ecgscale.clusters.model",
     "Encoder": "ecgscale.encoders.taps",
     "ResNet1d": "ecgscale.encoders.resnet1d",
-    "explain_archive": "ecgscale.passes.explain",
+    "explain_archive": "ecgscale.passes.explain.explain",
     "explain_record": "ecgscale.explain.record",
-    "fit_archive": "ecgscale.passes.fit",
+    "fit_archive": "ecgscale.passes.fit.fit",
     "open_explanations": "ecgscale.store.dataset",
 }
 

@@ -25,7 +25,7 @@ def explain_archive(job: Job, model: Path | None) -> dict[str, Any]:
     \b
       ray job submit --working-dir . -- python jobs/explain_archive.py --config configs/ptbxl.toml
     """
-    from ecgscale.passes.pipeline import explain_config, fitted_model
+    from ecgscale.passes.run.pipeline import explain_config, fitted_model
 
     model = model or fitted_model(job.config, job.where.device)
     return job.explained(explain_config(job.config, model, job.progress, job.where.pool, job.where.device, job.record))

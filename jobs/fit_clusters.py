@@ -23,7 +23,7 @@ def fit_clusters(job: Job) -> dict[str, Any]:
     \b
       ray job submit --working-dir . -- python jobs/fit_clusters.py --config configs/ptbxl.toml
     """
-    from ecgscale.passes.pipeline import fit_config
+    from ecgscale.passes.run.pipeline import fit_config
 
     fitted = fit_config(job.config, job.progress, job.where.pool, job.where.device)
     facts = {**fitted.facts(), "already_there": fitted.already_there}

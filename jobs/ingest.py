@@ -23,7 +23,7 @@ def ingest(job: Job) -> dict[str, Any]:
     \b
       ray job submit --working-dir . -- python jobs/ingest.py --config configs/ptbxl.toml
     """
-    from ecgscale.passes.pipeline import make_archive, to_be_made
+    from ecgscale.passes.run.pipeline import make_archive, to_be_made
 
     made = "archive" in to_be_made(job.config)
     archive = make_archive(job.config, job.progress, job.where.pool)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from ecgscale.storage import VARIABLE
+from ecgscale.io.settings import VARIABLE
 from tests.s3 import moto_server, new_bucket
 
 # New examples at every run on a desk; the same ones in continuous integration, where a red run has to mean the change.

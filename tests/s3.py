@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import pytest
 from moto.server import ThreadedMotoServer
 
-from ecgscale.storage import s3
+from ecgscale.io.settings import s3
 
 
 @contextmanager

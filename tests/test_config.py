@@ -10,8 +10,8 @@ import pytest
 
 from ecgscale.config import RunConfig, byte_size, load_config
 from ecgscale.errors import UsageError
-from ecgscale.passes.pipeline import fit_request, train_settings
-from ecgscale.storage import StoreError, s3
+from ecgscale.io.settings import StoreError, s3
+from ecgscale.passes.run.pipeline import fit_request, train_settings
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHIPPED = sorted((REPOSITORY / "configs").glob("*.toml"))

@@ -1,22 +1,181 @@
-"""Reading one shard: its stamp, its footer, its row groups one after the other."""
+"""Reading one shard: its stamp, its footer, its row groups one after the other.
+
+One shard as a file: built whole in memory, then put in place in one piece.
+
+A digest of what a table says, not of how a file says it.
+
+Two tables with equal rows have equal digests whatever their chunks, offsets, compression or writer version. A shard's
+footer carries it, so an unchanged shard is recognised without reading it.
+"""
 
 from __future__ import annotations
 
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ecgscale.archive.schema import is_list
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
 import hashlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+from uuid import uuid4
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ecgscale.archive.schema import CORE_COLUMNS, DATA_BYTES_KEY, DIGEST_KEY, REQUIRED_COLUMNS, is_list
-from ecgscale.archive.shard_file import ROW_GROUP_RECORDS
+from ecgscale.archive.schema import (
+    CORE_COLUMNS,
+    DATA_BYTES_KEY,
+    DIGEST_KEY,
+    REQUIRED_COLUMNS,
+    SCHEMA_VERSION,
+    VERSION_KEY,
+)
 from ecgscale.errors import ShardError
-from ecgscale.places import Place, fetch, is_remote
-from ecgscale.storage import is_of_the_store, s3, told
-from ecgscale.store.objects import StoreError
-from ecgscale.store.s3_objects import open_objects
+from ecgscale.io.objects import StoreError
+from ecgscale.io.places import Place, fetch, is_remote
+from ecgscale.io.s3 import open_objects
+from ecgscale.io.settings import is_of_the_store, s3, storage_errors
+
+
+class ContentDigest:
+    """sha256 over the rows of a shard, fed one row group after the other (the groups are part of the content)."""
+
+    def __init__(self, schema: pa.Schema) -> None:
+        self._hasher = sha256()
+        for field in schema:
+            self._hasher.update(f"{field.name}\0{_type_name(field.type)}\n".encode())
+
+    def update(self, table: pa.Table) -> None:
+        """Add the rows of `table`, whose columns are those of the schema in its order."""
+        self._hasher.update(np.int64(table.num_rows).tobytes())
+        for column in table.columns:
+            _feed(self._hasher, _one_array(column))
+
+    def hexdigest(self) -> str:
+        """The digest of all rows so far."""
+        return self._hasher.hexdigest()
+
+
+def _type_name(kind: pa.DataType) -> str:
+    """A type's name without the names of list items, which depend on the writer ("item" or "element")."""
+    return f"list<{_type_name(kind.value_type)}>" if is_list(kind) else str(kind)
+
+
+def _one_array(column: pa.ChunkedArray) -> pa.Array:
+    return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks or [pa.array([], column.type)])
+
+
+def _feed(hasher: _Hash, array: pa.Array) -> None:
+    """Validity, then lengths, then values, recursively; what lies behind a null does not count."""
+    hasher.update(np.packbits(array.is_null().to_numpy(zero_copy_only=False)).tobytes() if array.null_count else b"")
+    kind = array.type
+    if is_list(kind):
+        lengths = pc.list_value_length(array).fill_null(0).cast(pa.int64())
+        hasher.update(lengths.to_numpy().data)
+        _feed(hasher, array.flatten())
+    elif pa.types.is_struct(kind):
+        for child in array.flatten():
+            _feed(hasher, child)
+    elif pa.types.is_integer(kind) or pa.types.is_floating(kind):
+        filled = array.fill_null(0) if array.null_count else array
+        hasher.update(np.ascontiguousarray(filled.to_numpy()).data)
+    elif pa.types.is_boolean(kind):
+        hasher.update(array.fill_null(False).to_numpy(zero_copy_only=False).tobytes())
+    elif pa.types.is_timestamp(kind):
+        _feed(hasher, array.cast(pa.int64()))
+    else:
+        texts = array.cast(pa.large_string()).fill_null("")
+        hasher.update(pc.binary_length(texts).to_numpy().data)
+        hasher.update("".join(texts.to_pylist()).encode())
+
+
+ROW_GROUP_RECORDS = 128
+
+
+class ShardInMemory:
+    """One shard's Parquet file, growing row group by row group in memory."""
+
+    def __init__(self, schema: pa.Schema) -> None:
+        self.rows = 0
+        self._sink = pa.BufferOutputStream()
+        self._digest = ContentDigest(schema)
+        self._writer = pq.ParquetWriter(self._sink, schema, **_parquet_options(schema))
+
+    @property
+    def bytes(self) -> int:
+        """How long the file is so far."""
+        return int(self._sink.tell())
+
+    def write(self, table: pa.Table) -> None:
+        """Add one row group."""
+        table = table.combine_chunks()
+        self._digest.update(table)
+        self._writer.write_table(table, row_group_size=ROW_GROUP_RECORDS)
+        self.rows += table.num_rows
+
+    def close(self) -> pa.Buffer:
+        """The finished file; its metadata tell the content digest and where the data it belongs to end."""
+        self._writer.add_key_value_metadata(
+            {
+                DIGEST_KEY: self._digest.hexdigest().encode(),
+                DATA_BYTES_KEY: str(self.bytes).encode(),
+                VERSION_KEY: str(SCHEMA_VERSION).encode(),
+            }
+        )
+        self._writer.close()
+        return self._sink.getvalue()
+
+
+def _parquet_options(schema: pa.Schema) -> dict[str, Any]:
+    """Small files that every reader takes: int16 deltas, split float bytes, dictionaries for words."""
+    is_int = schema.field("signal").type.value_type == pa.int16()
+    words = [path for field in schema for path in _word_columns(field.name, field.type) if path != "record_id"]
+    return {
+        "compression": "zstd",
+        "compression_level": 1,
+        "use_dictionary": words,
+        "column_encoding": {"signal.list.element": "DELTA_BINARY_PACKED" if is_int else "BYTE_STREAM_SPLIT"},
+        "write_statistics": [field.name for field in schema if not pa.types.is_nested(field.type)],
+    }
+
+
+def _word_columns(path: str, kind: pa.DataType) -> list[str]:
+    """Parquet paths of the string leaves under one column."""
+    if pa.types.is_list(kind):
+        return _word_columns(f"{path}.list.element", kind.value_type)
+    if pa.types.is_struct(kind):
+        return [leaf for child in kind for leaf in _word_columns(f"{path}.{child.name}", child.type)]
+    return [path] if pa.types.is_string(kind) else []
+
+
+def put_whole(path: Place, data: bytes | pa.Buffer) -> None:
+    """Write a file so that it is there in one piece or not at all, and survives a crash of the machine."""
+    if is_remote(path):
+        open_objects(path.parent).put(path.name, bytes(data))
+        return
+    temporary = path.with_name(f"_tmp-{uuid4().hex[:12]}-{path.name}")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
 
 _READ_BUFFER = 2**20
 _FOOTER_BLOCK = 2**18
@@ -79,7 +238,7 @@ def open_parquet(shard: Shard, whole: bool = False) -> pq.ParquetFile:
     except (pa.ArrowException, OSError, StoreError) as error:
         if is_of_the_store(error):
             # All the others would be set aside too, one after the other.
-            with told(f"cannot read {shard.path}"):
+            with storage_errors(f"cannot read {shard.path}"):
                 raise
         raise ShardError(
             f"{shard.path} ({shard.size} bytes) is not a whole Parquet file: {str(error).rstrip('. ')}. "

@@ -26,12 +26,11 @@ import numpy as np
 import pyarrow as pa
 
 from ecgscale.archive.schema import SCHEMA_VERSION, SignalType, archive_schema
-from ecgscale.archive.shard import is_shard_name
-from ecgscale.archive.shard_file import ROW_GROUP_RECORDS, ShardInMemory, put_whole
+from ecgscale.archive.shard import ROW_GROUP_RECORDS, ShardInMemory, is_shard_name, put_whole
 from ecgscale.errors import ArchiveError
-from ecgscale.places import Place, is_remote, place
+from ecgscale.io.places import Place, is_remote, place
+from ecgscale.io.s3 import open_objects
 from ecgscale.progress import SILENT, Progress
-from ecgscale.store.s3_objects import open_objects
 
 SHARD_BYTES = 128 * 2**20
 _AT_ONCE = 16

@@ -58,7 +58,7 @@ def audit(
 
     from ecgscale.evaluate.audit import AuditRequest, audit_labels
     from ecgscale.evaluate.forests import ForestSettings
-    from ecgscale.evaluate.published import open_published
+    from ecgscale.evaluate.surrogate.published import open_published
     from ecgscale.evaluate.written import evaluation_name, write_evaluation
     from ecgscale.store.presence import at_work
 

@@ -25,7 +25,7 @@ def _interrupt(signum: int, frame: object) -> None:
 
 def _refusal(error: Exception) -> str | None:
     """What a disk or an object store refused, in words; None for an error of another kind."""
-    from ecgscale.storage import is_of_the_store, reason_of
+    from ecgscale.io.settings import is_of_the_store, reason_of
 
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"

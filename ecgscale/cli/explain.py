@@ -13,7 +13,7 @@ from ecgscale.progress import Progress
 from ecgscale.words import counted
 
 if TYPE_CHECKING:
-    from ecgscale.passes.explain import ExplainResult
+    from ecgscale.passes.explain.explain import ExplainResult
 
 
 @click.command()
@@ -76,8 +76,8 @@ def explain(
       duckdb.sql("SELECT status, count(*) FROM ds GROUP BY status").show()
     """
     from ecgscale.archive.reader import Archive
-    from ecgscale.passes.chosen_model import model_of_root, named_model
-    from ecgscale.passes.explain import explain_archive
+    from ecgscale.passes.explain.chosen_model import model_of_root, named_model
+    from ecgscale.passes.explain.explain import explain_archive
     from ecgscale.runtime.run_record import run_record
 
     if model is None:
@@ -106,7 +106,7 @@ def explain(
 
 def _summary(result: ExplainResult, root: Path) -> str:
     from ecgscale.cli.tables import by_reason
-    from ecgscale.store.served import served
+    from ecgscale.store.dataset import served
 
     quarantined = sum(result.quarantined.values())
     done = [("computed", result.computed), ("unchanged", result.unchanged), ("re-stamped", result.restamped)]

@@ -11,7 +11,7 @@ import click
 
 from ecgscale.cli.command import command
 from ecgscale.cli.options import PLACE
-from ecgscale.places import local_folder
+from ecgscale.io.places import local_folder
 from ecgscale.progress import Progress
 
 if TYPE_CHECKING:

@@ -85,9 +85,9 @@ def fit(
     """
     from ecgscale.archive.reader import Archive
     from ecgscale.clusters.kmeans import FitSettings
-    from ecgscale.passes.fit import fit_archive
-    from ecgscale.passes.random_weights import random_weights_variance
-    from ecgscale.passes.request import FitRequest
+    from ecgscale.passes.fit.activations import random_weights_variance
+    from ecgscale.passes.fit.fit import fit_archive
+    from ecgscale.passes.fit.request import FitRequest
     from ecgscale.runtime.run_record import run_record
 
     pool, device = pool_of(runtime, workers, gpus_per_worker, device, progress)

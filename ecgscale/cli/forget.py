@@ -14,7 +14,7 @@ from ecgscale.progress import Progress
 from ecgscale.words import counted
 
 if TYPE_CHECKING:
-    from ecgscale.nightly.forget import ForgetResult
+    from ecgscale.nightly.forget.forget import ForgetResult
 
 _NAMED = 10
 
@@ -60,7 +60,7 @@ def forget(
     Exit codes: 0 nothing is left, 1 something is (it is named), 5 a nightly run or another
     command is at work below ROOT: wait until it ends.
     """
-    from ecgscale.nightly.forget import Whom, forget_patient
+    from ecgscale.nightly.forget.forget import Whom, forget_patient
 
     given = sys.stdin.readline().strip() if patient_id == "-" else patient_id
     result = forget_patient(

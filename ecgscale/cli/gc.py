@@ -13,7 +13,7 @@ from ecgscale.cli.options import PLACE
 from ecgscale.progress import Progress
 
 if TYPE_CHECKING:
-    from ecgscale.store.cleaning import Cleaned
+    from ecgscale.store.garbage import Cleaned
 
 _MEANING = {
     "manifests": "older manifests",
@@ -49,7 +49,7 @@ def gc(progress: Progress, root: Path, grace: float, keep_manifests: int | None,
     from datetime import timedelta
     from uuid import uuid4
 
-    from ecgscale.store.cleaning import collect_garbage
+    from ecgscale.store.garbage import collect_garbage
     from ecgscale.store.lease import Lease
     from ecgscale.store.root import existing_root
 

@@ -15,7 +15,7 @@ from ecgscale.progress import Progress
 from ecgscale.words import counted
 
 if TYPE_CHECKING:
-    from ecgscale.archive.source import IngestResult
+    from ecgscale.archive.sources.source import IngestResult
 
 _TOLD = 5
 
@@ -143,7 +143,7 @@ def _ingested(
     """Ingest with the options that all sources share and those of one of them."""
     from ecgscale.config import ArchiveConfig
     from ecgscale.errors import UsageError
-    from ecgscale.passes.ingest import ingest_archive
+    from ecgscale.passes.ingest.ingest import ingest_archive
 
     if shared["shift_dates"] and shared["pseudonymise"] is None:
         raise UsageError("--shift-dates needs a key: --pseudonymise KEYFILE")

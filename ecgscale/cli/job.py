@@ -13,12 +13,12 @@ from ecgscale.cli.command import command
 from ecgscale.cli.options import PLACE, Placement, placement_of
 from ecgscale.config import RunConfig, load_config
 from ecgscale.errors import UsageError
-from ecgscale.places import is_remote
+from ecgscale.io.places import is_remote
 from ecgscale.progress import Progress
 from ecgscale.words import counted
 
 if TYPE_CHECKING:
-    from ecgscale.passes.explain import ExplainResult
+    from ecgscale.passes.explain.explain import ExplainResult
     from ecgscale.runtime.run_record import RunRecord
 
 RAY_COPIES = "working_dir_files"

@@ -12,8 +12,8 @@ from ecgscale.cli.options import PLACE, runtime_options, spread_of
 from ecgscale.progress import Progress
 
 if TYPE_CHECKING:
-    from ecgscale.evaluate.annotated import WaveSource
-    from ecgscale.evaluate.physiology import PublishedLocalisation
+    from ecgscale.evaluate.localise.annotated import WaveSource
+    from ecgscale.evaluate.localise.physiology import PublishedLocalisation
 
 _LINES = {
     "information": "of the waves' entropy, clusters explain",
@@ -66,7 +66,7 @@ def localise(
       ecgscale localise results
       ecgscale localise results --waves delineated --records 200 --workers 4
     """
-    from ecgscale.evaluate.physiology import localise_published
+    from ecgscale.evaluate.localise.physiology import localise_published
 
     with spread_of(runtime, workers, gpus_per_worker, "cpu", progress) as (spread, _):
         done = localise_published(

@@ -76,7 +76,7 @@ def night_facts(
 ) -> dict[str, Any]:
     """Run the night, tell it, and put it into the run record; the facts of the command."""
     from ecgscale.nightly.night import run_night
-    from ecgscale.passes.chosen_model import named_model
+    from ecgscale.passes.explain.chosen_model import named_model
 
     result = run_night(
         config,

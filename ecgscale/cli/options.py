@@ -13,9 +13,9 @@ import click
 
 from ecgscale.config import RunConfig, byte_size
 from ecgscale.errors import UsageError
-from ecgscale.places import place
+from ecgscale.io.places import place
 from ecgscale.progress import Progress
-from ecgscale.runtime.ray_job import under_ray_job, workers_that_fit
+from ecgscale.runtime.ray_pool import under_ray_job, workers_that_fit
 
 if TYPE_CHECKING:
     from ecgscale.passes.spread import Spread

@@ -15,8 +15,8 @@ from ecgscale.words import counted
 if TYPE_CHECKING:
     from ecgscale.config import RunConfig
     from ecgscale.encoders.taps import Encoder
-    from ecgscale.passes.outlook import Outlook
-    from ecgscale.passes.sizing import Estimate, Rates
+    from ecgscale.passes.run.outlook import Outlook
+    from ecgscale.passes.run.sizing import Estimate, Rates
 
 TRAINING = 5
 """A training step takes about so many times as long as the forward pass of the same records."""
@@ -51,9 +51,9 @@ def plan(
     """
     from ecgscale.cli.options import placement_of
     from ecgscale.config import load_config
-    from ecgscale.passes.outlook import look_ahead, outlook_encoder, told_memory
-    from ecgscale.passes.pipeline import to_be_made
-    from ecgscale.passes.sizing import estimate, sizing_table
+    from ecgscale.passes.run.outlook import look_ahead, outlook_encoder, told_memory
+    from ecgscale.passes.run.pipeline import to_be_made
+    from ecgscale.passes.run.sizing import estimate, sizing_table
 
     loaded = load_config(config)
     if records is None:
@@ -87,7 +87,7 @@ def plan(
 def _check_surrogate(config: RunConfig, outlook: Outlook) -> None:
     """Refuse what `ecgscale run` would refuse of [surrogate]; without an archive nothing can be said yet."""
     from ecgscale.archive.reader import Archive
-    from ecgscale.evaluate.published import check_asked
+    from ecgscale.evaluate.surrogate.published import check_asked
 
     if config.surrogate is not None and outlook.archive.there:
         check_asked(Archive.open(config.archive.path), encoder=config.encoder.path, asked=config.surrogate)
@@ -98,9 +98,8 @@ def _rates(config: RunConfig, outlook: Outlook, rate: float | None, device: str,
     import torch
 
     from ecgscale.archive.reader import Archive
-    from ecgscale.passes.calibrate import KMEANS_FACTOR, calibrate
-    from ecgscale.passes.outlook import outlook_encoder
-    from ecgscale.passes.sizing import Rates
+    from ecgscale.passes.run.outlook import outlook_encoder
+    from ecgscale.passes.run.sizing import KMEANS_FACTOR, Rates, calibrate
 
     if rate is not None:
         return Rates(rate, rate, rate * KMEANS_FACTOR, "given")
@@ -121,7 +120,7 @@ def _training(config: RunConfig, outlook: Outlook, encoder: Encoder, rates: Rate
 
 
 def _told(config: RunConfig, outlook: Outlook, memory: str | None) -> list[str]:
-    from ecgscale.passes.sizing import volume
+    from ecgscale.passes.run.sizing import volume
 
     archive, explain = outlook.archive, outlook.explain
     size = f"{counted(archive.records, 'record')} in {counted(archive.shards, 'shard')}, {volume(archive.bytes)}"
@@ -156,7 +155,7 @@ def _told_train(config: RunConfig, outlook: Outlook) -> str:
 def _told_time(
     outlook: Outlook, rates: Rates | None, now: Estimate | None, train_s: float | None, place: str
 ) -> list[str]:
-    from ecgscale.passes.sizing import duration
+    from ecgscale.passes.run.sizing import duration
 
     if not outlook.anything:
         return ["time       nothing to compute"]

@@ -10,7 +10,7 @@ import click
 
 from ecgscale.cli.command import command
 from ecgscale.cli.options import PLACE
-from ecgscale.places import is_remote
+from ecgscale.io.places import is_remote
 from ecgscale.progress import Progress
 
 SUFFIXES = (".png", ".svg", ".pdf")

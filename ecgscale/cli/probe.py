@@ -13,8 +13,8 @@ from ecgscale.progress import Progress
 from ecgscale.words import counted
 
 if TYPE_CHECKING:
-    from ecgscale.evaluate.nulls import AgainstShifts, Mean
-    from ecgscale.evaluate.probes import ProbeSummary
+    from ecgscale.evaluate.probe.masking import AgainstShifts, Mean
+    from ecgscale.evaluate.probe.probe import ProbeSummary
 
 _NAMES = ("gradcam", "dropout", "masking", "randomisation", "waves")
 
@@ -67,10 +67,10 @@ def probe(
       ecgscale probe results --sample 0.1 --only masking --only gradcam
     """
     from ecgscale.cli.options import pool_of
-    from ecgscale.evaluate.probes_published import write_probes
+    from ecgscale.evaluate.probe.probe import write_probes
     from ecgscale.evaluate.written import plain
-    from ecgscale.passes.probe_schema import ProbeSettings
-    from ecgscale.passes.probes import probe_explained
+    from ecgscale.passes.probe.probe import probe_explained
+    from ecgscale.passes.probe.schema import ProbeSettings
 
     settings = ProbeSettings(
         probes=tuple(name for name in _NAMES if not only or name in only),

@@ -29,7 +29,7 @@ def promote(progress: Progress, root: Path, dataset: str, reason: str, incomplet
     \b
       ecgscale promote results 0123456789abcdef --reason "refit on 2026, looked at by cardiology"
     """
-    from ecgscale.nightly.promote import promote as serve_from_now_on
+    from ecgscale.nightly.models.promote import promote as serve_from_now_on
     from ecgscale.words import counted, named
 
     done = serve_from_now_on(root, dataset, reason, incomplete)

@@ -14,7 +14,7 @@ from ecgscale.cli.options import PLACE
 from ecgscale.progress import Progress
 
 if TYPE_CHECKING:
-    from ecgscale.nightly.held import HeldLine
+    from ecgscale.nightly.rows import HeldLine
     from ecgscale.store.dataset import ExplainedDataset
 
 
@@ -55,7 +55,7 @@ def quarantine(
 
 def _quarantined(found: ExplainedDataset, root: Path, reason: str | None, limit: int) -> dict[str, Any]:
     from ecgscale.cli.tables import rows_table
-    from ecgscale.nightly.quarantined import quarantined_records
+    from ecgscale.nightly.rows import quarantined_records
     from ecgscale.words import counted
 
     assert found.manifest is not None
@@ -89,7 +89,7 @@ def _quarantined(found: ExplainedDataset, root: Path, reason: str | None, limit:
 
 
 def _held(found: ExplainedDataset, root: Path, limit: int) -> dict[str, Any]:
-    from ecgscale.nightly.held import held_lines
+    from ecgscale.nightly.rows import held_lines
 
     assert found.manifest is not None
     lines = held_lines(found)

@@ -17,8 +17,8 @@ from ecgscale.words import counted
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from ecgscale.nightly.comparison import Comparison
-    from ecgscale.nightly.refit import Refit
+    from ecgscale.nightly.models.comparison import Comparison
+    from ecgscale.nightly.models.refit import Refit
 
 
 @click.command()
@@ -44,7 +44,7 @@ def refit(progress: Progress, config: Path, fit_only: bool, fresh: bool, model_i
       ecgscale promote results DATASET --reason "three months more, two sites more"
     """
     from ecgscale.config import load_config
-    from ecgscale.nightly.refit import refit as fit_again
+    from ecgscale.nightly.models.refit import refit as fit_again
     from ecgscale.runtime.run_record import run_record
 
     loaded = load_config(config)

@@ -11,8 +11,15 @@ import click
 from ecgscale.cli.options import placement_of
 from ecgscale.config import RunConfig, RuntimeConfig
 from ecgscale.errors import UsageError
-from ecgscale.evaluate.reproduction import Outcome, ReproductionOptions, reproduce_code15, reproduce_ptbxl
-from ecgscale.evaluate.reproduction_table import facts_of, table_lines, write_table
+from ecgscale.evaluate.reproduction import (
+    Outcome,
+    ReproductionOptions,
+    facts_of,
+    reproduce_code15,
+    reproduce_ptbxl,
+    table_lines,
+    write_table,
+)
 from ecgscale.passes.workers import OpenPool
 from ecgscale.progress import Progress
 

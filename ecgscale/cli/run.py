@@ -15,7 +15,7 @@ from ecgscale.words import counted
 
 if TYPE_CHECKING:
     from ecgscale.config import RunConfig
-    from ecgscale.passes.pipeline import PipelineResult
+    from ecgscale.passes.run.pipeline import PipelineResult
 
 
 @click.command()
@@ -60,7 +60,7 @@ def run(progress: Progress, config: Path) -> dict[str, Any]:
     """
     from ecgscale.cli.surrogate import told
     from ecgscale.config import load_config
-    from ecgscale.evaluate.published import check_published
+    from ecgscale.evaluate.surrogate.published import check_published
 
     loaded = load_config(config)
     result = run_recorded(loaded, "run", progress)
@@ -91,8 +91,8 @@ def run(progress: Progress, config: Path) -> dict[str, Any]:
 
 def run_recorded(config: RunConfig, command: str, progress: Progress) -> PipelineResult:
     """Run the pipeline where its [runtime] says, and leave a record of it below ROOT."""
-    from ecgscale.evaluate.published import check_asked
-    from ecgscale.passes.pipeline import run_pipeline
+    from ecgscale.evaluate.surrogate.published import check_asked
+    from ecgscale.passes.run.pipeline import run_pipeline
     from ecgscale.runtime.run_record import run_record
 
     asked = config.surrogate

@@ -52,7 +52,7 @@ def simulate(
     \b
       ecgscale simulate big.archive --records 100000 --seed 7 --shard-records 2000 --workers 8
     """
-    from ecgscale.passes.simulate import simulate_archive
+    from ecgscale.passes.ingest.simulate import simulate_archive
 
     pool, _ = pool_of(runtime, workers, gpus_per_worker, "cpu", progress)
     facts = simulate_archive(

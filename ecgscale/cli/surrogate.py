@@ -15,7 +15,7 @@ from ecgscale.progress import Progress
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ecgscale.evaluate.result import SurrogateResult
+    from ecgscale.evaluate.written import SurrogateResult
 
 _LINES = {
     "agreement": "agrees with the network",
@@ -130,9 +130,9 @@ def surrogate(
     from functools import partial
 
     from ecgscale.evaluate.forests import ForestSettings
-    from ecgscale.evaluate.published import check_published
-    from ecgscale.evaluate.published_baselines import archive_baselines
-    from ecgscale.evaluate.surrogate import SurrogateRequest
+    from ecgscale.evaluate.surrogate.archive_baselines import archive_baselines
+    from ecgscale.evaluate.surrogate.published import check_published
+    from ecgscale.evaluate.surrogate.surrogate import SurrogateRequest
 
     request = SurrogateRequest(
         folds=folds,
@@ -178,7 +178,7 @@ def surrogate(
 
 def told(result: SurrogateResult) -> str:
     """The scores as lines for people."""
-    from ecgscale.evaluate.groups import TOLD
+    from ecgscale.evaluate.source import TOLD
 
     lines = [
         f"{result.target} ({result.kind}): {result.split}",
@@ -211,7 +211,7 @@ def _labels(result: SurrogateResult) -> list[str]:
 
 
 def _groups(result: SurrogateResult) -> list[str]:
-    from ecgscale.evaluate.groups import TOLD
+    from ecgscale.evaluate.source import TOLD
 
     if len(result.groups) < 2:
         return []
@@ -272,6 +272,6 @@ def table_lines(heads: list[str], rows: list[list[str]]) -> list[str]:
 def _scheduler(runtime: Literal["local", "ray"], workers: int) -> AbstractContextManager[Callable[..., Any] | None]:
     if runtime == "local":
         return nullcontext()
-    from ecgscale.runtime.dask_on_ray import dask_on_ray
+    from ecgscale.runtime.ray_pool import dask_on_ray
 
     return dask_on_ray(workers)

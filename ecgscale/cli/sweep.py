@@ -13,7 +13,7 @@ from ecgscale.cli.options import INTEGERS, PLACE, CommandOfK, runtime_options, s
 from ecgscale.progress import Progress
 
 if TYPE_CHECKING:
-    from ecgscale.evaluate.sweep_result import SweepResult
+    from ecgscale.evaluate.sweep.result import SweepResult
 
 _COLUMNS = (
     ("agreement", "agreement"),
@@ -109,9 +109,9 @@ def sweep(
 
     from ecgscale.clusters.kmeans import FitSettings
     from ecgscale.evaluate.forests import ForestSettings
-    from ecgscale.evaluate.sweep import AXES, SweepRequest
-    from ecgscale.evaluate.sweep_result import sweep_archive, sweep_root
-    from ecgscale.report.sweep_figure import draw_sweep
+    from ecgscale.evaluate.sweep.result import sweep_archive, sweep_root
+    from ecgscale.evaluate.sweep.sweep import AXES, SweepRequest
+    from ecgscale.report.sweeps import draw_sweep
 
     request = SweepRequest(
         axes=only or AXES,

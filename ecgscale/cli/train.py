@@ -90,7 +90,7 @@ def train(progress: Progress, **options: Any) -> dict[str, Any]:
     from ecgscale.encoders.splits import Folds
     from ecgscale.encoders.train import TrainSettings, train_encoder
     from ecgscale.leads import CANONICAL_LEADS
-    from ecgscale.passes.train import train_on
+    from ecgscale.passes.run.train import train_on
 
     if options["threads"]:
         torch.set_num_threads(options["threads"])

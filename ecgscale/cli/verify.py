@@ -14,7 +14,7 @@ from ecgscale.progress import Progress
 from ecgscale.words import counted
 
 if TYPE_CHECKING:
-    from ecgscale.nightly.verify import Verified, VerifiedDataset
+    from ecgscale.nightly.verify.verify import Verified, VerifiedDataset
 
 
 @click.command()
@@ -42,7 +42,7 @@ def verify(
 
     Exit codes: 0 all is right, 1 there are problems.
     """
-    from ecgscale.nightly.verify import verify_root
+    from ecgscale.nightly.verify.verify import verify_root
 
     verified = verify_root(root, dataset, sample=sample, archive=archive, seed=seed, progress=progress)
     for line in _lines(verified):

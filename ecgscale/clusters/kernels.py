@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ecgscale.clusters.compiled import kernel
-from ecgscale.clusters.packed import CHUNK
+from ecgscale.clusters.packed import CHUNK, kernel
 
 CANCELLED = 1e-13
 """Share of ‖a r_l‖² + ‖b r_{l+1}‖² under which ‖z‖² is what float64 rounding leaves, and the norm counts as 0."""

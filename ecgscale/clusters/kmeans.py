@@ -23,10 +23,10 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ecgscale.clusters.accumulate import PartialSums
 from ecgscale.clusters.checkpoint import Checkpoint, FitState
 from ecgscale.clusters.features import BlockLayout
 from ecgscale.clusters.init import Earlier, from_earlier, plus_plus
-from ecgscale.clusters.sums import PartialSums
 from ecgscale.errors import UsageError
 from ecgscale.progress import SILENT, Progress, Stage
 

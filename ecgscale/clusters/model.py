@@ -20,9 +20,9 @@ from safetensors.numpy import load, save_file
 
 from ecgscale.clusters.features import BlockLayout
 from ecgscale.errors import ModelError
-from ecgscale.places import Place, is_remote, place
-from ecgscale.store.directories import place_whole
-from ecgscale.store.s3_objects import open_objects
+from ecgscale.io.objects import place_whole
+from ecgscale.io.places import Place, is_remote, place
+from ecgscale.io.s3 import open_objects
 
 MIN_TAU = 1e-6
 

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ecgscale.clusters.accumulate import PartialSums, sum_scale
 from ecgscale.clusters.features import BlockLayout, half_pixel
 from ecgscale.clusters.kernels import CANCELLED
-from ecgscale.clusters.sums import PartialSums, sum_scale
 
 
 @dataclass(frozen=True)

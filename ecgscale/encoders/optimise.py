@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
-from ecgscale.encoders.scores import LOSSES, Loss, score, told
-from ecgscale.encoders.targets import Target
+from ecgscale.encoders.targets import LOSSES, Loss, Target, score, told
 from ecgscale.errors import EcgscaleError
 from ecgscale.progress import SILENT, Progress
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ecgscale.encoders.spec import load_spec
 from ecgscale.errors import EncoderError
-from ecgscale.places import local_copy
+from ecgscale.io.places import local_copy
 
 SEEN_FILE = "seen.tsv"
 

@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ecgscale.errors import EncoderError, did_you_mean
+from ecgscale.io.places import local_copy
 from ecgscale.leads import canonical_lead
-from ecgscale.places import local_copy
 
 SPEC_FILE = "encoder.toml"
 

@@ -20,7 +20,7 @@ from torch import nn
 from ecgscale.encoders.spec import EncoderSpec, encoder_digest, encoder_id, load_spec
 from ecgscale.encoders.weights import build_module, load_weights
 from ecgscale.errors import EncoderError, UsageError, did_you_mean
-from ecgscale.places import local_copy
+from ecgscale.io.places import local_copy
 
 DEFAULT_BATCH = 32
 Precision = Literal["float32", "bfloat16"]

@@ -2,6 +2,8 @@
 
 Facts are JSON, tables are Parquet (`<name>.<table>.parquet`). Each file is put in place whole, the JSON last; a later
 evaluation of the same name takes the place of the earlier one. Numbers that could not be computed are null.
+
+What a surrogate check found, as numbers by name and as a table of records.
 """
 
 from __future__ import annotations
@@ -22,9 +24,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ecgscale.errors import EcgscaleError, UsageError
-from ecgscale.places import is_remote, place
+from ecgscale.io.places import is_remote, place
+from ecgscale.io.s3 import open_objects
 from ecgscale.store.provenance import utc_now, versions
-from ecgscale.store.s3_objects import open_objects
 
 EVALUATIONS = "evaluations"
 CREATED_KEY = b"ecgscale.created_at"
@@ -168,3 +170,64 @@ def _put(final: Path, write: Callable[[Path], object]) -> Path:
     finally:
         scratch.unlink(missing_ok=True)
     return final
+
+
+@dataclass(frozen=True)
+class SurrogateResult:
+    """Scores of the headline group (`scores`, `intervals`), and everything else beside them, None where it cannot be
+    computed.
+
+    `per_label`: the same for each label; `groups`: for each group of records by what had seen them; `folds`: mean, SD
+    and number over the parts; `differences`: paired, with intervals; `baselines` as `baselines.compare` tells them;
+    `importance` as `importance.Importance.result`. `out_of_fold` has a row for every record scored.
+    """
+
+    target: str
+    kind: str
+    names: tuple[str, ...]
+    scores: dict[str, float | None]
+    intervals: dict[str, tuple[float, float] | None]
+    per_label: dict[str, dict[str, float | None]]
+    groups: dict[str, dict[str, Any]]
+    headline: str
+    folds: dict[str, Any]
+    differences: dict[str, dict[str, Any]]
+    baselines: dict[str, dict[str, Any]]
+    importance: list[dict[str, Any]]
+    thresholds: dict[str, float]
+    records: int
+    train_records: int
+    labelled_records: int
+    quarantined: int
+    split: str
+    seen_by_encoder: int | None
+    """Of the records in the headline, how many had been seen; None where that is not known."""
+    seen_by_clusters: int | None
+    remarks: tuple[str, ...]
+    out_of_fold: pa.Table = field(repr=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For `--json`: every score by its name, and the rest."""
+        return {
+            "target": self.target,
+            "kind": self.kind,
+            **self.scores,
+            "records": self.records,
+            "train_records": self.train_records,
+            "labelled_records": self.labelled_records,
+            "quarantined": self.quarantined,
+            "split": self.split,
+            "headline": self.headline,
+            "seen_by_encoder": self.seen_by_encoder,
+            "seen_by_clusters": self.seen_by_clusters,
+            "names": list(self.names),
+            "thresholds": self.thresholds,
+            "intervals": {name: list(pair) if pair else None for name, pair in self.intervals.items()},
+            "per_label": self.per_label,
+            "groups": self.groups,
+            "folds": self.folds,
+            "differences": self.differences,
+            "baselines": self.baselines,
+            "importance": self.importance,
+            "remarks": list(self.remarks),
+        }

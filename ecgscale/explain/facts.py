@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ecgscale.clusters.assign import Assignment, assign
 from ecgscale.clusters.model import ClusterModel
+from ecgscale.clusters.soft import Assignment, assign
 from ecgscale.encoders.preprocess import OK, Prepared
 from ecgscale.encoders.taps import Activations, Encoder, Precision
 from ecgscale.errors import ModelError

@@ -13,17 +13,16 @@ from numpy.typing import ArrayLike, NDArray
 
 from ecgscale.archive.batch import RawBatch
 from ecgscale.archive.validate import check_batch, describe
-from ecgscale.clusters.assign import Assignment
 from ecgscale.clusters.model import ClusterModel
+from ecgscale.clusters.soft import Assignment
 from ecgscale.encoders.preprocess import OK, prepare
 from ecgscale.encoders.taps import Encoder
 from ecgscale.errors import UsageError
 from ecgscale.explain.facts import Facts, explain_batch, fitted_with_padding, load_encoder
-from ecgscale.explain.segments import find_segments
-from ecgscale.explain.settings import BATCH_RECORDS
-from ecgscale.explain.summary import summarise
+from ecgscale.explain.schema import BATCH_RECORDS
+from ecgscale.explain.segments import find_segments, summarise
+from ecgscale.io.places import absolute
 from ecgscale.leads import canonical_lead
-from ecgscale.places import absolute
 
 SEGMENT_DTYPE = np.dtype(
     [

@@ -2,13 +2,16 @@
 
 A file's bytes depend on the input shard, the encoder, the model, the settings and `RESULTS_VERSION`; its metadata
 names those. `docs/data-format.md` describes the columns for readers.
+
+What a dataset of explanations is identified by, besides archive, encoder and cluster model.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -18,9 +21,9 @@ from numpy.typing import NDArray
 from ecgscale.archive.batch import RawBatch
 from ecgscale.encoders.preprocess import Prepared
 from ecgscale.encoders.spec import InputSpec
+from ecgscale.errors import UsageError
 from ecgscale.explain.facts import Facts
-from ecgscale.explain.segments import SEGMENT_TYPE, find_segments, list_array, segment_array
-from ecgscale.explain.summary import Summary, summarise
+from ecgscale.explain.segments import SEGMENT_TYPE, Summary, find_segments, list_array, segment_array, summarise
 
 OUTPUT_SCHEMA_VERSION = 1
 ROW_GROUP_RECORDS = 4096
@@ -164,3 +167,36 @@ def _patient_ids(raw: RawBatch) -> pa.Array:
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+
+
+RESULTS_VERSION = 1
+"""Raised whenever the facts computed from the same input change; a golden test guards it."""
+
+EntropyDetail = Literal["none", "timestep"]
+BATCH_RECORDS = 32
+
+
+@dataclass(frozen=True)
+class ExplainSettings:
+    """Choices that change the bytes of an output file.
+
+    entropy: "timestep" writes the entropy of every valid timestep beside the means of the segments
+    batch: records in a forward pass; part of the identity since convolutions choose their arithmetic by shape
+    include_padding: explain zero padding too, as the published method does literally
+    dtype: arithmetic of the forward pass, as the cluster model was fitted
+    """
+
+    entropy: EntropyDetail = "none"
+    batch: int = BATCH_RECORDS
+    include_padding: bool = False
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+    def __post_init__(self) -> None:
+        if self.entropy not in ("none", "timestep"):
+            raise UsageError(f"entropy {self.entropy!r} is neither 'none' nor 'timestep'")
+        if self.batch < 1:
+            raise UsageError(f"batch is {self.batch}; at least one record has to go through at a time")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain facts, for identities and metadata."""
+        return asdict(self)

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from typing import Literal
 
 from ecgscale.errors import UsageError, did_you_mean
-from ecgscale.nightly.forget_notes import why_gone
-from ecgscale.places import Place
-from ecgscale.storage import StoreError
+from ecgscale.io.objects import ObjectStore
+from ecgscale.io.places import Place
+from ecgscale.io.settings import StoreError
+from ecgscale.nightly.forget.notes import why_gone
 from ecgscale.store.commit import Source
 from ecgscale.store.dataset import find_dataset
 from ecgscale.store.holds import Hold, decide, hold, hold_again, holds
 from ecgscale.store.manifest import HeldShard, Manifest, ShardEntry, compose, plan_digest, publish, read_manifest
-from ecgscale.store.objects import ObjectStore
 from ecgscale.store.presence import announced
 from ecgscale.store.provenance import RunFacts, login, run_facts
 from ecgscale.words import counted

@@ -19,27 +19,26 @@ from ecgscale.clusters.model import ClusterModel
 from ecgscale.config import RunConfig
 from ecgscale.encoders.spec import load_spec
 from ecgscale.errors import ArchiveError, EcgscaleError, ExitCode, UsageError
-from ecgscale.evaluate.published import check_published
+from ecgscale.evaluate.surrogate.published import check_published
 from ecgscale.evaluate.written import write_evaluation
-from ecgscale.nightly.findings import GateReport
-from ecgscale.nightly.gatekeeper import Gatekeeper, night_records
-from ecgscale.nightly.preflight import preflight
-from ecgscale.nightly.recompute import RecomputeGuard
-from ecgscale.passes.committing import Limits
-from ecgscale.passes.explain import ExplainResult, Unattended, identify
-from ecgscale.passes.pipeline import explain_config, explain_settings, published_model
+from ecgscale.io.places import Place
+from ecgscale.io.settings import StoreError
+from ecgscale.nightly.gates.findings import GateReport
+from ecgscale.nightly.gates.gatekeeper import Gatekeeper, night_records
+from ecgscale.nightly.preflight import RecomputeGuard, preflight
+from ecgscale.passes.explain.committing import Limits
+from ecgscale.passes.explain.explain import ExplainResult, Unattended, identify
+from ecgscale.passes.run.pipeline import explain_config, explain_settings, published_model
 from ecgscale.passes.watch import RunWatch
 from ecgscale.passes.workers import OpenPool
-from ecgscale.places import Place
 from ecgscale.progress import SILENT, Progress
-from ecgscale.storage import StoreError
-from ecgscale.store.cleaning import collect_garbage
 from ecgscale.store.dataset import dataset_store, find_dataset
+from ecgscale.store.garbage import collect_garbage
 from ecgscale.store.lease import Lease
 from ecgscale.store.manifest import Manifest, newest_number, read_manifest
 
 if TYPE_CHECKING:
-    from ecgscale.archive.arrivals import Arrivals
+    from ecgscale.archive.intake.arrivals import Arrivals
 
 SHOWN_NIGHTS = 60
 
@@ -165,7 +164,7 @@ def _arrivals(config: RunConfig, progress: Progress) -> tuple[Arrivals | None, s
     """
     if config.archive.source in (None, "simulate"):
         return None, None
-    from ecgscale.archive.arrivals import ingest_arrivals
+    from ecgscale.archive.intake.arrivals import ingest_arrivals
 
     night = config.nightly
     try:

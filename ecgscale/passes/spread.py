@@ -137,7 +137,7 @@ def _kind(device: str) -> str:
     if device == "cpu":
         return device
     from ecgscale.encoders.taps import resolve_device
-    from ecgscale.passes.device_kind import device_kind
+    from ecgscale.passes.workers import device_kind
 
     return device_kind(resolve_device(device))
 

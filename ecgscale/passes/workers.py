@@ -2,6 +2,8 @@
 
 A worker is an object made anywhere from an import path and plain arguments. It does one call at a time and may keep
 state between calls. Calls are handed out as workers become free; one that is pinned goes to that worker or to nobody.
+
+What workers of one run have to share of their devices, since results differ in the last bits between models.
 """
 
 from __future__ import annotations
@@ -13,7 +15,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from ecgscale.storage import storage_variables
+import torch
+
+from ecgscale.io.settings import storage_variables
 
 
 @dataclass(frozen=True)
@@ -93,3 +97,8 @@ class WorkerPool(Protocol):
 
 OpenPool = Callable[[WorkerSpec], AbstractContextManager[WorkerPool]]
 """A runtime, as passes see it: make workers of this specification."""
+
+
+def device_kind(device: torch.device) -> str:
+    """ "cpu", or a GPU's model: "cuda (NVIDIA L4)"."""
+    return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type

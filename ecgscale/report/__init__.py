@@ -21,8 +21,7 @@ For papers and studies:
 
 from __future__ import annotations
 
-from ecgscale.report.colours import colour_of, tint_of
 from ecgscale.report.ecg_paper import draw_recording
-from ecgscale.report.page import Band
+from ecgscale.report.page import Band, colour_of, tint_of
 
 __all__ = ["Band", "colour_of", "draw_recording", "tint_of"]

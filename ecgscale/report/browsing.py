@@ -11,10 +11,9 @@ from ecgscale.report.atlas import Atlas, ClusterFacts
 from ecgscale.report.blocks import Missing, Remark, Section
 from ecgscale.report.charts import beat_chart, reach_of
 from ecgscale.report.choice import AUDITED, DISAGREES, DRAWN, TYPICAL, UNCERTAIN
-from ecgscale.report.colours import PALETTE
 from ecgscale.report.lineage import command_for
-from ecgscale.report.names import LONGEST_NAME, NAMES_FILE
-from ecgscale.report.subject import Subject
+from ecgscale.report.page import PALETTE
+from ecgscale.report.subject import LONGEST_NAME, NAMES_FILE, Subject
 from ecgscale.report.tables import percent
 
 _CLASSES_ON_CARD = 8

@@ -2,16 +2,22 @@
 
 A report holds a bounded number of recordings whatever the size of the archive. Every one says why it was chosen, and
 the same dataset gives the same choice.
+
+Signals of chosen recordings, in millivolts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import cycle, islice
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ecgscale.archive import Archive
+from ecgscale.archive.reader import chosen_batches
+from ecgscale.errors import ArchiveError, ShardError
 from ecgscale.report.subject import Subject
 
 UNCERTAIN, DISAGREES, AUDITED = "most uncertain", "label disagreement", "label audit"
@@ -113,3 +119,37 @@ def _groups(subject: Subject) -> dict[str, NDArray[np.int64]]:
     known = subject.rows.truth is not None
     agreed = (decided == labelled).all(axis=1) if known else np.ones(len(decided), dtype=bool)
     return {name: np.flatnonzero(decided[:, i] & agreed) for i, name in enumerate(subject.classes)}
+
+
+@dataclass(frozen=True)
+class Recording:
+    """(n_leads, n_samples) millivolts at `rate` Hz; `leads` in the order of the rows."""
+
+    record_id: str
+    signal_mv: NDArray[np.float64]
+    leads: tuple[str, ...]
+    rate: float
+
+
+def read_recordings(
+    archive: Archive, wanted: Mapping[str, Sequence[str]], unreadable: list[str] | None = None
+) -> Iterator[Recording]:
+    """The recordings of these names, shard key → record ids; those that a shard does not hold any more are left out.
+
+    A shard that cannot be read, or is gone, raises `ShardError` or `ArchiveError`, or is left out and told in
+    `unreadable` where such a list is given.
+    """
+    for key in sorted(wanted):
+        try:
+            yield from _of_shard(archive, key, wanted[key])
+        except (ShardError, ArchiveError) as error:
+            if unreadable is None:
+                raise
+            unreadable.append(str(error))
+
+
+def _of_shard(archive: Archive, key: str, names: Sequence[str]) -> Iterator[Recording]:
+    for batch, rows in chosen_batches(archive, {key: names}):
+        for i in rows:
+            signal_mv = batch.signal(i).astype(np.float64) / float(batch.units_per_mv[i])
+            yield Recording(str(batch.record_ids[i]), signal_mv, batch.leads[i], float(batch.sampling_rate[i]))

@@ -21,10 +21,8 @@ from numpy.typing import NDArray
 
 from ecgscale.errors import UsageError
 from ecgscale.leads import CANONICAL_LEADS, MissingLeads, derive_limb_leads
-from ecgscale.report.colours import tint_of
-from ecgscale.report.page import INK, MM_PER_MV, MM_PER_S, Band, Page
-from ecgscale.report.paper_lines import draw_heading, heading
-from ecgscale.report.paper_strips import Curve, draw_strips, strips_height
+from ecgscale.report.page import INK, MM_PER_MV, MM_PER_S, Band, Page, tint_of
+from ecgscale.report.paper import Curve, draw_heading, draw_strips, heading, strips_height
 
 Layout = Literal["3x4", "stacked"]
 LAYOUTS: tuple[Layout, ...] = ("3x4", "stacked")

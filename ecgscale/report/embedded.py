@@ -20,8 +20,7 @@ from scipy.signal import resample_poly
 
 from ecgscale.leads import CANONICAL_LEADS, derive_limb_leads
 from ecgscale.progress import SILENT, Progress
-from ecgscale.report.choice import disagreement
-from ecgscale.report.signals import Recording, read_recordings
+from ecgscale.report.choice import Recording, disagreement, read_recordings
 from ecgscale.report.subject import Subject
 from ecgscale.report.tables import readable
 from ecgscale.store.dataset import open_explanations

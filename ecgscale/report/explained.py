@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 from ecgscale.archive import Archive
 from ecgscale.encoders.spec import load_spec
 from ecgscale.errors import EcgscaleError, UsageError
-from ecgscale.evaluate.outputs import probabilities
 from ecgscale.evaluate.source import open_source
-from ecgscale.places import place
+from ecgscale.evaluate.truth import probabilities
+from ecgscale.io.places import place
+from ecgscale.report.choice import Recording, read_recordings
 from ecgscale.report.ecg_paper import Layout, draw_recording
 from ecgscale.report.page import Band
-from ecgscale.report.signals import Recording, read_recordings
 from ecgscale.store.dataset import ExplainedDataset, find_dataset, open_explanations
-from ecgscale.store.held import HeldShardFile, held_files
+from ecgscale.store.holds import HeldShardFile, held_files
 from ecgscale.words import counted, named
 
 _LABELS = ("superclasses", "rhythm", "age", "sex")

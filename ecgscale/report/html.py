@@ -20,15 +20,16 @@ import jinja2
 from markupsafe import Markup
 
 from ecgscale.errors import UsageError
-from ecgscale.places import is_remote, place
+from ecgscale.io.places import is_remote, place
+from ecgscale.io.s3 import open_objects
 from ecgscale.progress import SILENT, Progress
 from ecgscale.report.atlas import atlas_of
 from ecgscale.report.blocks import Section
 from ecgscale.report.browsing import atlas_section, recordings_section
 from ecgscale.report.choice import choose_records
-from ecgscale.report.colours import PALETTE, ink_on
 from ecgscale.report.embedded import embed_recordings
 from ecgscale.report.further import UNCERTAINTY, evaluated, further_sections, surrogate_section
+from ecgscale.report.page import PALETTE, ink_on
 from ecgscale.report.sections import (
     correlation_section,
     lineage_section,
@@ -38,7 +39,6 @@ from ecgscale.report.sections import (
 )
 from ecgscale.report.subject import Subject
 from ecgscale.store.provenance import utc_now
-from ecgscale.store.s3_objects import open_objects
 
 RECORDS = 60
 SCRIPTS = ("elements.js", "paper.js", "browser.js", "atlas.js")

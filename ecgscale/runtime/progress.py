@@ -24,7 +24,7 @@ from rich.text import Text
 
 from ecgscale.errors import UsageError
 from ecgscale.progress import Progress, Stage
-from ecgscale.runtime.ray_job import under_ray_job
+from ecgscale.runtime.ray_pool import under_ray_job
 
 PLAIN_INTERVAL_S = 5.0
 LOG = "ECGSCALE_LOG"

@@ -4,17 +4,24 @@ Actors are made with no restarts of Ray's own: the scheduler replaces the dead, 
 for one that no longer fits anywhere. Of a fit and of explanations, neither signals nor features pass through the object
 store, but for the sample that a fit starts from; what the tasks of an evaluation share does (proportions, the packed
 activations of a sweep).
+
+Whether this process is the entrypoint of a Ray job (`ray job submit`), and what its cluster has room for.
+
+Ray as the scheduler of dask: partitions are read and asked on the cluster's machines.
+
+The evaluation takes any scheduler of dask's; this is the one of `ecgscale surrogate --out-of-core --runtime ray`.
 """
 
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import signal
 import socket
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -208,3 +215,49 @@ def _our_sigterm() -> Iterator[None]:
     finally:
         if before is not None:  # None: set by something that is not Python
             signal.signal(signal.SIGTERM, before)
+
+
+JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Ray sets it for the entrypoint of a submitted job, and for nothing else."""
+
+
+def under_ray_job() -> bool:
+    """Whether `ray job submit` started this process."""
+    return JOB_CONFIG in os.environ
+
+
+def submission_id() -> str | None:
+    """The id that `ray job status` and `ray job logs` take; None outside a job."""
+    try:
+        found = json.loads(os.environ[JOB_CONFIG])["metadata"]["job_submission_id"]
+    except (KeyError, TypeError, ValueError):
+        return None
+    return str(found)
+
+
+def workers_that_fit(gpus_per_worker: float) -> int:
+    """How many workers this job's cluster has room for now: by GPUs if they want some, else by CPUs; 1 at least.
+
+    Joins the cluster, as a pool would.
+    """
+    import ray
+
+    connect(1)
+    there = ray.cluster_resources()
+    found = there.get("GPU", 0.0) / gpus_per_worker if gpus_per_worker > 0 else there.get("CPU", 0.0)
+    return max(int(found), 1)
+
+
+@contextmanager
+def dask_on_ray(workers: int = 1) -> Iterator[Callable[..., Any]]:
+    """A `scheduler` for `dask.compute`, on the cluster of RAY_ADDRESS or on a private one with so many workers.
+
+    Raises UsageError when RAY_ADDRESS does not answer.
+    """
+    backend = RayBackend(workers)
+    try:
+        from ray.util.dask import ray_dask_get
+
+        yield ray_dask_get
+    finally:
+        backend.close()

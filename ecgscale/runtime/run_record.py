@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from ecgscale.errors import ExitCode, UsageError
+from ecgscale.io.objects import StoreError
+from ecgscale.io.s3 import open_objects
 from ecgscale.passes.watch import STAGES, TOTAL, ShardDone, device_seconds
 from ecgscale.progress import Progress
 from ecgscale.runtime import metrics
-from ecgscale.runtime.ray_job import submission_id
+from ecgscale.runtime.ray_pool import submission_id
 from ecgscale.store.failures import code_digest
-from ecgscale.store.objects import StoreError
 from ecgscale.store.presence import at_work
 from ecgscale.store.provenance import run_facts, utc_now, versions
-from ecgscale.store.s3_objects import open_objects
 
 RUNS = "runs"
 

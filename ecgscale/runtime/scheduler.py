@@ -25,8 +25,7 @@ from typing import Any, Protocol
 from ecgscale.errors import EcgscaleError, ShardError, UsageError
 from ecgscale.passes.workers import Call, Done, Failed, WorkerSpec
 from ecgscale.progress import SILENT, Progress
-from ecgscale.runtime.queue import Attempted, Queue
-from ecgscale.runtime.worker import Hello, kind
+from ecgscale.runtime.worker import Attempted, Hello, Queue, kind
 
 LONGEST_PAUSE = 6
 """Pauses double so many times."""

@@ -15,9 +15,9 @@ from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ecgscale.store.objects import ObjectStore, StoreError
+from ecgscale.io.objects import ObjectStore, StoreError
 from ecgscale.store.provenance import RunFacts, utc_now
-from ecgscale.store.record_ids import encode_hashes, hash_record_ids
+from ecgscale.store.records import encode_hashes, hash_record_ids
 
 COMMITS = "_commits"
 DATA = "data"

@@ -3,19 +3,30 @@
 A hold is a record below `_held/`, named by the source's content. What people decide on it is added to the record, which
 stays: the history of why a shard was or was not published. A hold ends with its content: a shard that comes again with
 other content is judged afresh.
+
+Shards that are held back, as files: what was explained of them is committed, and no manifest opens it.
+
+People have to look before they decide; this says where.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
-from ecgscale.store.commit import Source, read_json_object, stem_of_key, to_json
+from ecgscale.io.objects import ObjectStore
+from ecgscale.io.places import arrow_place
+from ecgscale.io.settings import storage_errors
+from ecgscale.store.commit import Output, Source, output_is_there, read_commit, read_json_object, stem_of_key, to_json
+from ecgscale.store.dataset import ExplainedDataset
 from ecgscale.store.manifest import HeldShard, Manifest
-from ecgscale.store.objects import ObjectStore
 from ecgscale.store.provenance import RunFacts, utc_now
 
 HOLDS = "_held"
@@ -33,7 +44,7 @@ class Decision(BaseModel):
     decided_by: str
     decided_at: str
 
-    def told(self) -> str:
+    def storage_errors(self) -> str:
         """As `hold_again` keeps it; `Decision.read` reads it back."""
         return f"{self.state} by {self.decided_by} at {self.decided_at}: {self.reason}"
 
@@ -140,3 +151,31 @@ def hold_again(store: ObjectStore, held: Hold, reasons: Sequence[str], run: RunF
     again = held.model_copy(update=facts)
     store.put(hold_name(held.source), to_json(again))
     return again
+
+
+@dataclass(frozen=True)
+class HeldShardFile:
+    """A shard that is held back or rejected: why, since when, and the file with all of its rows."""
+
+    hold: Hold
+    output: Output
+    location: str
+
+    def rows(self, columns: list[str] | None = None, record_id: str | None = None) -> pa.Table:
+        """Rows of the file, `columns` of them or all, and those of one record if its id is given."""
+        path, system = arrow_place(self.location)
+        wanted = None if record_id is None else pc.field("record_id") == record_id
+        with storage_errors(f"cannot read {self.location}"):
+            return pq.read_table(path, filesystem=system, columns=columns, filters=wanted, partitioning=None)
+
+
+def held_files(found: ExplainedDataset) -> Iterator[HeldShardFile]:
+    """What is held back or rejected of what the shards hold now, in the order of the shards.
+
+    A hold whose file is gone (somebody removed it by hand) is left out; the next run explains the shard again.
+    """
+    store = found.store
+    for hold in standing_holds(found.manifest, holds(store).values()):
+        commit = read_commit(store, hold.commit) if hold.state != "released" else None
+        if commit is not None and output_is_there(store, commit.output):
+            yield HeldShardFile(hold, commit.output, store.location(commit.output.file))

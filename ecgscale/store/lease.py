@@ -22,11 +22,11 @@ from types import TracebackType
 from pydantic import BaseModel, ConfigDict
 
 from ecgscale.errors import EcgscaleError, ExitCode
-from ecgscale.places import Place
+from ecgscale.io.objects import ObjectStore, StoreError
+from ecgscale.io.places import Place
+from ecgscale.io.s3 import open_objects
 from ecgscale.store.commit import read_json_object, to_json
-from ecgscale.store.objects import ObjectStore, StoreError
 from ecgscale.store.provenance import utc_now
-from ecgscale.store.s3_objects import open_objects
 
 LOCK = "_lock"
 KEPT = 5

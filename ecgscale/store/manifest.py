@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from ecgscale.io.objects import ObjectStore
 from ecgscale.store.commit import Commit, Source, read_json_object, to_json
-from ecgscale.store.objects import ObjectStore
 from ecgscale.store.provenance import RunFacts, utc_now
 
 MANIFESTS = "_manifests"

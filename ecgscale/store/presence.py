@@ -28,8 +28,9 @@ from typing import ParamSpec, TypeVar
 from uuid import uuid4
 
 from ecgscale.errors import UsageError
-from ecgscale.places import place
-from ecgscale.store.astray import astray
+from ecgscale.io.objects import LocalObjects, ObjectStat, ObjectStore, StoreError
+from ecgscale.io.places import place
+from ecgscale.io.s3 import open_objects
 from ecgscale.store.commit import read_json_object, to_json
 from ecgscale.store.lease import (
     LOCK,
@@ -42,9 +43,8 @@ from ecgscale.store.lease import (
     is_stale,
     lease_standing,
 )
-from ecgscale.store.objects import LocalObjects, ObjectStat, ObjectStore, StoreError
+from ecgscale.store.missing_root import astray
 from ecgscale.store.provenance import utc_now
-from ecgscale.store.s3_objects import open_objects
 
 FORGETTING = "ecgscale forget"
 """The purpose of the lease that nobody may be at work beside."""

@@ -5,16 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from ecgscale.errors import UsageError, did_you_mean
-from ecgscale.places import Place, place
-from ecgscale.storage import told
-from ecgscale.store.astray import is_root, nearest_root
+from ecgscale.io.places import Place, place
+from ecgscale.io.settings import storage_errors
 from ecgscale.store.dataset import dataset_ids
+from ecgscale.store.missing_root import is_root, nearest_root
 
 
 def existing_root(root: str | Path) -> Place:
     """The place; `UsageError` when nothing lies there, or something else than a ROOT."""
     where = place(root)
-    with told(f"cannot read {where}"):
+    with storage_errors(f"cannot read {where}"):
         there = where.is_dir()
         known = there and is_root(where)
     if not known:

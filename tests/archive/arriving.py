@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from ecgscale.archive import Archive
-from ecgscale.archive.arrivals import Arrivals, ingest_arrivals
+from ecgscale.archive.intake.arrivals import Arrivals, ingest_arrivals
 from ecgscale.config import ArchiveConfig
-from ecgscale.places import is_remote, place, upload
+from ecgscale.io.places import is_remote, place, upload
 from tests.archive.recordings import all_records, wave, write_wfdb
 
 LEADS = ("I", "II", "V1")

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ecgscale.archive import Archive
-from ecgscale.archive.chosen import chosen_batches
+from ecgscale.archive.reader import chosen_batches
 from ecgscale.errors import ArchiveError, ShardError
 from tests.archive.recordings import record, wave, write_archive
 

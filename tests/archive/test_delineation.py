@@ -11,10 +11,9 @@ import pytest
 
 from ecgscale.archive import Archive
 from ecgscale.archive.batch import raw_batch
-from ecgscale.archive.delineation import delineate, require_neurokit
-from ecgscale.archive.synthetic import simulate_records
-from ecgscale.archive.waves import QRS, merge_leads
-from ecgscale.archive.wfdb_records import ingest_wfdb
+from ecgscale.archive.sources.wfdb_records import ingest_wfdb
+from ecgscale.archive.synthetic.simulation import simulate_records
+from ecgscale.archive.waves import QRS, delineate, merge_leads, require_neurokit
 from ecgscale.errors import UsageError
 from tests.archive.recordings import batch_of, record
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
-from ecgscale.archive.digest import ContentDigest
 from ecgscale.archive.schema import FIDUCIAL_TYPE
+from ecgscale.archive.shard import ContentDigest
 
 SCHEMA = pa.schema(
     [

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.night_pool import arms_reversed
 from ecgscale.archive.reader import Archive
-from ecgscale.archive.synthetic import simulate, simulate_records
+from ecgscale.archive.synthetic.simulation import simulate, simulate_records
 from ecgscale.archive.traits import TRAITS, traits, traits_of_shard, with_traits
 from ecgscale.errors import EcgscaleError
 from ecgscale.leads import CANONICAL_LEADS

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from ecgscale.archive.schema import FIDUCIAL_TYPE
-from ecgscale.archive.synthetic import simulate_records
+from ecgscale.archive.synthetic.simulation import simulate_records
 from ecgscale.archive.waves import WAVES, Waves, merge_annotations, merge_leads
 
 

@@ -13,9 +13,9 @@ import pytest
 
 from ecgscale.archive import Archive, ArchiveWriter, archive_schema
 from ecgscale.errors import ArchiveError
-from ecgscale.places import place
+from ecgscale.io.places import place
+from ecgscale.io.s3 import open_objects
 from ecgscale.progress import SILENT
-from ecgscale.store.s3_objects import open_objects
 from tests.archive.recordings import all_records, record, wave, write_archive
 
 BAD = record("2", signal=np.zeros(3))

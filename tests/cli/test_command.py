@@ -156,7 +156,7 @@ def test_a_reader_that_goes_away_is_no_traceback(tmp_path: Path) -> None:
 
 def test_explain_stopped_by_a_signal_goes_on_where_it_was(tmp_path: Path) -> None:
     from ecgscale.archive.reader import Archive
-    from ecgscale.passes.fit import fit_archive
+    from ecgscale.passes.fit.fit import fit_archive
 
     archive, encoder = simulated(tmp_path / "archive", 1200, 20), write_small_encoder(tmp_path / "encoder")
     [fitted] = fit_archive(Archive.open(archive), encoder, tmp_path / "root", request(records=40))

@@ -110,7 +110,7 @@ def test_of_several_models_of_which_none_is_served_one_is_to_be_named(model: Pat
 def test_stopping_is_exit_code_6_and_typing_it_again_goes_on(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import ecgscale.passes.explain as explain_pass
+    import ecgscale.passes.explain.explain as explain_pass
 
     archive = write_archive(tmp_path / "archive")
 

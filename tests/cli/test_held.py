@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ecgscale.nightly.decisions import decide_on
-from ecgscale.passes.explain import Unattended
+from ecgscale.passes.explain.explain import Unattended
 from tests.cli.operated import facts, typed
 from tests.explain.golden import write_archive, write_model
 from tests.nightly.small_world import SmallWorld

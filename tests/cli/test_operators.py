@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from ecgscale.archive.reader import Archive
+from ecgscale.io.objects import LocalObjects
 from ecgscale.store.commit import Source
 from ecgscale.store.failures import failures, remember
 from ecgscale.store.lease import Lease
-from ecgscale.store.objects import LocalObjects
 from ecgscale.store.provenance import run_facts
 from tests.cli.operated import facts, typed
 from tests.explain.golden import write_archive, write_model

@@ -11,10 +11,10 @@ from click.testing import CliRunner, Result
 
 from ecgscale.cli import main
 from ecgscale.cli import plan as command
-from ecgscale.places import upload
+from ecgscale.io.places import upload
 from tests.encoders.small_networks import write_small_encoder
+from tests.passes.run.test_pipeline import SIMULATE, write_config
 from tests.passes.simulated import simulated
-from tests.passes.test_pipeline import SIMULATE, write_config
 
 
 def plan(config: Path | str, *more: str) -> Result:

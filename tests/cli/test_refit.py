@@ -11,8 +11,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from ecgscale.cli import main
-from ecgscale.passes.pipeline import published_model
-from ecgscale.places import place
+from ecgscale.io.places import place
+from ecgscale.passes.run.pipeline import published_model
 from ecgscale.store.dataset import find_dataset
 from tests.nightly.refitted import World, name_clusters, served_world
 from tests.passes.simulated import cut_short
@@ -98,7 +98,7 @@ def test_shards_set_aside_are_exit_code_3_and_then_refused(world: World) -> None
 
 
 def test_a_stopped_refit_is_exit_code_6_and_goes_on(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    import ecgscale.nightly.refit as refit_pass
+    import ecgscale.nightly.models.refit as refit_pass
 
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt

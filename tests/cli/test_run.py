@@ -11,8 +11,8 @@ from click.testing import CliRunner, Result
 
 from ecgscale.cli import main
 from tests.encoders.small_networks import write_small_encoder
+from tests.passes.run.test_pipeline import CONFIG, SIMULATE, TRAIN
 from tests.passes.simulated import cut_short, simulated
-from tests.passes.test_pipeline import CONFIG, SIMULATE, TRAIN
 
 SURROGATE = '[surrogate]\ntarget = "superclasses"\ntrain_folds = [1, 2, 3, 4, 5, 6, 7, 8]\ntest_folds = [9, 10]\n'
 
@@ -67,7 +67,7 @@ def test_what_is_missing_is_made_and_the_rest_left_alone(tmp_path: Path) -> None
 
 
 def test_stopped_in_the_middle_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ecgscale.passes import pipeline
+    from ecgscale.passes.run import pipeline
 
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ecgscale.clusters.cache import ActivationCache
-from ecgscale.clusters.device_cache import DeviceCache, device_bytes_per_record
+from ecgscale.clusters.cache import ActivationCache, DeviceCache, device_bytes_per_record
 from ecgscale.clusters.kmeans import FitSettings, fit_kmeans
 from ecgscale.errors import EcgscaleError
 from tests.clusters.activations import CODE_LIKE, make

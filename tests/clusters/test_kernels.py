@@ -9,11 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from ecgscale.clusters.accumulate import accumulate
+from ecgscale.clusters.accumulate import PartialSums, accumulate
 from ecgscale.clusters.features import BlockLayout, dense_assign, dense_features, half_pixel
 from ecgscale.clusters.packed import chunk_table, gram_terms, pack, padded_channels
 from ecgscale.clusters.soft import soft_assign
-from ecgscale.clusters.sums import PartialSums
 from ecgscale.clusters.tensors import tensor_assign, tensor_sums
 from tests.clusters.activations import CODE_LIKE, Made, layouts, make
 

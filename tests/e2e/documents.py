@@ -45,7 +45,7 @@ from ecgscale import open_explanations
 from ecgscale.cli import main
 from ecgscale.config import load_config
 from ecgscale.encoders.spec import EncoderSpec
-from ecgscale.storage import VARIABLE, StorageSettings
+from ecgscale.io.settings import VARIABLE, StorageSettings
 from ecgscale.store import find_dataset
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -27,13 +27,13 @@ from s3fs import S3FileSystem
 
 # What a night loads when it comes to it is loaded before forking.
 import ecgscale.nightly.night
-import ecgscale.passes.explain_worker
+import ecgscale.passes.explain.worker
 import ecgscale.runtime.run_record  # noqa: F401
 from ecgscale.cli import main
-from ecgscale.places import REMOTE, is_remote
+from ecgscale.io.objects import ObjectStore
+from ecgscale.io.places import REMOTE, is_remote
+from ecgscale.io.s3 import open_objects
 from ecgscale.store.dataset import dataset_ids, dataset_store
-from ecgscale.store.objects import ObjectStore
-from ecgscale.store.s3_objects import open_objects
 from tests.nightly.nights import World
 
 WAIT_S = 120.0

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from s3fs import S3FileSystem
 
-from ecgscale.storage import s3
+from ecgscale.io.settings import s3
 from tests.e2e.faulty import held_content, nightly
 from tests.e2e.ward_world import HELD, copied, shard_world, whole
 from tests.nightly.nights import World

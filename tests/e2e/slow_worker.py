@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ecgscale.passes.explain_worker import ExplainWorker
+from ecgscale.passes.explain.worker import ExplainWorker
 from ecgscale.passes.workers import WorkerSpec
 from ecgscale.store.commit import COMMITS
 

@@ -22,11 +22,11 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
-from ecgscale.archive.synthetic import simulate
+from ecgscale.archive.synthetic.simulation import simulate
 from ecgscale.cli import main
-from ecgscale.places import upload
+from ecgscale.io.places import upload
+from ecgscale.io.settings import s3
 from ecgscale.runtime.ray_pool import connect, shut_down
-from ecgscale.storage import s3
 from ecgscale.store import find_dataset, newest_manifest, open_explanations
 from tests.e2e.documents import DEMO, REPOSITORY, Reader, blocks_of
 from tests.nightly.nights import shard_bytes

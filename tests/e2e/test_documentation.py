@@ -32,7 +32,7 @@ from ecgscale.config import (
 from ecgscale.encoders.spec import EncoderSpec, InputSpec, OutputSpec
 from ecgscale.errors import ExitCode
 from ecgscale.explain.schema import output_schema
-from ecgscale.storage import CARRIED, VARIABLE, StorageSettings
+from ecgscale.io.settings import CARRIED, VARIABLE, StorageSettings
 from ecgscale.store import open_explanations
 from tests.e2e.documents import DEMO, PAGES, REPOSITORY, Reader, blocks_of, real_data
 from tests.s3 import new_bucket

@@ -15,11 +15,11 @@ import pytest
 
 from ecgscale.config import load_config
 from ecgscale.errors import ExitCode
+from ecgscale.io.s3 import open_objects
 from ecgscale.nightly.night import run_night
-from ecgscale.passes.shard import ShardExplainer
+from ecgscale.passes.explain.shard import ShardExplainer
 from ecgscale.passes.watch import Unwatched
 from ecgscale.store import newest_manifest, open_explanations
-from ecgscale.store.s3_objects import open_objects
 from tests.e2e.faulty import Trip, held_content, nightly
 from tests.e2e.ward_world import HELD, copied, shard_world, whole
 from tests.nightly.nights import World

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from s3fs import S3FileSystem
 
-from ecgscale.storage import s3
+from ecgscale.io.settings import s3
 from ecgscale.store import newest_manifest
 from tests.e2e.faulty import held_content, nightly, said_or_kept
 from tests.e2e.seaweed_nights import BUCKET, reach

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
+from ecgscale.io.s3 import open_objects
 from ecgscale.store.commit import COMMITS, Commit, Source, commit_output
 from ecgscale.store.provenance import run_facts
-from ecgscale.store.s3_objects import open_objects
 from tests.e2e.faulty import Nightly, Trip, held_content, nightly
 from tests.e2e.slow_worker import MARKS, slow_spec
 from tests.e2e.ward_world import HELD, whole
@@ -170,7 +170,7 @@ def test_a_worker_and_then_the_driver_are_killed_in_mid_shard(
     marks = tmp_path / "marks"
     marks.mkdir()
     monkeypatch.setenv(MARKS, str(marks))
-    night = nightly(world, "first", patch={"ecgscale.passes.committing:WorkerSpec": slow_spec})
+    night = nightly(world, "first", patch={"ecgscale.passes.explain.committing:WorkerSpec": slow_spec})
     at_work(marks, 2)
     os.kill(min(pids(marks)), signal.SIGKILL)
     # Another takes the shard on.

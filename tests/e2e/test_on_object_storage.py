@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from ecgscale.cli import main
-from ecgscale.places import place, upload
+from ecgscale.io.places import place, upload
 from ecgscale.store import open_explanations
 from ecgscale.store.dataset import find_dataset
 from tests.encoders.small_networks import write_small_encoder

@@ -16,13 +16,13 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
-from ecgscale.archive.pseudonyms import Pseudonyms
 from ecgscale.archive.reader import Archive
+from ecgscale.archive.sources.pseudonyms import Pseudonyms
 from ecgscale.cli import main
 from ecgscale.store import open_explanations
 from ecgscale.store.commit import read_commit
 from ecgscale.store.dataset import dataset_ids, dataset_store
-from ecgscale.store.record_ids import decode_hashes, hash_record_ids
+from ecgscale.store.records import decode_hashes, hash_record_ids
 from tests.e2e.planted import PATIENT, RECORD, found_in, new_key, plant_ptbxl, plant_wfdb, secrets, settle
 from tests.nightly.forgetting import objects_below
 
@@ -211,7 +211,7 @@ def test_headers_paths_and_broken_files_tell_nothing(tmp_path: Path) -> None:
     plant_wfdb(tmp_path / "src", 4, 6)
     late = int(RECORD) + 8
     (tmp_path / f"src/p7000/p{int(PATIENT) + 4}/s{late}/{late}.dat").unlink()
-    from ecgscale.archive.arrivals import ingest_arrivals
+    from ecgscale.archive.intake.arrivals import ingest_arrivals
     from ecgscale.config import load_config
 
     config = load_config(place.config).archive

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-import ecgscale.passes.fit as fit_pass
+import ecgscale.passes.fit.fit as fit_pass
 from ecgscale.archive.reader import Archive
-from ecgscale.passes.explain import explain_archive
-from ecgscale.passes.fit import fit_archive
+from ecgscale.passes.explain.explain import explain_archive
+from ecgscale.passes.fit.fit import fit_archive
 from ecgscale.passes.workers import OpenPool
 from ecgscale.progress import SILENT, Progress
 from ecgscale.runtime.processes import ProcessBackend

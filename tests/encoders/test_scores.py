@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from ecgscale.encoders.optimise import LoopSettings, optimise
-from ecgscale.encoders.scores import score, told
-from ecgscale.encoders.targets import Target
+from ecgscale.encoders.targets import Target, score, told
 from ecgscale.errors import EcgscaleError
 from tests.encoders.small_networks import noise, small_resnet
 

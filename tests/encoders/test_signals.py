@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ecgscale.encoders import signals
-from ecgscale.encoders.signals import load_signals
+from ecgscale.encoders import preprocess as signals
+from ecgscale.encoders.preprocess import load_signals
 from ecgscale.encoders.spec import InputSpec
 from ecgscale.errors import UsageError
 from ecgscale.leads import CANONICAL_LEADS

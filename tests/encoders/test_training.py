@@ -15,11 +15,11 @@ from safetensors.torch import load_file
 from ecgscale.archive import Archive
 from ecgscale.encoders.optimise import LoopSettings
 from ecgscale.encoders.preprocess import prepare_signal
-from ecgscale.encoders.scores import score
 from ecgscale.encoders.seen import seen_by
 from ecgscale.encoders.spec import SPEC_FILE, load_spec
 from ecgscale.encoders.splits import Folds
 from ecgscale.encoders.taps import Encoder
+from ecgscale.encoders.targets import score
 from ecgscale.encoders.train import TrainSettings, default_blocks, train_encoder
 from ecgscale.errors import EncoderError, UsageError
 from ecgscale.leads import CANONICAL_LEADS

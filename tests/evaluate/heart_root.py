@@ -14,12 +14,12 @@ import numpy as np
 import pyarrow as pa
 
 from ecgscale.archive import Archive, ArchiveWriter
-from ecgscale.archive.synthetic import EXTRA_FIELDS, simulate_records
+from ecgscale.archive.synthetic.simulation import EXTRA_FIELDS, simulate_records
 from ecgscale.archive.waves import merge_leads
 from ecgscale.clusters.features import BlockLayout
 from ecgscale.clusters.model import ClusterModel
 from ecgscale.encoders.spec import EncoderSpec, InputSpec, OutputSpec, write_spec
-from ecgscale.evaluate.timelines import PARTS, timelines
+from ecgscale.evaluate.localise.timelines import PARTS, timelines
 from ecgscale.explain.schema import output_schema, to_parquet
 from ecgscale.explain.segments import find_segments, segment_array
 from ecgscale.leads import CANONICAL_LEADS

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ecgscale.archive.reader import Archive
-from ecgscale.archive.synthetic_patients import SUPERCLASSES
+from ecgscale.archive.synthetic.patients import SUPERCLASSES
 from ecgscale.encoders.seen import SEEN_FILE, seen_lines
-from ecgscale.passes.explain import explain_archive
-from ecgscale.passes.fit import fit_archive
+from ecgscale.passes.explain.explain import explain_archive
+from ecgscale.passes.fit.fit import fit_archive
 from tests.encoders.small_networks import ARGUMENTS, spec_of, write_small_encoder
 from tests.passes.simulated import request, simulated
 

@@ -10,10 +10,9 @@ import pytest
 
 from ecgscale.encoders.spec import OutputSpec
 from ecgscale.errors import UsageError
-from ecgscale.evaluate.audit import AuditRequest, AuditResult, audit_labels
-from ecgscale.evaluate.label_quality import label_quality
+from ecgscale.evaluate.audit import AuditRequest, AuditResult, audit_labels, label_quality
 from ecgscale.evaluate.seen import Seen
-from ecgscale.evaluate.surrogate import SurrogateRequest, explained_records
+from ecgscale.evaluate.surrogate.surrogate import SurrogateRequest, explained_records
 from tests.evaluate.explained import CLASSES, LABELS, NAMES, SMALL, YEARS, N, explanations, replaced
 
 REQUEST = AuditRequest(folds="patients:4", forests=SMALL, flips=0)

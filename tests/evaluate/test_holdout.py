@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from ecgscale.errors import UsageError
-from ecgscale.evaluate.holdout import choose, patients_of
+from ecgscale.evaluate.seen import choose, patients_of
 
 N = 100
 

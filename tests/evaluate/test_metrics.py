@@ -9,8 +9,7 @@ import pytest
 from sklearn import metrics
 
 from ecgscale.evaluate.bootstrap import intervals, weighted_mean
-from ecgscale.evaluate.metrics import among, average_precision, cohens_kappa, difference, macro
-from ecgscale.evaluate.thresholds import fixed_thresholds
+from ecgscale.evaluate.metrics import among, average_precision, cohens_kappa, difference, fixed_thresholds, macro
 
 RNG = np.random.default_rng(3)
 N = 200

@@ -13,11 +13,17 @@ import numpy as np
 import pytest
 
 from ecgscale.archive.reader import Archive
-from ecgscale.archive.synthetic import simulate
+from ecgscale.archive.synthetic.simulation import simulate
 from ecgscale.errors import UsageError
 from ecgscale.evaluate.forests import ForestSettings
-from ecgscale.evaluate.reproduction import Outcome, ReproductionOptions, reproduce_code15, reproduce_ptbxl
-from ecgscale.evaluate.reproduction_table import facts_of, table_lines
+from ecgscale.evaluate.reproduction import (
+    Outcome,
+    ReproductionOptions,
+    facts_of,
+    reproduce_code15,
+    reproduce_ptbxl,
+    table_lines,
+)
 from tests.e2e.documents import REPOSITORY
 
 TRAIN = {"epochs": 1, "rate": 100.0, "length": 256, "blocks": ((8, 256), (8, 64), (12, 16), (16, 8))}

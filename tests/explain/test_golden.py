@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ecgscale.explain.settings import RESULTS_VERSION
+from ecgscale.explain.schema import RESULTS_VERSION
 from ecgscale.store import open_explanations
 from tests.explain.golden import golden_rows, write_model, write_rows
 from tests.passes.world import explain

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ecgscale.explain.summary import shares
+from ecgscale.explain.segments import shares
 
 
 def test_shares_sum_to_one_in_float32() -> None:

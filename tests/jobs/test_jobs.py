@@ -19,7 +19,7 @@ from ecgscale.cli import options
 from ecgscale.cli.options import placement_of
 from ecgscale.config import load_config
 from ecgscale.progress import SILENT
-from ecgscale.runtime.ray_job import JOB_CONFIG, submission_id
+from ecgscale.runtime.ray_pool import JOB_CONFIG, submission_id
 from jobs.evaluate import evaluate
 from jobs.explain_archive import explain_archive
 from jobs.fit_clusters import fit_clusters
@@ -27,8 +27,8 @@ from jobs.ingest import ingest
 from jobs.nightly import nightly
 from tests.encoders.small_networks import write_small_encoder
 from tests.jobs.world import REPOSITORY, SHARDS, commits, outputs, run_records, wait_for, write_config
+from tests.passes.run.test_pipeline import CONFIG, SIMULATE, TRAIN
 from tests.passes.simulated import cut_short, simulated
-from tests.passes.test_pipeline import CONFIG, SIMULATE, TRAIN
 from tests.passes.world import rewrite
 
 JOBS = sorted((REPOSITORY / "jobs").glob("*.py"))

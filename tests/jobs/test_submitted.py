@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from ecgscale.config import load_config
-from ecgscale.passes.pipeline import explain_config, fit_config
+from ecgscale.passes.run.pipeline import explain_config, fit_config
 from tests.jobs.conftest import PYTHON, Head
 from tests.jobs.world import RECORDS, REPOSITORY, SHARDS, commits, outputs, run_records, wait_for, write_config
 from tests.passes.simulated import arrays_of

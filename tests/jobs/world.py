@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from ecgscale.archive.synthetic import simulate
+from ecgscale.archive.synthetic.simulation import simulate
 from ecgscale.encoders.resnet1d import ResNet1d
 from ecgscale.encoders.spec import EncoderSpec, write_spec
 from ecgscale.leads import CANONICAL_LEADS

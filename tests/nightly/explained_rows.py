@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ecgscale.nightly.evidence import FreshShard, Night
-from ecgscale.nightly.reference import Reference
+from ecgscale.nightly.gates.evidence import FreshShard, Night
+from ecgscale.nightly.gates.reference import Reference
 
 K = 4
 OUTPUTS = ("A", "B", "C")

@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from click.testing import CliRunner
 
-from ecgscale.archive.shard_file import ShardInMemory
+from ecgscale.archive.shard import ShardInMemory
 from ecgscale.cli import main
-from ecgscale.places import place, upload
+from ecgscale.io.places import place, upload
+from ecgscale.io.s3 import open_objects
 from ecgscale.store import newest_manifest, open_explanations
-from ecgscale.store.s3_objects import open_objects
 from tests.encoders.small_networks import write_small_encoder
 from tests.passes.simulated import simulated
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ecgscale.config import RunConfig, load_config
-from ecgscale.passes.pipeline import PipelineResult, run_pipeline
-from ecgscale.places import Place, is_remote, place
-from ecgscale.report.names import NAMES_FILE
+from ecgscale.io.places import Place, is_remote, place
+from ecgscale.passes.run.pipeline import PipelineResult, run_pipeline
+from ecgscale.report.subject import NAMES_FILE
 from ecgscale.store.commit import Source
 from ecgscale.store.dataset import find_dataset, open_explanations
 from ecgscale.store.manifest import ShardEntry

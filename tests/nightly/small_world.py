@@ -13,12 +13,12 @@ import pyarrow.parquet as pq
 
 from ecgscale.archive.reader import Archive
 from ecgscale.explain.schema import to_parquet
-from ecgscale.nightly.verify import Verified, verify_root
-from ecgscale.passes.explain import ExplainResult, explain_archive
+from ecgscale.io.objects import ObjectStore
+from ecgscale.nightly.verify.verify import Verified, verify_root
+from ecgscale.passes.explain.explain import ExplainResult, explain_archive
 from ecgscale.store.commit import read_commit, to_json
 from ecgscale.store.dataset import dataset_store, find_dataset
 from ecgscale.store.manifest import Manifest, ShardEntry, manifest_key
-from ecgscale.store.objects import ObjectStore
 
 METADATA = "ecgscale."
 

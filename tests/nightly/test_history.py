@@ -10,11 +10,11 @@ import pytest
 from ecgscale.errors import UsageError
 from ecgscale.nightly.decisions import decide_on, roll_back
 from ecgscale.nightly.history import _moments, root_history
-from ecgscale.nightly.promote import promote
+from ecgscale.nightly.models.promote import promote
 from ecgscale.store.holds import Decision, hold, holds
 from tests.cli.operated import facts, typed
+from tests.nightly.models.test_promote import NEW, OLD, two_datasets
 from tests.nightly.nights import World, new_world
-from tests.nightly.test_promote import NEW, OLD, two_datasets
 from tests.store.published import RUN, commit_shard, store_of
 from tests.store.published import facts as identity
 

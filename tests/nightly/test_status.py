@@ -13,15 +13,15 @@ import pytest
 
 from ecgscale.archive.reader import Archive
 from ecgscale.errors import ArchiveError, UsageError
+from ecgscale.io.objects import LocalObjects, StoreError
+from ecgscale.io.s3 import open_objects
 from ecgscale.nightly.decisions import decide_on
 from ecgscale.nightly.status import DatasetStatus, RootStatus, root_status
-from ecgscale.passes.explain import Unattended
+from ecgscale.passes.explain.explain import Unattended
 from ecgscale.store.commit import Source
 from ecgscale.store.failures import remember
 from ecgscale.store.lease import Lease
-from ecgscale.store.objects import LocalObjects, StoreError
 from ecgscale.store.provenance import run_facts
-from ecgscale.store.s3_objects import open_objects
 from tests.explain.golden import good_row, write_archive, write_model, write_rows
 from tests.nightly.small_world import SmallWorld
 from tests.passes.world import rewrite
@@ -88,7 +88,7 @@ def test_what_waits_in_the_archive(world: SmallWorld, tmp_path: Path, monkeypatc
 
 
 def test_commits_without_a_manifest(world: SmallWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ecgscale.passes.explain.publish", lambda *_: pytest.fail("stopped"))
+    monkeypatch.setattr("ecgscale.passes.explain.explain.publish", lambda *_: pytest.fail("stopped"))
     with pytest.raises(pytest.fail.Exception):
         world.explain()
     dataset = only(root_status(world.root))
@@ -100,7 +100,7 @@ def test_commits_without_a_manifest(world: SmallWorld, tmp_path: Path, monkeypat
     world.explain()
     add_shard(world, 3, tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr("ecgscale.passes.explain.publish", lambda *_: pytest.fail("stopped"))
+        patch.setattr("ecgscale.passes.explain.explain.publish", lambda *_: pytest.fail("stopped"))
         with pytest.raises(pytest.fail.Exception):
             world.explain()
     assert only(root_status(world.root)).waiting.unpublished == 1

@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 from safetensors.numpy import load_file
 
 from ecgscale.archive.reader import Archive
-from ecgscale.archive.synthetic import simulate
+from ecgscale.archive.synthetic.simulation import simulate
 from ecgscale.clusters.kmeans import FitSettings
 from ecgscale.clusters.model import ClusterModel
-from ecgscale.passes.request import FitRequest
+from ecgscale.passes.fit.request import FitRequest
 
 RECORDS, SHARD_RECORDS = 60, 16
 SECONDS, RATE = 2.2, 100.0

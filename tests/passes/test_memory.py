@@ -18,7 +18,7 @@ from ecgscale.clusters.model import ClusterModel
 from ecgscale.encoders.resnet1d import ResNet1d
 from ecgscale.encoders.taps import Encoder
 from ecgscale.errors import UsageError
-from ecgscale.passes.fit import encoder_layout
+from ecgscale.passes.fit.fit import encoder_layout
 from ecgscale.passes.memory import MemoryPlan, mebibytes, plan_memory
 from tests.encoders.small_networks import spec_of
 from tests.passes.simulated import COMMAND, same_centroids, simulated
@@ -92,7 +92,7 @@ def test_a_limit_below_the_fixed_part_is_refused(encoder_dir: Path) -> None:
 
 FIT = """
 import sys
-import ecgscale.passes.fit as fit_pass
+import ecgscale.passes.fit.fit as fit_pass
 from ecgscale.cli import main
 
 planned = fit_pass.plan_memory

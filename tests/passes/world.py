@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ecgscale.archive.reader import Archive
-from ecgscale.passes.explain import ExplainResult, explain_archive
+from ecgscale.io.objects import LocalObjects
+from ecgscale.passes.explain.explain import ExplainResult, explain_archive
 from ecgscale.progress import SILENT, Progress, Stage
 from ecgscale.store import open_explanations
-from ecgscale.store.objects import LocalObjects
 
 RUN_FACTS = {"run", "committed_at", "created"}
 

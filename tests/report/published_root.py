@@ -14,8 +14,8 @@ import numpy as np
 import pyarrow as pa
 
 from ecgscale.archive import Archive
-from ecgscale.archive.synthetic import EXTRA_FIELDS, SCHEMA, simulate, simulate_records
-from ecgscale.archive.synthetic_patients import SUPERCLASSES
+from ecgscale.archive.synthetic.patients import SUPERCLASSES
+from ecgscale.archive.synthetic.simulation import EXTRA_FIELDS, SCHEMA, simulate, simulate_records
 from ecgscale.archive.writer import ArchiveWriter
 from ecgscale.clusters.features import BlockLayout
 from ecgscale.clusters.model import ClusterModel

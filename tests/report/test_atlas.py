@@ -10,10 +10,9 @@ import pyarrow as pa
 import pytest
 
 from ecgscale.evaluate.written import write_evaluation
-from ecgscale.report.atlas import CYCLE, atlas_of
-from ecgscale.report.averages import segment_averages
+from ecgscale.report.atlas import CYCLE, atlas_of, segment_averages
 from ecgscale.report.charts import Beat, Series, beat_chart, box_chart, line_chart, reach_of
-from ecgscale.report.gradcam import heat_of
+from ecgscale.report.reader_study import heat_of
 from ecgscale.report.relations import Group
 from ecgscale.report.subject import open_subject
 from ecgscale.report.sweeps import sweep_series, sweep_tables

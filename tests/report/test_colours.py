@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from ecgscale.report.colours import PALETTE, colour_of, ink_on, tint_of
+from ecgscale.report.page import PALETTE, colour_of, ink_on, tint_of
 
 # Machado et al. 2009, severity 1: what protan and deutan eyes see, on linear RGB.
 SIGHT = {

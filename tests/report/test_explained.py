@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ecgscale.archive.synthetic import simulate, simulate_records
+from ecgscale.archive.synthetic.simulation import simulate, simulate_records
 from ecgscale.errors import UsageError
 from ecgscale.report.explained import load_explained
 from tests.report.published_root import PublishedRoot, publish_by_hand

@@ -13,8 +13,7 @@ from ecgscale.errors import UsageError
 from ecgscale.leads import CANONICAL_LEADS
 from ecgscale.report.charts import Series
 from ecgscale.report.ecg_paper import draw_recording
-from ecgscale.report.figures import save, slug, write_figures
-from ecgscale.report.plates import draw_surrogate, draw_sweep
+from ecgscale.report.figures import draw_surrogate, draw_sweep, save, slug, write_figures
 from ecgscale.report.reader_study import arrange, draw_cases, write_study
 from ecgscale.report.subject import Subject, open_subject
 from ecgscale.report.sweeps import SweepChart

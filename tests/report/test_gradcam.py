@@ -11,10 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from ecgscale.evaluate.written import write_evaluation
-from ecgscale.passes.probe_schema import EMPTY, SCHEMA
-from ecgscale.passes.probes import probe_store
-from ecgscale.report.gradcam import heat_of
-from ecgscale.report.reader_study import write_study
+from ecgscale.passes.probe.probe import probe_store
+from ecgscale.passes.probe.schema import EMPTY, SCHEMA
+from ecgscale.report.reader_study import heat_of, write_study
 from ecgscale.report.subject import open_subject
 from ecgscale.store.commit import Source, commit_output
 from ecgscale.store.manifest import Content, ShardEntry, Totals, publish

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from ecgscale.errors import UsageError
-from ecgscale.report.any_facts import facts_of
-from ecgscale.report.names import NAMES_FILE, read_names
+from ecgscale.report.evaluated import facts_of
+from ecgscale.report.subject import NAMES_FILE, read_names
 from ecgscale.report.surrogate_tables import figure_rows, importance_of, surrogate_tables
 from ecgscale.report.tables import written
 

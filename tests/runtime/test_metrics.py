@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ecgscale.passes.explain import explain_archive
+from ecgscale.passes.explain.explain import explain_archive
 from ecgscale.passes.watch import STAGES, TOTAL, ShardDone, Unwatched, device_seconds
 from ecgscale.progress import SILENT, Stopwatch
 from ecgscale.runtime import metrics

@@ -16,7 +16,7 @@ from ecgscale.errors import UsageError
 from ecgscale.progress import SILENT
 from ecgscale.runtime import progress as shown
 from ecgscale.runtime.progress import make_progress
-from ecgscale.runtime.ray_job import JOB_CONFIG
+from ecgscale.runtime.ray_pool import JOB_CONFIG
 
 
 class Terminal(io.StringIO):

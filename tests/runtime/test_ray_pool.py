@@ -17,7 +17,7 @@ import pytest
 
 from ecgscale.archive.reader import Archive
 from ecgscale.errors import ExitCode, ShardError, UsageError
-from ecgscale.passes.fit import fit_archive
+from ecgscale.passes.fit.fit import fit_archive
 from ecgscale.passes.workers import Call, Done, Failed, WorkerSpec
 from ecgscale.runtime.ray_pool import RayBackend
 from ecgscale.runtime.scheduler import NoWorkers, Scheduler

@@ -21,11 +21,11 @@ import pyarrow as pa
 from ecgscale.archive.shard import Shard, ShardFooter
 from ecgscale.errors import ShardError
 from ecgscale.explain.schema import to_parquet
-from ecgscale.passes.committing import CommittedShards, Limits
-from ecgscale.passes.plan import Pending, Plan
+from ecgscale.io.objects import ObjectStat, ObjectStore
+from ecgscale.passes.explain.committing import CommittedShards, Limits
+from ecgscale.passes.explain.plan import Pending, Plan
 from ecgscale.store.commit import Commit, commit_output, find_commit, restamp
 from ecgscale.store.manifest import SetAside
-from ecgscale.store.objects import ObjectStat, ObjectStore
 from ecgscale.store.provenance import RunFacts
 
 START = datetime(2026, 1, 1, tzinfo=UTC)

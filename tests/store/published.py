@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ecgscale.io.objects import ObjectStore
 from ecgscale.store.commit import Commit, Source, commit_output
 from ecgscale.store.dataset import dataset_store
 from ecgscale.store.manifest import (
@@ -22,7 +23,6 @@ from ecgscale.store.manifest import (
     plan_digest,
     publish,
 )
-from ecgscale.store.objects import ObjectStore
 from ecgscale.store.provenance import run_facts
 
 RUN = run_facts()

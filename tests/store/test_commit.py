@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from ecgscale.io.objects import LocalObjects, StoreError
 from ecgscale.store.commit import (
     Commit,
     Source,
@@ -17,7 +18,6 @@ from ecgscale.store.commit import (
     restamp,
     stem_of_commit,
 )
-from ecgscale.store.objects import LocalObjects, StoreError
 from ecgscale.store.provenance import run_facts
 
 SOURCE = Source(key="part-00000.parquet", size=10, stamp="mtime_ns=1", rows=2, content_digest="c0ffee")

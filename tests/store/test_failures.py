@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ecgscale.io.objects import LocalObjects
 from ecgscale.store.commit import Source
 from ecgscale.store.failures import failures, forget, remember, remembered
-from ecgscale.store.objects import LocalObjects
 from tests.store.published import RUN
 
 

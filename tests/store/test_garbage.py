@@ -10,15 +10,14 @@ from typing import Any
 import pytest
 
 from ecgscale.errors import UsageError
-from ecgscale.store import cleaning
-from ecgscale.store.cleaning import Cleaned, collect_garbage
+from ecgscale.io.objects import LocalObjects, ObjectStore, StoreError
+from ecgscale.io.s3 import S3Objects
+from ecgscale.store import garbage as cleaning
 from ecgscale.store.commit import Commit, read_commit
 from ecgscale.store.dataset import open_explanations
-from ecgscale.store.garbage import doomed_objects
+from ecgscale.store.garbage import Cleaned, collect_garbage, doomed_objects
 from ecgscale.store.holds import hold
 from ecgscale.store.manifest import Manifest, newest_number, publish, read_manifest
-from ecgscale.store.objects import LocalObjects, ObjectStore, StoreError
-from ecgscale.store.s3_objects import S3Objects
 from tests.store.published import RUN, commit_shard, content_of, store_of
 
 GRACE = timedelta(hours=72)

@@ -10,9 +10,9 @@ import time
 import pytest
 
 from ecgscale.errors import ExitCode
+from ecgscale.io.s3 import open_objects
 from ecgscale.store.commit import to_json
 from ecgscale.store.lease import Holder, Lease, LeaseLost, LockedError, lease_standing
-from ecgscale.store.s3_objects import open_objects
 
 
 def test_one_at_a_time(any_root: str) -> None:

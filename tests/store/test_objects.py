@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ecgscale.store.objects import LocalObjects, StoreError
+from ecgscale.io.objects import LocalObjects, StoreError
 
 
 def test_put_if_absent_has_one_winner_and_keeps_the_first(tmp_path: Path) -> None:

@@ -19,11 +19,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import ecgscale.passes.explain as explain_module
-import ecgscale.passes.plan as plan_module
-import ecgscale.passes.settle as settle_module
+import ecgscale.passes.explain.explain as explain_module
+import ecgscale.passes.explain.plan as plan_module
+import ecgscale.passes.explain.resolve as settle_module
 from ecgscale.errors import ShardError
-from ecgscale.passes.explain import Unattended, _Run
+from ecgscale.passes.explain.explain import Unattended, _Run
 from ecgscale.progress import SILENT
 from ecgscale.store.commit import Commit, to_json
 from ecgscale.store.manifest import (

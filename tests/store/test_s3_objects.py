@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from ecgscale.places import absolute, is_remote, local_copy, place
-from ecgscale.storage import (
+from ecgscale.io.places import absolute, is_remote, local_copy, place
+from ecgscale.io.s3 import S3Objects, open_objects
+from ecgscale.io.settings import (
     StorageSettings,
     StoreError,
     s3,
@@ -19,7 +20,6 @@ from ecgscale.storage import (
     storage_variables,
     use_storage,
 )
-from ecgscale.store.s3_objects import S3Objects, open_objects
 
 
 def test_objects_are_there_or_not(any_root: str) -> None:

@@ -8,12 +8,22 @@ from pathlib import Path
 import pytest
 
 from ecgscale.errors import PublishError, UsageError
-from ecgscale.places import place
-from ecgscale.storage import StoreError
-from ecgscale.store.dataset import EXPLANATIONS, dataset_ids, find_dataset, open_explanations
-from ecgscale.store.objects import LocalObjects
-from ecgscale.store.s3_objects import open_objects
-from ecgscale.store.served import SERVED, Pointer, newest_pointer, pointer_key, serve, served
+from ecgscale.io.objects import LocalObjects
+from ecgscale.io.places import place
+from ecgscale.io.s3 import open_objects
+from ecgscale.io.settings import StoreError
+from ecgscale.store.dataset import (
+    EXPLANATIONS,
+    SERVED,
+    Pointer,
+    dataset_ids,
+    find_dataset,
+    newest_pointer,
+    open_explanations,
+    pointer_key,
+    serve,
+    served,
+)
 from tests.store.published import RUN, commit_shard, facts, publish_shards, store_of
 
 OLD, NEW = facts("model-a").dataset_id, facts("model-b").dataset_id

@@ -1,0 +1,290 @@
+"""Files that arrive at a source become new shards of its archive, each set of them once.
+
+The source is listed, and sets that the log knows are passed over. Of the others, those that are complete and have
+settled are ingested like any source, a portion at a time, into new shards that sort after all others; `intake` has the
+protocol that makes this exactly once. A set of which a file was replaced is ingested again: its record comes a second
+time in a newer shard, and publishing lets the newer one win. A set that went away changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import pyarrow as pa
+
+from ecgscale.archive.intake.adoption import FoundSets, adopted, check_same_source, open_feed, record_ids_of
+from ecgscale.archive.intake.intake import ARCHIVE_JSON, IntakeLog, Overtaken
+from ecgscale.archive.intake.night_tally import Arrivals, NightTally
+from ecgscale.archive.reader import Archive
+from ecgscale.archive.sources.code15 import BrokenPart
+from ecgscale.archive.sources.pseudonyms import Pseudonyms, check_key
+from ecgscale.archive.sources.redact import pseudonyms_of, untold
+from ecgscale.archive.sources.sets import SourceSet, newest_of
+from ecgscale.archive.sources.source import IngestOptions, IngestResult, Portion
+from ecgscale.archive.sources.tombstones import check_tombstones, read_tombstones, write_tombstones
+from ecgscale.archive.sources.view import SourceView
+from ecgscale.archive.writer import check_target
+from ecgscale.errors import ArchiveError, UsageError
+from ecgscale.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    from ecgscale.config import ArchiveConfig
+
+__all__ = ["Arrivals", "ingest_arrivals"]
+
+PORTION_SETS = 20_000
+PORTION_BYTES = 4 * 2**30
+"""What is ingested, staged and entered at once: it bounds the scratch space, and what a crash can cost."""
+
+_TRIES = 10
+
+
+def ingest_arrivals(
+    config: ArchiveConfig,
+    settle_minutes: float = 15.0,
+    give_up_hours: float = 24.0,
+    progress: Progress = SILENT,
+) -> Arrivals:
+    """Ingest what is new or changed at `config.src` into `config.path`; an archive that is not there yet is made.
+
+    A set counts when its newest file has been as it is for `settle_minutes`, by the clock of the source's store. One
+    that lacks a file is waited for, and taken as it is `give_up_hours` after it was first seen. Whatever stops this,
+    calling it again goes on: nothing is ingested twice, and nothing is lost. Raises `UsageError` without a source that
+    files arrive at, `ArchiveError` for a source or an archive that is not what the configuration says, `StoreError`
+    when a store refuses.
+    """
+    if config.source in (None, "simulate") or config.src is None:
+        raise UsageError(f"{config.path}: files arrive at a source; set archive.source (ptbxl, code15, wfdb) and src")
+    tally, pseudonyms = NightTally(), pseudonyms_of(config)
+    settle, give_up = timedelta(minutes=settle_minutes), timedelta(hours=give_up_hours)
+    for _ in range(_TRIES):
+        with (
+            untold(pseudonyms, config.src),
+            tempfile.TemporaryDirectory(prefix="ecgscale-arrivals-") as scratch,
+        ):
+            night = _Night(config, settle, give_up, progress, tally, pseudonyms)
+            try:
+                night.run(Path(scratch))
+                return tally.arrivals()
+            except Overtaken as error:
+                progress.say(f"{error}; looking again")
+    raise ArchiveError(f"{config.path}: {_TRIES} times another ingest came first; let it finish, then try again")
+
+
+class _Night:
+    """One look at the source, and what follows from it."""
+
+    def __init__(
+        self,
+        config: ArchiveConfig,
+        settle: timedelta,
+        give_up: timedelta,
+        progress: Progress,
+        tally: NightTally,
+        pseudonyms: Pseudonyms | None,
+    ) -> None:
+        self._config = config
+        self._pseudonyms = pseudonyms
+        self._settle = settle
+        self._give_up = give_up
+        self._progress = progress
+        self._tally = tally
+        self._schema: pa.Schema | None = None
+
+    def run(self, scratch: Path) -> None:
+        """All of it; raises `Overtaken` when another process entered something in between."""
+        self._tally.look_again()
+        self._scratch = scratch
+        self._log = IntakeLog(self._config.path)
+        self._tombstones = read_tombstones(self._config.path)
+        check_tombstones(self._tombstones, self._pseudonyms, self._config.path)
+        self._finish_earlier()
+        archive = self._open_archive()
+        assert self._config.src is not None
+        self._view = SourceView(self._config.src, scratch, self._progress)
+        self._tally.notes += self._view.notes
+        self._feed = open_feed(self._config, self._view, archive, self._log)
+        settled = self._view.now - self._settle
+        if newest_of(self._feed.tables) > settled:
+            names = " or ".join(table.name for table in self._feed.tables)
+            self._tally.wait(1, f"{names} was written a moment ago: nothing is taken until it has settled")
+            return
+        if archive is not None and not self._log.own:
+            self._adopt(archive)
+        self._known = self._log.known(self._pseudonyms)
+        self._found = FoundSets(
+            self._feed, self._view, self._known, settled, self._view.now - self._give_up, self._tally
+        )
+        ready = self._found.ready(self._listed(), self._schema)
+        if self._schema is None and ready:
+            self._schema = self._feed.schema(ready, self._options(None))
+        for portion in _portions(ready, self._feed.one_by_one):
+            self._ingest(portion)
+        self._enter_the_rest()
+
+    def _finish_earlier(self) -> None:
+        for entry in self._log.unfinished():
+            self._progress.say(f"finishing what an earlier ingest began: {', '.join(s.key for s in entry.shards)}")
+            self._log.finish(entry)
+            self._tally.put(entry)
+        self._log.sweep()
+
+    def _open_archive(self) -> Archive | None:
+        if self._log.info is None:
+            check_target(self._config.path)
+            return None
+        archive = Archive.open(self._config.path)
+        check_same_source(archive, self._config)
+        check_key(archive.info.get("source", {}), self._pseudonyms, archive.path)
+        self._schema = archive.schema()
+        return archive
+
+    def _adopt(self, archive: Archive) -> None:
+        """Begin the log of an archive that was made without one."""
+        sets = adopted(archive, self._feed, self._pseudonyms)
+        self._log.enter(
+            archive_id=archive.archive_id,
+            sets={one.key: (stamp, "", one.at) for one, stamp in sets.items()},
+            look=tuple(one.key for one in sets if one.look),
+            record_ids=record_ids_of(archive) if self._config.source == "wfdb" else None,
+        )
+        self._tally.notes.append(f"{len(sets):,} sets of files were in the archive before it had a log")
+
+    def _listed(self) -> list[SourceSet]:
+        sets = self._feed.sets(self._known)
+        if not sets and not self._known.sets:
+            raise ArchiveError(f"{self._config.src} holds nothing that source = {self._config.source!r} knows")
+        keys = {one.key for one in sets}
+        self._tally.vanished = sum(key not in keys for key, past in self._known.sets.items() if not past.refusal)
+        if self._tombstones is None:
+            return sets
+        kept = [one for one in sets if not self._tombstones.has_record(one.archived_as)]
+        self._tally.forgotten += len(sets) - len(kept)
+        return kept
+
+    def _ingest(self, portion: Sequence[SourceSet]) -> None:
+        """One portion into new shards, but for sets that only look new, and those that change while they are read."""
+        files = [file for one in portion for file in one.files]
+        self._view.fetch((*self._feed.tables, *files))
+        contents = {one.key: one.content(self._view) for one in portion}
+        same = {one: contents[one.key] for one in portion if self._known.has_content(one, contents[one.key])}
+        self._found.same |= same
+        fresh = [one for one in portion if one not in same]
+        while fresh:
+            built, error = self._build(fresh)
+            changed = self._view.changed(file for one in fresh for file in (*one.files, *self._feed.tables))
+            still = [one for one in fresh if not changed & {f.name for f in (*one.files, *self._feed.tables)}]
+            self._tally.wait(len(fresh) - len(still))
+            if len(still) == len(fresh):
+                if built is not None:
+                    self._enter(fresh, built, contents)
+                else:
+                    self._found.refuse(replace(fresh[0], refusal=str(error)))
+                break
+            fresh = still
+        self._view.discard(files)
+
+    def _build(self, sets: Sequence[SourceSet]) -> tuple[_Built | None, BrokenPart | None]:
+        target = self._scratch / f"archive-{uuid4().hex[:8]}"
+        portion = Portion({one.name: one.record_id for one in sets}, self._schema)
+        try:
+            return _Built(target, self._feed.ingest(target, self._options(portion))), None
+        except BrokenPart as error:
+            return None, error
+
+    def _enter(self, sets: Sequence[SourceSet], built: _Built, contents: dict[str, str]) -> None:
+        """Put what was built into the archive, which begins with it if there is none yet."""
+        sets = self._without_forgotten(sets, built.result)
+        facts: dict[str, Any] = {
+            "sets": {one.key: (one.stamp, contents[one.key], one.at) for one in sets},
+            "look": tuple(one.key for one in sets if one.look),
+        }
+        result = built.result
+        if self._log.info is not None:
+            facts |= {
+                "archive_id": self._log.info["archive_id"],
+                "dropped": result.dropped,
+                "problems": result.problems.count,
+                "first_problems": tuple(result.problems.first),
+            }
+        elif result.records:
+            info = json.loads((built.target / ARCHIVE_JSON).read_bytes())
+            info["source"] |= self._feed.facts
+            facts |= {"archive_id": info["archive_id"], "info": info}
+        else:
+            self._tally.told(result)
+            return
+        changed = sum(self._known.of(one) is not None for one in sets)
+        self._tally.put(self._log.enter(built.shards, **facts), changed)
+        self._tally.told(result)
+        shutil.rmtree(built.target, ignore_errors=True)
+        if self._schema is None:
+            self._schema = Archive.open(self._config.path).schema()
+
+    def _without_forgotten(self, sets: Sequence[SourceSet], result: IngestResult) -> Sequence[SourceSet]:
+        """The sets but for those whose record was left out: it is remembered as a tombstone, and nowhere else."""
+        if not result.refused or self._tombstones is None:
+            return sets
+        self._tombstones = self._tombstones.with_these(records=result.refused)
+        write_tombstones(self._config.path, self._tombstones)
+        return [one for one in sets if one.archived_as not in set(result.refused)]
+
+    def _enter_the_rest(self) -> None:
+        """What is to be remembered of sets that brought no records."""
+        found = self._found
+        noted = (*found.same, *found.refused)
+        if self._log.info is None or not (noted or found.first_seen):
+            return
+        self._log.enter(
+            archive_id=self._log.info["archive_id"],
+            sets={one.key: (one.stamp, found.same.get(one, ""), one.at) for one in noted},
+            look=tuple(one.key for one in noted if one.look),
+            refused={one.key: one.refusal for one in found.refused},
+            incomplete={key: moment.isoformat() for key, moment in found.first_seen.items()},
+        )
+        self._tally.touched = len(found.same)
+
+    def _options(self, portion: Portion | None) -> IngestOptions:
+        config = self._config
+        return IngestOptions(
+            shard_records=config.shard_records,
+            carry=config.carry,
+            progress=self._progress,
+            portion=portion,
+            pseudonyms=self._pseudonyms,
+            tombstones=self._tombstones,
+        )
+
+
+@dataclass(frozen=True)
+class _Built:
+    """A small archive in the scratch folder, on its way into the large one."""
+
+    target: Path
+    result: IngestResult
+
+    @property
+    def shards(self) -> list[Path]:
+        """Its shard files, in their order."""
+        return sorted(self.target.glob("part-*.parquet"))
+
+
+def _portions(sets: Sequence[SourceSet], one_by_one: bool) -> Iterator[list[SourceSet]]:
+    portion: list[SourceSet] = []
+    size = 0
+    for one in sets:
+        if portion and (one_by_one or len(portion) == PORTION_SETS or size + one.size > PORTION_BYTES):
+            yield portion
+            portion, size = [], 0
+        portion.append(one)
+        size += one.size
+    if portion:
+        yield portion

@@ -1,0 +1,143 @@
+"""What was forgotten stays forgotten: hashes of patients and records that no ingest takes in again.
+
+ARCHIVE/_forgotten.json holds them, each hashed with a salt that was drawn for this archive. They are hashes of the ids
+as the archive has them. Where those are pseudonyms, nobody without the key can tell whose they are. Where they are the
+ids of the source, whoever can read the file and can list all ids that there might be can find out who was forgotten:
+that is the price of keeping a patient out, and docs/privacy.md says what to do about it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cached_property
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from ecgscale.archive.shard import Shard, open_parquet
+from ecgscale.archive.sources.pseudonyms import PSEUDONYMISED, Pseudonyms
+from ecgscale.archive.writer import FORGOTTEN
+from ecgscale.errors import ArchiveError
+from ecgscale.io.places import Place
+from ecgscale.io.s3 import open_objects
+from ecgscale.store.commit import read_json_object, to_json
+
+_SALT_BYTES = 32
+_HASH_BYTES = 16
+
+
+class Tombstones(BaseModel):
+    """Hashes of what was forgotten, sorted; `key_id` is that of the pseudonyms behind them, None for ids as the source
+    has them."""
+
+    model_config = ConfigDict(frozen=True)
+
+    version: Literal[1] = 1
+    salt: str
+    key_id: str | None = None
+    patients: tuple[str, ...] = ()
+    records: tuple[str, ...] = ()
+
+    def has_patient(self, patient_id: str | None) -> bool:
+        """Whether this patient, by the id that the archive would have, was forgotten."""
+        return bool(self.patients) and bool(patient_id) and self._hash("patient", str(patient_id)) in self._known
+
+    def has_record(self, record_id: str | None) -> bool:
+        """Whether this record, by the id that the archive would have, was forgotten."""
+        return bool(self.records) and bool(record_id) and self._hash("record", str(record_id)) in self._known
+
+    def refuses(self, row: Mapping[str, Any]) -> bool:
+        """Whether a row of the archive is of a patient, or is a record, that was forgotten."""
+        return self.has_patient(row.get("patient_id")) or self.has_record(row.get("record_id"))
+
+    def with_these(self, patients: Iterable[str] = (), records: Iterable[str] = ()) -> Tombstones:
+        """The same and more."""
+        return self.model_copy(
+            update={
+                "patients": tuple(sorted({*self.patients, *(self._hash("patient", name) for name in patients)})),
+                "records": tuple(sorted({*self.records, *(self._hash("record", name) for name in records)})),
+            }
+        )
+
+    @cached_property
+    def _known(self) -> frozenset[str]:
+        return frozenset((*self.patients, *self.records))
+
+    def _hash(self, kind: str, name: str) -> str:
+        message = f"{kind}\0{name}".encode("utf-8", "surrogatepass")
+        return hashlib.blake2b(message, digest_size=_HASH_BYTES, key=bytes.fromhex(self.salt)).hexdigest()
+
+
+def new_tombstones(made: Mapping[str, Any]) -> Tombstones:
+    """None yet, with a salt of their own; `made` is what `source` in `_archive.json` says."""
+    return Tombstones(salt=os.urandom(_SALT_BYTES).hex(), key_id=(made.get(PSEUDONYMISED) or {}).get("key_id"))
+
+
+def read_tombstones(archive: Place) -> Tombstones | None:
+    """Those of an archive; None when nobody was forgotten there. `StoreError` for a file that is damaged."""
+    return read_json_object(open_objects(archive), FORGOTTEN, Tombstones)
+
+
+def write_tombstones(archive: Place, tombstones: Tombstones) -> None:
+    """Put them in place, whole."""
+    open_objects(archive).put(FORGOTTEN, to_json(tombstones))
+
+
+def check_tombstones(tombstones: Tombstones | None, pseudonyms: Pseudonyms | None, where: Place) -> None:
+    """Raise `ArchiveError` when an ingest could not tell who was forgotten, because ids would be written otherwise."""
+    key_id = pseudonyms.key_id if pseudonyms else None
+    if tombstones is not None and tombstones.key_id != key_id:
+        patients = len(tombstones.patients)
+        raise ArchiveError(
+            f"{where} remembers that {patients:,} patients were forgotten, by hashes of ids "
+            f"{'under key ' + tombstones.key_id if tombstones.key_id else 'as the source has them'}; with other ids "
+            f"they would come back unnoticed. Ingest as before; or take them out of the source, and remove {FORGOTTEN}"
+        )
+
+
+def returned(shard: Shard, tombstones: Tombstones | None) -> int:
+    """How many rows of a shard are of patients who were forgotten; raises as `open_parquet` does.
+
+    Shards that come into an archive by other hands pass no ingest that could leave those out.
+    """
+    if tombstones is None:
+        return 0
+    with open_parquet(shard) as file:
+        names = [name for name in ("record_id", "patient_id") if name in file.schema_arrow.names]
+        return sum(map(tombstones.refuses, file.read(columns=names, use_threads=False).to_pylist()))
+
+
+class Admission:
+    """What stands between the rows of a source and its archive: pseudonyms, and nobody who was forgotten.
+
+    `refuse` is told the record id, as the archive would have it, of every row that is left out.
+    """
+
+    def __init__(
+        self, pseudonyms: Pseudonyms | None, tombstones: Tombstones | None, refuse: Callable[[str], None]
+    ) -> None:
+        self._pseudonyms, self._tombstones, self._refuse = pseudonyms, tombstones, refuse
+        self.refused: list[str] = []
+        """Record ids, as the archive would have them, of rows that were left out."""
+
+    def of(self, rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        """The rows that may be written, as they may be written."""
+        for row in rows:
+            admitted = self._pseudonyms.row(row) if self._pseudonyms else row
+            if self._tombstones is not None and self._tombstones.refuses(admitted):
+                self.refused.append(str(admitted["record_id"]))
+                self._refuse(self.refused[-1])
+            else:
+                yield admitted
+
+    def told(self) -> list[str]:
+        """A note on those that were left out, without a name."""
+        return told_forgotten(len(self.refused))
+
+
+def told_forgotten(count: int) -> list[str]:
+    """A note on so many records that were left out; none where there are none."""
+    records = "1 record" if count == 1 else f"{count:,} records"
+    return [f"{records} of patients who were forgotten: left out; remove them at the source"] if count else []

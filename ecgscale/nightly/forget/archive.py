@@ -1,0 +1,188 @@
+"""Forgetting in the archive: shards are written again without the patient's rows, and what tells of them is mended.
+
+A shard is put whole under its own name; one that held nobody else goes. Record ids of a patient are gathered from the
+archive and from what was explained of it, since an earlier version of a shard may have held more.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ecgscale.archive.intake.intake import ARCHIVE_JSON, LOG, IntakeLog
+from ecgscale.archive.reader import Archive
+from ecgscale.archive.shard import (
+    ROW_GROUP_RECORDS,
+    Shard,
+    ShardInMemory,
+    open_parquet,
+    put_whole,
+    record_tables,
+    require_unchanged,
+)
+from ecgscale.errors import EcgscaleError
+from ecgscale.io.objects import ObjectStore
+from ecgscale.io.places import Place, arrow_place
+from ecgscale.io.s3 import open_objects
+from ecgscale.nightly.forget.search import Traces
+from ecgscale.progress import Progress
+from ecgscale.store.commit import DATA, Source
+
+_IDS = ["record_id", "patient_id"]
+READERS = 8
+
+
+@dataclass(frozen=True)
+class OwnRecords:
+    """records: ids of a patient's records that are nobody else's; shared: of those that another patient has as well."""
+
+    records: frozenset[str]
+    shared: frozenset[str]
+
+
+def finish_intake(archive: Place) -> None:
+    """Put in place what an ingest was stopped in the middle of: nothing may wait that holds the patient."""
+    log = IntakeLog(archive)
+    for entry in log.unfinished():
+        log.finish(entry)
+
+
+def read_ids(archive: Archive, progress: Progress) -> dict[str, pa.Table]:
+    """`record_id` and, where there is one, `patient_id` of all shards, by key, read side by side.
+
+    Raises `ShardError` for a shard that cannot be read: whose records it holds, nobody knows.
+    """
+
+    def read(shard: Shard) -> pa.Table:
+        with open_parquet(shard) as file:
+            table = file.read(columns=[n for n in _IDS if n in file.schema_arrow.names], use_threads=False)
+        stage.advance()
+        return table
+
+    with progress.stage("look", len(archive.shards), "shards") as stage, ThreadPoolExecutor(READERS) as readers:
+        keys = [shard.key for shard in archive.shards]
+        return dict(zip(keys, readers.map(read, archive.shards), strict=True))
+
+
+def explained_ids(stores: Sequence[ObjectStore]) -> Iterator[pa.Table]:
+    """The same of all data files of these datasets."""
+    for store in stores:
+        for key in store.list_prefix(DATA):
+            if key.endswith(".parquet"):
+                path, system = arrow_place(store.location(key))
+                with pq.ParquetFile(path, filesystem=system) as file:
+                    yield file.read(columns=[n for n in _IDS if n in file.schema_arrow.names], use_threads=False)
+
+
+def own_records(tables: Sequence[pa.Table], patient: str, known: Iterable[str]) -> OwnRecords:
+    """Ids of a patient's records in these tables of ids, `known` ones among them."""
+    own, others = set(known), set()
+    for table in tables:
+        own |= {record for record, owner in _pairs(table) if record is not None and owner == patient}
+    for table in tables:
+        others |= {
+            record for record, owner in _pairs(table) if owner is not None and owner != patient and record in own
+        }
+    return OwnRecords(frozenset(own - others), frozenset(own & others))
+
+
+def _pairs(table: pa.Table) -> Iterator[tuple[str | None, str | None]]:
+    patients = table["patient_id"].to_pylist() if "patient_id" in table.column_names else [None] * table.num_rows
+    return zip(table["record_id"].to_pylist(), patients, strict=True)
+
+
+def shards_with(archive: Archive, ids: Mapping[str, pa.Table], traces: Traces) -> dict[str, Source]:
+    """The shards that hold rows of the patient, as they are, by key; EcgscaleError when they hold nobody else."""
+    theirs = {key: traces.rows(table) for key, table in ids.items()}
+    if theirs and all(rows.all() for rows in theirs.values()):
+        raise EcgscaleError(f"{archive.path} holds nobody else: remove it, and what was explained of it, as a whole")
+    return {key: _source(archive, archive.shard(key)) for key, rows in theirs.items() if rows.any()}
+
+
+def rewrite_shard(archive: Archive, shard: Shard, traces: Traces) -> None:
+    """Put a shard in place without the patient's rows; one without any other goes.
+
+    Raises `ShardError` when it breaks off or is replaced meanwhile; then it is as it was.
+    """
+    with open_parquet(shard, whole=True) as file:
+        schema = file.schema_arrow.remove_metadata()
+        names = schema.names
+        pending: list[pa.Table] = []
+        built = ShardInMemory(schema)
+        for table in record_tables(file, shard, names, ROW_GROUP_RECORDS):
+            kept = table.cast(schema).filter(pa.array(~traces.rows(table)))
+            pending = _written(built, [*pending, kept])
+        for table in pending:
+            if table.num_rows:
+                built.write(table)
+    require_unchanged(shard)
+    if built.rows:
+        put_whole(archive.path / shard.key, built.close())
+    else:
+        open_objects(archive.path).delete(shard.key)
+
+
+def _written(built: ShardInMemory, pending: Sequence[pa.Table]) -> list[pa.Table]:
+    """Write whole row groups; the rest."""
+    table = pa.concat_tables(pending)
+    while table.num_rows >= ROW_GROUP_RECORDS:
+        built.write(table.slice(0, ROW_GROUP_RECORDS))
+        table = table.slice(ROW_GROUP_RECORDS)
+    return [table]
+
+
+def source_of(archive: Archive, key: str) -> Source | None:
+    """A shard as it is now; None when it is gone."""
+    shard = next((shard for shard in archive.shards if shard.key == key), None)
+    return None if shard is None else _source(archive, shard)
+
+
+def _source(archive: Archive, shard: Shard) -> Source:
+    footer = archive.footer(shard)
+    return Source(
+        key=shard.key, size=shard.size, stamp=shard.stamp, rows=footer.rows, content_digest=footer.content_digest
+    )
+
+
+def mend_records(archive: Archive, records: int, traces: Traces) -> None:
+    """Bring `_archive.json` and the log of what was ingested in line with the shards, which hold so many records."""
+    store = open_objects(archive.path)
+    info = json.loads(store.read(ARCHIVE_JSON) or b"{}")
+    mended = _mended_info(info, traces)
+    mended |= {"records": records, "shards": len(archive.shards)}
+    if mended != info:
+        store.put(ARCHIVE_JSON, (json.dumps(mended, indent=2, ensure_ascii=False) + "\n").encode())
+    for key in store.list_prefix(LOG):
+        if key.endswith(".json"):
+            entry = json.loads(store.read(key) or b"{}")
+            mended = _mended_entry(entry, traces)
+            if mended != entry:
+                store.put(key, (json.dumps(mended) + "\n").encode())
+
+
+def _mended_info(info: Mapping[str, Any], traces: Traces) -> dict[str, Any]:
+    source = dict(info.get("source", {}))
+    if "first_problems" in source:
+        source["first_problems"] = _untouched(source["first_problems"], traces)
+    return {**info, "source": traces.redacted(source)}
+
+
+def _mended_entry(entry: Mapping[str, Any], traces: Traces) -> dict[str, Any]:
+    mended = dict(entry)
+    for name in ("first_problems", "look"):
+        if name in mended:
+            mended[name] = _untouched(mended[name], traces)
+    if mended.get("info"):
+        mended["info"] = _mended_info(mended["info"], traces)
+    redacted: dict[str, Any] = traces.redacted(mended)
+    return redacted
+
+
+def _untouched(lines: Iterable[str], traces: Traces) -> list[str]:
+    return [line for line in lines if not traces.is_in(line)]

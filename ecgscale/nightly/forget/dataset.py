@@ -1,0 +1,311 @@
+"""Forgetting in what was explained, or probed: the patient's rows leave data files, commit records and manifests.
+
+    clean data → clean commit → hold → new manifest → reference → older manifests, commit records, data files go
+
+Facts of a record do not depend on its neighbours, so a shard's file without the rows is what explaining the shard
+without them would give. Whoever is stopped in between leaves a dataset that is whole, with or without the patient, and
+the next call goes on. Nothing waits for a grace period.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ecgscale.encoders.preprocess import OK
+from ecgscale.explain.schema import to_parquet
+from ecgscale.io.objects import ObjectStore, StoreError
+from ecgscale.nightly.forget.search import Traces, has_text, search
+from ecgscale.nightly.gates.gatekeeper import night_records
+from ecgscale.nightly.gates.reference import FOLDER as TRAITS
+from ecgscale.passes.explain.resolve import METADATA_PREFIX, commits_of, settle
+from ecgscale.passes.explain.shard import NO_ID
+from ecgscale.progress import Stage
+from ecgscale.store.commit import COMMITS, DATA, Commit, Source, commit_output, stem_of_key, to_json
+from ecgscale.store.failures import FAILURES
+from ecgscale.store.garbage import manifest_numbers, read_commits
+from ecgscale.store.holds import Hold, hold_name, holds
+from ecgscale.store.manifest import (
+    Content,
+    HeldShard,
+    Manifest,
+    ShardEntry,
+    compose,
+    manifest_key,
+    newest_number,
+    plan_digest,
+    publish,
+    read_manifest,
+)
+from ecgscale.store.provenance import RunFacts
+from ecgscale.store.records import decode_hashes
+
+_ATTEMPTS = 5
+
+
+@dataclass(frozen=True)
+class Rewritten:
+    """A shard before and after: `new` is None where nobody else was in it."""
+
+    old: Source
+    new: Source | None
+
+
+@dataclass
+class ForgottenIn:
+    """What was done to one dataset: keys of objects that went, manifests that went, shards that are to be explained
+    again by the next run."""
+
+    removed: list[str] = field(default_factory=list)
+    manifests: list[int] = field(default_factory=list)
+    again: list[str] = field(default_factory=list)
+
+
+class DatasetWithout:
+    """One dataset of explanations (or of probes), and the patient who is to leave it."""
+
+    def __init__(
+        self, store: ObjectStore, shards: Mapping[str, Rewritten], traces: Traces, run: RunFacts, probes: bool = False
+    ) -> None:
+        self.store, self.shards, self.traces, self.run, self.probes = store, shards, traces, run, probes
+        self.done = ForgottenIn()
+
+    def affected(self, stage: Stage) -> tuple[list[str], list[Commit]]:
+        """Data files that hold the patient, and commit records that name one, or hold hashes of the records."""
+        dirty = [hit.key for hit in search(self.store, self.traces, stage, below=DATA).hits]
+        commits = [
+            commit
+            for commit in read_commits(self.store, list(self.store.list_prefix(COMMITS)))
+            if commit.output.file in set(dirty) or self._hashed(commit) or self._is_old(commit)
+        ]
+        return dirty, commits
+
+    def clean(self, stage: Stage) -> ForgottenIn:
+        """All of it but `_reference.parquet`, which `remove` comes after."""
+        self.dirty, self.commits = self.affected(stage)
+        self.fresh = self._fresh_commits()
+        self._move_holds()
+        self._publish()
+        self._move_nights()
+        return self.done
+
+    def remove(self) -> None:
+        """What refers to the patient, from manifests to commit records to data files."""
+        newest = self._newest()
+        for number in self.manifests_naming(self.commits, self.dirty):
+            # The newest is without them, whatever an earlier call was stopped at.
+            if newest is None or number < newest.number:
+                self._delete(manifest_key(number))
+                self.done.manifests.append(number)
+        for commit in self.commits:
+            self._delete(commit.name)
+        files = {*self.dirty, *(commit.output.file for commit in self.commits)}
+        # A file of the same bytes may be what is published now.
+        for file in sorted(files - set(newest.files if newest else ()) - {c.output.file for c in self.fresh.values()}):
+            self._delete(file)
+        for key in list(self.store.list_prefix(FAILURES)):
+            if self._about_old(key):
+                self._delete(key)
+        for key in self.old_traits(self.commits):
+            self._delete(key)
+
+    def old_traits(self, commits: Iterable[Commit]) -> list[str]:
+        """Keys of numbers of signals (without ids, a row a record) of shards as they were."""
+        old = [*(shard.old for shard in self.shards.values()), *(commit.source for commit in commits)]
+        names = {f"{TRAITS}/{stem_of_key(source.key)}-{source.content_digest[:16]}.parquet" for source in old}
+        return sorted(names & set(self.store.list_prefix(TRAITS)))
+
+    def _hashed(self, commit: Commit) -> bool:
+        return bool(np.isin(self.traces.record_hashes, decode_hashes(commit.output.record_ids)).any())
+
+    def _is_old(self, commit: Commit) -> bool:
+        shard = self.shards.get(commit.source.key)
+        return shard is not None and commit.source.content_digest == shard.old.content_digest
+
+    def _about_old(self, key: str) -> bool:
+        data = json.loads(self.store.read(key) or b"{}")
+        shard = self.shards.get(data.get("source", {}).get("key"))
+        old = shard is not None and data["source"].get("content_digest") == shard.old.content_digest
+        return old or self.traces.in_json(data)
+
+    def _fresh_commits(self) -> dict[str, Commit]:
+        """Commits of the shards as they are now, made of those of what they were; by shard key."""
+        earlier: dict[str, Commit] = {}
+        for commit in sorted(self.commits, key=lambda commit: commit.committed_at):
+            if self._is_old(commit):
+                earlier[commit.source.key] = commit
+        fresh = {}
+        for key, commit in earlier.items():
+            new = self.shards[key].new
+            made = self._commit_without(commit, new) if new is not None else None
+            if made is not None:
+                fresh[key] = made
+            elif new is not None:
+                self.done.again.append(key)
+        return fresh
+
+    def _commit_without(self, commit: Commit, new: Source) -> Commit | None:
+        """The commit of a shard without the patient; None where the rest has to be explained again."""
+        data = self.store.read(commit.output.file)
+        if data is None:
+            return None
+        table = pq.read_table(pa.BufferReader(data))
+        theirs = self.traces.rows(table)
+        if _was_double_of(table, theirs):
+            return None
+        kept = without_references(table.filter(pa.array(~theirs)), self.traces)
+        if kept.num_rows != new.rows and not self.probes:
+            return None
+        metadata = {
+            key.decode().removeprefix(METADATA_PREFIX): value.decode()
+            for key, value in (table.schema.metadata or {}).items()
+            if key.decode().startswith(METADATA_PREFIX)
+        }
+        statuses, ids = kept["status"].to_pylist(), kept["record_id"].to_pylist()
+        return commit_output(
+            self.store,
+            new.model_copy(update={"rows": kept.num_rows}),
+            to_parquet(
+                kept.replace_schema_metadata(None).combine_chunks().to_batches(),
+                kept.schema.remove_metadata(),
+                {**metadata, "source_content_digest": new.content_digest},
+            ),
+            record_ids=[record for record, status in zip(ids, statuses, strict=True) if status != NO_ID],
+            quarantined=dict(Counter(status for status in statuses if status != OK)),
+            rows=kept.num_rows,
+            run=self.run,
+        )
+
+    def _move_holds(self) -> None:
+        """A hold of what a shard was is one of what it is; one of anything else that is forgotten goes."""
+        gone = {commit.name for commit in self.commits}
+        for hold in holds(self.store).values():
+            fresh = self.fresh.get(hold.source.key)
+            if hold.commit not in gone:
+                if self.traces.in_json(hold.model_dump(mode="json")):
+                    self.store.put(hold_name(hold.source), to_json(self._redacted(hold)))
+                continue
+            old = self.shards.get(hold.source.key)
+            if fresh is not None and old is not None and hold.source.content_digest == old.old.content_digest:
+                moved = hold.model_copy(update={"source": fresh.source, "commit": fresh.name})
+                self.store.put(hold_name(fresh.source), to_json(self._redacted(moved)))
+            self._delete(hold_name(hold.source))
+
+    def _move_nights(self) -> None:
+        """Nights remember what they judged by the names of commit records."""
+        names = {commit.name: self.fresh[commit.source.key].name for commit in self.commits if self._has_fresh(commit)}
+        for night in night_records(self.store):
+            commits = tuple(names.get(name, name) for name in night.commits)
+            if commits != night.commits:
+                self.store.put(night.key, to_json(night.model_copy(update={"commits": commits})))
+
+    def _has_fresh(self, commit: Commit) -> bool:
+        return self._is_old(commit) and commit.source.key in self.fresh
+
+    def _redacted(self, hold: Hold) -> Hold:
+        return Hold.model_validate(self.traces.redacted(hold.model_dump(mode="json")))
+
+    def _publish(self) -> None:
+        """A manifest without the patient, on top of whatever is the newest."""
+        for _ in range(_ATTEMPTS):
+            newest = self._newest()
+            if newest is None:
+                return
+            content = self._content(newest)
+            if content == newest.content or publish(self.store, content, newest.number, self.run) is not None:
+                return
+        raise StoreError(f"{_ATTEMPTS} times another run published {self.store.where} first; type the command again")
+
+    def _content(self, newest: Manifest) -> Content:
+        gone = {commit.name for commit in self.commits}
+        before = newest.content
+        if not any(entry.commit in gone or entry.file in self.dirty for entry in before.shards) and not any(
+            one.commit in gone for one in before.held
+        ):
+            aside = tuple(one for one in before.set_aside if one.key not in self.shards)
+            if aside == before.set_aside:
+                return before
+        kept = [entry for entry in before.shards if entry.commit not in gone]
+        parts = [
+            (ShardEntry.of(commit, entry.since), commit)
+            for entry, commit in zip(kept, commits_of(self.store, kept), strict=True)
+        ]
+        for entry in before.shards:
+            fresh = self.fresh.get(entry.key)
+            if entry.commit in gone and fresh is not None and self._is_as_it_was(entry):
+                parts.append((ShardEntry.of(fresh, entry.since), fresh))
+            elif entry.commit in gone and (entry.key not in self.shards or self.shards[entry.key].new is not None):
+                self.done.again.append(entry.key)
+        entries = (
+            tuple(entry for entry, _ in parts) if self.probes else settle(self.store, parts, refuse_new=False).entries
+        )
+        aside = tuple(one for one in before.set_aside if one.key not in self.shards)
+        held = self._held(before, gone)
+        digest = plan_digest([*entries, *aside, *held])
+        return compose(before.identity, before.archive, digest, entries, aside, held)
+
+    def _is_as_it_was(self, entry: ShardEntry) -> bool:
+        """Whether what was published is what the shard was until now, and not an earlier version of it."""
+        return entry.content_digest == self.shards[entry.key].old.content_digest
+
+    def _held(self, before: Content, gone: set[str]) -> list[HeldShard]:
+        standing = holds(self.store)
+        held = []
+        for one in before.held:
+            fresh = self.fresh.get(one.key)
+            if one.commit not in gone:
+                held.append(one)
+            elif fresh is not None:
+                hold = standing.get((one.key, fresh.source.content_digest))
+                held += [hold.shard()] if hold is not None and hold.state != "released" else []
+        return held
+
+    def manifests_naming(self, commits: Iterable[Commit], dirty: Iterable[str]) -> list[int]:
+        """Numbers of the manifests that refer to any of these commit records or data files."""
+        names = {commit.name for commit in commits}
+        files = {*dirty, *(commit.output.file for commit in commits)}
+        found = []
+        for number in manifest_numbers(self.store):
+            manifest = read_manifest(self.store, number)
+            if manifest is None:
+                continue
+            content = manifest.content
+            named = {entry.commit for entry in content.shards} | {one.commit for one in content.held}
+            reasons = [*(one.reason for one in content.set_aside), *(one.reason for one in content.held)]
+            if named & names or set(manifest.files) & files or any(map(self.traces.is_in, reasons)):
+                found.append(number)
+        return found
+
+    def _newest(self) -> Manifest | None:
+        number = newest_number(self.store)
+        return read_manifest(self.store, number) if number else None
+
+    def _delete(self, key: str) -> None:
+        self.store.delete(key)
+        self.done.removed.append(key)
+
+
+def _was_double_of(table: pa.Table, theirs: np.ndarray) -> bool:
+    """Whether a row that stays was set aside for an id that a row which goes has: without that it is usable."""
+    ids, statuses = table["record_id"].to_pylist(), table["status"].to_pylist()
+    gone = {ids[row] for row in np.flatnonzero(theirs)}
+    return any(statuses[row] == "duplicate_record_id" and ids[row] in gone for row in np.flatnonzero(~theirs))
+
+
+def without_references(table: pa.Table, traces: Traces) -> pa.Table:
+    """The table less those items of its lists that name one of the patient's records (pairs of probed records)."""
+    for at, column in enumerate(table.schema):
+        kind = column.type
+        if not pa.types.is_list(kind) or not pa.types.is_struct(kind.value_type) or not has_text(kind):
+            continue
+        values = table.column(at).to_pylist()
+        mended = [None if items is None else [item for item in items if not traces.in_json(item)] for items in values]
+        if mended != values:
+            table = table.set_column(at, column, pa.array(mended, kind))
+    return table

@@ -1,0 +1,221 @@
+"""Serving another dataset of a ROOT: looked at, decided by somebody, recorded with the reason.
+
+What would be lost by it is found out first: shards that are served now and not in the other dataset. Serving an earlier
+dataset again is the way back.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ecgscale.clusters.model import ClusterModel
+from ecgscale.errors import UsageError
+from ecgscale.io.places import Place, place
+from ecgscale.nightly.models.inherited import (
+    LINEAGE,
+    carry_holds,
+    carry_names,
+    carry_nights,
+    is_refit_of,
+    published_though_held,
+)
+from ecgscale.passes.explain.explain import DATASET_FILE
+from ecgscale.store.commit import read_json_object
+from ecgscale.store.dataset import Pointer, dataset_ids, dataset_store, find_dataset, newest_pointer, serve, served
+from ecgscale.store.holds import Hold, holds, standing_holds
+from ecgscale.store.manifest import DatasetFacts, Manifest, newest_number, read_manifest
+from ecgscale.store.presence import announced
+from ecgscale.store.provenance import run_facts
+from ecgscale.words import counted, named
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """What is served now and what was before (None: nothing), by which pointer, and whether anything changed.
+
+    lacking: shards that were served before and are not, or with older content, in what is served now
+    kept_out: those of them that are held back or rejected there: no night brings them, a decision does
+    """
+
+    pointer: Pointer
+    now: Manifest
+    before: Manifest | None
+    changed: bool
+    lacking: tuple[str, ...]
+    kept_out: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {
+            "dataset_id": self.pointer.dataset_id,
+            "model_id": self.now.content.identity.model_id,
+            "before": self.before.content.dataset_id if self.before else None,
+            "changed": self.changed,
+            "lacking": list(self.lacking),
+            "kept_out": list(self.kept_out),
+            "pointer": self.pointer.number,
+            "reason": self.pointer.reason,
+            "promoted_by": self.pointer.promoted_by,
+            "promoted_at": self.pointer.promoted_at,
+        }
+
+
+@announced("ecgscale promote", existing=True)
+def promote(root: str | Path, dataset_id: str, reason: str, incomplete: bool = False) -> Promotion:
+    """Let `dataset_id` be what is served below `root`, from the next opening on.
+
+    Raises `UsageError` for a dataset that is not there, was never published, has lost its model, publishes shards that
+    are held back in what is served, or lacks shards of it (unless `incomplete`); `PublishError` when somebody else
+    promoted meanwhile.
+    """
+    root = place(root)
+    if not reason.strip():
+        raise UsageError("give a --reason: whoever asks why numbers changed will find it beside the data")
+    # The number first: whoever decides after this is found out.
+    base, pointer = newest_pointer(root), served(root)
+    now, before = _published(root, dataset_id), _before(root, pointer)
+    if pointer is not None and pointer.dataset_id == dataset_id:
+        return Promotion(pointer, now, before, False, ())
+    _require_model(root, now)
+    lacking: list[str] = []
+    kept_out: dict[str, Hold] = {}
+    if before is not None and before.content.dataset_id != dataset_id:
+        _carry(root, before, now)
+        lacking = lacking_shards(before, now)
+        kept_out = _kept_out(root, now, lacking)
+        if lacking and not incomplete:
+            raise UsageError(
+                f"dataset {dataset_id} lacks {_named(lacking)} of what is served, or has older content of them.\n"
+                f"{_described('served', before)}\n{_described('to be served', now)}\n"
+                + "\n".join(_what_to_do(root, before, now, lacking, kept_out))
+            )
+    made = serve(root, dataset_id, reason.strip(), run_facts(), base)
+    changed = before is None or before.content.dataset_id != dataset_id
+    return Promotion(made, now, before, changed, tuple(lacking), tuple(kept_out))
+
+
+def _kept_out(root: Place, now: Manifest, lacking: list[str]) -> dict[str, Hold]:
+    """Those of the shards that are held back or rejected in the dataset, each with why, in their order.
+
+    Held there is what the newest manifest says, and what was decided since.
+    """
+    standing = standing_holds(now, holds(dataset_store(root, now.content.dataset_id)).values())
+    back = {hold.source.key: hold for hold in standing if hold.state != "released"}
+    return {key: back[key] for key in lacking if key in back}
+
+
+def _what_to_do(
+    root: Place, before: Manifest, now: Manifest, lacking: list[str], kept_out: dict[str, Hold]
+) -> Iterator[str]:
+    """What brings the shards that are lacking, a line each; a fill brings no shard that somebody keeps out."""
+    fill = f"`{_fill_command(root, before, now)}`"
+    for state, told in (("rejected", "rejected there"), ("held", "held back there")):
+        keys = [key for key, hold in kept_out.items() if hold.state == state]
+        if keys:
+            yield (
+                f"{_named(keys)} of them {'is' if len(keys) == 1 else 'are'} {told} ({kept_out[keys[0]].why}), and no "
+                f"run brings what is kept out. If it belongs in: `ecgscale release {root} {keys[0]} --dataset "
+                f"{now.content.dataset_id} --reason TEXT`, then {fill}. If not: promote with --incomplete"
+            )
+    if len(lacking) > len(kept_out):
+        yield (
+            f"{fill} explains what the archive has of {'the others' if kept_out else 'them'}. With --incomplete it is "
+            "served as it is, and the next nightly run explains them"
+        )
+
+
+def lacking_shards(before: Manifest, now: Manifest) -> list[str]:
+    """Keys of shards published in `before` that `now` lacks, or publishes with other content though it is older."""
+    there = {entry.key: entry.content_digest for entry in now.content.shards}
+    older = now.created < before.created
+    return [
+        entry.key
+        for entry in before.content.shards
+        if entry.key not in there or (older and there[entry.key] != entry.content_digest)
+    ]
+
+
+def _published(root: Place, dataset_id: str) -> Manifest:
+    if dataset_id not in dataset_ids(root):
+        # Says which there are, and the nearest.
+        find_dataset(root, dataset_id)
+    store = dataset_store(root, dataset_id)
+    manifest = read_manifest(store, newest_number(store))
+    if manifest is None:
+        facts = read_json_object(store, DATASET_FILE, DatasetFacts)
+        with_model = f" with model {facts.model_id}" if facts else ""
+        raise UsageError(
+            f"dataset {dataset_id}{with_model} was never published, so there is nothing to serve. Type the command "
+            "that began it again (ecgscale refit, or ecgscale explain); it goes on where it stopped"
+        )
+    return manifest
+
+
+def _before(root: Place, pointer: Pointer | None) -> Manifest | None:
+    """The newest manifest of what is served, by a pointer or for want of one; None when that is nothing."""
+    if pointer is not None:
+        store = dataset_store(root, pointer.dataset_id)
+        return read_manifest(store, newest_number(store))
+    return find_dataset(root).manifest
+
+
+def _require_model(root: Place, now: Manifest) -> None:
+    model = root / "models" / now.content.identity.model_id
+    if not (model / "model.json").exists():
+        raise UsageError(f"{model} is gone: no night could go on with dataset {now.content.dataset_id}. Restore it")
+
+
+def _carry(root: Place, before: Manifest, now: Manifest) -> None:
+    """Bring what people decided since the dataset was filled, and refuse to serve what they hold back."""
+    if before.content.identity.archive_id != now.content.identity.archive_id:
+        return
+    earlier, later = (dataset_store(root, m.content.dataset_id) for m in (before, now))
+    carry_holds(earlier, later)
+    carry_nights(earlier, later)
+    models = root / "models"
+    old, new = (models / m.content.identity.model_id for m in (before, now))
+    if (old / "model.json").exists():
+        one, other = ClusterModel.load(old), ClusterModel.load(new)
+        if is_refit_of(other, one):
+            carry_names(one, other)
+    held = published_though_held(later, {entry.key: entry.content_digest for entry in now.content.shards})
+    if held:
+        raise UsageError(
+            f"dataset {now.content.dataset_id} publishes {_named(held)} that are held back from what is served "
+            f"(ecgscale status {root}). `{_fill_command(root, before, now)}` leaves them out; "
+            "`ecgscale release` lets them in"
+        )
+
+
+def _fill_command(root: Place, before: Manifest, now: Manifest) -> str:
+    identity, archive = now.content.identity, now.content.archive
+    model = ClusterModel.load(root / "models" / identity.model_id)
+    lineage = model.info.get(LINEAGE)
+    if lineage and lineage["model_id"] == before.content.identity.model_id:
+        return f"ecgscale refit CONFIG.toml --model {identity.model_id}"
+    if archive.archive_id == before.content.archive.archive_id:
+        archive = before.content.archive
+    words = ["ecgscale", "explain", archive.path, "--model", str(model.directory), "--out", str(root)]
+    # Only those that the dataset has: they decide its id.
+    settings = identity.settings
+    words += [word for name in ("batch", "entropy") if name in settings for word in (f"--{name}", str(settings[name]))]
+    if "include_padding" in settings:
+        words.append("--include-padding" if settings["include_padding"] else "--exclude-padding")
+    return shlex.join(words)
+
+
+def _described(what: str, manifest: Manifest) -> str:
+    content = manifest.content
+    return (
+        f"  {what}: {content.dataset_id}, model {content.identity.model_id}, manifest {manifest.number} of "
+        f"{manifest.created[:16]}: {counted(content.totals.records, 'record')} in "
+        f"{counted(content.totals.shards, 'shard')}, {len(content.held)} held, {len(content.set_aside)} set aside"
+    )
+
+
+def _named(keys: list[str]) -> str:
+    return f"{counted(len(keys), 'shard')} ({named(keys)})"

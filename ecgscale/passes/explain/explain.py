@@ -1,0 +1,287 @@
+"""Explain an archive: every record out once, committed shard by shard, published when all of them are there.
+
+    freeze the plan → re-stamp what only moved → compute and commit what is new → admit or hold back → one row a record
+    → publish
+
+Typing the same command again resumes; two runs at once do no harm (docs/operations.md). A shard that cannot be read is
+set aside, told, and tried again by the next run.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ecgscale.archive.reader import Archive
+from ecgscale.clusters.model import ClusterModel
+from ecgscale.errors import ExitCode, PublishError, ShardError
+from ecgscale.explain.facts import encoder_digest_of, fitted_precision, fitted_with_padding
+from ecgscale.explain.schema import RESULTS_VERSION, EntropyDetail, ExplainSettings
+from ecgscale.io.objects import ObjectStore
+from ecgscale.io.places import Place, absolute, place
+from ecgscale.passes.explain.choice import Admission, Choice, choose
+from ecgscale.passes.explain.committing import NO_LIMITS, CommittedShards, Committing, Limits
+from ecgscale.passes.explain.plan import Plan, freeze_plan
+from ecgscale.passes.explain.resolve import Settled, commits_of, settle
+from ecgscale.passes.watch import RunWatch, Unwatched
+from ecgscale.passes.workers import OpenPool
+from ecgscale.progress import SILENT, Progress
+from ecgscale.store.commit import to_json
+from ecgscale.store.dataset import dataset_store
+from ecgscale.store.manifest import (
+    ArchiveFacts,
+    DatasetFacts,
+    HeldShard,
+    Manifest,
+    SetAside,
+    ShardEntry,
+    compose,
+    newest_number,
+    plan_digest,
+    publish,
+    read_manifest,
+)
+from ecgscale.store.presence import announced
+from ecgscale.store.provenance import run_facts
+
+DATASET_FILE = "_dataset.json"
+PUBLISH_ATTEMPTS = 10
+
+
+@dataclass(frozen=True)
+class ExplainResult:
+    """What a run of `explain_archive` did.
+
+    path: the dataset's folder; manifest: the number of the newest manifest; published: whether this run made it
+    records, quarantined (by status), shards: of the whole dataset
+    computed, restamped, unchanged, retired: shards computed by this run, of the same content under a new stamp, not
+    looked at, and published before but no longer in the archive
+    set_aside: shards that could not be read; held: shards held back from publishing, rejected ones included
+    left: shards that this run did not come to, under its limits
+    withdrawn: records of shards that the manifest before had and this one has not, for whatever reason
+    superseded, repeated, conflicts: rows that gave way to a newer shard's, came twice alike, contradict in the patient
+    """
+
+    dataset_id: str
+    path: str
+    manifest: int
+    published: bool
+    records: int
+    quarantined: dict[str, int]
+    shards: int
+    computed: int
+    restamped: int
+    unchanged: int
+    retired: int
+    set_aside: tuple[SetAside, ...]
+    held: tuple[HeldShard, ...] = ()
+    left: tuple[str, ...] = ()
+    superseded: int = 0
+    repeated: int = 0
+    conflicts: int = 0
+    withdrawn: int = 0
+    seconds: float = 0.0
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """Done, done but for shards set aside, or cut short and resumable."""
+        if self.left and not self.published:
+            return ExitCode.STOPPED
+        return ExitCode.SHARDS_SET_ASIDE if self.set_aside else ExitCode.DONE
+
+    def to_dict(self) -> dict[str, Any]:
+        """For `--json`; `quarantined` is the number of records, `quarantined_by_status` says why."""
+        return {
+            "dataset_id": self.dataset_id,
+            "records": self.records,
+            "quarantined": sum(self.quarantined.values()),
+            "shards": self.shards,
+            "seconds": round(self.seconds, 3),
+            "quarantined_by_status": self.quarantined,
+            "computed": self.computed,
+            "restamped": self.restamped,
+            "unchanged": self.unchanged,
+            "retired": self.retired,
+            "withdrawn": self.withdrawn,
+            "set_aside": [aside.model_dump(include={"key", "reason"}) for aside in self.set_aside],
+            "held": [shard.model_dump(include={"key", "state", "reason"}) for shard in self.held],
+            "left": len(self.left),
+            "superseded": self.superseded,
+            "repeated": self.repeated,
+            "conflicts": self.conflicts,
+            "manifest": self.manifest,
+            "published": self.published,
+            "path": self.path,
+        }
+
+
+@announced("ecgscale explain")
+def explain_archive(
+    archive: Archive,
+    model_dir: str | Path,
+    root: str | Path,
+    *,
+    entropy: EntropyDetail = "none",
+    batch: int = 32,
+    include_padding: bool | None = None,
+    device: str = "auto",
+    progress: Progress = SILENT,
+    pool: OpenPool | None = None,
+    watch: RunWatch | None = None,
+    unattended: Unattended | None = None,
+) -> ExplainResult:
+    """Explain every record of `archive` with the cluster model in `model_dir`, below ROOT = `root`.
+
+    `include_padding` is as the model was fitted, unless given. A model from elsewhere is copied below ROOT. With a
+    `pool`, its workers compute and commit whole shards; the files are the same to the last bit. `watch` is told of
+    every shard as it is done. `unattended` is what a nightly run heeds besides.
+    Raises `PublishError` when a record id stands in two shards that are both new (unattended, the later one holds),
+    `ShardError` when no shard can be read, `LockedError` while a patient is being forgotten; what was committed stays.
+    A KeyboardInterrupt may come at any time.
+    """
+    started = time.monotonic()
+    model = ClusterModel.load(model_dir)
+    if include_padding is None:
+        include_padding = fitted_with_padding(model)
+    settings = ExplainSettings(
+        entropy=entropy, batch=batch, include_padding=include_padding, dtype=fitted_precision(model)
+    )
+    identity = identify(archive, model, settings)
+    store = dataset_store(root, identity.dataset_id)
+    store.put_if_absent(DATASET_FILE, to_json(identity))
+    watch = watch or Unwatched()
+    facts = run_facts().model_copy(update={"run_id": watch.run_id})
+    committing = Committing(
+        place(root), model, settings, identity.dataset_id, store, device, progress, pool, watch, facts
+    )
+    run = _Run(archive.path, identity, store, committing, progress, unattended)
+    for _ in range(PUBLISH_ATTEMPTS):
+        result = run.attempt()
+        if result is not None:
+            return replace(result, seconds=time.monotonic() - started)
+    raise PublishError(
+        f"{PUBLISH_ATTEMPTS} times another run published {store.where} first. Everything is committed; "
+        "type the same command again when the other runs are done."
+    )
+
+
+def identify(archive: Archive, model: ClusterModel, settings: ExplainSettings) -> DatasetFacts:
+    """The facts that make the dataset's id."""
+    return DatasetFacts(
+        archive_id=archive.archive_id,
+        encoder_id=model.encoder_path.name,
+        encoder_digest=encoder_digest_of(model),
+        model_id=model.model_id,
+        model_digest=model.digest,
+        settings=settings.to_dict(),
+        results_version=RESULTS_VERSION,
+    )
+
+
+@dataclass(frozen=True)
+class Unattended:
+    """What a run that nobody watches is asked to heed.
+
+    admission: which of the commits that are new to the dataset are to be held back
+    before_work: is shown the plan before anything is computed, and may raise
+    limits: how much is computed; partial: whether what is committed is published when they cut the run short
+    """
+
+    admission: Admission
+    before_work: Callable[[Plan, Manifest | None], None] | None = None
+    limits: Limits = NO_LIMITS
+    partial: bool = True
+
+
+class _Run:
+    """One run of one process; `attempt` is repeated when another run publishes in between."""
+
+    def __init__(
+        self,
+        archive_path: Place,
+        identity: DatasetFacts,
+        store: ObjectStore,
+        committing: Committing,
+        progress: Progress,
+        unattended: Unattended | None,
+    ) -> None:
+        self.archive_path, self.identity, self.store = archive_path, identity, store
+        self.committing, self.progress, self.unattended = committing, progress, unattended
+
+    def attempt(self) -> ExplainResult | None:
+        """Plan, compute, publish; None when another run published while this one worked: its view is newer."""
+        # The number first, the listing second: a manifest on top of `base` never shows an older archive than `base`.
+        base = newest_number(self.store)
+        newest = read_manifest(self.store, base) if base else None
+        archive = self._open_archive()
+        plan = freeze_plan(archive, self.store, newest, self.committing.code)
+        heed = self.unattended
+        if heed is not None and heed.before_work is not None:
+            heed.before_work(plan, newest)
+        done = self.committing.commit(archive, plan, heed.limits if heed else NO_LIMITS)
+        if not done.commits and not plan.published and done.set_aside:
+            raise ShardError(
+                f"none of the {len(archive.shards)} shards of {archive.path} can be read, so nothing was published; "
+                f"first: {done.set_aside[0].reason}"
+            )
+        if newest is not None and done.left and heed is not None and not heed.partial:
+            return self._result(newest, newest, Settled(newest.content.shards), done)
+        facts = self.committing.facts
+        choice = choose(self.store, plan.published, done.commits, newest, heed.admission if heed else None, facts)
+        if newest is not None and choice.changes_nothing(newest, done.set_aside):
+            return self._result(newest, newest, Settled(newest.content.shards), done)
+        settled = self._settle(choice, base)
+        where = ArchiveFacts(archive_id=archive.archive_id, path=absolute(archive.path))
+        digest = plan_digest((*settled.entries, *done.set_aside, *choice.held))
+        content = compose(self.identity, where, digest, settled.entries, done.set_aside, choice.held)
+        manifest = publish(self.store, content, base, facts)
+        return self._result(manifest, newest, settled, done) if manifest else None
+
+    def _settle(self, choice: Choice, base: int) -> Settled:
+        """One row for every record, over all shards that are to be published."""
+        commits = commits_of(self.store, choice.kept)
+        parts = [
+            (ShardEntry.of(commit, entry.since), commit) for entry, commit in zip(choice.kept, commits, strict=True)
+        ]
+        parts += [
+            (ShardEntry.of(commit, choice.since.get(commit.source.key, base + 1)), commit) for commit in choice.new
+        ]
+        return settle(self.store, parts, refuse_new=self.unattended is None)
+
+    def _open_archive(self) -> Archive:
+        archive = Archive.open(self.archive_path)
+        if archive.archive_id != self.identity.archive_id:
+            raise ShardError(f"{self.archive_path} was replaced by another archive meanwhile; type the command again")
+        return archive
+
+    def _result(
+        self, manifest: Manifest, before: Manifest | None, settled: Settled, done: CommittedShards
+    ) -> ExplainResult:
+        content = manifest.content
+        there = {entry.key for entry in content.shards} | {aside.key for aside in content.set_aside} | set(done.left)
+        there |= {held.key for held in content.held}
+        published_before = {entry.key: entry.rows for entry in before.content.shards} if before else {}
+        published_now = {entry.key for entry in content.shards}
+        return ExplainResult(
+            dataset_id=content.dataset_id,
+            path=self.store.where,
+            manifest=manifest.number,
+            published=manifest.run.run_id == self.committing.facts.run_id,
+            records=content.totals.records,
+            quarantined=content.totals.quarantined,
+            shards=content.totals.shards,
+            computed=self.committing.computed,
+            restamped=self.committing.restamped,
+            unchanged=max(content.totals.shards - self.committing.computed - self.committing.restamped, 0),
+            retired=len(published_before.keys() - there),
+            withdrawn=sum(rows for key, rows in published_before.items() if key not in published_now),
+            set_aside=content.set_aside,
+            held=content.held,
+            left=done.left,
+            superseded=settled.superseded,
+            repeated=settled.repeated,
+            conflicts=settled.conflicts,
+        )

@@ -1,0 +1,165 @@
+"""What a run sets out to do, frozen before it starts: every shard of the archive, and what is known of it.
+
+A shard that the newest manifest has, and whose file is there, is looked at no further; one whose commit record is there
+by name is not opened. One with a new stamp has its footer read; if an earlier commit of the same shard has that
+content, its output is still right and only the stamp is new.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from ecgscale.archive.reader import Archive, Shard
+from ecgscale.archive.sources.tombstones import read_tombstones, returned
+from ecgscale.errors import ShardError
+from ecgscale.io.objects import ObjectStore
+from ecgscale.store.commit import (
+    COMMITS,
+    DATA,
+    Commit,
+    Source,
+    find_commit,
+    output_is_there,
+    read_commit,
+    stem_of_commit,
+    stem_of_key,
+)
+from ecgscale.store.failures import remembered
+from ecgscale.store.manifest import Manifest, SetAside, ShardEntry, plan_digest
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A shard to be computed, as it was when the plan was frozen."""
+
+    shard: Shard
+    source: Source
+
+
+@dataclass(frozen=True)
+class Moved:
+    """A shard with a new stamp and old content: to be committed again with the output of `earlier`."""
+
+    source: Source
+    earlier: Commit
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every shard of the archive, once: published already, committed already, moved, pending, or not readable."""
+
+    published: tuple[ShardEntry, ...]
+    committed: tuple[Commit, ...]
+    moved: tuple[Moved, ...]
+    pending: tuple[Pending, ...]
+    set_aside: tuple[SetAside, ...]
+
+    @property
+    def pending_records(self) -> int:
+        """Records to compute."""
+        return sum(pending.source.rows for pending in self.pending)
+
+    @property
+    def digest(self) -> str:
+        """The digest of the frozen sources."""
+        known = [commit.source for commit in self.committed]
+        return plan_digest(
+            [
+                *self.published,
+                *known,
+                *(m.source for m in self.moved),
+                *(p.source for p in self.pending),
+                *self.set_aside,
+            ]
+        )
+
+
+def freeze_plan(archive: Archive, store: ObjectStore, newest: Manifest | None, code: str) -> Plan:
+    """The plan for the shards of `archive` as listed, given the commits in `store` and the newest manifest.
+
+    A shard that was given up with this `code` (its digest) is set aside at once, and so is one that brings back
+    a patient who was forgotten.
+    """
+    earlier, tombstones = _Earlier(store, newest), read_tombstones(archive.path)
+    there = store.list_stats(DATA) if newest else {}
+    standing = {(entry.key, entry.size, entry.stamp): entry for entry in newest.content.shards} if newest else {}
+    published: list[ShardEntry] = []
+    committed: list[Commit] = []
+    moved: list[Moved] = []
+    pending: list[Pending] = []
+    set_aside: list[SetAside] = []
+    for shard in archive.shards:
+        stamp = shard.stamp
+        entry = standing.get((shard.key, shard.size, stamp))
+        if entry is not None and entry.file in there and there[entry.file].size == entry.file_size:
+            published.append(entry)
+            continue
+        commit = find_commit(store, shard.key, shard.size, stamp)
+        if commit is not None:
+            committed.append(commit)
+            continue
+        try:
+            footer, back = archive.footer(shard), returned(shard, tombstones)
+        except ShardError as error:
+            set_aside.append(SetAside(key=shard.key, size=shard.size, stamp=stamp, reason=str(error)))
+            continue
+        source = Source(
+            key=shard.key, size=shard.size, stamp=stamp, rows=footer.rows, content_digest=footer.content_digest
+        )
+        if back:
+            reason = (
+                f"{shard.path} brings back {back:,} records that were forgotten; type `ecgscale forget` for them again"
+            )
+            set_aside.append(SetAside(**source.model_dump(), reason=reason))
+            continue
+        failure = remembered(store, source, code)
+        if failure is not None:
+            set_aside.append(SetAside(**source.model_dump(), reason=failure.reason))
+            continue
+        same = earlier.of(source)
+        if same is not None:
+            moved.append(Moved(source, same))
+        else:
+            pending.append(Pending(shard, source))
+    return Plan(tuple(published), tuple(committed), tuple(moved), tuple(pending), tuple(set_aside))
+
+
+class _Earlier:
+    """Commits of the same shard and content under another stamp: those of the newest manifest, then any others.
+
+    The others come from a listing, which is a hint: what it misses is computed again.
+    """
+
+    def __init__(self, store: ObjectStore, newest: Manifest | None) -> None:
+        self._store = store
+        self._published = {entry.key: entry for entry in newest.content.shards} if newest else {}
+
+    def of(self, source: Source) -> Commit | None:
+        entry = self._published.get(source.key)
+        if entry is not None and entry.content_digest == source.content_digest:
+            found = self._fitting([entry.commit], source)
+            if found is not None:
+                return found
+        return self._fitting(self._names.get(stem_of_key(source.key), []), source)
+
+    @cached_property
+    def _names(self) -> dict[str, list[str]]:
+        names: dict[str, list[str]] = defaultdict(list)
+        for name in self._store.list_prefix(COMMITS):
+            names[stem_of_commit(name)].append(name)
+        return names
+
+    def _fitting(self, names: Sequence[str], source: Source) -> Commit | None:
+        for name in names:
+            commit = read_commit(self._store, name)
+            if (
+                commit is not None
+                and (commit.source.key, commit.source.content_digest) == (source.key, source.content_digest)
+                and commit.source.rows == source.rows
+                and output_is_there(self._store, commit.output)
+            ):
+                return commit
+        return None

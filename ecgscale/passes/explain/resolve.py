@@ -1,0 +1,215 @@
+"""One row for every record: what becomes of record ids that stand in several shards.
+
+A record that is sent again comes in a newer shard. The same facts: the newer row is left out. Other facts (a new
+signal, new metadata): the newer row holds, and the older one is left out. Another patient under the same id: nobody can
+tell which is right, so what was there stays and the newer row is quarantined. Files are never changed: a shard that
+loses rows is written again without them, under a name of its own, next to the whole one that its commit record names.
+
+"Newer" is the shard that was published later; among those published together, the one whose key comes later.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from ecgscale.encoders.preprocess import OK
+from ecgscale.explain.schema import FACT_COLUMNS, to_parquet
+from ecgscale.io.objects import ObjectStore, StoreError
+from ecgscale.io.places import arrow_place
+from ecgscale.store.commit import DATA, Commit, read_commit, stem_of_key
+from ecgscale.store.manifest import ShardEntry
+from ecgscale.store.records import Places, decode_hashes, refuse_doubles, shared_hashes
+
+PATIENT_CONFLICT = "patient_conflict"
+"""The status of a row whose record id belongs to another patient already."""
+METADATA_PREFIX = "ecgscale."
+READERS = 16
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What is to be published; how many rows gave way to newer ones, came twice alike, or contradict in the patient."""
+
+    entries: tuple[ShardEntry, ...]
+    superseded: int = 0
+    repeated: int = 0
+    conflicts: int = 0
+
+
+@dataclass
+class _Changes:
+    """What is to be done to one shard's rows."""
+
+    drop: set[int] = field(default_factory=set)
+    quarantine: set[int] = field(default_factory=set)
+
+
+def commits_of(store: ObjectStore, entries: Sequence[ShardEntry]) -> list[Commit]:
+    """The commit records behind these entries, in their order, read side by side; `StoreError` when one is gone."""
+    with ThreadPoolExecutor(READERS) as readers:
+        found = list(readers.map(lambda entry: read_commit(store, entry.commit), entries))
+    commits = []
+    for entry, commit in zip(entries, found, strict=True):
+        if commit is None:
+            raise StoreError(
+                f"{store.location(entry.commit)} is gone, though the newest manifest refers to it. Restore it, or "
+                f"remove {store.location(entry.file)} to have shard {entry.key} explained again."
+            )
+        commits.append(commit)
+    return commits
+
+
+def settle(store: ObjectStore, parts: Sequence[tuple[ShardEntry, Commit]], refuse_new: bool = True) -> Settled:
+    """The entries to publish, given those of whole shards: every record id once among rows that are not quarantined.
+
+    With `refuse_new`, two shards that are published for the first time together may not share an id, since nothing
+    says which is newer: `PublishError` names both places. Shared hashes are looked up in the files, so that a chance
+    collision is nothing.
+    """
+    ordered = sorted(parts, key=lambda part: (part[0].since, part[0].key))
+    shared = shared_hashes([decode_hashes(commit.output.record_ids) for _, commit in ordered])
+    if not shared:
+        return Settled(tuple(entry for entry, _ in parts))
+    suspects = sorted({position for _, positions in shared for position in positions})
+    doubled = _doubled(store, ordered, suspects)
+    if refuse_new:
+        newest = max(entry.since for entry, _ in ordered)
+        _refuse(ordered, doubled, newest)
+    changes, counts = _decide(store, ordered, doubled)
+    rewritten = {
+        ordered[position][0].key: _rewrite(store, *ordered[position], change) for position, change in changes.items()
+    }
+    return Settled(
+        tuple(rewritten.get(entry.key, entry) for entry, _ in parts),
+        superseded=counts["superseded"],
+        repeated=counts["repeated"],
+        conflicts=counts["conflicts"],
+    )
+
+
+@dataclass(frozen=True)
+class _Row:
+    position: int
+    row: int
+    patient_id: str | None
+    status: str
+
+
+def _doubled(
+    store: ObjectStore, ordered: Sequence[tuple[ShardEntry, Commit]], suspects: Iterable[int]
+) -> dict[str, list[_Row]]:
+    """Record ids that really stand in several shards, each with its first row in each of them, older shards first."""
+    rows: defaultdict[str, list[_Row]] = defaultdict(list)
+    for position in suspects:
+        table = _read(store, ordered[position][1], ["record_id", "patient_id", "status"])
+        first: dict[str, _Row] = {}
+        columns = (table.column(name).to_pylist() for name in ("record_id", "patient_id", "status"))
+        for row, (record_id, patient_id, status) in enumerate(zip(*columns, strict=True)):
+            if record_id and record_id.strip():
+                first.setdefault(record_id, _Row(position, row, patient_id, status))
+        for record_id, found in first.items():
+            rows[record_id].append(found)
+    return {record_id: found for record_id, found in sorted(rows.items()) if len(found) > 1}
+
+
+def _refuse(ordered: Sequence[tuple[ShardEntry, Commit]], doubled: dict[str, list[_Row]], newest: int) -> None:
+    places: list[Places] = []
+    for record_id, rows in doubled.items():
+        together = [row for row in rows if ordered[row.position][0].since == newest]
+        if len(together) > 1:
+            places.append((record_id, [(ordered[row.position][0].key, row.row) for row in together]))
+    if places:
+        refuse_doubles(places)
+
+
+def _decide(
+    store: ObjectStore, ordered: Sequence[tuple[ShardEntry, Commit]], doubled: dict[str, list[_Row]]
+) -> tuple[dict[int, _Changes], Counter[str]]:
+    digests = _row_digests(store, ordered, doubled.values())
+    changes: defaultdict[int, _Changes] = defaultdict(_Changes)
+    counts: Counter[str] = Counter()
+    for rows in doubled.values():
+        holds, *later = rows
+        for row in later:
+            if row.status != OK:
+                continue  # what cannot be used replaces nothing; it stays, quarantined
+            if holds.patient_id is not None and row.patient_id is not None and holds.patient_id != row.patient_id:
+                changes[row.position].quarantine.add(row.row)
+                counts["conflicts"] += 1
+            elif holds.status == OK and digests[holds.position, holds.row] == digests[row.position, row.row]:
+                changes[row.position].drop.add(row.row)
+                counts["repeated"] += 1
+            else:
+                changes[holds.position].drop.add(holds.row)
+                counts["superseded"] += 1
+                holds = row
+    return dict(changes), counts
+
+
+def _row_digests(
+    store: ObjectStore, ordered: Sequence[tuple[ShardEntry, Commit]], doubled: Iterable[list[_Row]]
+) -> dict[tuple[int, int], bytes]:
+    """Digests of these rows' contents, the name of their shard left out."""
+    wanted: defaultdict[int, list[int]] = defaultdict(list)
+    for rows in doubled:
+        for row in rows:
+            wanted[row.position].append(row.row)
+    digests = {}
+    for position, numbers in wanted.items():
+        table = _read(store, ordered[position][1]).drop_columns(["source_shard"]).take(numbers)
+        for number, content in zip(numbers, table.to_pylist(), strict=True):
+            digests[position, number] = hashlib.sha256(repr(sorted(content.items())).encode()).digest()
+    return digests
+
+
+def _rewrite(store: ObjectStore, entry: ShardEntry, commit: Commit, change: _Changes) -> ShardEntry:
+    """The entry of a shard without the rows that gave way, its file put beside the whole one."""
+    table = _read(store, commit)
+    n = table.num_rows
+    conflict = pa.array([row in change.quarantine for row in range(n)])
+    for name in table.column_names:
+        kind = table.schema.field(name).type
+        if name == "status":
+            column = pc.if_else(conflict, PATIENT_CONFLICT, table.column(name).combine_chunks())
+        elif name in FACT_COLUMNS:
+            # Null where the mask is set: taking row "null" gives null, whatever the type.
+            rows = pa.array([None if row in change.quarantine else row for row in range(n)], pa.int64())
+            column = table.column(name).take(rows)
+        else:
+            continue
+        table = table.set_column(table.column_names.index(name), pa.field(name, kind), column)
+    kept = table.filter(pa.array([row not in change.drop for row in range(n)]))
+    schema = kept.schema.remove_metadata()
+    named = {
+        key.decode().removeprefix(METADATA_PREFIX): value.decode()
+        for key, value in (table.schema.metadata or {}).items()
+        if key.decode().startswith(METADATA_PREFIX)
+    }
+    batches = kept.replace_schema_metadata(None).combine_chunks().to_batches()
+    data = to_parquet(batches, schema, {**named, "superseded_rows": len(change.drop)})
+    sha256 = hashlib.sha256(data).hexdigest()
+    file = f"{DATA}/{stem_of_key(entry.key)}-{sha256[:16]}.parquet"
+    store.put_if_absent(file, data)
+    statuses = Counter(status for status in kept.column("status").to_pylist() if status != OK)
+    return entry.model_copy(
+        update={
+            "file": file,
+            "file_size": len(data),
+            "sha256": sha256,
+            "quarantined": dict(sorted(statuses.items())),
+            "superseded": len(change.drop),
+        }
+    )
+
+
+def _read(store: ObjectStore, commit: Commit, columns: list[str] | None = None) -> pa.Table:
+    path, system = arrow_place(store.location(commit.output.file))
+    return pq.read_table(path, filesystem=system, columns=columns, partitioning=None)

@@ -1,0 +1,163 @@
+"""One input shard → one output file, committed: what a worker does, wherever it runs.
+
+Reading, decoding and preprocessing of the next batches happen in a thread while the network works on this one. The
+output is built whole in memory, its rows are counted against the input's, and only then is anything written.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Set
+from contextlib import closing
+
+import pyarrow as pa
+
+from ecgscale.archive.batch import RawBatch
+from ecgscale.archive.reader import Archive, Shard
+from ecgscale.archive.shard import require_unchanged
+from ecgscale.archive.validate import check_batch
+from ecgscale.clusters.model import ClusterModel
+from ecgscale.encoders.preprocess import OK, Prepared, prepare
+from ecgscale.encoders.taps import Encoder
+from ecgscale.errors import ShardError
+from ecgscale.explain.facts import Facts, explain_batch
+from ecgscale.explain.schema import (
+    OUTPUT_SCHEMA_VERSION,
+    RESULTS_VERSION,
+    ExplainSettings,
+    output_rows,
+    output_schema,
+    to_parquet,
+)
+from ecgscale.io.objects import ObjectStore
+from ecgscale.passes.explain.plan import Pending
+from ecgscale.passes.prefetch import prefetch
+from ecgscale.passes.watch import TOTAL
+from ecgscale.progress import Stage, Stopwatch
+from ecgscale.store.commit import Commit, Source, commit_output
+from ecgscale.store.provenance import RunFacts
+
+NO_ID = "missing_record_id"
+
+
+class ShardExplainer:
+    """Explains shards of one archive with one encoder, one cluster model and one choice of settings."""
+
+    def __init__(self, archive: Archive, encoder: Encoder, model: ClusterModel, settings: ExplainSettings) -> None:
+        self.archive = archive
+        self.encoder = encoder
+        self.model = model
+        self.settings = settings
+        self._carried = [field.name for field in archive.carried_fields()]
+        self._schema = output_schema(len(model.centroids), archive.carried_fields())
+
+    def commit(
+        self, pending: Pending, store: ObjectStore, run: RunFacts, stage: Stage, watch: Stopwatch | None = None
+    ) -> Commit:
+        """Compute and commit one shard; returns the commit record that holds.
+
+        `watch` learns where the seconds went: the stages of `ecgscale.passes.watch`.
+        Raises `ShardError`, with nothing committed, when the shard breaks off, changes meanwhile, or has columns that
+        the archive's first shard has not.
+        """
+        watch = watch or Stopwatch()
+        with watch.time(TOTAL):
+            return self._commit(pending, store, run, stage, watch)
+
+    def _commit(self, pending: Pending, store: ObjectStore, run: RunFacts, stage: Stage, watch: Stopwatch) -> Commit:
+        source = pending.source
+        table = self._rows(pending.shard, stage, watch)
+        require_unchanged(pending.shard)
+        if table.num_rows != source.rows:
+            raise ShardError(f"{pending.shard.path}: its footer says {source.rows} records, {table.num_rows} were read")
+        statuses = table["status"].to_pylist()
+        quarantined = Counter(status for status in statuses if status != OK)
+        ids = zip(table["record_id"].to_pylist(), statuses, strict=True)
+        with watch.time("write"):
+            return commit_output(
+                store,
+                source,
+                to_parquet(table.to_batches(), self._schema, self.metadata(source)),
+                record_ids=[record_id for record_id, status in ids if status != NO_ID],
+                quarantined=dict(quarantined),
+                rows=table.num_rows,
+                run=run,
+            )
+
+    def probe(self, shard: Shard, first: int, last: int) -> int:
+        """Compute rows first..last and keep nothing, the others of their batches left out; how many there were."""
+        rows = 0
+        for raw in self.archive.batches(shard, (), batch_records=self.settings.batch):
+            if raw.first_row >= last:
+                break  # reading on could be what kills
+            asked = [first <= raw.first_row + i < last for i in range(len(raw))]
+            if any(asked):
+                status, flags = check_batch(raw, set())
+                status = [state if wanted else "not_probed" for state, wanted in zip(status, asked, strict=True)]
+                prepared = prepare(raw, status, flags, self.encoder.spec.input, self.encoder.hop)
+                explain_batch(prepared, self.encoder, self.model, self.settings.include_padding)
+                rows += sum(asked)
+        return rows
+
+    def rows_of(self, shard: Shard, batches: Set[int]) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """Output rows of the batches of these numbers, counted from 0, as a commit of the whole shard has them; each
+        with the number of its first row. Raises as `commit` does."""
+        seen: set[str] = set()
+        raws = self.archive.batches(shard, self._carried, batch_records=self.settings.batch)
+        for number, raw in enumerate(raws):
+            if number in batches:
+                prepared = self._prepare(raw, seen)
+                facts = explain_batch(prepared, self.encoder, self.model, self.settings.include_padding)
+                yield raw.first_row, self._output(shard, raw, prepared, facts)
+            else:
+                # Of two equal ids the first counts, wherever it stands.
+                seen.update(record_id for record_id in raw.record_ids if record_id and record_id.strip())
+            if number >= max(batches, default=-1):
+                return
+
+    def metadata(self, source: Source) -> dict[str, object]:
+        """What an output file says of itself: everything its bytes depend on, nothing else."""
+        spec = self.encoder.spec
+        return {
+            "schema_version": OUTPUT_SCHEMA_VERSION,
+            "results_version": RESULTS_VERSION,
+            "source_shard": source.key,
+            "source_content_digest": source.content_digest,
+            "encoder_id": self.encoder.encoder_id,
+            "encoder_digest": self.encoder.digest,
+            "model_id": self.model.model_id,
+            "model_digest": self.model.digest,
+            "settings": self.settings.to_dict(),
+            "output": spec.output.model_dump(mode="json"),
+        }
+
+    def _rows(self, shard: Shard, stage: Stage, watch: Stopwatch) -> pa.Table:
+        rows = []
+        with closing(prefetch(self._prepared(shard, watch))) as batches:
+            for raw, prepared in batches:
+                facts = explain_batch(prepared, self.encoder, self.model, self.settings.include_padding, watch)
+                with watch.time("write"):
+                    rows.append(self._output(shard, raw, prepared, facts))
+                stage.advance(len(raw))
+        return pa.Table.from_batches(rows, schema=self._schema)
+
+    def _output(self, shard: Shard, raw: RawBatch, prepared: Prepared, facts: Facts) -> pa.RecordBatch:
+        with_entropy = self.settings.entropy == "timestep"
+        try:
+            return output_rows(raw, prepared, facts, self.encoder.spec.input, self._schema, with_entropy)
+        except pa.ArrowException as error:
+            raise ShardError(
+                f"{shard.path}: a carried column is of another type than in the archive's first shard: {error}"
+            ) from error
+
+    def _prepared(self, shard: Shard, watch: Stopwatch) -> Iterator[tuple[RawBatch, Prepared]]:
+        seen: set[str] = set()
+        raws = self.archive.batches(shard, self._carried, batch_records=self.settings.batch)
+        for raw in watch.each("read", raws):
+            with watch.time("prepare"):
+                prepared = self._prepare(raw, seen)
+            yield raw, prepared
+
+    def _prepare(self, raw: RawBatch, seen: set[str]) -> Prepared:
+        status, flags = check_batch(raw, seen)
+        return prepare(raw, status, flags, self.encoder.spec.input, self.encoder.hop)

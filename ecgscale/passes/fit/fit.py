@@ -1,0 +1,343 @@
+"""Fit cluster models on an archive: one forward pass over the chosen records, then K-means on cached activations.
+
+    choose records → run the network once, keep its low-resolution activations → K-means → exact last pass → save
+
+The model's id is a digest of everything that decides its centroids, so the same command finds the finished model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ecgscale.archive.reader import Archive
+from ecgscale.clusters.cache import ActivationCache, DeviceCache, device_bytes_per_record
+from ecgscale.clusters.checkpoint import Checkpoint
+from ecgscale.clusters.features import BlockLayout
+from ecgscale.clusters.init import Earlier
+from ecgscale.clusters.kmeans import ActivationSource, KMeansFit, fit_kmeans
+from ecgscale.clusters.model import MIN_TAU, ClusterModel
+from ecgscale.encoders.seen import SEEN_FILE, seen_lines
+from ecgscale.encoders.taps import Encoder, resolve_device
+from ecgscale.errors import ModelError
+from ecgscale.io.places import Place, absolute, place
+from ecgscale.passes.alongside import copy_encoder
+from ecgscale.passes.fit.activations import encoder_layout, fill_cache
+from ecgscale.passes.fit.pool_source import PoolSource
+from ecgscale.passes.fit.request import FitRequest, Selection, select
+from ecgscale.passes.memory import MemoryPlan, plan_memory
+from ecgscale.passes.workers import OpenPool, WorkerSpec
+from ecgscale.progress import SILENT, Progress
+from ecgscale.store.presence import announced
+from ecgscale.store.provenance import versions
+
+FIT_VERSION = 1
+"""Raised when the same command would give other centroids; part of the model's id."""
+
+GPU_SHARE = 0.7
+"""Of the free GPU memory, what cached activations may take."""
+
+DOMINANT = 0.5
+NEARLY_EMPTY = 0.001
+
+
+@dataclass(frozen=True)
+class FittedModel:
+    """One finished model: where it is, how good, what is odd about it."""
+
+    directory: Place
+    model: ClusterModel
+    records: int
+    already_there: bool
+    warnings: tuple[str, ...]
+
+    def facts(self) -> dict[str, Any]:
+        """For `--json`."""
+        info = self.model.info
+        return {
+            "model_id": self.model.model_id,
+            "n_clusters": self.model.n_clusters,
+            "inertia": info["inertia"],
+            "explained_variance": info["explained_variance"],
+            "n_iter": info["n_iter"],
+            "records": self.records,
+            "largest_share": info["diagnostics"]["largest_share"],
+            "nearly_empty": info["diagnostics"]["nearly_empty"],
+            "tau": self.model.tau,
+            "path": str(self.directory),
+        }
+
+
+@announced("ecgscale fit")
+def fit_archive(
+    archive: Archive,
+    encoder_dir: str | Path,
+    root: str | Path,
+    request: FitRequest | None = None,
+    progress: Progress = SILENT,
+    pool: OpenPool | None = None,
+    start: ClusterModel | None = None,
+) -> list[FittedModel]:
+    """Fit one model for each K asked for, save them under `root`/models, and copy the encoder beside them.
+
+    With a `pool`, its workers hold the activations; the centroids are the same to the last bit. K-means begins at the
+    centroids of the model `start`, if there is one, else with k-means++.
+    Raises UsageError for a request that cannot be met; records that cannot be used are counted and told.
+    """
+    request = request or FitRequest()
+    root = place(root)
+    # The driver of a pool only needs the shapes; its own machine may have no GPU.
+    device = request.device if pool is None else "cpu"
+    encoder = Encoder.load(encoder_dir, device=device, batch=request.batch, precision=request.precision)
+    layout = encoder_layout(encoder)
+    selection = select(archive, request.folds, request.records, request.settings.seed)
+    for reason in selection.skipped.values():
+        progress.say(f"left out of the fit: {reason}")
+    kind = encoder.device.type if pool is None else ("cuda" if request.device == "cuda" else "cpu")
+    identity = _identity(archive, encoder, selection, request, kind)
+    if start is not None:
+        if start.layout != layout:
+            raise ModelError(
+                f"{start.model_id} is of another network, or of other layers or scales: no start for this fit"
+            )
+        identity["start"] = {"model_id": start.model_id, "digest": start.digest}
+    ids = _model_ids(identity, request)
+    models = root / "models"
+    found = {k: _finished(models / model_id) for k, model_id in ids.items()}
+    todo = [k for k in request.clusters if found[k] is None]
+    if todo:
+        memory = plan_memory(layout, len(selection), max(todo), sum(todo), encoder, request.cache_dtype, request.memory)
+        progress.say(memory.told(workers=pool is not None))
+        encoder_id = copy_encoder(encoder, root)
+        checkpoint = Checkpoint(root / "_fits" / f"{_digest({**identity, 'n_clusters': todo})[:16]}.npz")
+        work = _Work(archive, encoder, layout, selection, request, todo, memory, progress, checkpoint, start)
+        fitted = work.here() if pool is None else work.on(pool)
+        for k, model in fitted.items():
+            info = {
+                "model_id": ids[k] + ("-torn" if model.info["left_out"].get("unreadable_shard") else ""),
+                "encoder": _encoder_facts(encoder, encoder_id),
+                **identity,
+                **model.info,
+            }
+            directory = replace(model, info=info).save(models, _sidecars(archive, selection))
+            found[k] = ClusterModel.load(directory)
+        checkpoint.remove()
+    return [_fitted(found[k], k not in todo) for k in request.clusters]
+
+
+def fitted_models(
+    archive: Archive, encoder_dir: str | Path, root: str | Path, request: FitRequest
+) -> dict[int, ClusterModel]:
+    """Those models that `fit_archive` would find finished, by K; nothing is computed and nothing written.
+
+    `request.device` is that of the fit: of the workers, if there were some.
+    """
+    encoder = Encoder.load(encoder_dir, batch=request.batch, precision=request.precision)
+    selection = select(archive, request.folds, request.records, request.settings.seed)
+    kind = resolve_device(request.device).type if request.device == "auto" else request.device
+    ids = _model_ids(_identity(archive, encoder, selection, request, kind), request)
+    found = {k: _finished(place(root) / "models" / model_id) for k, model_id in ids.items()}
+    return {k: model for k, model in found.items() if model is not None}
+
+
+def is_fit_of(model: ClusterModel, archive: Archive, encoder_dir: str | Path, request: FitRequest) -> bool:
+    """Whether `model` was fitted on what `archive` holds now, as `request` asks, wherever it ran and began.
+
+    `request` has one K. Nothing is computed; ids and footers of the archive are read.
+    """
+    encoder = Encoder.load(encoder_dir, batch=request.batch, precision=request.precision)
+    selection = select(archive, request.folds, request.records, request.settings.seed)
+    asked = json.loads(json.dumps(_identity(archive, encoder, selection, request, str(model.info.get("device")))))
+    torn = model.info.get("left_out", {}).get("unreadable_shard")
+    return not torn and model.n_clusters in request.clusters and all(model.info.get(k) == v for k, v in asked.items())
+
+
+def asked_alike(model: ClusterModel, archive: Archive, encoder_dir: str | Path, request: FitRequest) -> bool:
+    """Whether `model` was fitted on this archive, however small it was then, as `request` asks, wherever it ran."""
+    encoder = Encoder.load(encoder_dir, batch=request.batch, precision=request.precision)
+    selection = select(archive, request.folds, request.records, request.settings.seed)
+    asked = json.loads(json.dumps(_identity(archive, encoder, selection, request, str(model.info.get("device")))))
+    on, then = asked.pop("fitted_on"), model.info.get("fitted_on", {})
+    same = all(on[name] == then.get(name) for name in ("archive_id", "folds"))
+    return same and model.n_clusters in request.clusters and all(model.info.get(k) == v for k, v in asked.items())
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What is left to fit, and the two ways of doing it."""
+
+    archive: Archive
+    encoder: Encoder
+    layout: BlockLayout
+    selection: Selection
+    request: FitRequest
+    todo: Sequence[int]
+    memory: MemoryPlan
+    progress: Progress
+    checkpoint: Checkpoint
+    start: ClusterModel | None
+
+    def here(self) -> dict[int, ClusterModel]:
+        """In this process."""
+        started = time.monotonic()
+        with open_cache(self.layout, len(self.selection), self.encoder, self.request, self.memory) as cache:
+            left_out = fill_cache(
+                cache, self.archive, self.encoder, self.selection, self.request.include_padding, self.progress
+            )
+            return self._cluster(cache, left_out, started)
+
+    def on(self, pool: OpenPool) -> dict[int, ClusterModel]:
+        """On the workers of a pool."""
+        started = time.monotonic()
+        arguments = {
+            "archive": absolute(self.archive.path),
+            "encoder": absolute(str(self.encoder.directory)),
+            "request": self.request,
+            "cache_budget": self.memory.cache_budget,
+        }
+        with pool(WorkerSpec("ecgscale.passes.fit.worker:FitWorker", arguments)) as workers:
+            source = PoolSource(workers, self.layout, self.selection, self.progress)
+            return self._cluster(source, source.fill(), started)
+
+    def _cluster(self, source: ActivationSource, left_out: Counter[str], started: float) -> dict[int, ClusterModel]:
+        n_left_out = sum(left_out.values())
+        if left_out:
+            told = ", ".join(f"{count} {status}" for status, count in sorted(left_out.items()))
+            self.progress.say(f"{n_left_out} of {len(self.selection)} records take no part: {told}")
+        forward_s = time.monotonic() - started
+        earlier = Earlier(self.start.centroids, self.start.counts) if self.start is not None else None
+        fits = fit_kmeans(source, self.todo, self.request.settings, self.progress, self.checkpoint, earlier)
+        facts = {
+            "records_used": len(self.selection) - n_left_out,
+            "left_out": dict(sorted(left_out.items())),
+            "seconds": {
+                "forward": round(forward_s, 3),
+                "kmeans": round(time.monotonic() - started - forward_s, 3),
+            },
+        }
+        return {k: _model(fit, self.layout, self.request, facts) for k, fit in zip(self.todo, fits, strict=True)}
+
+
+def open_cache(
+    layout: BlockLayout, n_records: int, encoder: Encoder, request: FitRequest, memory: MemoryPlan
+) -> ActivationCache | DeviceCache:
+    """Where activations are kept: on the GPU that computes them if they fit there, else in memory and on disk."""
+    if encoder.device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(encoder.device)
+        if n_records * device_bytes_per_record(layout, request.cache_dtype) < GPU_SHARE * free:
+            return DeviceCache(layout, n_records, encoder.device, request.cache_dtype)
+    return ActivationCache(layout, n_records, memory.cache_budget, request.scratch, request.cache_dtype)
+
+
+def _model(fit: KMeansFit, layout: BlockLayout, request: FitRequest, facts: dict[str, Any]) -> ClusterModel:
+    share = fit.final.counts / max(fit.final.n_timesteps, 1)
+    tau = request.tau
+    if tau is None:
+        tau = 1.0 if request.gamma == 1 else max(fit.final.mean_margin, MIN_TAU)
+    info = {
+        "inertia": fit.inertia,
+        "explained_variance": fit.explained_variance,
+        "mean_margin": fit.final.mean_margin,
+        "n_iter": fit.n_iter,
+        "converged": fit.converged,
+        "history": fit.history,
+        "n_timesteps": fit.final.n_timesteps,
+        "diagnostics": {
+            "largest_share": float(share.max()),
+            "nearly_empty": [int(k) for k in np.flatnonzero(share < NEARLY_EMPTY)],
+            "repaired": fit.repaired,
+        },
+        "reference": {"proportions": [float(s) for s in share]},
+        "sum_scale": asdict(fit.final.scale),
+        **facts,
+        "versions": versions(),
+    }
+    return ClusterModel(fit.centroids, fit.final.counts, layout, request.gamma, tau, info)
+
+
+def _fitted(model: ClusterModel | None, already_there: bool) -> FittedModel:
+    assert model is not None
+    assert model.directory is not None
+    return FittedModel(model.directory, model, int(model.info["records_used"]), already_there, tuple(diagnose(model)))
+
+
+def diagnose(model: ClusterModel) -> Iterator[str]:
+    """What is odd about a fitted model, each with what to do about it."""
+    found = model.info["diagnostics"]
+    if found["largest_share"] > DOMINANT:
+        yield (
+            f"one cluster holds {found['largest_share']:.0%} of all timesteps: fit on a more balanced set of records"
+            " (--folds, --records), or more --clusters; padding counts as valid only with --include-padding"
+        )
+    if found["nearly_empty"]:
+        empty = ", ".join(map(str, found["nearly_empty"]))
+        yield f"clusters {empty} hold less than {NEARLY_EMPTY:.1%} of the timesteps each: fewer --clusters may do"
+    if model.info["explained_variance"] < 0.2:
+        yield (
+            f"the clusters explain only {model.info['explained_variance']:.0%} of the variance: an encoder that is"
+            " under-trained looks like this; compare with --compare-random, or try more --clusters"
+        )
+    if not model.info["converged"]:
+        yield "the fit ended at its limit of steps before it settled; raise --max-epochs"
+
+
+def _identity(
+    archive: Archive, encoder: Encoder, selection: Selection, request: FitRequest, device: str
+) -> dict[str, Any]:
+    """Everything that decides the centroids."""
+    records = hashlib.sha256("\n".join(map(str, selection.record_ids)).encode())
+    contents = hashlib.sha256(
+        "\n".join(archive.footer(s).content_digest for s in archive.shards if s.key in selection.rows).encode()
+    )
+    return {
+        "fit_version": FIT_VERSION,
+        "encoder_digest": encoder.digest,
+        "layers": list(encoder.spec.layers),
+        "fitted_on": {
+            "archive_id": archive.archive_id,
+            "folds": list(request.folds) if request.folds else None,
+            "records": len(selection),
+            "records_digest": records.hexdigest(),
+            "content_digest": contents.hexdigest(),
+        },
+        "algorithm": request.settings.algorithm,
+        "seed": request.settings.seed,
+        "settings": asdict(request.settings),
+        "softmax": {"gamma": request.gamma, "tau": request.tau},
+        "batch": request.batch,
+        "include_padding": request.include_padding,
+        "precision": request.precision,
+        "cache_dtype": request.cache_dtype,
+        "device": device,
+    }
+
+
+def _model_ids(identity: dict[str, Any], request: FitRequest) -> dict[int, str]:
+    return {k: f"k{k}-{_digest({**identity, 'n_clusters': k})[:12]}" for k in request.clusters}
+
+
+def _digest(facts: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _finished(directory: Place) -> ClusterModel | None:
+    return ClusterModel.load(directory) if (directory / "model.json").exists() else None
+
+
+def _sidecars(archive: Archive, selection: Selection) -> dict[str, str]:
+    known = [(r, p) for r, p in zip(selection.record_ids, selection.patient_ids, strict=True) if r is not None]
+    source = str(archive.info.get("source", {}).get("kind", ""))
+    return {SEEN_FILE: seen_lines(source, [r for r, _ in known], [p for _, p in known], ["fit"] * len(known))}
+
+
+def _encoder_facts(encoder: Encoder, encoder_id: str) -> dict[str, str]:
+    return {"id": encoder_id, "path": f"../../encoders/{encoder_id}", "digest": encoder.digest}

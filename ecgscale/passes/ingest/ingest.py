@@ -1,0 +1,210 @@
+"""A source into an archive, in this process or on a pool of workers: the same records in the same order.
+
+    driver    lists the source and divides it into pieces, each of which makes whole shards
+    workers   ingest pieces as they become free, and stage the shards in a folder of the archive that no reader looks at
+    driver    takes the staged shards in, in the order of the source, and writes `_archive.json`, last
+
+A piece that is begun again, because its worker died, stages the same bytes under the same names. One that no worker can
+ingest fails the whole: then nothing of it is left. Signals never pass through the driver.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from ecgscale.archive.schema import CORE_COLUMNS
+from ecgscale.archive.sources.division import Division, Piece, divided
+from ecgscale.archive.sources.redact import pseudonyms_of, untold
+from ecgscale.archive.sources.source import PROBLEMS_KEPT, IngestOptions, IngestResult, Problems, signal_of, told_counts
+from ecgscale.archive.sources.tombstones import check_tombstones, read_tombstones, told_forgotten
+from ecgscale.archive.sources.view import SourceFolder
+from ecgscale.archive.sources.wfdb_records import HeaderFacts
+from ecgscale.archive.writer import ArchiveWriter, check_target
+from ecgscale.config import ArchiveConfig
+from ecgscale.errors import EcgscaleError, UsageError
+from ecgscale.io.places import Place, absolute
+from ecgscale.passes.ingest.worker import MadePiece, ingest_source, staged_name
+from ecgscale.passes.workers import Call, Failed, OpenPool, WorkerPool, WorkerSpec
+from ecgscale.progress import SILENT, Progress
+from ecgscale.store.provenance import utc_now
+
+WORKER = "ecgscale.passes.ingest.worker:IngestWorker"
+
+
+def ingest_archive(
+    config: ArchiveConfig, progress: Progress = SILENT, pool: OpenPool | None = None, *, overwrite: bool = False
+) -> IngestResult:
+    """Ingest `config.src` into `config.path`, on the workers of `pool` if there is one.
+
+    Of PTB-XL and WFDB folders, workers make the shards that one process makes with the same `shard_records`, byte for
+    byte; of CODE-15 %, shards end where parts end. Raises `UsageError` for several workers without `shard_records`
+    (CODE-15 % does not need it), and as the ingest of the source does; nothing of the archive is there then.
+    """
+    if config.src is None or config.source in (None, "simulate"):
+        raise UsageError("archive.src is missing, or archive.source is none of ptbxl, code15, wfdb")
+    if pool is not None and config.shard_records is None and not divides_itself(config):
+        raise UsageError("several workers ingest shards of a known size: give --shard-records, such as 2000")
+    pseudonyms = pseudonyms_of(config)
+    options = IngestOptions(
+        overwrite=overwrite,
+        shard_records=config.shard_records,
+        carry=config.carry,
+        progress=progress,
+        pseudonyms=pseudonyms,
+    )
+    with untold(pseudonyms, config.src):
+        if pool is None:
+            return ingest_source(config, config.src, config.path, options)
+        return _ingest_on(pool, config, config.src, options)
+
+
+def divides_itself(config: ArchiveConfig) -> bool:
+    """Whether a source comes in parts, so that workers need no number of records a shard."""
+    return config.source == "code15"
+
+
+def _ingest_on(pool: OpenPool, config: ArchiveConfig, src: Place, options: IngestOptions) -> IngestResult:
+    listed_at = utc_now()
+    options = _checked(config, options)
+    with tempfile.TemporaryDirectory(prefix="ecgscale-ingest-") as copies:
+        source = SourceFolder(src, Path(copies), options.progress)
+        with source.errors_told():
+            division = divided(config, source)
+            pieces, schema = division.pieces(options), division.schema(options)
+    spec = WorkerSpec(WORKER, _arguments(config, division, options))
+    with pool(spec) as workers:
+        if schema is None:
+            schema = _headers(workers, pieces, options.progress).schema(options)
+        writer = ArchiveWriter(
+            config.path,
+            {},
+            signal_of(schema),
+            [column for column in schema if column.name not in CORE_COLUMNS],
+            shard_records=options.shard_records,
+            overwrite=options.overwrite,
+            progress=options.progress,
+        )
+        with writer:
+            made = _make(workers, writer, pieces, division.total, schema, options.progress)
+            writer.adopt_staged(
+                [(staged_name(n, i), rows) for n, piece in enumerate(made) for i, rows in enumerate(piece.rows)]
+            )
+            told = _told(made)
+            first = next((piece.source for piece in made if piece.rows), {})
+            writer.source = first | division.facts | {"listed_at": listed_at} | told
+    return _result(writer, made, told, options)
+
+
+def _checked(config: ArchiveConfig, options: IngestOptions) -> IngestOptions:
+    """The options with who was forgotten; raises before any work what an ingest in one go raises as early."""
+    check_target(config.path, options.overwrite)
+    tombstones = read_tombstones(config.path)
+    check_tombstones(tombstones, options.pseudonyms, config.path)
+    if options.pseudonyms is not None:
+        options.pseudonyms.check_carried(options.carry)
+    return replace(options, tombstones=tombstones)
+
+
+def _arguments(config: ArchiveConfig, division: Division, options: IngestOptions) -> dict[str, Any]:
+    """Of a worker, on whatever node it is made."""
+    facts = config.model_dump(mode="json")
+    for name in ("path", "src", "pseudonymise"):
+        if facts[name] is not None:
+            facts[name] = absolute(facts[name])
+    return {
+        "config": facts,
+        "versions": division.versions,
+        "tombstones": options.tombstones,
+        "key_id": options.pseudonyms.key_id if options.pseudonyms else None,
+    }
+
+
+def _headers(workers: WorkerPool, pieces: Sequence[Piece], progress: Progress) -> HeaderFacts:
+    """What all headers say together."""
+    calls = (
+        Call(f"{number}", "headers", (replace(piece, files=()),), piece.records, what=f"headers of {piece.what}")
+        for number, piece in enumerate(pieces)
+    )
+    found: dict[int, HeaderFacts] = {}
+    with progress.stage("headers", sum(piece.records for piece in pieces), "records") as stage:
+        for call, facts in _done(workers, calls):
+            found[int(call.key)] = facts
+            stage.advance(call.records)
+    together = HeaderFacts()
+    for number in range(len(pieces)):
+        together.add(found[number])
+    return together
+
+
+def _make(
+    workers: WorkerPool,
+    writer: ArchiveWriter,
+    pieces: Sequence[Piece],
+    total: int | None,
+    schema: pa.Schema,
+    progress: Progress,
+) -> list[MadePiece]:
+    """Have all pieces ingested and staged; what came of them, in the order of the source."""
+    writer.open_staging()
+    calls = (
+        Call(f"{number}", "make", (number, piece, schema, writer.staging), piece.records, what=piece.what)
+        for number, piece in enumerate(pieces)
+    )
+    made: dict[int, MadePiece] = {}
+    with progress.stage("ingest", total, "records") as stage:
+        for call, piece in _done(workers, calls):
+            made[int(call.key)] = piece
+            stage.advance(sum(piece.rows))
+    return [made[number] for number in range(len(pieces))]
+
+
+def _done(workers: WorkerPool, calls: Iterable[Call]) -> Iterator[tuple[Call, Any]]:
+    """Calls and their values; `EcgscaleError` for the first one that was given up."""
+    for outcome in workers.run(calls):
+        if isinstance(outcome, Failed):
+            raise EcgscaleError(f"{outcome.reason}; an archive cannot do without it. Type the command again")
+        yield outcome.call, outcome.value
+
+
+def _told(made: Sequence[MadePiece]) -> dict[str, Any]:
+    """What `_archive.json` says of how it went, as if one process had told it."""
+    refused = sum(len(piece.refused) for piece in made)
+    notes = dict.fromkeys(note for piece in made for note in piece.notes)
+    return {
+        "dropped": sum(piece.dropped for piece in made),
+        "notes": [*notes, *told_counts(_counted(made)), *told_forgotten(refused)],
+        "problems": sum(piece.problems for piece in made),
+        "first_problems": list(chain.from_iterable(piece.first_problems for piece in made))[:PROBLEMS_KEPT],
+    }
+
+
+def _counted(made: Sequence[MadePiece]) -> Counter[str]:
+    together: Counter[str] = Counter()
+    for piece in made:
+        together.update(piece.counted)
+    return together
+
+
+def _result(
+    writer: ArchiveWriter, made: Sequence[MadePiece], told: dict[str, Any], options: IngestOptions
+) -> IngestResult:
+    return IngestResult(
+        archive=str(writer.path),
+        archive_id=writer.archive_id,
+        records=writer.records,
+        shards=writer.shards,
+        signal=writer.signal,
+        dropped=told["dropped"],
+        problems=Problems(told["problems"], told["first_problems"], options.pseudonyms),
+        notes=tuple(told["notes"]),
+        refused=tuple(chain.from_iterable(piece.refused for piece in made)),
+        counted=_counted(made),
+    )

@@ -1,0 +1,171 @@
+"""The worker of an ingest: takes a piece of a source, and leaves whole shards where the archive will be.
+
+A piece is ingested like any source, into a scratch archive of its own. On a disk that lies in the archive's staging
+folder, so that shards are moved and not copied; for an object store it lies on this machine. Of a source in an object
+store, what a piece needs is fetched, and gone when the piece is done.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ecgscale.archive.sources.code15 import ingest_code15
+from ecgscale.archive.sources.division import Piece, fetch_headers, fetch_piece, require_same_tables
+from ecgscale.archive.sources.pseudonyms import Pseudonyms
+from ecgscale.archive.sources.ptbxl import ingest_ptbxl
+from ecgscale.archive.sources.redact import pseudonyms_of, untold
+from ecgscale.archive.sources.source import IngestOptions, IngestResult, Portion, told_counts
+from ecgscale.archive.sources.tombstones import Tombstones, told_forgotten
+from ecgscale.archive.sources.view import SourceFolder
+from ecgscale.archive.sources.wfdb_records import HeaderFacts, HeaderReader, header_facts, ingest_wfdb
+from ecgscale.config import ArchiveConfig
+from ecgscale.errors import UsageError
+from ecgscale.io.places import Place, is_remote
+from ecgscale.io.s3 import open_objects
+
+
+@dataclass(frozen=True)
+class MadePiece:
+    """What came of a piece: rows of its staged shards, in their order, and what there is to tell (`IngestResult`).
+
+    source: what `_archive.json` would say of the source; empty when there was no record
+    notes: those that do not count records
+    """
+
+    rows: tuple[int, ...]
+    source: dict[str, Any]
+    dropped: int
+    problems: int
+    first_problems: tuple[str, ...]
+    notes: tuple[str, ...]
+    counted: dict[str, int]
+    refused: tuple[str, ...]
+
+
+class IngestWorker:
+    """Ingests pieces of one source.
+
+    config: of the archive, as JSON has it, with places in full; versions: of the tables that the source was divided by
+    key_id: of the key of pseudonyms, which every node reads for itself: a key does not travel
+    """
+
+    def __init__(
+        self,
+        config: dict[str, Any],
+        versions: Mapping[str, str | None],
+        tombstones: Tombstones | None,
+        key_id: str | None,
+    ) -> None:
+        self._config = ArchiveConfig.model_validate(config)
+        self._versions = versions
+        self._tombstones = tombstones
+        self._pseudonyms = _pseudonyms_here(self._config, key_id)
+
+    def headers(self, piece: Piece) -> HeaderFacts:
+        """What the headers of a piece's WFDB records say together."""
+        with self._source() as source:
+            return header_facts(fetch_headers(source, piece), HeaderReader(self._config.units_per_mv))
+
+    def make(self, number: int, piece: Piece, schema: pa.Schema, staging: str) -> MadePiece:
+        """Ingest piece `number`, in this schema, and stage its shards in that folder of the archive.
+
+        Raises as the ingest of the source does; nothing of the piece is staged then.
+        """
+        with self._source() as source, self._scratch(staging) as scratch:
+            require_same_tables(source, self._versions)
+            source.fetch_named(self._versions)
+            fetch_piece(source, piece)
+            options = IngestOptions(
+                shard_records=self._config.shard_records,
+                carry=self._config.carry,
+                portion=Portion(piece.sets, schema, piece.rows),
+                pseudonyms=self._pseudonyms,
+                tombstones=self._tombstones,
+            )
+            result = ingest_source(self._config, source.folder, scratch / "archive", options)
+            require_same_tables(source, self._versions)
+            return self._staged(number, staging, result)
+
+    @contextmanager
+    def _source(self) -> Iterator[SourceFolder]:
+        """The source; within the block, errors tell of it no more than they may."""
+        assert self._config.src is not None
+        with (
+            untold(self._pseudonyms, self._config.src),
+            tempfile.TemporaryDirectory(prefix="ecgscale-ingest-", ignore_cleanup_errors=True) as copies,
+        ):
+            source = SourceFolder(self._config.src, Path(copies))
+            with source.errors_told():
+                yield source
+
+    @contextmanager
+    def _scratch(self, staging: str) -> Iterator[Path]:
+        path = self._config.path
+        here = None if is_remote(path) else path / staging
+        with tempfile.TemporaryDirectory(prefix="ecgscale-ingest-", dir=here, ignore_cleanup_errors=True) as scratch:
+            yield Path(scratch)
+
+    def _staged(self, number: int, staging: str, result: IngestResult) -> MadePiece:
+        shards = sorted(Path(result.archive).glob("part-*.parquet")) if result.records else []
+        rows = tuple(pq.read_metadata(shard).num_rows for shard in shards)
+        for i, shard in enumerate(shards):
+            _stage(shard, self._config.path, f"{staging}/{staged_name(number, i)}")
+        told = {*told_counts(result.counted), *told_forgotten(len(result.refused))}
+        return MadePiece(
+            rows=rows,
+            source=json.loads((Path(result.archive) / "_archive.json").read_bytes())["source"] if shards else {},
+            dropped=result.dropped,
+            problems=result.problems.count,
+            first_problems=tuple(result.problems.first),
+            notes=tuple(note for note in result.notes if note not in told),
+            counted=dict(result.counted),
+            refused=result.refused,
+        )
+
+
+def ingest_source(config: ArchiveConfig, src: Place, target: Place, options: IngestOptions) -> IngestResult:
+    """Ingest `src`, which is of the kind that the configuration names, into `target`; raises as those kinds do."""
+    if config.source == "ptbxl":
+        return ingest_ptbxl(src, target, config.rate, options)
+    if config.source == "code15":
+        return ingest_code15(src, target, config.units_per_mv or 1.0, options)
+    return ingest_wfdb(src, target, config.units_per_mv, options)
+
+
+def staged_name(number: int, shard: int) -> str:
+    """What shard `shard` of piece `number` is called while it waits, whoever made it, and however often."""
+    return f"{number:05d}-{shard:05d}.parquet"
+
+
+def _stage(shard: Path, archive: Place, key: str) -> None:
+    """Put a finished shard under a key of the archive, in one piece."""
+    if is_remote(archive):
+        open_objects(archive).put(key, shard.read_bytes())
+    else:
+        os.replace(shard, archive / key)
+
+
+def _pseudonyms_here(config: ArchiveConfig, key_id: str | None) -> Pseudonyms | None:
+    try:
+        found = pseudonyms_of(config)
+    except UsageError as error:
+        raise UsageError(
+            f"on {socket.gethostname()}, {error}. Every node that ingests reads the key by itself, at the same path"
+        ) from None
+    if found is not None and found.key_id != key_id:
+        raise UsageError(
+            f"on {socket.gethostname()}, {config.pseudonymise} is key {found.key_id}, and the driver's is {key_id}: the"
+            " same patient would have two names. Put the same key on all nodes"
+        )
+    return found

@@ -1,0 +1,173 @@
+"""One batch of recordings under every probe: from the network's input to rows of the output.
+
+Recordings with the segments of one cluster taken out: what does the network say without them?
+
+What is taken out is bridged by a straight line in every lead, from the last sample before to the first behind: no step
+that the network never saw, and no waves either. Only samples within the valid span are touched.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ecgscale.clusters.model import ClusterModel
+from ecgscale.clusters.soft import Assignment, assign
+from ecgscale.passes.probe.network import Passed, ProbeNetwork
+from ecgscale.passes.probe.schema import DROPOUT, GRADCAM, MASKING, RANDOMISATION, ProbeSettings
+
+
+def bridged(x: NDArray[np.float32], out: NDArray[np.bool_], start: int, stop: int) -> NDArray[np.float32]:
+    """(n_leads, D) with the samples that `out` (D,) marks within start … stop replaced by lines; flat at the ends.
+
+    A span that is taken out as a whole is zero.
+    """
+    masked = x.copy()
+    inside = out[start:stop]
+    if inside.all():
+        masked[:, start:stop] = 0.0
+        return masked
+    kept, gone = np.flatnonzero(~inside), np.flatnonzero(inside)
+    right = np.searchsorted(kept, gone)
+    before, behind = kept[np.maximum(right - 1, 0)], kept[np.minimum(right, len(kept) - 1)]
+    # Before the first and behind the last kept sample both are the same one.
+    before = np.where(right == 0, behind, before)
+    behind = np.where(right == len(kept), before, behind)
+    part = ((gone - before) / np.maximum(behind - before, 1)).astype(np.float32)
+    signal = x[:, start:stop]
+    masked[:, start + gone] = signal[:, before] * (1 - part) + signal[:, behind] * part
+    return masked
+
+
+def moved(out: NDArray[np.bool_], start: int, stop: int, shift: int) -> NDArray[np.bool_]:
+    """The mask (D,) with its part within start … stop moved round by `shift` samples: as much, as often, elsewhere."""
+    rolled = out.copy()
+    rolled[start:stop] = np.roll(out[start:stop], shift)
+    return rolled
+
+
+Spans = tuple[NDArray[np.int32], NDArray[np.int32]]
+
+
+class BatchProber:
+    """Probes batches with one network, its copies with weights out of order, and one cluster model."""
+
+    def __init__(self, network: ProbeNetwork, model: ClusterModel, settings: ProbeSettings) -> None:
+        self.network, self.model, self.settings = network, model, settings
+        self.steps = max(model.layout.lengths)
+        wanted = RANDOMISATION in settings.probes
+        self._randomised = list(network.randomised(settings.seed)) if wanted else []
+
+    def rows(self, x: NDArray[np.float32], spans: Spans, seed: int) -> tuple[list[dict[str, Any]], Passed]:
+        """A row for each of n ≤ batch records (the columns of the probes asked for), and the plain pass.
+
+        x: (n, n_leads, D); spans: valid start and stop (n,); seed: of what is drawn in this batch.
+        """
+        asked, n = self.settings.probes, len(x)
+        plain = self.network.forward(x)
+        target = plain.prediction.argmax(axis=1).astype(np.int64)
+        # What masking measures is held against Grad-CAM, so it comes with it.
+        if {GRADCAM, MASKING, RANDOMISATION} & set(asked):
+            plain = self.network.gradcam(x, target)
+        found = assign(plain.blocks, self.model, *spans)
+        entropy = self._pooled(found)
+        rows: list[dict[str, Any]] = [
+            {
+                "prediction": plain.prediction[i],
+                "target": int(target[i]),
+                "mean_entropy": float(found.mean_entropy[i]),
+                "entropy": entropy[i],
+                "gradcam": [cam[i] for cam in plain.gradcam] or None,
+            }
+            for i in range(n)
+        ]
+        if DROPOUT in asked and self.network.has_dropout:
+            for row, facts in zip(rows, self._dropout(x, spans, seed), strict=True):
+                row |= facts
+        if MASKING in asked:
+            for row, masked in zip(rows, self._masked(x, spans, found, plain, seed), strict=True):
+                row["masked"] = masked
+        for stage, network in self._randomised:
+            for row, facts in zip(rows, self._under(network, x, spans, target), strict=True):
+                row.setdefault("randomised", []).append({"stage": stage, **facts})
+        return rows, plain
+
+    def _pooled(self, found: Assignment) -> NDArray[np.float32]:
+        """(n, steps): mean entropy within each step of the finest layer, NaN where none of it is valid."""
+        return pooled(found.entropy, found.labels >= 0, self.steps)
+
+    def _dropout(self, x: NDArray[np.float32], spans: Spans, seed: int) -> list[dict[str, Any]]:
+        """Predictions of every pass with dropout on, and how undecided the passes are about each timestep's cluster."""
+        n, n_clusters = len(x), self.model.n_clusters
+        votes = np.zeros((n, self.model.layout.n_steps, n_clusters), np.int16)
+        predictions = []
+        valid = np.zeros(votes.shape[:2], bool)
+        with self.network.dropping(seed):
+            for _ in range(self.settings.dropout_passes):
+                passed = self.network.forward(x)
+                labels = assign(passed.blocks, self.model, *spans).labels
+                valid = labels >= 0
+                record, step = np.nonzero(valid)
+                votes[record, step, labels[record, step]] += 1
+                predictions.append(passed.prediction)
+        share = votes / self.settings.dropout_passes
+        entropy = -(share * np.log(np.where(share > 0, share, 1.0))).sum(axis=2) / np.log(max(n_clusters, 2))
+        undecided = pooled(entropy, valid, self.steps)
+        return [{"dropout": [p[i] for p in predictions], "votes": undecided[i]} for i in range(n)]
+
+    def _masked(
+        self, x: NDArray[np.float32], spans: Spans, found: Assignment, plain: Passed, seed: int
+    ) -> list[list[dict[str, Any]]]:
+        """For each record and its clusters: what the network says without them, and without as much elsewhere."""
+        rng = np.random.default_rng([self.settings.seed, seed])
+        variants, owners = [], []
+        for i in range(len(x)):
+            start, stop = int(spans[0][i]), int(spans[1][i])
+            for cluster in np.flatnonzero(found.counts[i]).tolist():
+                out = found.labels[i] == cluster
+                shifts = [0, *rng.integers(1, max(stop - start, 2), self.settings.mask_shifts).tolist()]
+                variants += [bridged(x[i], moved(out, start, stop, shift), start, stop) for shift in shifts]
+                owners.append((i, cluster))
+        said = self.network.predict(np.stack(variants)) if variants else np.zeros((0, 1), np.float32)
+        said = said.reshape(len(owners), 1 + self.settings.mask_shifts, -1)
+        rows: list[list[dict[str, Any]]] = [[] for _ in range(len(x))]
+        for (i, cluster), predictions in zip(owners, said, strict=True):
+            inside = found.labels[i] == cluster
+            rows[i].append(
+                {
+                    "cluster": cluster,
+                    "share": float(found.counts[i, cluster] / found.counts[i].sum()),
+                    "entropy": float(found.entropy[i][inside].mean()),
+                    "gradcam": [share_within(cam[i], inside, found.labels[i] >= 0) for cam in plain.gradcam],
+                    "prediction": predictions[0],
+                    "moved": list(predictions[1:]),
+                }
+            )
+        return rows
+
+    def _under(
+        self, network: ProbeNetwork, x: NDArray[np.float32], spans: Spans, target: NDArray[np.int64]
+    ) -> list[dict[str, Any]]:
+        passed = network.gradcam(x, target)
+        entropy = self._pooled(assign(passed.blocks, self.model, *spans))
+        return [
+            {"prediction": passed.prediction[i], "entropy": entropy[i], "gradcam": [cam[i] for cam in passed.gradcam]}
+            for i in range(len(x))
+        ]
+
+
+def pooled(values: NDArray[np.floating], valid: NDArray[np.bool_], steps: int) -> NDArray[np.float32]:
+    """(n, steps): means of (n, D) values over the valid timesteps of each of `steps` equal stretches, else NaN."""
+    edges = -(-np.arange(steps) * values.shape[1] // steps)
+    sums = np.add.reduceat(np.where(valid, values, 0.0).astype(np.float64), edges, axis=1)
+    counts = np.add.reduceat(valid.astype(np.int64), edges, axis=1)
+    return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan).astype(np.float32)
+
+
+def share_within(cam: NDArray[np.float32], inside: NDArray[np.bool_], valid: NDArray[np.bool_]) -> float:
+    """Of a map (L,) spread over D timesteps, the share of its valid mass that lies `inside`; NaN where it has none."""
+    spread = cam[np.arange(len(valid)) * len(cam) // len(valid)].astype(np.float64) * valid
+    total = float(spread.sum())
+    return float(spread[inside].sum()) / total if total > 0 else float("nan")

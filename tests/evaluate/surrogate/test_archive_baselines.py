@@ -1,0 +1,119 @@
+"""Baselines from signals and from the network: read again, for a sample, beside the proportions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ecgscale.archive.reader import Archive
+from ecgscale.encoders.preprocess import prepare_signal
+from ecgscale.encoders.spec import InputSpec
+from ecgscale.encoders.taps import Encoder
+from ecgscale.evaluate.source import by_shard
+from ecgscale.evaluate.surrogate.archive_baselines import archive_baselines
+from ecgscale.evaluate.surrogate.published import check_published, open_published
+from ecgscale.evaluate.surrogate.signal_features import downsampled, heart_rate, rate_and_amplitudes
+from ecgscale.evaluate.surrogate.surrogate import SurrogateRequest
+from ecgscale.leads import CANONICAL_LEADS
+from ecgscale.passes.features import extract
+from tests.evaluate.explained import SMALL
+from tests.evaluate.small_root import RECORDS, SmallRoot, write_small_root
+from tests.passes.world import Watching
+
+NETWORK = {"pooled", "random_timesteps", "random_centroids", "random_weights"}
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> SmallRoot:
+    return write_small_root(tmp_path_factory.mktemp("small"))
+
+
+@pytest.mark.parametrize("bpm", [45, 72, 150])
+def test_heart_rate_of_pulses(bpm: int) -> None:
+    rate, n = 100.0, 1000
+    time = np.arange(n) / rate
+    pulse = np.exp(-(((time % (60 / bpm)) - 0.2) ** 2) / 0.0008)
+    x = np.stack([pulse, -0.4 * pulse])[None] + np.random.default_rng(0).normal(0, 0.02, (1, 2, n))
+    valid = np.ones((1, n), dtype=bool)
+    valid[:, 900:] = False
+    x[..., 900:] = 0
+    found, regularity = heart_rate(x, valid, rate)
+    assert found[0] == pytest.approx(bpm, rel=0.04)
+    assert 0.3 < regularity[0] <= 1
+
+
+def test_amplitudes_leave_padding_out() -> None:
+    spec = InputSpec(leads=CANONICAL_LEADS[:2], sampling_rate=100.0, length=512)
+    signal = np.stack([np.sin(np.arange(300) / 5), 3 * np.sin(np.arange(300) / 5)])
+    prepared = prepare_signal(signal, CANONICAL_LEADS[:2], 100.0, 1.0, spec)
+    features = rate_and_amplitudes(prepared, 100.0)
+    assert features.shape == (1, 2 + 3 * 2)
+    np.testing.assert_allclose(features[0, 2:4], [-1, -3], atol=0.02)
+    np.testing.assert_allclose(features[0, 6:8], signal.std(axis=1), rtol=0.01)
+    np.testing.assert_allclose(downsampled(prepared.x, 100.0)[0, :256], prepared.x[0, 0].reshape(-1, 2).mean(axis=1))
+
+
+def test_baselines_of_a_sample(small: SmallRoot) -> None:
+    published = open_published(small.root, request=SurrogateRequest(baselines=True))
+    found = archive_baselines(published, with_network=True, records=96, device="cpu")
+    assert set(found) == {"signal", "rate_and_amplitudes", *NETWORK}
+    for name, baseline in found.items():
+        assert baseline.has.sum() == 96, name
+        assert np.isfinite(baseline.x).all()
+        assert not baseline.x[~baseline.has].any()
+    for name in NETWORK - {"pooled"}:
+        np.testing.assert_allclose(found[name].x[found[name].has].sum(axis=1), 1, rtol=1e-5)
+    assert found["pooled"].x.shape == (RECORDS, 8 + 12 + 16)
+
+
+def test_scores_of_baselines_are_on_the_same_records(small: SmallRoot) -> None:
+    request = SurrogateRequest(folds="patients:3", forests=SMALL, n_bootstrap=30, baselines=True)
+
+    def some(published: object) -> dict:
+        return archive_baselines(published, records=96)  # type: ignore[arg-type]
+
+    facts = check_published(small.root, request=request, baselines=some, write=False).to_dict()["baselines"]
+    assert list(facts) == ["permuted", "signal", "rate_and_amplitudes"]
+    assert facts["signal"]["records"] < facts["permuted"]["records"]
+    assert facts["signal"]["proportions"] == facts["rate_and_amplitudes"]["proportions"]
+    assert facts["signal"]["proportions"] != facts["permuted"]["proportions"]
+    difference = facts["signal"]["difference"]["agreement"]
+    assert difference == pytest.approx(
+        facts["signal"]["proportions"]["agreement"] - facts["signal"]["scores"]["agreement"]
+    )
+
+
+def test_an_archive_that_is_gone_is_told(small: SmallRoot, tmp_path: Path) -> None:
+    published = open_published(small.root)
+    hidden = small.archive.rename(small.archive.with_name("hidden"))
+    try:
+        watch = Watching()
+        assert archive_baselines(published, progress=watch) == {}
+        assert "--archive" in watch.said[0]
+        assert set(archive_baselines(published, hidden, records=32)) == {"signal", "rate_and_amplitudes"}
+    finally:
+        hidden.rename(small.archive)
+
+
+def test_extracted_activations_give_the_published_facts(small: SmallRoot) -> None:
+    """Proportions and outputs from activations extracted again are those that were explained."""
+    published = open_published(small.root)
+    table = published.data.table
+    encoder = Encoder.load(published.encoder_dir, batch=8)
+    extracted = extract(Archive.open(small.archive), encoder, by_shard(table))
+    order = [table.column("record_id").to_pylist().index(record) for record in extracted.record_ids]
+    assert published.data.proportions is not None
+    model = published.model
+    shares = extracted.soft(model.centroids, model.gamma, model.tau, labels=True)
+    np.testing.assert_array_equal(shares.proportions, published.data.proportions[order])
+    np.testing.assert_array_equal(extracted.predictions > 0, published.data.questions.says[order] > 0.5)
+    assert shares.labels.shape == (RECORDS, 256)
+    first = extracted.with_blocks([0])
+    assert first.layout.channels == (8,)
+    np.testing.assert_array_equal(first.pooled(), extracted.pooled()[:, :8])
+    some = extracted.of(np.array([5, 9]))
+    [sums] = some.assign_to([model.centroids])
+    labels = shares.labels[[5, 9]]
+    np.testing.assert_array_equal(sums.counts, np.bincount(labels[labels >= 0], minlength=4))

@@ -1,0 +1,43 @@
+"""Forests carried to the data by dask say what forests in memory say."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from ecgscale.encoders.spec import OutputSpec
+from ecgscale.evaluate.surrogate.out_of_core import OutOfCore
+from ecgscale.evaluate.surrogate.surrogate import SurrogateRequest, explained_records, score_surrogate
+from tests.evaluate.explained import CLASSES, LABELS, SMALL, YEARS, K, explanations
+
+
+@pytest.mark.parametrize(
+    ("target", "output"), [("labels", LABELS), ("group", CLASSES), ("years", YEARS)], ids=lambda value: str(value)[:9]
+)
+def test_out_of_core_is_in_memory(tmp_path: Path, target: str, output: OutputSpec) -> None:
+    table = explanations(quarantined=7)
+    if output is YEARS:
+        table = table.drop(["prediction"]).rename_columns({"value": "prediction"})
+    files = [str(tmp_path / f"{i}.parquet") for i in range(3)]
+    for i, file in enumerate(files):
+        pq.write_table(table.slice(80 * i, 80), file)
+    request = SurrogateRequest(folds="patients:3", n_bootstrap=20, forests=replace(SMALL, trees=20, fit_records=100))
+    within = score_surrogate(explained_records(table, target, output, request), target, request)
+    data = explained_records(table.drop(["proportions"]), target, output, request)
+    features = OutOfCore.over(files, data.table.column("record_id").to_pylist(), K, "synchronous")
+    outside = score_surrogate(data, target, request, features=features)
+    assert outside.scores == within.scores
+    assert outside.out_of_fold.equals(within.out_of_fold)
+
+
+def test_records_are_found_in_their_files(tmp_path: Path) -> None:
+    table = explanations(quarantined=3, n=30)
+    pq.write_table(table, tmp_path / "a.parquet")
+    ids = [f"r{i}" for i in (20, 5, 11)]
+    features = OutOfCore.over([str(tmp_path / "a.parquet")], ids, K)
+    wanted = np.array(table.column("proportions").to_pylist(), dtype=object)[[11, 20]]
+    np.testing.assert_array_equal(features.fitting(np.array([2, 0])), np.stack(wanted))

@@ -1,0 +1,162 @@
+"""Records that are sent again: one row each, whatever came when, and no file is ever changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from ecgscale.passes.explain.explain import ExplainResult, Unattended
+from ecgscale.passes.explain.resolve import PATIENT_CONFLICT
+from ecgscale.store import newest_manifest
+from ecgscale.store.commit import Commit
+from tests.explain.golden import write_archive
+from tests.passes.world import explain, rewrite, rows
+
+NIGHT = Unattended(admission=lambda fresh, newest: {})
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    return write_archive(tmp_path / "archive")  # 10 records in shards of 4, 4, 2
+
+
+def named(**changes: dict[int, Any]) -> Callable[[pa.Table], pa.Table]:
+    """A table with some values changed: column → row → value."""
+
+    def change(table: pa.Table) -> pa.Table:
+        for name, values in changes.items():
+            index = table.schema.get_field_index(name)
+            column = table.column(name).to_pylist()
+            for row, value in values.items():
+                column[row] = value
+            table = table.set_column(index, table.schema.field(name), pa.array(column, table.schema.field(name).type))
+        return table
+
+    return change
+
+
+def later(archive: Path, model: Path, out: Path, change: Callable[[pa.Table], pa.Table]) -> ExplainResult:
+    """Publish without the last shard, then with it, changed."""
+    shard = archive / "part-00002.parquet"
+    away = shard.rename(archive.parent / shard.name)
+    explain(archive, model, out)
+    away.rename(shard)
+    rewrite(shard, change)
+    return explain(archive, model, out)
+
+
+def by_id(out: Path) -> dict[str, list[dict[str, Any]]]:
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in rows(out):
+        found.setdefault(row["record_id"], []).append(row)
+    return found
+
+
+def test_a_new_recording_of_the_same_id_holds(archive: Path, model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    patient = _patient_of(archive, model, tmp_path, "r2")
+    result = later(archive, model, out, named(record_id={1: "r2"}, patient_id={1: patient}))
+    assert (result.superseded, result.repeated, result.conflicts, result.records) == (1, 0, 0, 9)
+    [row] = by_id(out)["r2"]
+    assert row["source_shard"] == "part-00002.parquet"
+    entry = newest_manifest(out).content.shards[0]
+    assert (entry.rows, entry.superseded, entry.published_rows) == (4, 1, 3)
+    # Nothing new: the same manifest; and the whole older shard is still there for who rolls back.
+    assert explain(archive, model, out).manifest == result.manifest
+    assert len(list(Path(result.path, "data").glob("part-00000-*"))) == 2
+
+
+def test_the_same_recording_again_changes_nothing(archive: Path, model: Path, tmp_path: Path) -> None:
+    first = {}
+
+    def same(table: pa.Table) -> pa.Table:
+        import pyarrow.parquet as pq
+
+        older = pq.read_table(archive / "part-00000.parquet")
+        return pa.concat_tables([table.slice(0, 1), older.slice(2, 1).cast(table.schema)])
+
+    result = later(archive, model, tmp_path / "out", same)
+    first = by_id(tmp_path / "out")
+    assert (result.superseded, result.repeated, result.conflicts, result.records) == (0, 1, 0, 9)
+    assert [row["source_shard"] for row in first["r2"]] == ["part-00000.parquet"]
+
+
+def test_another_patient_under_the_same_id_is_quarantined(archive: Path, model: Path, tmp_path: Path) -> None:
+    result = later(archive, model, tmp_path / "out", named(record_id={1: "r2"}, patient_id={1: "somebody else"}))
+    assert (result.superseded, result.repeated, result.conflicts, result.records) == (0, 0, 1, 10)
+    older, newer = by_id(tmp_path / "out")["r2"]
+    assert (older["status"], newer["status"]) == ("ok", PATIENT_CONFLICT)
+    assert newer["proportions"] is None
+    assert newer["segments"] is None
+    assert newest_manifest(tmp_path / "out").content.totals.quarantined[PATIENT_CONFLICT] == 1
+
+
+def test_what_cannot_be_used_replaces_nothing(archive: Path, model: Path, tmp_path: Path) -> None:
+    patient = _patient_of(archive, model, tmp_path, "r2")
+    broken = named(record_id={1: "r2"}, patient_id={1: patient}, sampling_rate={1: 0.0})
+    result = later(archive, model, tmp_path / "out", broken)
+    assert (result.superseded, result.records) == (0, 10)
+    statuses = [row["status"] for row in by_id(tmp_path / "out")["r2"]]
+    assert statuses[0] == "ok"
+    assert statuses[1] not in ("ok", PATIENT_CONFLICT)
+
+
+def test_two_new_shards_at_once_the_later_key_holds_at_night(archive: Path, model: Path, tmp_path: Path) -> None:
+    patient = _patient_of(archive, model, tmp_path, "r2")
+    rewrite(archive / "part-00002.parquet", named(record_id={1: "r2"}, patient_id={1: patient}))
+    result = explain(archive, model, tmp_path / "out", unattended=NIGHT)
+    assert (result.superseded, result.records) == (1, 9)
+    assert [row["source_shard"] for row in by_id(tmp_path / "out")["r2"]] == ["part-00002.parquet"]
+
+
+def test_a_touched_older_shard_does_not_become_the_newer(archive: Path, model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    patient = _patient_of(archive, model, tmp_path, "r2")
+    later(archive, model, out, named(record_id={1: "r2"}, patient_id={1: patient}))
+    (archive / "part-00000.parquet").touch()
+    again = explain(archive, model, out)
+    assert (again.restamped, again.superseded) == (1, 1)
+    assert [row["source_shard"] for row in by_id(out)["r2"]] == ["part-00002.parquet"]
+
+
+def test_when_the_newer_shard_goes_the_older_row_is_back(archive: Path, model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    patient = _patient_of(archive, model, tmp_path, "r2")
+    later(archive, model, out, named(record_id={1: "r2"}, patient_id={1: patient}))
+    (archive / "part-00002.parquet").unlink()
+    result = explain(archive, model, out)
+    assert (result.computed, result.retired, result.records) == (0, 1, 8)
+    assert [row["source_shard"] for row in by_id(out)["r2"]] == ["part-00000.parquet"]
+
+
+def test_held_shards_are_left_out_and_what_was_there_stays(archive: Path, model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    first = explain(archive, model, out)
+    rewrite(archive / "part-00001.parquet", lambda table: table.slice(0, 3))
+    seen: list[str] = []
+
+    def refuse(fresh: list[Commit], newest: Any) -> dict[str, list[str]]:
+        seen.extend(commit.source.key for commit in fresh)
+        return {"part-00001.parquet": ["it looks odd"]}
+
+    held = explain(archive, model, out, unattended=Unattended(admission=refuse))
+    assert seen == ["part-00001.parquet"]
+    assert [(shard.key, shard.state, shard.reason) for shard in held.held] == [
+        ("part-00001.parquet", "held", "it looks odd")
+    ]
+    assert held.records == first.records == 10
+    # It is judged once; a night without news says the same and publishes nothing.
+    again = explain(archive, model, out, unattended=Unattended(admission=refuse))
+    assert (again.manifest, seen) == (held.manifest, ["part-00001.parquet"])
+
+
+def _patient_of(archive: Path, model: Path, tmp_path: Path, record_id: str) -> str | None:
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(archive / "part-00000.parquet", columns=["record_id", "patient_id"])
+    found: dict[str, str | None] = dict(zip(*(table.column(i).to_pylist() for i in range(2)), strict=True))
+    return found[record_id]

@@ -1,0 +1,34 @@
+"""What is taken out of a recording, and what stands in its place."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ecgscale.passes.probe.batch import bridged, moved
+
+X = np.array([[9, 0, 1, 2, 9, 9, 5, 6, 7, 9], [0, 4, 4, 4, 0, 0, 4, 4, 4, 1]], np.float32)
+
+
+def mask(*steps: int) -> np.ndarray:
+    return np.isin(np.arange(10), steps)
+
+
+def test_lines_from_the_last_sample_to_the_next() -> None:
+    np.testing.assert_allclose(bridged(X, mask(4, 5), 0, 10), [[9, 0, 1, 2, 3, 4, 5, 6, 7, 9], [0, *[4] * 8, 1]])
+
+
+def test_flat_at_the_ends_of_the_valid_span() -> None:
+    found = bridged(X, mask(0, 1, 2, 8, 9), 1, 9)
+    np.testing.assert_allclose(found[0], [9, 2, 2, 2, 9, 9, 5, 6, 6, 9])
+
+
+def test_everything_taken_out_is_zero_and_nothing_is_the_same() -> None:
+    np.testing.assert_array_equal(bridged(X, mask(*range(10)), 2, 8)[:, 2:8], 0)
+    np.testing.assert_array_equal(bridged(X, mask(*range(10)), 2, 8)[:, :2], X[:, :2])
+    np.testing.assert_array_equal(bridged(X, mask(), 2, 8), X)
+    assert X[0, 4] == 9
+
+
+def test_moved_masks_take_out_as_much_within_the_span() -> None:
+    assert np.flatnonzero(moved(mask(2, 3, 7), 2, 8, 1)).tolist() == [2, 3, 4]
+    assert np.flatnonzero(moved(mask(3), 2, 8, 3)).tolist() == [6]

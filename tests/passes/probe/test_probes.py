@@ -1,0 +1,159 @@
+"""The probe pass: a sample, committed once, the same whatever happens on the way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ecgscale.archive import Archive
+from ecgscale.errors import ShardError, UsageError
+from ecgscale.passes.probe.batch import pooled, share_within
+from ecgscale.passes.probe.network import ProbeNetwork
+from ecgscale.passes.probe.probe import ProbeResult, open_probes, probe_explained
+from ecgscale.passes.probe.schema import SCHEMA, ProbeSettings
+from ecgscale.passes.probe.waves import has_dtaidistance
+from ecgscale.passes.probe.worker import ProbeWorker, is_sampled
+from tests.explain.golden import write_archive
+from tests.passes.world import explain, rewrite
+
+QUICK = ProbeSettings(sample=1.0, batch=4, dropout_passes=3, mask_shifts=2, wave_shifts=5)
+RECORDS = 7
+
+
+def marks(number: int) -> list[dict[str, Any]]:
+    """One P and one QRS a second, near where the golden signal has its beats."""
+    at = [30 + number, 90 + number, 150 + number]
+    qrs = [{"lead": "global", "wave": "QRS", "onset": t - 4, "peak": t, "offset": t + 5} for t in at]
+    return qrs + [{"lead": "global", "wave": "P", "onset": t - 16, "peak": t - 12, "offset": t - 8} for t in at]
+
+
+@pytest.fixture
+def explained(model: Path, tmp_path: Path) -> Path:
+    changes = {f"r{i}": {"fiducials": marks(i)} for i in range(RECORDS)}
+    changes["r3"]["signal"] = np.ones((3, 220), np.int16)
+    archive = write_archive(tmp_path / "archive", RECORDS, shard_records=4, **changes)
+    explain(archive, model, tmp_path / "root")
+    return tmp_path / "root"
+
+
+def probe(root: Path, settings: ProbeSettings = QUICK, **options: Any) -> ProbeResult:
+    return probe_explained(root, settings, device="cpu", **options)
+
+
+def rows_of(result: ProbeResult) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = open_probes(result).to_table().to_pylist()
+    return rows
+
+
+def test_every_probe_of_every_record_that_was_explained(explained: Path, tmp_path: Path) -> None:
+    result = probe(explained)
+    rows = rows_of(result)
+    assert (result.records, result.shards, result.set_aside, result.remarks) == (6, 2, (), ())
+    assert [row["record_id"] for row in rows] == [f"r{i}" for i in range(RECORDS) if i != 3]
+    assert open_probes(result).schema.equals(SCHEMA)
+    row = rows[-1]
+    assert row["target"] == int(np.argmax(row["prediction"]))
+    assert [len(cam) for cam in row["gradcam"]] == [128, 64, 16]
+    assert len(row["entropy"]) == len(row["votes"]) == 128
+    known = np.isfinite(row["entropy"])
+    assert known.sum() == pytest.approx((row["valid_stop"] - row["valid_start"]) / 2, abs=1)
+    assert row["mean_entropy"] == pytest.approx(np.nanmean(row["entropy"]), abs=0.02)
+    assert np.shape(row["dropout"]) == (3, 2)
+    assert sum(part["share"] for part in row["masked"]) == pytest.approx(1.0, abs=1e-5)
+    assert all(np.shape(part["moved"]) == (2, 2) and len(part["gradcam"]) == 3 for part in row["masked"])
+    assert [stage["stage"] for stage in row["randomised"]][-1] == "everything"
+    if has_dtaidistance():
+        assert {pair["wave"] for pair in row["pairs"]} == {"P", "QRS"}
+        assert all(len(pair["shifted"]) == 5 for pair in row["pairs"])
+        assert rows[0]["pairs"] == []
+
+
+def test_masking_a_cluster_is_running_the_network_without_it(explained: Path) -> None:
+    """The row's prediction is that of the plain network, and a mask's is another's."""
+    row = rows_of(probe(explained, ProbeSettings(probes=("masking",), sample=1.0, batch=4)))[0]
+    network = ProbeNetwork.load(next((explained / "encoders").iterdir()), "cpu", 4)
+    assert any(part["prediction"] != pytest.approx(row["prediction"], abs=1e-6) for part in row["masked"])
+    assert row["dropout"] is row["votes"] is row["randomised"] is row["pairs"] is None
+    assert len(network.spec.layers) == len(row["gradcam"])
+
+
+def test_repeated_and_resumed(explained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    some = ProbeSettings(probes=("gradcam", "dropout", "waves"), sample=1.0, batch=4, dropout_passes=2, wave_shifts=5)
+    first = probe(explained, some)
+    assert probe(explained, some).computed == 0
+    other = explained.parent / "again"
+    explain(explained.parent / "archive", next((explained / "models").iterdir()), other)
+    commit, done = ProbeWorker.commit, []
+
+    def once(self: ProbeWorker, source: Any) -> Any:
+        if done:
+            raise KeyboardInterrupt
+        done.append(source.key)
+        return commit(self, source)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ProbeWorker, "commit", once)
+        with pytest.raises(KeyboardInterrupt):
+            probe(other, some)
+    resumed = probe(other, some)
+    assert resumed.computed == 1
+    assert resumed.probe_id == first.probe_id
+    np.testing.assert_equal(rows_of(resumed), rows_of(first))
+
+
+def test_the_sample_is_a_matter_of_id_and_seed(explained: Path) -> None:
+    half = ProbeSettings(probes=("gradcam",), sample=0.5, batch=4)
+    names = {row["record_id"] for row in rows_of(probe(explained, half))}
+    assert names == {f"r{i}" for i in range(RECORDS) if i != 3 and is_sampled(f"r{i}", half)}
+    assert 0 < len(names) < 6
+    chosen = sum(is_sampled(str(i), ProbeSettings(sample=0.1)) for i in range(5000))
+    assert 400 < chosen < 600
+
+
+def test_a_shard_that_changed_is_set_aside(explained: Path) -> None:
+    archive = Archive.open(explained.parent / "archive")
+    rewrite(Path(archive.shards[0].path), lambda table: table.slice(1))
+    result = probe(explained, ProbeSettings(probes=("gradcam",), sample=1.0, batch=4))
+    assert result.records == 3
+    assert "changed since it was explained" in result.set_aside[0].reason
+    for shard in archive.shards:
+        Path(shard.path).write_bytes(b"PAR1")
+    with pytest.raises(ShardError, match="none of 2 shards"):
+        probe(explained, ProbeSettings(probes=("masking",), sample=1.0, batch=4))
+
+
+def test_a_network_without_dropout_is_told(explained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ProbeNetwork, "_dropouts", lambda self: iter(()))
+    result = probe(explained, ProbeSettings(probes=("gradcam", "dropout"), sample=1.0, batch=4))
+    assert "MC dropout refused: golden has no dropout" in result.remarks[0]
+    assert all(row["dropout"] is None for row in rows_of(result))
+    with pytest.raises(UsageError, match="MC dropout refused"):
+        probe(explained, ProbeSettings(probes=("dropout",)))
+
+
+def test_requests_that_make_no_sense(explained: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"no probe 'gradcan'.*'gradcam'"):
+        ProbeSettings(probes=("gradcan",))
+    with pytest.raises(UsageError, match="--sample 0"):
+        ProbeSettings(sample=0.0)
+    other = write_archive(tmp_path / "other", 2)
+    file = other / "_archive.json"
+    file.write_text(file.read_text().replace("golden-archive", "another"))
+    with pytest.raises(UsageError, match="explained was golden-archive"):
+        probe(explained, archive=other)
+
+
+def test_means_within_steps() -> None:
+    values = np.arange(10.0)[None]
+    valid = np.array([[False, True, *[True] * 5, False, False, False]])
+    np.testing.assert_allclose(pooled(values, valid, 5), [[1.0, 2.5, 4.5, 6.0, np.nan]])
+    np.testing.assert_allclose(pooled(values, np.ones_like(valid), 3), [[1.5, 5.0, 8.0]])
+
+
+def test_share_of_a_map() -> None:
+    inside, valid = np.arange(8) < 4, np.arange(8) < 6
+    assert share_within(np.array([1.0, 3.0], np.float32), inside, valid) == pytest.approx(4 / 10)
+    assert np.isnan(share_within(np.zeros(2, np.float32), inside, valid))
