@@ -44,14 +44,14 @@ class Decision(BaseModel):
     decided_by: str
     decided_at: str
 
-    def storage_errors(self) -> str:
+    def sentence(self) -> str:
         """As `hold_again` keeps it; `Decision.read` reads it back."""
         return f"{self.state} by {self.decided_by} at {self.decided_at}: {self.reason}"
 
     @classmethod
-    def read(cls, told: str) -> Decision | None:
+    def read(cls, sentence: str) -> Decision | None:
         """The decision that a kept reason tells of; None when it tells of something else."""
-        found = _EARLIER.fullmatch(told)
+        found = _EARLIER.fullmatch(sentence)
         if found is None:
             return None
         state: Literal["released", "rejected"] = "released" if found[1] == "released" else "rejected"
@@ -146,7 +146,7 @@ def decide(store: ObjectStore, hold: Hold, state: Literal["released", "rejected"
 
 def hold_again(store: ObjectStore, held: Hold, reasons: Sequence[str], run: RunFacts, who: str | None = None) -> Hold:
     """Hold back what had been released before (a rollback, by `who`); earlier decisions are kept in the reasons."""
-    history = [decision.told() for decision in held.decisions]
+    history = [decision.sentence() for decision in held.decisions]
     facts = {"reasons": (*reasons, *history), "held_at": utc_now(), "run": run, "decisions": (), "held_by": who}
     again = held.model_copy(update=facts)
     store.put(hold_name(held.source), to_json(again))
