@@ -104,7 +104,7 @@ def test_a_root_without_anything(tmp_path: Path) -> None:
 @pytest.mark.parametrize("reason", ["units mended", "at last: by all means, at 5"])
 def test_a_decision_is_read_back_from_its_words(reason: str) -> None:
     made = Decision(state="released", reason=reason, decided_by="ada", decided_at="2026-11-20T02:31:00+00:00")
-    assert Decision.read(made.told()) == made
+    assert Decision.read(made.sentence()) == made
     assert Decision.read("rolled back to manifest 1: released by mistake") is None
 
 
