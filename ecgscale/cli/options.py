@@ -15,7 +15,6 @@ from ecgscale.config import RunConfig, byte_size
 from ecgscale.errors import UsageError
 from ecgscale.io.places import place
 from ecgscale.progress import Progress
-from ecgscale.runtime.ray_pool import under_ray_job, workers_that_fit
 
 if TYPE_CHECKING:
     from ecgscale.passes.spread import Spread
@@ -167,6 +166,8 @@ def placement_of(config: RunConfig, progress: Progress) -> Placement:
     In a job that was submitted to a Ray cluster, what the section leaves open is that cluster, and as many workers as
     it has room for when the job starts; anywhere else it is this process.
     """
+    from ecgscale.runtime.ray_pool import under_ray_job, workers_that_fit
+
     where = config.runtime
     runtime, workers = where.name, where.workers
     if under_ray_job():

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.signal import resample_poly
 
 from ecgscale.encoders.spec import InputSpec
 from ecgscale.errors import EcgscaleError
@@ -189,6 +188,8 @@ def _place(out: Prepared, group: _Group, spec: InputSpec, hop: int) -> None:
     (up, down), length = group.ratio, spec.length
     signals = group.signals * (spec.millivolt / group.units_per_mv)[:, None, None]
     if up != down:
+        from scipy.signal import resample_poly  # half a second that `ecgscale status` need not wait
+
         signals = resample_poly(signals, up, down, axis=-1)
     n = -(-group.n_source * up // down)
     left = (length - n) // 2 if spec.padding == "center" and n < length else 0

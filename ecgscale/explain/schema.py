@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -22,8 +22,10 @@ from ecgscale.archive.batch import RawBatch
 from ecgscale.encoders.preprocess import Prepared
 from ecgscale.encoders.spec import InputSpec
 from ecgscale.errors import UsageError
-from ecgscale.explain.facts import Facts
 from ecgscale.explain.segments import SEGMENT_TYPE, Summary, find_segments, list_array, segment_array, summarise
+
+if TYPE_CHECKING:
+    from ecgscale.explain.facts import Facts
 
 OUTPUT_SCHEMA_VERSION = 1
 ROW_GROUP_RECORDS = 4096

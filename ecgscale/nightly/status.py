@@ -19,9 +19,8 @@ from ecgscale.io.objects import ObjectStat, ObjectStore, StoreError
 from ecgscale.io.places import Place
 from ecgscale.io.s3 import open_objects
 from ecgscale.nightly.history import RunLine, last_runs
-from ecgscale.passes.explain.explain import DATASET_FILE
 from ecgscale.store.commit import COMMITS, commit_name, read_json_object
-from ecgscale.store.dataset import dataset_ids, dataset_store, find_dataset
+from ecgscale.store.dataset import DATASET_FILE, dataset_ids, dataset_store, find_dataset
 from ecgscale.store.failures import Failure, failures
 from ecgscale.store.holds import Hold, holds, standing_holds
 from ecgscale.store.lease import lease_standing

@@ -13,11 +13,12 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
-
-import torch
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ecgscale.io.settings import storage_variables
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -101,4 +102,6 @@ OpenPool = Callable[[WorkerSpec], AbstractContextManager[WorkerPool]]
 
 def device_kind(device: torch.device) -> str:
     """ "cpu", or a GPU's model: "cuda (NVIDIA L4)"."""
+    import torch
+
     return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type

@@ -24,7 +24,6 @@ from rich.text import Text
 
 from ecgscale.errors import UsageError
 from ecgscale.progress import Progress, Stage
-from ecgscale.runtime.ray_pool import under_ray_job
 
 PLAIN_INTERVAL_S = 5.0
 LOG = "ECGSCALE_LOG"
@@ -35,6 +34,8 @@ def make_progress(stream: TextIO | None = None) -> Progress:
     stream = stream or sys.stderr
     if stream.isatty():
         return _TerminalProgress(stream)
+    from ecgscale.runtime.ray_pool import under_ray_job
+
     log = os.environ.get(LOG) or ("json" if under_ray_job() else "text")
     if log not in ("json", "text"):
         raise UsageError(f"{LOG}={log}: it is json or text")

@@ -16,9 +16,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import pyarrow.dataset
 import pyarrow.parquet
 from pydantic import BaseModel, ConfigDict
 
@@ -30,6 +29,12 @@ from ecgscale.store.commit import COMMITS, Commit, read_commit, read_json_object
 from ecgscale.store.manifest import DIGITS, Manifest, newest_number, read_manifest
 from ecgscale.store.missing_root import astray
 from ecgscale.store.provenance import RunFacts, login, utc_now
+
+if TYPE_CHECKING:
+    import pyarrow.dataset
+
+DATASET_FILE = "_dataset.json"
+"""What a dataset is identified by: in its folder before anything is published."""
 
 SERVED = "explanations/_served"
 """Below ROOT. No dataset has such a name: ids are hexadecimal."""
@@ -188,6 +193,8 @@ def open_explanations(
     several models or archives lie below one ROOT they are never mixed: the one that is served is opened, or the one
     whose id `dataset` gives. `partial=True` reads what is committed so far, while a run is under way or was stopped.
     """
+    import pyarrow.dataset  # takes pandas along, for which operators' commands need not wait
+
     files = find_dataset(root, dataset, partial).files(partial)
     paths = [arrow_place(file)[0] for file in files]
     system = arrow_place(files[0])[1]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import getpass
+import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -139,3 +142,39 @@ def test_in_an_object_store(made: SmallWorld, s3_root: str, tmp_path: Path) -> N
     assert (first["record_id"], first["file"].startswith("s3://")) == ("r4", True)
     drawn = typed("plot", s3_root, "r4", "--held", "-o", tmp_path / "odd.png", "--layout", "stacked")
     assert facts(drawn)["segments"] > 0
+
+
+LIGHT = """
+import json, sys
+from click.testing import CliRunner
+from ecgscale.cli import COMMANDS, main
+
+typed, runner, seen = json.loads(sys.argv[1]), CliRunner(), []
+heavy = {"torch", "numba", "scipy", "ray", "matplotlib", "sklearn", "pandas"}
+for words in [*([name, "--help"] for name in COMMANDS), *typed]:
+    code = runner.invoke(main, words).exit_code
+    seen.append([words[0], code, sorted(heavy & set(sys.modules))])
+print(json.dumps(seen))
+"""
+
+
+def test_what_operators_type_loads_nothing_heavy(world: SmallWorld) -> None:
+    decide_on(world.root, [BACK[0]], "released", "looked at")
+    world.explain()
+    root, why = world.root, ["--reason", "looked at"]
+    typed = [
+        ["status", root, "--history", "3"],
+        ["release", root, BACK[1], *why],
+        ["rollback", root, "1", *why],
+        ["reject", root, BACK[1], *why],
+        ["gc", root],
+        ["retry-failed", root],
+        # Whoever looks into columns has pandas loaded by pyarrow, for half a second.
+        ["quarantine", root],
+        ["quarantine", root, "--held"],
+        ["inspect", str(world.archive)],
+    ]
+    done = subprocess.run([sys.executable, "-c", LIGHT, json.dumps(typed)], capture_output=True, text=True, check=True)
+    for command, code, heavy in json.loads(done.stdout):
+        allowed = ["pandas"] if command in ("quarantine", "inspect") else []
+        assert (code, [name for name in heavy if name not in allowed]) == (0, []), command

@@ -50,11 +50,10 @@ from ecgscale.nightly.forget.archive import (
 from ecgscale.nightly.forget.dataset import DatasetWithout, Rewritten
 from ecgscale.nightly.forget.notes import JOURNAL, Journal, keep_journal, note_removal, open_journals
 from ecgscale.nightly.forget.search import Hit, Traces, search
-from ecgscale.passes.explain.explain import DATASET_FILE
 from ecgscale.passes.probe.probe import PROBES_FOLDER, probe_store
 from ecgscale.progress import SILENT, Progress
 from ecgscale.store.commit import DATA, read_json_object
-from ecgscale.store.dataset import EXPLANATIONS, dataset_ids, dataset_store
+from ecgscale.store.dataset import DATASET_FILE, EXPLANATIONS, dataset_ids, dataset_store
 from ecgscale.store.lease import Lease
 from ecgscale.store.manifest import DatasetFacts
 from ecgscale.store.presence import FORGETTING, require_alone

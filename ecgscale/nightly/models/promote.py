@@ -23,9 +23,17 @@ from ecgscale.nightly.models.inherited import (
     is_refit_of,
     published_though_held,
 )
-from ecgscale.passes.explain.explain import DATASET_FILE
 from ecgscale.store.commit import read_json_object
-from ecgscale.store.dataset import Pointer, dataset_ids, dataset_store, find_dataset, newest_pointer, serve, served
+from ecgscale.store.dataset import (
+    DATASET_FILE,
+    Pointer,
+    dataset_ids,
+    dataset_store,
+    find_dataset,
+    newest_pointer,
+    serve,
+    served,
+)
 from ecgscale.store.holds import Hold, holds, standing_holds
 from ecgscale.store.manifest import DatasetFacts, Manifest, newest_number, read_manifest
 from ecgscale.store.presence import announced

@@ -38,7 +38,7 @@ from ecgscale.nightly.models.inherited import (
     names_of_persisting,
     under_old_ids,
 )
-from ecgscale.passes.explain.explain import DATASET_FILE, ExplainResult, Unattended, explain_archive, identify
+from ecgscale.passes.explain.explain import ExplainResult, Unattended, explain_archive, identify
 from ecgscale.passes.fit.fit import FittedModel, fit_archive, is_fit_of
 from ecgscale.passes.fit.request import FitRequest
 from ecgscale.passes.run.pipeline import explain_settings, fit_request, served_manifest
@@ -47,7 +47,7 @@ from ecgscale.passes.workers import OpenPool
 from ecgscale.progress import SILENT, Progress
 from ecgscale.report.subject import NAMES_FILE, read_names
 from ecgscale.store.commit import Commit
-from ecgscale.store.dataset import Pointer, dataset_store, find_dataset, serve, served
+from ecgscale.store.dataset import DATASET_FILE, Pointer, dataset_store, find_dataset, serve, served
 from ecgscale.store.manifest import Manifest, newest_number
 from ecgscale.store.presence import at_work
 from ecgscale.store.provenance import RunFacts, run_facts

@@ -30,7 +30,7 @@ from ecgscale.passes.watch import RunWatch, Unwatched
 from ecgscale.passes.workers import OpenPool
 from ecgscale.progress import SILENT, Progress
 from ecgscale.store.commit import to_json
-from ecgscale.store.dataset import dataset_store
+from ecgscale.store.dataset import DATASET_FILE, dataset_store
 from ecgscale.store.manifest import (
     ArchiveFacts,
     DatasetFacts,
@@ -47,7 +47,6 @@ from ecgscale.store.manifest import (
 from ecgscale.store.presence import announced
 from ecgscale.store.provenance import run_facts
 
-DATASET_FILE = "_dataset.json"
 PUBLISH_ATTEMPTS = 10
 
 

@@ -15,10 +15,9 @@ from ecgscale.nightly.gates.gatekeeper import NIGHTS
 from ecgscale.nightly.models import promote as promoting
 from ecgscale.nightly.models.inherited import LINEAGE
 from ecgscale.nightly.models.promote import promote
-from ecgscale.passes.explain.explain import DATASET_FILE
 from ecgscale.report.subject import read_names
 from ecgscale.store.commit import to_json
-from ecgscale.store.dataset import newest_pointer, open_explanations, serve, served
+from ecgscale.store.dataset import DATASET_FILE, newest_pointer, open_explanations, serve, served
 from ecgscale.store.holds import decide, hold, holds
 from ecgscale.store.manifest import publish
 from tests.cli.operated import typed
