@@ -12,8 +12,7 @@ import pyarrow.compute as pc
 
 from benchmarks.night_pool import Pool
 from ecgscale.config import GateSettings
-from ecgscale.nightly.gates.evidence import FreshShard, Night
-from ecgscale.nightly.gates.findings import GateReport
+from ecgscale.nightly.gates.evidence import FreshShard, GateReport, Night
 from ecgscale.nightly.gates.gatekeeper import judge
 from ecgscale.nightly.gates.reference import Reference
 

@@ -23,7 +23,7 @@ from ecgscale.evaluate.surrogate.published import check_published
 from ecgscale.evaluate.written import write_evaluation
 from ecgscale.io.places import Place
 from ecgscale.io.settings import StoreError
-from ecgscale.nightly.gates.findings import GateReport
+from ecgscale.nightly.gates.evidence import GateReport
 from ecgscale.nightly.gates.gatekeeper import Gatekeeper, night_records
 from ecgscale.nightly.preflight import RecomputeGuard, preflight
 from ecgscale.passes.explain.committing import Limits

@@ -12,20 +12,17 @@ import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from ecgscale.archive.intake.intake import STAGED
 from ecgscale.archive.reader import Archive
 from ecgscale.encoders.seen import SEEN_FILE
 from ecgscale.evaluate.written import EVALUATIONS
 from ecgscale.io.objects import LocalObjects, ObjectStore
-from ecgscale.io.places import arrow_place, copies_folder
+from ecgscale.io.places import copies_folder
 from ecgscale.nightly.forget.search import Hit, Traces, holds_traces
 from ecgscale.nightly.gates.gatekeeper import REFERENCE, night_records, spread
-from ecgscale.nightly.gates.reference import Reference, ShardTraits
+from ecgscale.nightly.gates.reference import Reference, RowsWithTraits
 from ecgscale.store.commit import COMMITS
-from ecgscale.store.manifest import MANIFESTS, ShardEntry, newest_number, read_manifest
+from ecgscale.store.manifest import MANIFESTS, newest_number, read_manifest
 
 LISTS = ("encoders", "models")
 LEFTOVERS = ("_writing-", "_tmp-")
@@ -80,35 +77,26 @@ def mend(hits: Iterable[Hit], traces: Traces) -> list[str]:
     return removed
 
 
-def rebuild_reference(store: ObjectStore, archive: Archive) -> bool:
-    """Draw a dataset's reference period again, from what came before its first night; whether there was one.
+def rebuild_reference(store: ObjectStore, archive: Archive) -> None:
+    """Draw a dataset's reference period again, from what came before its first night, if it has one.
 
     Where nothing is left of that, it goes, and the next night draws another. `archive` is as it is now.
     """
     data = store.read(REFERENCE)
+    if data is None:
+        return
     number = newest_number(store)
     newest = read_manifest(store, number) if number else None
-    if data is None:
-        return False
     old = Reference.from_bytes(data)
     entries = newest.content.shards if newest else ()
     judged = {key for record in night_records(store) for key in record.shards}
     before = [entry for entry in entries if entry.key not in judged] or list(entries)
     if not before:
         store.delete(REFERENCE)
-        return True
-
-    traits = ShardTraits(store, archive)
-
-    def table(entry: ShardEntry) -> pa.Table:
-        path, system = arrow_place(store.location(entry.file))
-        rows = pq.read_table(path, filesystem=system, partitioning=None)
-        return traits.beside(entry.key, entry.content_digest, rows)
-
-    rows = (table(entry) for entry in spread(before))
+        return
+    rows = map(RowsWithTraits(store, archive), spread(before))
     made = Reference.of(rows, old.model_id, old.output_names, old.seed)
     store.put(REFERENCE, made.to_parquet_bytes())
-    return True
 
 
 def stale_copies(traces: Traces) -> list[Path]:

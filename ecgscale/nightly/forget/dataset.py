@@ -24,10 +24,11 @@ from ecgscale.io.objects import ObjectStore, StoreError
 from ecgscale.nightly.forget.search import Traces, has_text, search
 from ecgscale.nightly.gates.gatekeeper import night_records
 from ecgscale.nightly.gates.reference import FOLDER as TRAITS
+from ecgscale.nightly.gates.reference import traits_name
 from ecgscale.passes.explain.resolve import METADATA_PREFIX, commits_of, settle
 from ecgscale.passes.explain.shard import NO_ID
 from ecgscale.progress import Stage
-from ecgscale.store.commit import COMMITS, DATA, Commit, Source, commit_output, stem_of_key, to_json
+from ecgscale.store.commit import COMMITS, DATA, Commit, Source, commit_output, to_json
 from ecgscale.store.failures import FAILURES
 from ecgscale.store.garbage import manifest_numbers, read_commits
 from ecgscale.store.holds import Hold, hold_name, holds
@@ -118,7 +119,7 @@ class DatasetWithout:
     def old_traits(self, commits: Iterable[Commit]) -> list[str]:
         """Keys of numbers of signals (without ids, a row a record) of shards as they were."""
         old = [*(shard.old for shard in self.shards.values()), *(commit.source for commit in commits)]
-        names = {f"{TRAITS}/{stem_of_key(source.key)}-{source.content_digest[:16]}.parquet" for source in old}
+        names = {traits_name(source.key, source.content_digest) for source in old}
         return sorted(names & set(self.store.list_prefix(TRAITS)))
 
     def _hashed(self, commit: Commit) -> bool:

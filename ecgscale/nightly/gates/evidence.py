@@ -1,13 +1,16 @@
-"""What the gates look at: tonight's shards and those of the nights before, as one table with whose and how old each row
-is; and what is kept of a night to judge later ones by."""
+"""What the gates look at, and what they say.
+
+Evidence: tonight's shards and those of the nights before, as one table with whose and how old each row is; `Night` is
+what is kept of a night to judge later ones by. Findings: a sentence each for the operator, together the night's report.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -15,28 +18,15 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ecgscale.archive.traits import TRAITS
-from ecgscale.nightly.gates.findings import ALL
+from ecgscale.encoders.preprocess import OK
+from ecgscale.words import named
 
 COLUMNS = (
-    "record_id",
-    "patient_id",
-    "status",
-    "flags",
-    "prediction",
-    "proportions",
-    "mean_entropy",
-    "distortion",
-    "sampling_rate",
-    "valid_start",
-    "valid_stop",
-    "site",
-    "device",
-    "acquired_at",
+    *("record_id", "patient_id", "status", "flags", "prediction", "proportions", "mean_entropy", "distortion"),
+    *("sampling_rate", "valid_start", "valid_stop", "site", "device", "acquired_at"),
     *TRAITS,
 )
 """Columns that the gates read, where they are there: of the explanations, of the archive, and the signal's traits."""
-
-OK = "ok"
 
 _NO_ROWS = pa.table({"status": pa.array([], pa.string())})
 
@@ -135,13 +125,11 @@ class Evidence:
 
     def one_a_patient(self) -> Evidence:
         """The newest row of each patient; rows without a patient_id are of patients of their own."""
-        patients = texts(self.rows, "patient_id")
-        seen: set[str] = set()
-        kept = np.ones(len(self), bool)
-        for row, patient in enumerate(patients):
-            if patient:
-                kept[row] = patient not in seen
-                seen.add(patient)
+        patients = np.array(
+            [f"p{name}" if name else str(row) for row, name in enumerate(texts(self.rows, "patient_id"))]
+        )
+        kept = np.zeros(len(self), bool)
+        kept[np.unique(patients, return_index=True)[1]] = True
         return self.take(kept)
 
     def groups(self) -> list[Group]:
@@ -149,21 +137,18 @@ class Evidence:
 
         A device that is all of a site is left out. A shard that is all of a device is not: it is a part of the feed.
         """
+        candidates = [Group("all", "", np.ones(len(self), bool))]
+        for kind in ("site", "device"):
+            values = np.array(texts(self.rows, kind), dtype=object)
+            candidates += [Group(kind, name, values == name) for name in sorted(set(values) - {""})]
+        fresh = np.unique(self.shard[self.age == 0])
+        if len(fresh) > 1:
+            candidates += [Group("shard", self.keys[index], self.shard == index) for index in fresh]
         found: dict[tuple[bool, bytes], Group] = {}
-        for group in self._candidates():
+        for group in candidates:
             if group.member[self.age == 0].any():
                 found.setdefault((group.kind == "shard", group.member.tobytes()), group)
         return list(found.values())
-
-    def _candidates(self) -> Iterator[Group]:
-        yield Group("all", "", np.ones(len(self), bool))
-        for kind in ("site", "device"):
-            values = np.array(texts(self.rows, kind), dtype=object)
-            for name in sorted({str(value) for value in values if value}):
-                yield Group(kind, name, values == name)
-        fresh = np.unique(self.shard[self.age == 0])
-        for index in fresh if len(fresh) > 1 else ():
-            yield Group("shard", self.keys[index], self.shard == index)
 
 
 @dataclass(frozen=True)
@@ -198,12 +183,109 @@ def texts(rows: pa.Table, column: str) -> list[str]:
 
 def _newest_hours(shards: Sequence[FreshShard], now: datetime) -> float | None:
     """Age in hours of the newest recording; None where no row says when it was made."""
-    newest = [
-        when
-        for shard in shards
-        if "acquired_at" in shard.rows.column_names and (when := pc.max(shard.rows["acquired_at"]).as_py()) is not None
-    ]
+    dated = [shard.rows["acquired_at"] for shard in shards if "acquired_at" in shard.rows.column_names]
+    newest = [when for column in dated if (when := pc.max(column).as_py()) is not None]
     if not newest:
         return None
     latest = max(when if when.tzinfo else when.replace(tzinfo=UTC) for when in newest)
     return round((now - latest).total_seconds() / 3600, 3)
+
+
+ALL = "all records"
+"""The group of everything."""
+
+_ECHO = 0.7
+
+Gate = Literal["quarantine_rate", "freshness", "volume", "drift"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that a gate found. An alarm fails the night; the others are notes and hold nothing.
+
+    group: whose records: "all records", "site north", "device cart-A", "shard part-00012.parquet"
+    what: what is out of the ordinary: "cluster 7", "mean_entropy", "output MI", "records" …
+    effect: Cliff's delta for drift (positive: larger than in the reference), the rate for quarantine, the multiple of
+        what is usual for volume, hours beyond it for freshness; None where there is none
+    p_adjusted: probability of as much on a sound night, times the comparisons of the gate; None where none was made
+    nights, records: how many nights with records, and how many records, it rests on
+    cluster: of drift, the cluster whose share moved most in the same records, such as "cluster 7 (+0.41)"
+    shards: keys of tonight's shards that show it themselves; those of an alarm are held back
+    earlier: keys of published shards of the nights before that show it too
+    message: one sentence for the operator: what was found, and what was done about it
+    found: what was found, in words that stay true; of a shard that is held back, it is kept as the reason
+    """
+
+    gate: Gate
+    alarm: bool
+    group: str
+    what: str
+    message: str
+    effect: float | None = None
+    p_adjusted: float | None = None
+    nights: int = 1
+    records: int = 0
+    cluster: str | None = None
+    shards: tuple[str, ...] = ()
+    earlier: tuple[str, ...] = ()
+    found: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON; `found` is left out, since the message says it too."""
+        facts = {**asdict(self), "shards": list(self.shards), "earlier": list(self.earlier)}
+        del facts["found"]
+        return facts
+
+
+def over_nights(nights: int, date: str) -> str:
+    """When it was, in words that stay true: the night of `date`, or so many nights up to it."""
+    return date if nights == 1 else f"{nights} nights to {date}"
+
+
+def held_back(shards: Sequence[str]) -> str:
+    """What becomes of these shards, in words."""
+    return f"held back: {named(shards)}"
+
+
+def without_echoes(findings: Sequence[Finding]) -> list[Finding]:
+    """The findings but those of sites, devices and shards that only repeat what was found of all records.
+
+    A part repeats the whole when the whole shows the same thing in the same shards, at least `_ECHO` as pronounced.
+    """
+    whole = {finding.what: finding for finding in findings if finding.group == ALL}
+
+    def repeats(part: Finding) -> bool:
+        same = whole.get(part.what, part)
+        loud = abs(same.effect or 0.0) >= _ECHO * abs(part.effect or 0.0)
+        return same is not part and same.alarm >= part.alarm and loud and set(part.shards) <= set(same.shards)
+
+    return [finding for finding in findings if not repeats(finding)]
+
+
+@dataclass(frozen=True)
+class GateReport:
+    """All findings of a night, alarms first, and the shards that are held back because of them."""
+
+    findings: tuple[Finding, ...]
+    held: tuple[str, ...]
+
+    @classmethod
+    def of(cls, findings: Iterable[Finding]) -> GateReport:
+        """The report that these findings make."""
+        ordered = tuple(sorted(findings, key=lambda finding: not finding.alarm))
+        return cls(ordered, tuple(sorted({key for finding in ordered if finding.alarm for key in finding.shards})))
+
+    @property
+    def alarms(self) -> tuple[Finding, ...]:
+        """The findings that fail the night."""
+        return tuple(finding for finding in self.findings if finding.alarm)
+
+    @property
+    def passed(self) -> bool:
+        """Whether no gate raised an alarm. A night can fail and hold nothing: what did not come cannot be held."""
+        return not self.alarms
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON: passed, held, findings."""
+        findings = [finding.to_dict() for finding in self.findings]
+        return {"passed": self.passed, "held": list(self.held), "findings": findings}

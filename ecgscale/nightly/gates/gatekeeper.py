@@ -3,12 +3,8 @@
 ROOT/explanations/<dataset_id>/_nights/<start>-<run_id>.json   a night: what came, what the gates said
 ROOT/explanations/<dataset_id>/_reference.parquet              sound records, drawn from what was published first
 
-The quality gates of a night: may what was explained tonight be published?
-
-    judge(tonight, trailing, nights, reference, settings, now, output_names) → GateReport
-
-A pure function of tables: whoever runs the night reads and stores them. `findings` are what it says, `evidence` what it
-looks at, `gate_settings` the thresholds; `quarantine`, `volume` (with freshness) and `drift` are the gates.
+May what was explained tonight be published? `judge` says so, a pure function of tables; `Gatekeeper` reads and stores
+them. `counts` (quarantine rate, volume, freshness) and `drift` are the gates, `evidence` what they look at and say.
 """
 
 from __future__ import annotations
@@ -19,21 +15,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
 from ecgscale.archive.reader import Archive
 from ecgscale.config import GateSettings
 from ecgscale.errors import UsageError
 from ecgscale.io.objects import ObjectStore
-from ecgscale.io.places import arrow_place
+from ecgscale.nightly.gates.counts import check_freshness, check_quarantine, check_volume
 from ecgscale.nightly.gates.drift import find_drift
-from ecgscale.nightly.gates.evidence import COLUMNS, Evidence, FreshShard, Night
-from ecgscale.nightly.gates.findings import GateReport
-from ecgscale.nightly.gates.quarantine import check_quarantine
-from ecgscale.nightly.gates.reference import Reference, ShardTraits
-from ecgscale.nightly.gates.volume import check_freshness, check_volume
+from ecgscale.nightly.gates.evidence import Evidence, FreshShard, GateReport, Night
+from ecgscale.nightly.gates.reference import Reference, RowsWithTraits
 from ecgscale.progress import SILENT, Progress
 from ecgscale.store.commit import Commit, output_is_there, read_commit, read_json_object, to_json
 from ecgscale.store.holds import holds
@@ -105,16 +96,6 @@ class NightRecord(BaseModel):
         return f"{NIGHTS}/{self.started.replace(':', '').replace('+0000', 'Z')}-{self.run_id}.json"
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """One shard's explanations: its key and content, their file, and the ISO date of the night they came in."""
-
-    key: str
-    content_digest: str
-    file: str
-    night: str
-
-
 @dataclass
 class Gatekeeper:
     """Judges the shards of one night; called by the explain pass with the commits that are new to the dataset.
@@ -141,10 +122,10 @@ class Gatekeeper:
         past = [record for record in records if record.done]
         self.commits = tuple(sorted([*self._cut_short(records, fresh, newest), *fresh], key=lambda c: c.source.key))
         date = self.now.date().isoformat()
-        tonight = self._read([Wanted(c.source.key, c.source.content_digest, c.output.file, date) for c in self.commits])
+        tonight = self._read([(ShardEntry.of(commit), date) for commit in self.commits])
         nights = [Night(**record.night) for record in past]
         # Where nothing came there is nothing to compare, and no data is read.
-        trailing = list(self._trailing(past, newest)) if newest and tonight else []
+        trailing = self._trailing(past, newest) if newest and tonight else []
         reference = self._reference(newest) if tonight else None
         self.report = judge(tonight, trailing, nights, reference, self.settings, self.now, self.output_names)
         self.night = Night.of(tonight, self.now)
@@ -203,19 +184,19 @@ class Gatekeeper:
             if name in published or (commit.source.key, commit.source.content_digest) in held:
                 yield commit
 
-    def _trailing(self, past: Sequence[NightRecord], newest: Manifest) -> Iterator[FreshShard]:
+    def _trailing(self, past: Sequence[NightRecord], newest: Manifest) -> list[FreshShard]:
         """Published shards of the nights before, newest night first, as many as the windows can hold."""
         published = {entry.key: entry for entry in newest.content.shards}
-        wanted: list[Wanted] = []
+        wanted: list[tuple[ShardEntry, str]] = []
         rows, nights = 0, 0
         for record in reversed(past):
             there = [published[key] for key in record.shards if key in published]
             if nights >= self.settings.windows[-1] or rows >= self.settings.window_records:
                 break
-            wanted += [Wanted(e.key, e.content_digest, e.file, str(record.night["date"])) for e in there]
+            wanted += [(entry, str(record.night["date"])) for entry in there]
             rows += sum(entry.published_rows for entry in there)
             nights += bool(there)
-        return iter(self._read(wanted))
+        return self._read(wanted)
 
     def _reference(self, newest: Manifest | None) -> Reference | None:
         """The reference of the dataset; made once, from what was published before the first night."""
@@ -229,22 +210,16 @@ class Gatekeeper:
         self.progress.say(
             f"reference: later nights are compared with {records} of {counted(len(chosen), 'shard')} published so far"
         )
-        tables = (self._table(Wanted(e.key, e.content_digest, e.file, "")) for e in chosen)
-        reference = Reference.of(tables, self.model_id, self.output_names, self.seed)
+        rows = RowsWithTraits(self.store, self.archive)
+        reference = Reference.of(map(rows, chosen), self.model_id, self.output_names, self.seed)
         self.store.put_if_absent(REFERENCE, reference.to_parquet_bytes())
         return reference
 
-    def _read(self, wanted: Sequence[Wanted]) -> list[FreshShard]:
+    def _read(self, wanted: Sequence[tuple[ShardEntry, str]]) -> list[FreshShard]:
+        """The explanations of these shards; each with the date of the night in which it came."""
         with ThreadPoolExecutor(READERS) as readers:
-            tables = list(readers.map(self._table, wanted))
-        return [FreshShard(one.key, table, one.night) for one, table in zip(wanted, tables, strict=True)]
-
-    def _table(self, one: Wanted) -> pa.Table:
-        path, system = arrow_place(self.store.location(one.file))
-        with pq.ParquetFile(path, filesystem=system) as opened:
-            there = [name for name in COLUMNS if name in opened.schema_arrow.names]
-            rows = opened.read(columns=there, use_threads=False)
-        return ShardTraits(self.store, self.archive).beside(one.key, one.content_digest, rows)
+            tables = list(readers.map(RowsWithTraits(self.store, self.archive), [entry for entry, _ in wanted]))
+        return [FreshShard(entry.key, table, night) for (entry, night), table in zip(wanted, tables, strict=True)]
 
 
 MOST_REFERENCE_ROWS = 40_000

@@ -13,7 +13,7 @@ Two probabilities are computed of each delta, and the larger one counts:
   function of the placements that reference records have among themselves. It holds for every n and however skewed they
   are, which the normal one does not: a cluster that one record in fifty shows at all is far from normal in 30 records.
 
-The quantities of a record that drift is looked for in: numbers, one column each, with the name an operator reads.
+`quantities` are the numbers of a record in which drift is looked for, one column each, named as an operator reads them.
 """
 
 from __future__ import annotations
@@ -90,18 +90,14 @@ def _rounded(name: str, column: NDArray) -> NDArray[np.float32]:
 
 def flag_kinds(rows: pa.Table) -> set[str]:
     """Kinds of the flags that are set: "flat_lead:V1" is of the kind "flat_lead"."""
-    return {_kind(flag) for flag in pc.unique(pc.list_flatten(rows["flags"])).to_pylist()}
-
-
-def _kind(flag: str) -> str:
-    return flag.split(":")[0]
+    return {flag.split(":")[0] for flag in pc.unique(pc.list_flatten(rows["flags"])).to_pylist()}
 
 
 def _flagged(rows: pa.Table, kind: str) -> NDArray[np.float32]:
     """1 where a flag of this kind is set, else 0."""
     lists = rows["flags"].combine_chunks()
     flat = pc.list_flatten(lists)
-    wanted = [flag for flag in pc.unique(flat).to_pylist() if _kind(flag) == kind]
+    wanted = [flag for flag in pc.unique(flat).to_pylist() if flag.split(":")[0] == kind]
     found = np.zeros(rows.num_rows, np.float32)
     here = pc.is_in(flat, value_set=pa.array(wanted, flat.type)).to_numpy(zero_copy_only=False)
     found[pc.list_parent_indices(lists).to_numpy()[here]] = 1
@@ -197,16 +193,20 @@ def placed(among: NDArray[np.float32], values: NDArray[np.float32]) -> NDArray[n
     return np.where(np.isnan(values), np.nan, found).astype(np.float32)
 
 
+_Circle = tuple[str | None, str | None]
+"""Site and device of some reference records; None for any."""
+
+
 class Strata:
     """The reference, by site and device where it has enough records of them, else by device, by site, or whole."""
 
     def __init__(self, reference: Quantities) -> None:
         self._reference = reference
-        self._made: dict[tuple[str, ...], Stratum] = {}
+        self._made: dict[_Circle, Stratum] = {}
 
     def place(self, records: Quantities) -> Placed:
         """Place records among those of the reference that they are to be compared with."""
-        found: dict[tuple[str, ...], int] = {}
+        found: dict[_Circle, int] = {}
         stratum = np.zeros(len(records.values), np.intp)
         placements = np.empty(records.values.shape, np.float32)
         for site in sorted(set(records.site)):
@@ -217,23 +217,21 @@ class Strata:
                 placements[here] = self._stratum(circle).place(records.values[here])
         return Placed(placements, stratum, tuple(self._stratum(circle) for circle in found))
 
-    def _nearest(self, site: str, device: str) -> tuple[str, ...]:
-        for circle in (("both", site, device), ("device", device), ("site", site)):
-            if all(circle) and self._in(circle).sum() >= STRATUM_RECORDS:
+    def _nearest(self, site: str, device: str) -> _Circle:
+        for circle in ((site, device), (None, device), (site, None)):
+            if "" not in circle and self._in(circle).sum() >= STRATUM_RECORDS:
                 return circle
-        return ("whole",)
+        return None, None
 
-    def _in(self, circle: tuple[str, ...]) -> NDArray[np.bool_]:
+    def _in(self, circle: _Circle) -> NDArray[np.bool_]:
         """bool (m,): reference records of a circle."""
-        kind, *names = circle
         here = np.ones(len(self._reference.values), bool)
-        if kind in ("both", "site"):
-            here &= self._reference.site == names[0]
-        if kind in ("both", "device"):
-            here &= self._reference.device == names[-1]
+        for name, of in zip(circle, (self._reference.site, self._reference.device), strict=True):
+            if name is not None:
+                here &= of == name
         return here
 
-    def _stratum(self, circle: tuple[str, ...]) -> Stratum:
+    def _stratum(self, circle: _Circle) -> Stratum:
         if circle not in self._made:
             self._made[circle] = Stratum.of(self._reference.values[self._in(circle)])
         return self._made[circle]

@@ -12,8 +12,7 @@ import pytest
 from ecgscale.config import GateSettings
 from ecgscale.errors import EcgscaleError
 from ecgscale.nightly.gates.drift import find_drift
-from ecgscale.nightly.gates.evidence import Evidence, FreshShard
-from ecgscale.nightly.gates.findings import Finding
+from ecgscale.nightly.gates.evidence import Evidence, Finding, FreshShard
 from ecgscale.nightly.gates.reference import Reference
 from tests.nightly.explained_rows import OUTPUTS, K, before, explained, quarantined, reference, shard
 

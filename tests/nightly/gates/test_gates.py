@@ -11,10 +11,9 @@ from pydantic import ValidationError
 
 from ecgscale.config import GateSettings
 from ecgscale.errors import UsageError
-from ecgscale.nightly.gates.evidence import Evidence, Night
-from ecgscale.nightly.gates.findings import Finding, without_echoes
+from ecgscale.nightly.gates.counts import check_quarantine
+from ecgscale.nightly.gates.evidence import Evidence, Finding, Night, without_echoes
 from ecgscale.nightly.gates.gatekeeper import judge
-from ecgscale.nightly.gates.quarantine import check_quarantine
 from tests.nightly.explained_rows import NOW, OUTPUTS, before, explained, quarantined, reference, shard, week_of
 
 SETTINGS = GateSettings()

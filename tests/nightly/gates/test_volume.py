@@ -9,9 +9,8 @@ import pyarrow as pa
 import pytest
 
 from ecgscale.config import GateSettings
-from ecgscale.nightly.gates.evidence import FreshShard, Night
-from ecgscale.nightly.gates.findings import Finding
-from ecgscale.nightly.gates.volume import Usual, check_freshness, check_volume
+from ecgscale.nightly.gates.counts import WeekdayBaseline, check_freshness, check_volume
+from ecgscale.nightly.gates.evidence import Finding, FreshShard, Night
 from tests.nightly.explained_rows import NOW, explained, shard, week_of
 
 WEEK = (300, 310, 290, 300, 280, 90, 80)
@@ -143,9 +142,9 @@ def test_shifted_dates_say_nothing() -> None:
 
 def test_the_usual_needs_four_weeks() -> None:
     counts = {date(2026, 1, 5) + timedelta(days=days): 100 for days in range(27)}
-    assert Usual.of(counts, 0) is None
+    assert WeekdayBaseline.of(counts, 0) is None
     counts[date(2026, 2, 1)] = 100
-    usual = Usual.of(counts, 0)
+    usual = WeekdayBaseline.of(counts, 0)
     assert usual is not None
     assert usual.records == pytest.approx(100)
     assert usual.spread == pytest.approx(0.0995, abs=1e-3)

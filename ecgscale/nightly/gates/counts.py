@@ -1,29 +1,118 @@
-"""Volume and freshness: did about as many records come as on such a weekday, and are they new?
+"""Gates over how many: quarantine rate, volume and freshness. Formulae: docs/gates.md.
 
-Both fail the night; what did not come cannot be held back. Only a flood is held: it is to be looked at before it is
-published. Formulae: docs/gates.md.
+Quarantine: more unusable records than may be, in all, at a site, from a device or in a shard, by an exact binomial
+test: a night of five records that happens to hold one bad one is none, and a night of five bad ones is one.
 
-What is usual on a weekday: so many records, give or take.
-
-Counts vary in two ways: by chance, as counts do, and because no two weeks are alike. Both are estimated on the
-logarithm, from all weekdays together, each about its own median.
+Volume and freshness: did about as many records come as on such a weekday, and are they new? Both fail the night; what
+did not come cannot be held back. Only a flood is held: it is to be looked at before it is published. Counts vary by
+chance, as counts do, and because no two weeks are alike: both are estimated on the logarithm, from all weekdays
+together, each about its own median.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
 
 import numpy as np
-from scipy.stats import nbinom, poisson, t
+from numpy.typing import NDArray
+from scipy.stats import binom, nbinom, poisson, t
 
 from ecgscale.config import GateSettings
-from ecgscale.nightly.gates.evidence import FreshShard, Night, texts
-from ecgscale.nightly.gates.findings import ALL, Finding, held_back
+from ecgscale.nightly.gates.evidence import (
+    ALL,
+    Evidence,
+    Finding,
+    FreshShard,
+    Group,
+    Night,
+    held_back,
+    over_nights,
+    texts,
+    usable,
+    without_echoes,
+)
 from ecgscale.words import counted
+
+
+@dataclass(frozen=True)
+class _Count:
+    """`bad` of `n` records of a group over so many nights."""
+
+    group: Group
+    nights: int
+    member: NDArray[np.bool_]
+    n: int
+    bad: int
+    p: float
+
+    @property
+    def rate(self) -> float:
+        return self.bad / self.n
+
+
+def check_quarantine(evidence: Evidence, settings: GateSettings) -> list[Finding]:
+    """An alarm for each group that has more quarantined records than `quarantine_rate` allows, tonight or over all
+    windows; the shards that are over the rate themselves are held."""
+    if not (evidence.age == 0).any():
+        return []
+    bad = ~usable(evidence.rows)
+    counts = list(_counts(evidence, bad, settings))
+    worst: dict[tuple[str, str], _Count] = {}
+    for count in counts:
+        surely = count.p * len(counts) < settings.alpha and count.rate > settings.quarantine_rate
+        standing = worst.get(count.group.key)
+        if surely and (standing is None or count.p < standing.p):
+            worst[count.group.key] = count
+    return without_echoes([_finding(count, evidence, bad, len(counts), settings) for count in worst.values()])
+
+
+def _counts(evidence: Evidence, bad: NDArray[np.bool_], settings: GateSettings) -> Iterator[_Count]:
+    for group in evidence.groups():
+        before = -1
+        for nights in settings.windows:
+            member = group.member & (evidence.age < nights)
+            n, found = int(member.sum()), int((member & bad).sum())
+            if n > before:
+                yield _Count(group, nights, member, n, found, float(binom.sf(found - 1, n, settings.quarantine_rate)))
+            before = n
+
+
+def _finding(count: _Count, evidence: Evidence, bad: NDArray[np.bool_], tests: int, settings: GateSettings) -> Finding:
+    shards = _shards_over(evidence, bad, count.member & (evidence.age == 0), settings.quarantine_rate)
+    earlier = _shards_over(evidence, bad, count.member & (evidence.age > 0), settings.quarantine_rate)
+    statuses = Counter(evidence.rows["status"].take(np.flatnonzero(count.member & bad)).to_pylist())
+    reasons = ", ".join(f"{status} ({n})" for status, n in statuses.most_common(3))
+    found = (
+        f"{count.group}, {over_nights(count.nights, evidence.date)}: {count.bad} of {count.n} records are quarantined "
+        f"({count.rate:.1%}, allowed are {settings.quarantine_rate:.1%}): {reasons}"
+    )
+    then = held_back(shards) if shards else "told only: none of the night's shards is over the rate"
+    return Finding(
+        gate="quarantine_rate",
+        alarm=bool(shards),
+        group=str(count.group),
+        what="quarantined records",
+        effect=round(count.rate, 4),
+        p_adjusted=min(1.0, count.p * tests),
+        nights=count.nights,
+        records=count.n,
+        shards=shards,
+        earlier=earlier,
+        message=f"{found}; {then}",
+        found=found,
+    )
+
+
+def _shards_over(evidence: Evidence, bad: NDArray[np.bool_], member: NDArray[np.bool_], rate: float) -> tuple[str, ...]:
+    n_shards = len(evidence.keys)
+    rows = np.bincount(evidence.shard[member], minlength=n_shards)
+    quarantined = np.bincount(evidence.shard[member & bad], minlength=n_shards)
+    return tuple(sorted(evidence.keys[index] for index in np.flatnonzero(quarantined > rate * rows)))
+
 
 LEAST_HISTORY_DAYS = 28
 LEAST_NIGHTS_A_WEEKDAY = 3
@@ -33,7 +122,7 @@ _LEAST_SPREAD = 0.05
 
 
 @dataclass(frozen=True)
-class Usual:
+class WeekdayBaseline:
     """The usual number of records of a weekday, its median.
 
     spread: standard deviation of log(1 + records) about the median of the weekday
@@ -46,7 +135,7 @@ class Usual:
     freedom: int
 
     @classmethod
-    def of(cls, counts: Mapping[date, int], weekday: int) -> Usual | None:
+    def of(cls, counts: Mapping[date, int], weekday: int) -> WeekdayBaseline | None:
         """From records by date of past nights; None when they are too few to call anything usual."""
         if not counts or (max(counts) - min(counts)).days + 1 < LEAST_HISTORY_DAYS:
             return None
@@ -104,14 +193,14 @@ class _Feed:
     def __str__(self) -> str:
         return f"site {self.site}" if self.site else ALL
 
-    def finding(self, told: str, multiple: float | None, p: float | None, alarm: bool, hold: bool) -> Finding:
+    def finding(self, what: str, multiple: float | None, p: float | None, alarm: bool, hold: bool) -> Finding:
         """What is to say of it."""
         then = "nothing is held back: what came is sound"
         if hold:
             then = held_back(self.shards)
         elif not alarm:
             then = "told only: a holiday"
-        found = f"{self}, {self.today}: {told}"
+        found = f"{self}, {self.today}: {what}"
         return Finding(
             gate="volume",
             alarm=alarm,
@@ -147,12 +236,12 @@ def check_freshness(
     ages = np.array([night.newest_hours for night in past if night.newest_hours is not None])
     if age is None or len(ages) < _LEAST_AGES:
         return []
-    low, usual, high = np.quantile(ages, [0.1, 0.5, 0.9])
+    low, median, high = np.quantile(ages, [0.1, 0.5, 0.9])
     # Dates that were shifted to protect patients, and those of old collections, do not follow the nights.
-    if high - low > _STEADY_HOURS or abs(usual) > _LIVE_HOURS or age <= high + settings.freshness_hours:
+    if high - low > _STEADY_HOURS or abs(median) > _LIVE_HOURS or age <= high + settings.freshness_hours:
         return []
     message = (
-        f"all records, {today}: the newest recording is {_told_hours(age)} old, usually {_told_hours(usual)}; something"
+        f"all records, {today}: the newest recording is {_days(age)} old, usually {_days(median)}; something"
         " between the devices and the archive stands still. Nothing is held back: what came is sound"
     )
     return [
@@ -161,7 +250,7 @@ def check_freshness(
             alarm=True,
             group=ALL,
             what="newest recording",
-            effect=round(float(age - usual), 2),
+            effect=round(float(age - median), 2),
             records=sum(shard.rows.num_rows for shard in tonight),
             message=message,
         )
@@ -173,10 +262,10 @@ def _judge(feed: _Feed, today: date, settings: GateSettings, comparisons: int) -
     with_records = sorted(day for day, records in feed.past.items() if records)
     if not with_records:
         return None
-    usual = Usual.of(feed.past, today.weekday())
-    p = usual.p(feed.came) * comparisons if usual else None
+    baseline = WeekdayBaseline.of(feed.past, today.weekday())
+    p = baseline.p(feed.came) * comparisons if baseline else None
     surely = p is not None and p < settings.alpha
-    told = f"usual for a {today:%A} are {usual.records:.0f}" if usual else "what is usual is not known yet"
+    expected = f"usual for a {today:%A} are {baseline.records:.0f}" if baseline else "what is usual is not known yet"
     working_day = today not in settings.holidays
     since = (today - with_records[-1]).days
     if not feed.came:
@@ -184,20 +273,19 @@ def _judge(feed: _Feed, today: date, settings: GateSettings, comparisons: int) -
         silent = since >= settings.silent_nights and since > max(gaps, default=1)
         if not silent and not surely:
             return None
-        return feed.finding(
-            f"no record came, the last did {counted(since, 'day')} ago; {told}", 0.0, p, working_day, False
-        )
-    if usual is None or not surely:
+        silence = f"no record came, the last did {counted(since, 'day')} ago; {expected}"
+        return feed.finding(silence, 0.0, p, working_day, False)
+    if baseline is None or not surely:
         return None
-    multiple = feed.came / max(usual.records, 1.0)
-    told = f"{counted(feed.came, 'record')} came, {told}"
+    multiple = feed.came / max(baseline.records, 1.0)
+    what = f"{counted(feed.came, 'record')} came, {expected}"
     if multiple < settings.volume_low:
-        return feed.finding(told, multiple, p, working_day, False)
+        return feed.finding(what, multiple, p, working_day, False)
     # More than on any weekday, and more than what piled up while nothing came.
-    others = (Usual.of(feed.past, weekday) for weekday in range(7))
+    others = (WeekdayBaseline.of(feed.past, weekday) for weekday in range(7))
     most = max(other.records for other in others if other)
     if most >= 1 and feed.came > settings.volume_high * most * max(since, 1):
-        return feed.finding(told, multiple, p, True, bool(feed.shards))
+        return feed.finding(what, multiple, p, True, bool(feed.shards))
     return None
 
 
@@ -206,15 +294,9 @@ def _feeds(tonight: Sequence[FreshShard], nights: Sequence[Night], today: date, 
     past = _recent(nights, today, days)
     # A second run of a day judges the whole day.
     earlier = [night for night in nights if date.fromisoformat(night.date) == today]
-    found = [
-        _Feed(
-            "",
-            today,
-            _by_date(past, ""),
-            sum(shard.rows.num_rows for shard in tonight) + sum(night.records for night in earlier),
-            tuple(sorted(shard.key for shard in tonight if shard.rows.num_rows)),
-        )
-    ]
+    came = sum(shard.rows.num_rows for shard in tonight) + sum(night.records for night in earlier)
+    filled = tuple(sorted(shard.key for shard in tonight if shard.rows.num_rows))
+    found = [_Feed("", today, _by_date(past, ""), came, filled)]
     of_shard = {shard.key: Counter(texts(shard.rows, "site")) for shard in tonight}
     # Nights that came before sites were known say nothing of them.
     known = [night for night in past if night.sites or not night.records]
@@ -229,13 +311,12 @@ def _recent(nights: Sequence[Night], today: date, days: int) -> list[Night]:
     return [night for night in nights if today - timedelta(days=days) <= date.fromisoformat(night.date) < today]
 
 
-def _by_date(nights: Sequence[Night], site: str) -> dict[date, int]:
-    counts: dict[date, int] = {}
+def _by_date(nights: Sequence[Night], site: str) -> Counter[date]:
+    counts: Counter[date] = Counter()
     for night in nights:
-        day = date.fromisoformat(night.date)
-        counts[day] = counts.get(day, 0) + (night.sites.get(site, 0) if site else night.records)
+        counts[date.fromisoformat(night.date)] += night.sites.get(site, 0) if site else night.records
     return counts
 
 
-def _told_hours(hours: float) -> str:
+def _days(hours: float) -> str:
     return counted(round(hours), "hour") if abs(hours) < 72 else counted(round(hours / 24), "day")
