@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.bars import bar_of
+from ecgscale.tables import Table
 
 INTRODUCTION = """\
 # Benchmarks
@@ -41,12 +42,8 @@ def page(results: Mapping[str, Mapping[str, Any]]) -> str:
 
 def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """A Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "".join(f"| {' | '.join(_cell(cell) for cell in line)} |\n" for line in lines)
-
-
-def _cell(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    shown = ([f"{cell:g}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows)
+    return Table.of(header, shown).markdown()
 
 
 def _ratios(results: Mapping[str, Mapping[str, Any]]) -> str:

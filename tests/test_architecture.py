@@ -17,7 +17,7 @@ PACKAGE = REPOSITORY / "ecgscale"
 
 LAYERS = ("io", "store", "archive", "encoders", "clusters", "explain", "passes", "evaluate", "report", "nightly")
 """Each imports only those before it, and the root modules."""
-ROOTS = ("errors", "progress", "leads", "words")
+ROOTS = ("errors", "progress", "leads", "words", "tables")
 """Of these modules, `config` sees `io` besides; everybody sees them."""
 EDGES = ("cli", "jobs")
 """What users start: may import everything, and nothing imports it."""

@@ -30,8 +30,8 @@ from ecgscale.report.embedded import DISPLAY_RATE, as_ratio, by_shard
 from ecgscale.report.relations import class_groups, group_means
 from ecgscale.report.subject import Subject
 from ecgscale.report.surrogate_tables import importance_of
-from ecgscale.report.tables import percent
 from ecgscale.store.dataset import open_explanations
+from ecgscale.tables import percent
 
 SAMPLE_RECORDS = 256
 FEWEST_SEGMENTS = 10

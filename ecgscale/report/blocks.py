@@ -11,7 +11,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from ecgscale.report.relations import Correlations
-from ecgscale.report.tables import Table, percent
+from ecgscale.tables import Table, percent
 
 
 @dataclass(frozen=True)
@@ -54,15 +54,6 @@ class TableBlock:
 
     kind: ClassVar[str] = "table"
     table: Table
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """Names and values."""
-
-    kind: ClassVar[str] = "pairs"
-    title: str
-    pairs: Sequence[tuple[str, str]]
 
 
 @dataclass(frozen=True)
@@ -123,7 +114,7 @@ class Columns:
     blocks: Sequence[Block]
 
 
-Block = Columns | Heading | Paragraph | Remark | Missing | TableBlock | Pairs | Chart | Matrix | Folded
+Block = Columns | Heading | Paragraph | Remark | Missing | TableBlock | Chart | Matrix | Folded
 
 
 @dataclass

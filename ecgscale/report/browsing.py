@@ -14,7 +14,7 @@ from ecgscale.report.choice import AUDITED, DISAGREES, DRAWN, TYPICAL, UNCERTAIN
 from ecgscale.report.lineage import command_for
 from ecgscale.report.page import PALETTE
 from ecgscale.report.subject import LONGEST_NAME, NAMES_FILE, Subject
-from ecgscale.report.tables import percent
+from ecgscale.tables import percent
 
 _CLASSES_ON_CARD = 8
 

@@ -9,8 +9,9 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from ecgscale.report.page import MM_PER_MV, MM_PER_S, joined, polyline, tag
+from ecgscale.report.page import MM_PER_MV, MM_PER_S, joined, polyline
 from ecgscale.report.relations import Group
+from ecgscale.tables import tag
 
 _PANEL_GAP_MM = 2.0
 _ROW, _LABEL, _AXIS, _COUNT = 22.0, 150.0, 42.0, 64.0

@@ -22,8 +22,8 @@ from ecgscale.leads import CANONICAL_LEADS, derive_limb_leads
 from ecgscale.progress import SILENT, Progress
 from ecgscale.report.choice import Recording, disagreement, read_recordings
 from ecgscale.report.subject import Subject
-from ecgscale.report.tables import readable
 from ecgscale.store.dataset import open_explanations
+from ecgscale.tables import readable
 
 DISPLAY_RATE, FINE_RATE = 250.0, 300.0
 LONGEST_S, SHOWN_S = 12.0, 10.0

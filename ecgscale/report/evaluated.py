@@ -19,10 +19,10 @@ import pyarrow as pa
 from ecgscale.errors import EcgscaleError
 from ecgscale.evaluate.written import Evaluation
 from ecgscale.report.atlas import CYCLE
-from ecgscale.report.blocks import Block, Chart, Columns, Folded, Pairs, Paragraph, Remark, TableBlock, share_matrix
+from ecgscale.report.blocks import Block, Chart, Columns, Folded, Paragraph, Remark, TableBlock, share_matrix
 from ecgscale.report.charts import Series, line_chart
 from ecgscale.report.sweeps import sweep_series, sweep_tables
-from ecgscale.report.tables import Cell, Row, Table, between, number, percent, readable, scored, written
+from ecgscale.tables import Cell, Row, Table, between, number, percent, readable, scored, written
 
 MOST_ROWS, MOST_COLUMNS = 200, 40
 HIDDEN = ("patient_id",)
@@ -387,7 +387,7 @@ def _calibration(found: Evaluation) -> list[Block]:
 
 def _of_facts(facts: Facts) -> list[Block]:
     """Long tables are folded."""
-    blocks: list[Block] = [Pairs("", facts.pairs)] if facts.pairs else []
+    blocks: list[Block] = [TableBlock(Table.of_facts("", facts.pairs))] if facts.pairs else []
     for table in facts.tables:
         long = len(table.rows) > _LONG
         blocks.append(Folded(f"Table: {table.caption}", [TableBlock(table)]) if long else TableBlock(table))

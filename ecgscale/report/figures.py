@@ -31,7 +31,7 @@ from ecgscale.report.relations import Correlations, correlations, label_variable
 from ecgscale.report.subject import Subject
 from ecgscale.report.surrogate_tables import figure_rows
 from ecgscale.report.sweeps import SweepChart, sweep_series
-from ecgscale.report.tables import percent
+from ecgscale.tables import percent
 
 _MM_PER_INCH = 25.4
 _ATLAS_COLUMNS = 4

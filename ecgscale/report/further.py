@@ -24,7 +24,7 @@ from ecgscale.report.evaluated import (
 from ecgscale.report.lineage import command_for
 from ecgscale.report.subject import Subject
 from ecgscale.report.surrogate_tables import surrogate_tables
-from ecgscale.report.tables import Cell, Row, Table, number, readable
+from ecgscale.tables import Cell, Row, Table, number, readable
 
 SHOWN = 30
 

@@ -6,16 +6,16 @@ import shlex
 from typing import Any
 
 from ecgscale.report.subject import Subject
-from ecgscale.report.tables import Row, Table, number, percent, written
+from ecgscale.tables import Row, Table, number, percent, written
 
 
-def lineage_tables(subject: Subject) -> list[tuple[str, list[tuple[str, str]]]]:
-    """(heading, name–value pairs), from the archive to the explanations."""
+def lineage_tables(subject: Subject) -> list[Table]:
+    """From the archive to the explanations."""
     return [
-        ("Archive", _archive(subject)),
-        ("Network", _network(subject)),
-        ("Clusters", _clusters(subject)),
-        ("Explanations", _explanations(subject)),
+        Table.of_facts("Archive", _archive(subject)),
+        Table.of_facts("Network", _network(subject)),
+        Table.of_facts("Clusters", _clusters(subject)),
+        Table.of_facts("Explanations", _explanations(subject)),
     ]
 
 

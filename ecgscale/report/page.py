@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from markupsafe import Markup, escape
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
@@ -82,20 +82,6 @@ def ink_on(cluster: int) -> str:
     return "white" if luminance < 0.18 else "black"
 
 
-def tag(name: str, *children: object, **attributes: object) -> Markup:
-    """`<name a="…">…</name>`; `_` in an attribute's name becomes `-` (a trailing one is dropped), None leaves it out.
-
-    Children that are no `Markup` are escaped; numbers are written with as few digits as a screen can show.
-    """
-    written = "".join(
-        f' {key.rstrip("_").replace("_", "-")}="{escape(_short(value))}"'
-        for key, value in attributes.items()
-        if value is not None
-    )
-    inner = Markup("").join(escape(child) for child in children)
-    return Markup(f"<{name}{written}>{inner}</{name}>")
-
-
 def joined(parts: Iterable[Markup]) -> Markup:
     """Elements one after the other."""
     return Markup("").join(parts)
@@ -111,7 +97,3 @@ def polyline(x: NDArray[np.floating], y: NDArray[np.floating], digits: int = 2) 
         commands.append(f"{'L' if pen_down else 'M'}{px:g} {py:g}")
         pen_down = True
     return "".join(commands)
-
-
-def _short(value: object) -> str:
-    return f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from ecgscale.archive.validate import STATUS_MEANING
 from ecgscale.report.atlas import surrogate_of
-from ecgscale.report.blocks import Chart, Columns, Heading, Missing, Pairs, Paragraph, Remark, Section, TableBlock
+from ecgscale.report.blocks import Chart, Columns, Heading, Missing, Paragraph, Remark, Section, TableBlock
 from ecgscale.report.blocks import correlation_matrix as matrix_of
 from ecgscale.report.charts import Series, box_chart, line_chart
 from ecgscale.report.lineage import command_for, lineage_tables, seen_table
@@ -25,7 +25,7 @@ from ecgscale.report.relations import (
     right_groups,
 )
 from ecgscale.report.subject import Subject
-from ecgscale.report.tables import Cell, Row, Table, between, number, percent, written
+from ecgscale.tables import Cell, Row, Table, between, number, percent, written
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,7 @@ def quarantine_section(subject: Subject) -> Section:
 def lineage_section(subject: Subject) -> Section:
     """What was run, on what, with what; and what had been seen."""
     section = Section("lineage", "What was run", "Everything that decides the numbers on this page.")
-    section.blocks.append(Columns([Pairs(title, pairs) for title, pairs in lineage_tables(subject)]))
+    section.blocks.append(Columns([TableBlock(table) for table in lineage_tables(subject)]))
     seen = seen_table(subject)
     if seen is not None:
         section.blocks.append(TableBlock(seen))

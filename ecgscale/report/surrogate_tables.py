@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ecgscale.report.tables import Cell, Row, Table, number, readable, scored
+from ecgscale.tables import Cell, Row, Table, number, readable, scored
 
 Columns = tuple[tuple[str, str], ...]
 """Score and its heading."""

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from ecgscale.evaluate.written import Evaluation
 from ecgscale.report.charts import Series
-from ecgscale.report.tables import Row, Table, number, readable, written
+from ecgscale.tables import Row, Table, number, readable, written
 
 _TITLES = {
     "clusters": "Number of clusters",

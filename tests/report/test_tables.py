@@ -12,29 +12,6 @@ from ecgscale.errors import UsageError
 from ecgscale.report.evaluated import facts_of
 from ecgscale.report.subject import NAMES_FILE, read_names
 from ecgscale.report.surrogate_tables import figure_rows, importance_of, surrogate_tables
-from ecgscale.report.tables import written
-
-
-@pytest.mark.parametrize(
-    ("value", "told"),
-    [
-        (None, "–"),
-        (True, "yes"),
-        (3, "3"),
-        (12345, "12,345"),
-        (0.94949, "0.949"),
-        (float("nan"), "–"),
-        (0.0001, "< 0.001"),
-        (-0.25, "−0.250"),
-        (1234.5, "1,234.5"),
-        ([1, 2], "1, 2"),
-        ([], "none"),
-        (list(range(20)), "0, 1, 2, … (20 values)"),
-        ({"a_b": 1}, "a b 1"),
-    ],
-)
-def test_values_as_text(value: Any, told: str) -> None:
-    assert written(value) == told
 
 
 def test_facts_become_pairs_tables_and_remarks() -> None:
