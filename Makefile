@@ -3,12 +3,15 @@ PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
 
-.PHONY: help demo test lint type format bench docs clean real repro
+# Tests are spread over so many processes; one computes with one thread then.
+JOBS ?= 2
+
+.PHONY: help demo test fast lint type format bench docs clean real repro
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
 
-# The versions in constraints.txt were tested together; on Linux with a package index of CPU builds they stay small.
+# constraints.txt locks the versions that were tested together; on Linux with a package index of CPU builds they stay small.
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
@@ -22,11 +25,14 @@ help:  ## Show this list
 demo: .venv/installed  ## Simulate, train, cluster, explain, plot: two minutes, into ./ecgscale-demo
 	$(BIN)/ecgscale demo ecgscale-demo
 
-test: .venv/installed-dev  ## Lint, types and all tests
+test: .venv/installed-dev  ## Lint, types and all tests, the slow tier and the fast one
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --durations=40
+
+fast: .venv/installed-dev  ## The fast tier of the tests: no servers, clusters, whole jobs
+	$(BIN)/python -m pytest -n $(JOBS) -m "not slow"
 
 lint: .venv/installed-dev  ## Style, without changing anything
 	$(BIN)/ruff check .

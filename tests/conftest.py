@@ -1,4 +1,9 @@
-"""Fixtures that all tests share."""
+"""Fixtures that all tests share, and how tests are shared out between workers.
+
+Tests of one file go to one worker (pytest-xdist), and so do those of one group: `ray` and `seaweed` start clusters and
+servers, `browser` Chromium, of which two at a time would only wait for each other; `clock` looks at the time. What is
+`slow` comes first, so that no worker begins a minute's work when the others are through.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +28,57 @@ if os.environ.get("CI"):
 for _name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
     os.environ.setdefault(_name, "testing")
 
+# Two workers with as many threads as there are cores each get in each other's way.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # Actors, which Ray makes nice, would wait for everybody else on a busy machine, and deadlines are short here.
 os.environ.setdefault("RAY_worker_niceness", "0")
+
+
+HERE = Path(__file__).parent
+
+GROUPS = {
+    "ray": (
+        "e2e/test_analytics.py",
+        "e2e/test_evaluations_anywhere.py",
+        "e2e/test_same_bits_everywhere.py",
+        "jobs",
+        "passes/ingest/test_ingest.py",
+        "runtime/test_processes.py",
+        "runtime/test_ray_pool.py",
+    ),
+    "seaweed": ("e2e/test_faults_of_access.py", "e2e/test_faults_of_requests.py", "e2e/test_faults_of_servers.py"),
+    "browser": ("report/test_page.py",),
+    "clock": ("store/test_lease.py", "store/test_presence.py"),
+}
+"""Files and folders whose tests go to one worker together."""
+
+SLOW = (
+    *(path for paths in GROUPS.values() for path in paths),
+    "benchmarks/test_benchmarks.py",
+    "cli/test_command.py",
+    "cli/test_demo.py",
+    "cli/test_run.py",
+    "e2e",
+    "encoders/test_training.py",
+    "nightly/forget",
+    "nightly/models/test_refit.py",
+    "nightly/test_night.py",
+)
+"""Files and folders of the slow tier: servers, clusters, whole jobs. The rest runs in a few minutes."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Each test gets its tier and its group; the slow ones come first."""
+    for item in items:
+        path = item.path.relative_to(HERE)
+        places = {path.as_posix(), *(parent.as_posix() for parent in path.parents)}
+        if places & set(SLOW):
+            item.add_marker(pytest.mark.slow)
+        group = next((name for name, members in GROUPS.items() if places & set(members)), path.as_posix())
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import SLOW
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 PACKAGE = REPOSITORY / "ecgscale"
 
@@ -144,6 +146,10 @@ def test_the_package_stays_small() -> None:
 
 def test_modules_say_what_they_are_about() -> None:
     assert not [name_of(path) for path in SOURCES if not ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))]
+
+
+def test_the_tiers_of_tests_name_what_is_there() -> None:
+    assert [path for path in SLOW if not (REPOSITORY / "tests" / path).exists()] == []
 
 
 def tracked_texts() -> Iterator[tuple[str, str]]:
