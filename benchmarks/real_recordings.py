@@ -38,7 +38,7 @@ from ecgscale.encoders.spec import SPEC_FILE, load_spec
 from ecgscale.encoders.splits import Folds
 from ecgscale.encoders.taps import Encoder
 from ecgscale.encoders.train import TrainSettings, train_encoder
-from ecgscale.evaluate.surrogate.published import check_published
+from ecgscale.evaluate.surrogate.check import check_published
 from ecgscale.passes.explain.explain import explain_archive
 from ecgscale.passes.fit.activations import random_weights_variance
 from ecgscale.passes.fit.fit import fit_archive

@@ -22,7 +22,7 @@ def evaluate(job: Job) -> dict[str, Any]:
       ray job submit --working-dir . -- python jobs/evaluate.py --config configs/ptbxl.toml
     """
     from ecgscale.cli.surrogate import told
-    from ecgscale.evaluate.surrogate.published import check_published
+    from ecgscale.evaluate.surrogate.check import check_published
     from ecgscale.passes.spread import Spread
 
     asked = job.config.surrogate

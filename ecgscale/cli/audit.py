@@ -58,19 +58,19 @@ def audit(
 
     from ecgscale.evaluate.audit import AuditRequest, audit_labels
     from ecgscale.evaluate.forests import ForestSettings
-    from ecgscale.evaluate.surrogate.published import open_published
+    from ecgscale.evaluate.surrogate.check import open_records
     from ecgscale.evaluate.written import evaluation_name, write_evaluation
     from ecgscale.store.presence import at_work
 
     request = AuditRequest(folds, ForestSettings(trees=trees, seed=seed), flip, flips)
     with at_work(root, "ecgscale audit"):
-        published = open_published(root, target, dataset=dataset)
+        published, data = open_records(root, target, dataset=dataset)
         with spread_of(runtime, workers, gpus_per_worker, "cpu", progress) as (spread, _):
-            result = audit_labels(published.data, published.target, request, progress, spread)
-        name = evaluation_name("audit", published.target)
+            result = audit_labels(data, request, progress, spread)
+        name = evaluation_name("audit", data.target)
         facts = result.to_dict()
         path = write_evaluation(
-            root, published.found.dataset_id, name, facts, {"records": result.table}, settings=asdict(request)
+            root, published.dataset_id, name, facts, {"records": result.table}, settings=asdict(request)
         )
     click.echo(told(result, top))
     click.echo(f"written: {path}")

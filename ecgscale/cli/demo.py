@@ -73,7 +73,7 @@ def demo(progress: Progress, directory: Path, records: int, epochs: int, seed: i
     from ecgscale.cli.surrogate import told
     from ecgscale.config import load_config
     from ecgscale.errors import UsageError
-    from ecgscale.evaluate.surrogate.published import check_published
+    from ecgscale.evaluate.surrogate.check import check_published
     from ecgscale.report.explained import load_explained
     from ecgscale.store.dataset import open_explanations
 

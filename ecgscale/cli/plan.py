@@ -87,7 +87,7 @@ def plan(
 def _check_surrogate(config: RunConfig, outlook: Outlook) -> None:
     """Refuse what `ecgscale run` would refuse of [surrogate]; without an archive nothing can be said yet."""
     from ecgscale.archive.reader import Archive
-    from ecgscale.evaluate.surrogate.published import check_asked
+    from ecgscale.evaluate.surrogate.check import check_asked
 
     if config.surrogate is not None and outlook.archive.there:
         check_asked(Archive.open(config.archive.path), encoder=config.encoder.path, asked=config.surrogate)

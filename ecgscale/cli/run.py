@@ -60,7 +60,7 @@ def run(progress: Progress, config: Path) -> dict[str, Any]:
     """
     from ecgscale.cli.surrogate import told
     from ecgscale.config import load_config
-    from ecgscale.evaluate.surrogate.published import check_published
+    from ecgscale.evaluate.surrogate.check import check_published
 
     loaded = load_config(config)
     result = run_recorded(loaded, "run", progress)
@@ -91,7 +91,7 @@ def run(progress: Progress, config: Path) -> dict[str, Any]:
 
 def run_recorded(config: RunConfig, command: str, progress: Progress) -> PipelineResult:
     """Run the pipeline where its [runtime] says, and leave a record of it below ROOT."""
-    from ecgscale.evaluate.surrogate.published import check_asked
+    from ecgscale.evaluate.surrogate.check import check_asked
     from ecgscale.passes.run.pipeline import run_pipeline
     from ecgscale.runtime.run_record import run_record
 

@@ -131,7 +131,7 @@ def surrogate(
 
     from ecgscale.evaluate.forests import ForestSettings
     from ecgscale.evaluate.surrogate.archive_baselines import archive_baselines
-    from ecgscale.evaluate.surrogate.published import check_published
+    from ecgscale.evaluate.surrogate.check import check_published
     from ecgscale.evaluate.surrogate.surrogate import SurrogateRequest
 
     request = SurrogateRequest(
@@ -178,11 +178,11 @@ def surrogate(
 
 def told(result: SurrogateResult) -> str:
     """The scores as lines for people."""
-    from ecgscale.evaluate.source import TOLD
+    from ecgscale.evaluate.seen import GROUPS
 
     lines = [
         f"{result.target} ({result.kind}): {result.split}",
-        f"{result.train_records} records fitted a forest, {result.records} score ({TOLD[result.headline]})",
+        f"{result.train_records} records fitted a forest, {result.records} score ({GROUPS[result.headline]})",
     ]
     for name, text in _LINES.items():
         value, pair = result.scores[name], result.intervals.get(name)
@@ -211,7 +211,7 @@ def _labels(result: SurrogateResult) -> list[str]:
 
 
 def _groups(result: SurrogateResult) -> list[str]:
-    from ecgscale.evaluate.source import TOLD
+    from ecgscale.evaluate.seen import GROUPS
 
     if len(result.groups) < 2:
         return []
@@ -219,7 +219,7 @@ def _groups(result: SurrogateResult) -> list[str]:
         "agreement", "majority_agreement", "accuracy", "network_accuracy", "auroc", "network_auroc"
     ]  # fmt: skip
     rows = [
-        [TOLD[name], str(facts["records"]), *(_number(facts.get("scores", {}).get(column)) for column in columns)]
+        [GROUPS[name], str(facts["records"]), *(_number(facts.get("scores", {}).get(column)) for column in columns)]
         for name, facts in result.groups.items()
     ]
     return ["", *table_lines(["records", "", *(column.replace("_", " ") for column in columns)], rows)]

@@ -114,7 +114,6 @@ class AuditResult:
 
 def audit_labels(
     data: ExplainedRecords,
-    target: str,
     request: AuditRequest | None = None,
     progress: Progress = SILENT,
     spread: Spread = HERE,
@@ -147,14 +146,14 @@ def audit_labels(
     if swaps:
         flipped = _flip_test(questions, swaps, flipped_answers, unseen, request)
     return AuditResult(
-        target=target,
+        target=data.target,
         kind=questions.kind,
         records=int(judged.sum()),
         unlabelled=int((~questions.known).sum()),
         judged_by_network=int((judged & unseen).sum()),
         stands_alone=dict(Counter(alone[judged].tolist())),
         flipped=flipped,
-        split=rotation.told,
+        split=rotation.split,
         remarks=tuple(_remarks(data, questions, judged, unseen, rotation)),
         table=_table(data, answers, quality, alone, unseen, order),
     )

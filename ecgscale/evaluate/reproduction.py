@@ -25,7 +25,7 @@ import numpy as np
 from ecgscale.config import ArchiveConfig, EncoderConfig, FitConfig, RunConfig, RuntimeConfig, TrainConfig
 from ecgscale.errors import UsageError
 from ecgscale.evaluate.forests import ForestSettings
-from ecgscale.evaluate.surrogate.published import check_published
+from ecgscale.evaluate.surrogate.check import check_published
 from ecgscale.evaluate.surrogate.surrogate import SurrogateRequest
 from ecgscale.evaluate.written import evaluation_name, plain, read_evaluations
 from ecgscale.passes.run.pipeline import explain_config, fit_config, make_archive

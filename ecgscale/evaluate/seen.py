@@ -1,8 +1,7 @@
 """Which of the explained records had been seen before: by the encoder in training, by K-means in the fit.
 
-Both keep lists of hashed record and patient names beside themselves (`encoders.seen`); folds are told for readers.
-
-Which records fit a surrogate and which score it, by folds that are named.
+Both keep lists of hashed record and patient names (`encoders.seen`); folds are there for readers. Scores are told apart
+by it: only records that nothing has seen say what new recordings will bring.
 """
 
 from __future__ import annotations
@@ -19,8 +18,10 @@ from ecgscale.archive import Archive
 from ecgscale.clusters.model import ClusterModel
 from ecgscale.encoders.seen import SEEN_FILE, hashed, seen_by
 from ecgscale.encoders.spec import EncoderSpec
-from ecgscale.errors import ArchiveError, UsageError
+from ecgscale.errors import ArchiveError
 from ecgscale.store.manifest import Manifest
+
+FEWEST_TEST = 5
 
 
 @dataclass(frozen=True)
@@ -113,66 +114,52 @@ def _folds(folds: Sequence[int]) -> tuple[int, ...] | None:
     return tuple(sorted(set(folds))) or None
 
 
-FEWEST_TRAIN, FEWEST_TEST = 20, 5
-
-
-@dataclass(frozen=True)
-class Holdout:
-    """(N,) which records fit and which score; `told` says how they were chosen, `remarks` what was odd."""
-
-    train: NDArray[np.bool_]
-    test: NDArray[np.bool_]
-    told: str
-    remarks: tuple[str, ...] = ()
-
-
 def patients_of(table: pa.Table) -> NDArray[np.str_]:
     """(N,) the patient of each record; a record without one is a patient of its own."""
     pairs = zip(table.column("patient_id").to_pylist(), table.column("record_id").to_pylist(), strict=True)
     return np.array([f"p:{patient}" if patient else f"r:{record}" for patient, record in pairs], dtype=str)
 
 
-def choose(table: pa.Table, train_folds: Sequence[int] = (), test_folds: Sequence[int] = ()) -> Holdout:
-    """Split records by the folds that are named; all others take the part that is not.
+NEITHER, CLUSTERS, ENCODER, ALL = "neither", "clusters", "encoder", "all"
 
-    A patient who scores does not fit. Raises `UsageError` for folds that do not exist or overlap, and for too few
-    records.
+GROUPS = {
+    NEITHER: "seen by neither encoder nor K-means",
+    CLUSTERS: "seen by K-means, not by the encoder",
+    ENCODER: "seen by the encoder",
+    ALL: "all records scored",
+}
+
+
+def groups_of(scored: NDArray[np.bool_], seen: Seen | None) -> dict[str, NDArray[np.bool_]]:
+    """Name → which of N records; "encoder", "clusters" and "neither" share nothing, "all" is everything scored.
+
+    Of those three, the ones that can be told: without lists of what was seen there is "all" alone. Empty ones are left
+    out.
     """
-    patients, folds = patients_of(table), folds_of(table)
-    fitting, scoring = _named(folds, train_folds, test_folds)
-    train, test = np.isin(folds, fitting), np.isin(folds, scoring)
-    told = f"fitted on folds {_told(fitting)}, scored on fold{'s' if len(scoring) > 1 else ''} {_told(scoring)}"
-    shared = train & np.isin(patients, patients[test])
-    train &= ~shared
-    remarks = (f"{shared.sum()} records do not fit the surrogate: their patients score it",) if shared.any() else ()
-    if train.sum() < FEWEST_TRAIN or test.sum() < FEWEST_TEST:
-        raise UsageError(
-            f"{train.sum()} records to fit and {test.sum()} to score the surrogate are too few; it needs at least "
-            f"{FEWEST_TRAIN} and {FEWEST_TEST} ({told}; {table.num_rows} records are explained)"
+    groups = {ALL: scored}
+    if seen is not None and seen.encoder is not None:
+        groups[ENCODER] = scored & seen.encoder
+        if seen.clusters is not None:
+            groups[CLUSTERS] = scored & seen.clusters & ~seen.encoder
+            groups[NEITHER] = scored & ~seen.clusters & ~seen.encoder
+    return {name: groups[name] for name in (NEITHER, CLUSTERS, ENCODER, ALL) if name in groups and groups[name].any()}
+
+
+def headline_of(groups: dict[str, NDArray[np.bool_]]) -> tuple[str, str | None]:
+    """The group whose scores come first, and what has to be said about that.
+
+    Records seen by neither; where they are fewer than FEWEST_TEST, those seen by K-means alone (it learns no labels);
+    else all.
+    """
+    for name in (NEITHER, CLUSTERS):
+        if name in groups and groups[name].sum() >= FEWEST_TEST:
+            return name, None if name == NEITHER else (
+                "too few of the records scored are new to K-means: the headline is of records that K-means has seen "
+                "and the encoder has not"
+            )  # fmt: skip
+    if ENCODER in groups:
+        return ALL, (
+            "too few of the records scored are new to the encoder: the headline is of records that it has learnt, "
+            "and says little about others"
         )
-    return Holdout(train, test, told, remarks)
-
-
-def _named(
-    folds: NDArray[np.int64], train_folds: Sequence[int], test_folds: Sequence[int]
-) -> tuple[list[int], list[int]]:
-    """(folds that fit, folds that score), the ones not named filled in."""
-    have = sorted({int(fold) for fold in folds} - {-1})
-    if unknown := sorted({*train_folds, *test_folds} - set(have)):
-        there = f"there are folds {_told(have)}" if have else "there is no fold column; leave the folds out"
-        raise UsageError(f"no explained record is in fold {_told(unknown)}: {there}")
-    if both := sorted(set(train_folds) & set(test_folds)):
-        raise UsageError(f"fold {_told(both)} cannot both fit and score the surrogate")
-    fitting = list(train_folds) or [fold for fold in have if fold not in test_folds]
-    return fitting, list(test_folds) or [fold for fold in have if fold not in train_folds]
-
-
-def folds_of(table: pa.Table) -> NDArray[np.int64]:
-    """(N,) the fold of each record, −1 where it has none."""
-    if "fold" not in table.column_names:
-        return np.full(table.num_rows, -1)
-    return np.array([-1 if fold is None else fold for fold in table.column("fold").to_pylist()], dtype=np.int64)
-
-
-def _told(folds: Sequence[int]) -> str:
-    return ", ".join(str(fold) for fold in folds)
+    return ALL, "what encoder and K-means had seen is not known: the headline is of all records scored"

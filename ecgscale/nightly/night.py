@@ -19,7 +19,7 @@ from ecgscale.clusters.model import ClusterModel
 from ecgscale.config import RunConfig
 from ecgscale.encoders.spec import load_spec
 from ecgscale.errors import ArchiveError, EcgscaleError, ExitCode, UsageError
-from ecgscale.evaluate.surrogate.published import check_published
+from ecgscale.evaluate.surrogate.check import check_published
 from ecgscale.evaluate.written import write_evaluation
 from ecgscale.io.places import Place
 from ecgscale.io.settings import StoreError

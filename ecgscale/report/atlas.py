@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from scipy.signal import resample_poly
 
-from ecgscale.evaluate.source import draw_records
+from ecgscale.evaluate.published import draw_records
 from ecgscale.leads import CANONICAL_LEADS, MissingLeads, derive_limb_leads
 from ecgscale.progress import SILENT, Progress
 from ecgscale.report.charts import Beat

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ecgscale.archive import Archive
 from ecgscale.encoders.spec import load_spec
 from ecgscale.errors import EcgscaleError, UsageError
-from ecgscale.evaluate.source import open_source
+from ecgscale.evaluate.published import open_source
 from ecgscale.evaluate.truth import probabilities
 from ecgscale.io.places import place
 from ecgscale.report.choice import Recording, read_recordings

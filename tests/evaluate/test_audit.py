@@ -25,7 +25,7 @@ def audited(
     request: AuditRequest = REQUEST,
     seen: Seen | None = None,
 ) -> AuditResult:
-    return audit_labels(explained_records(table, target, output, SurrogateRequest(), seen), target, request)
+    return audit_labels(explained_records(table, target, output, SurrogateRequest(), seen), request)
 
 
 def clean() -> pa.Table:

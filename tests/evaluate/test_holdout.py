@@ -9,7 +9,8 @@ import pyarrow as pa
 import pytest
 
 from ecgscale.errors import UsageError
-from ecgscale.evaluate.seen import choose, patients_of
+from ecgscale.evaluate.seen import patients_of
+from ecgscale.evaluate.surrogate.rotation import hold_out
 
 N = 100
 
@@ -23,16 +24,16 @@ def table(patients: Sequence[str | None] | None = None, folds: bool = True) -> p
 
 
 def test_folds_as_named_and_the_others_filled_in() -> None:
-    named = choose(table(), train_folds=(1, 2, 3), test_folds=(9,))
+    named = hold_out(table(), train_folds=(1, 2, 3), test_folds=(9,))
     assert (named.train.sum(), named.test.sum()) == (30, 10)
-    assert "folds 1, 2, 3" in named.told
-    assert choose(table(), test_folds=(9,)).train.sum() == 90
-    assert choose(table(), train_folds=(1, 2, 3, 4)).test.sum() == 60
+    assert "folds 1, 2, 3" in named.split
+    assert hold_out(table(), test_folds=(9,)).train.sum() == 90
+    assert hold_out(table(), train_folds=(1, 2, 3, 4)).test.sum() == 60
 
 
 def test_patients_are_never_on_both_sides() -> None:
     patients = [f"p{i // 3}" for i in range(N)]
-    by_fold, names = choose(table(patients), test_folds=(9,)), np.array(patients)
+    by_fold, names = hold_out(table(patients), test_folds=(9,)), np.array(patients)
     assert not set(names[by_fold.train]) & set(names[by_fold.test])
     assert "their patients score it" in by_fold.remarks[0]
 
@@ -51,7 +52,7 @@ def test_records_without_a_patient_stand_alone() -> None:
 )
 def test_impossible_splits_are_told(arguments: dict, said: str) -> None:
     with pytest.raises(UsageError, match=said):
-        choose(table(), **arguments)
+        hold_out(table(), **arguments)
     if arguments == {"test_folds": (11,)}:
         with pytest.raises(UsageError, match="no fold column"):
-            choose(table(folds=False), **arguments)
+            hold_out(table(folds=False), **arguments)

@@ -22,7 +22,7 @@ from ecgscale.archive.waves import PREFERRED_LEADS, Waves, delineate, merge_lead
 from ecgscale.clusters.model import ClusterModel
 from ecgscale.encoders.spec import EncoderSpec, load_spec
 from ecgscale.errors import ArchiveError, ShardError, UsageError
-from ecgscale.evaluate.source import by_shard, draw_records, left_out, open_source
+from ecgscale.evaluate.published import by_shard, draw_records, left_out, open_source
 from ecgscale.io.places import absolute, place
 from ecgscale.passes.spread import HERE, Spread
 from ecgscale.progress import Progress

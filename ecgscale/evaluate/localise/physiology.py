@@ -21,8 +21,8 @@ from ecgscale.evaluate.localise.average_beat import BeatSums
 from ecgscale.evaluate.localise.localisation import Localisation, explained_entropy, localise
 from ecgscale.evaluate.localise.shifts import HopTest, checkerboard, counts_by_record
 from ecgscale.evaluate.localise.timelines import MAIN_PARTS, Timelines, explained_timelines
+from ecgscale.evaluate.published import by_shard
 from ecgscale.evaluate.seen import patients_of, what_was_seen
-from ecgscale.evaluate.source import by_shard
 from ecgscale.evaluate.written import write_evaluation
 from ecgscale.io.places import absolute, place
 from ecgscale.leads import MissingLeads

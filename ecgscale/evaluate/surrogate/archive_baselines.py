@@ -8,14 +8,14 @@ import numpy as np
 import pyarrow as pa
 
 from ecgscale.archive.reader import Archive
-from ecgscale.evaluate.source import by_shard, draw_records, open_source
+from ecgscale.evaluate.published import Published, by_shard, draw_records
 from ecgscale.evaluate.surrogate.baselines import Baseline
-from ecgscale.evaluate.surrogate.published import PublishedRecords
 from ecgscale.evaluate.surrogate.signal_features import signal_baselines
+from ecgscale.evaluate.surrogate.surrogate import ExplainedRecords
 from ecgscale.passes.features import network_features
 from ecgscale.progress import SILENT, Progress
 
-TOLD = {
+WORDS = {
     "pooled": "mean activations of the tapped blocks: the ceiling",
     "random_timesteps": "proportions under timesteps drawn at random",
     "random_centroids": "proportions under Gaussian centroids",
@@ -26,7 +26,8 @@ FEWEST_FITTED = 20
 
 
 def archive_baselines(
-    published: PublishedRecords,
+    published: Published,
+    data: ExplainedRecords,
     archive: Path | None = None,
     *,
     with_network: bool = False,
@@ -36,24 +37,24 @@ def archive_baselines(
     progress: Progress = SILENT,
 ) -> dict[str, Baseline]:
     """Baselines of a seeded sample of at most so many records; none, and a word about it, where the archive is gone."""
-    assert published.found.manifest is not None
-    opened, note = open_source(published.found.manifest, archive)
+    opened, note = published.archive(archive)
     if opened is None:
         progress.say(f"no baselines from signals: {note}")
         return {}
-    table = published.data.table
+    table = data.table
     rows = draw_records(table.num_rows, records, seed)
     wanted = by_shard(table.take(pa.array(rows)))
     ids = [str(record) for record in table.column("record_id").to_pylist()]
     found = signal_baselines(opened, published.spec.input, ids, wanted, seed, progress)
     if with_network:
         progress.say(f"{len(rows)} records go through the network again, and through one with random weights")
-        found |= _from_network(published, opened, ids, wanted, seed, device, progress)
+        found |= _from_network(published, data, opened, ids, wanted, seed, device, progress)
     return found
 
 
 def _from_network(
-    published: PublishedRecords,
+    published: Published,
+    data: ExplainedRecords,
     archive: Archive,
     ids: list[str],
     wanted: dict[str, list[str]],
@@ -63,7 +64,7 @@ def _from_network(
 ) -> dict[str, Baseline]:
     """Those of `passes.network_features`; centroids come from records that K-means had seen, if there are enough."""
     chosen = [record for records in wanted.values() for record in records]
-    seen = published.data.seen.clusters if published.data.seen else None
+    seen = data.seen.clusters if data.seen else None
     known = {ids[i] for i in np.flatnonzero(seen)} if seen is not None else set()
     fitting = [record for record in chosen if record in known]
     made = network_features(
@@ -86,5 +87,5 @@ def _from_network(
         for name, values in features.by_name.items():
             x = np.zeros((len(ids), values.shape[1]), np.float32)
             x[at] = values
-            found[name] = Baseline(TOLD[name], x, has)
+            found[name] = Baseline(WORDS[name], x, has)
     return found

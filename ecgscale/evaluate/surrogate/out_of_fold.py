@@ -14,9 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecgscale.evaluate.forests import ForestSettings, SurrogateForest, decided
-from ecgscale.evaluate.seen import FEWEST_TRAIN
 from ecgscale.evaluate.surrogate.questions import Questions
-from ecgscale.evaluate.surrogate.rotation import Importance, Rotation, Said
+from ecgscale.evaluate.surrogate.rotation import FEWEST_TRAIN, Importance, Rotation, Said
 from ecgscale.passes.spread import HERE, Spread
 from ecgscale.progress import SILENT, Progress
 

@@ -22,8 +22,7 @@ from ecgscale.errors import UsageError
 from ecgscale.evaluate.bootstrap import intervals
 from ecgscale.evaluate.forests import ForestSettings
 from ecgscale.evaluate.metrics import Criterion, difference
-from ecgscale.evaluate.seen import Seen, patients_of
-from ecgscale.evaluate.source import groups_of, headline_of
+from ecgscale.evaluate.seen import Seen, groups_of, headline_of, patients_of
 from ecgscale.evaluate.surrogate.baselines import Baseline, Comparison, compare, permuted
 from ecgscale.evaluate.surrogate.out_of_fold import Answers, Features, InMemory, answer
 from ecgscale.evaluate.surrogate.questions import Questions, list_matrix, pose
@@ -65,9 +64,10 @@ class SurrogateRequest:
 
 @dataclass(frozen=True)
 class ExplainedRecords:
-    """N explained records: who they are (record_id, patient_id, fold), the questions, the proportions (N, K) where they
-    lie in memory, and what had been seen."""
+    """N explained records with labels of `target`: who they are (record_id, patient_id, fold), the questions, the
+    proportions (N, K) where they lie in memory, and what had been seen."""
 
+    target: str
     table: pa.Table
     questions: Questions
     proportions: NDArray[np.float32] | None
@@ -105,13 +105,12 @@ def explained_records(
     table = table.filter(pa.array(within))
     proportions = list_matrix(table, "proportions") if "proportions" in table.column_names else None
     return ExplainedRecords(
-        table, questions.of(within), proportions, seen.of(within) if seen else None, int((~ok).sum())
+        target, table, questions.of(within), proportions, seen.of(within) if seen else None, int((~ok).sum())
     )
 
 
 def score_surrogate(
     data: ExplainedRecords,
-    target: str,
     request: SurrogateRequest,
     *,
     features: Features | None = None,
@@ -164,7 +163,7 @@ def score_surrogate(
         compared = compare(held, given, spread, progress)
     seen = data.seen
     return SurrogateResult(
-        target=target,
+        target=data.target,
         kind=data.questions.kind,
         names=data.questions.names,
         scores={name: value_of(found.get(name), group) for name in SCORES},
@@ -186,7 +185,7 @@ def score_surrogate(
         train_records=round(float(np.mean([part.train.sum() for part in rotation.parts]))),
         labelled_records=int((group & data.questions.known).sum()),
         quarantined=data.quarantined,
-        split=rotation.told,
+        split=rotation.split,
         seen_by_encoder=None if seen is None or seen.encoder is None else int(seen.encoder[group].sum()),
         seen_by_clusters=None if seen is None or seen.clusters is None else int(seen.clusters[group].sum()),
         remarks=tuple(_remarks(data, answers, rotation, group, remark)),

@@ -24,10 +24,9 @@ from ecgscale.clusters.model import MIN_TAU
 from ecgscale.errors import UsageError
 from ecgscale.evaluate.forests import ForestSettings
 from ecgscale.evaluate.localise.heartbeat import Heartbeat
-from ecgscale.evaluate.seen import Holdout
 from ecgscale.evaluate.surrogate.out_of_fold import InMemory, answer
 from ecgscale.evaluate.surrogate.questions import Questions
-from ecgscale.evaluate.surrogate.rotation import Rotation
+from ecgscale.evaluate.surrogate.rotation import Holdout, Rotation
 from ecgscale.evaluate.surrogate.scores import scorers, value_of
 from ecgscale.passes.features import Extracted, Shares
 

@@ -15,13 +15,12 @@ from ecgscale.encoders.seen import seen_by
 from ecgscale.encoders.spec import EncoderSpec, load_spec
 from ecgscale.errors import UsageError
 from ecgscale.evaluate.localise.heartbeat import FoundBeats, find_beats
+from ecgscale.evaluate.published import draw_records, target_of
 from ecgscale.evaluate.seen import patients_of
-from ecgscale.evaluate.source import draw_records, open_source
-from ecgscale.evaluate.surrogate.published import open_published
+from ecgscale.evaluate.surrogate.check import open_records
 from ecgscale.evaluate.surrogate.questions import Questions, pose
-from ecgscale.evaluate.surrogate.surrogate import SurrogateRequest
 from ecgscale.evaluate.sweep.fits import Material
-from ecgscale.evaluate.truth import label_columns, read_truth, suitable_columns
+from ecgscale.evaluate.truth import read_truth, suitable_columns
 from ecgscale.passes.features import extract_on
 from ecgscale.passes.spread import HERE, Spread
 from ecgscale.progress import SILENT, Progress
@@ -59,22 +58,20 @@ def from_root(
     spread: Spread = HERE,
     progress: Progress = SILENT,
 ) -> Origin:
-    """What was published below `root`; `UsageError` as `open_published`, and when its archive is gone."""
-    published = open_published(root, target, SurrogateRequest(), dataset)
-    assert published.found.manifest is not None
-    archive, note = open_source(published.found.manifest, moved_to)
+    """What was published below `root`; `UsageError` as `open_records`, and when its archive is gone."""
+    published, data = open_records(root, target, dataset=dataset)
+    archive, note = published.archive(moved_to)
     if archive is None:
         raise UsageError(f"a sweep needs the recordings: {note}")
-    table = published.data.table
     return Origin(
         archive=archive,
         encoder_dir=published.encoder_dir,
         spec=published.spec,
-        table=table.rename_columns({"source_shard": "shard"}),
-        target=published.target,
-        dataset_id=published.found.dataset_id,
-        seen=published.data.seen.encoder if published.data.seen else None,
-        questions=published.data.questions,
+        table=data.table.rename_columns({"source_shard": "shard"}),
+        target=data.target,
+        dataset_id=published.dataset_id,
+        seen=data.seen.encoder if data.seen else None,
+        questions=data.questions,
         include_padding=bool(published.model.info.get("include_padding", False)),
         beats=find_beats(root, dataset, moved_to, seed, progress, spread),
     )
@@ -84,10 +81,7 @@ def from_archive(path: Path, encoder_dir: Path, target: str | None) -> Origin:
     """An archive that was not explained yet, with an encoder; `UsageError` for a target that it does not have."""
     archive, spec = Archive.open(path), load_spec(encoder_dir)
     schema = archive.schema()
-    asked = target or spec.training.get("target")
-    if not asked:
-        there = ", ".join(label_columns(schema))
-        raise UsageError(f"{spec.name} does not say what it was trained on; give --target, one of: {there}")
+    asked = target_of(spec, schema, target)
     labels = suitable_columns(schema, asked, spec)
     names = ["record_id", *(["patient_id"] if "patient_id" in schema.names else []), *labels]
     table = archive.metadata(names).drop(["row"])

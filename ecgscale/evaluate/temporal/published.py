@@ -13,8 +13,8 @@ import pyarrow.compute as pc
 
 from ecgscale.clusters.model import ClusterModel
 from ecgscale.errors import UsageError
+from ecgscale.evaluate.published import draw_records, left_out
 from ecgscale.evaluate.seen import patients_of
-from ecgscale.evaluate.source import draw_records, left_out
 from ecgscale.evaluate.temporal.order import sequences_of
 from ecgscale.evaluate.temporal.temporal import TREES, Labels, Temporal, measure_order
 from ecgscale.evaluate.truth import label_columns, target_columns

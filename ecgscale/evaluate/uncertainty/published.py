@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from ecgscale.clusters.model import ClusterModel
 from ecgscale.encoders.spec import load_spec
 from ecgscale.errors import UsageError
-from ecgscale.evaluate.seen import Seen, patients_of, what_was_seen
-from ecgscale.evaluate.source import ALL, groups_of, headline_of, left_out
+from ecgscale.evaluate.published import left_out
+from ecgscale.evaluate.seen import ALL, Seen, groups_of, headline_of, patients_of, what_was_seen
 from ecgscale.evaluate.surrogate.questions import list_matrix, pose
 from ecgscale.evaluate.truth import label_columns, read_truth, suitable_columns
 from ecgscale.evaluate.uncertainty.uncertainty import FEWEST, Uncertainty, facts_of, measure_uncertainty, questions_of

@@ -29,7 +29,7 @@ from ecgscale.archive.shard import ContentDigest, require_unchanged
 from ecgscale.clusters.model import ClusterModel
 from ecgscale.encoders.preprocess import OK
 from ecgscale.errors import EncoderError, ModelError, ShardError
-from ecgscale.evaluate.source import open_source
+from ecgscale.evaluate.published import open_source
 from ecgscale.explain.facts import load_encoder
 from ecgscale.explain.schema import FACT_COLUMNS, RESULTS_VERSION, ExplainSettings
 from ecgscale.io.objects import ObjectStore, StoreError

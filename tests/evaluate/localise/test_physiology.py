@@ -10,7 +10,7 @@ import pytest
 
 from ecgscale.errors import UsageError
 from ecgscale.evaluate.localise.physiology import NAME, localise_published
-from ecgscale.evaluate.source import NEIGHBOURS, draw_records
+from ecgscale.evaluate.published import NEIGHBOURS, draw_records
 from ecgscale.evaluate.written import read_evaluations
 from tests.evaluate.heart_root import HeartRoot, publish_heart
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,9 @@ from ecgscale.archive.reader import Archive
 from ecgscale.encoders.preprocess import prepare_signal
 from ecgscale.encoders.spec import InputSpec
 from ecgscale.encoders.taps import Encoder
-from ecgscale.evaluate.source import by_shard
+from ecgscale.evaluate.published import by_shard
 from ecgscale.evaluate.surrogate.archive_baselines import archive_baselines
-from ecgscale.evaluate.surrogate.published import check_published, open_published
+from ecgscale.evaluate.surrogate.check import check_published, open_records
 from ecgscale.evaluate.surrogate.signal_features import downsampled, heart_rate, rate_and_amplitudes
 from ecgscale.evaluate.surrogate.surrogate import SurrogateRequest
 from ecgscale.leads import CANONICAL_LEADS
@@ -56,8 +57,8 @@ def test_amplitudes_leave_padding_out() -> None:
 
 
 def test_baselines_of_a_sample(small: SmallRoot) -> None:
-    published = open_published(small.root, request=SurrogateRequest(baselines=True))
-    found = archive_baselines(published, with_network=True, records=96, device="cpu")
+    published, data = open_records(small.root, request=SurrogateRequest(baselines=True))
+    found = archive_baselines(published, data, with_network=True, records=96, device="cpu")
     assert set(found) == {"signal", "rate_and_amplitudes", *NETWORK}
     for name, baseline in found.items():
         assert baseline.has.sum() == 96, name
@@ -71,10 +72,9 @@ def test_baselines_of_a_sample(small: SmallRoot) -> None:
 def test_scores_of_baselines_are_on_the_same_records(small: SmallRoot) -> None:
     request = SurrogateRequest(folds="patients:3", forests=SMALL, n_bootstrap=30, baselines=True)
 
-    def some(published: object) -> dict:
-        return archive_baselines(published, records=96)  # type: ignore[arg-type]
-
-    facts = check_published(small.root, request=request, baselines=some, write=False).to_dict()["baselines"]
+    facts = check_published(
+        small.root, request=request, baselines=partial(archive_baselines, records=96), write=False
+    ).to_dict()["baselines"]
     assert list(facts) == ["permuted", "signal", "rate_and_amplitudes"]
     assert facts["signal"]["records"] < facts["permuted"]["records"]
     assert facts["signal"]["proportions"] == facts["rate_and_amplitudes"]["proportions"]
@@ -86,29 +86,29 @@ def test_scores_of_baselines_are_on_the_same_records(small: SmallRoot) -> None:
 
 
 def test_an_archive_that_is_gone_is_told(small: SmallRoot, tmp_path: Path) -> None:
-    published = open_published(small.root)
+    published, data = open_records(small.root)
     hidden = small.archive.rename(small.archive.with_name("hidden"))
     try:
         watch = Watching()
-        assert archive_baselines(published, progress=watch) == {}
+        assert archive_baselines(published, data, progress=watch) == {}
         assert "--archive" in watch.said[0]
-        assert set(archive_baselines(published, hidden, records=32)) == {"signal", "rate_and_amplitudes"}
+        assert set(archive_baselines(published, data, hidden, records=32)) == {"signal", "rate_and_amplitudes"}
     finally:
         hidden.rename(small.archive)
 
 
 def test_extracted_activations_give_the_published_facts(small: SmallRoot) -> None:
     """Proportions and outputs from activations extracted again are those that were explained."""
-    published = open_published(small.root)
-    table = published.data.table
+    published, data = open_records(small.root)
+    table = data.table
     encoder = Encoder.load(published.encoder_dir, batch=8)
     extracted = extract(Archive.open(small.archive), encoder, by_shard(table))
     order = [table.column("record_id").to_pylist().index(record) for record in extracted.record_ids]
-    assert published.data.proportions is not None
+    assert data.proportions is not None
     model = published.model
     shares = extracted.soft(model.centroids, model.gamma, model.tau, labels=True)
-    np.testing.assert_array_equal(shares.proportions, published.data.proportions[order])
-    np.testing.assert_array_equal(extracted.predictions > 0, published.data.questions.says[order] > 0.5)
+    np.testing.assert_array_equal(shares.proportions, data.proportions[order])
+    np.testing.assert_array_equal(extracted.predictions > 0, data.questions.says[order] > 0.5)
     assert shares.labels.shape == (RECORDS, 256)
     first = extracted.with_blocks([0])
     assert first.layout.channels == (8,)

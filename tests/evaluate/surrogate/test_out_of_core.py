@@ -26,10 +26,10 @@ def test_out_of_core_is_in_memory(tmp_path: Path, target: str, output: OutputSpe
     for i, file in enumerate(files):
         pq.write_table(table.slice(80 * i, 80), file)
     request = SurrogateRequest(folds="patients:3", n_bootstrap=20, forests=replace(SMALL, trees=20, fit_records=100))
-    within = score_surrogate(explained_records(table, target, output, request), target, request)
+    within = score_surrogate(explained_records(table, target, output, request), request)
     data = explained_records(table.drop(["proportions"]), target, output, request)
     features = OutOfCore.over(files, data.table.column("record_id").to_pylist(), K, "synchronous")
-    outside = score_surrogate(data, target, request, features=features)
+    outside = score_surrogate(data, request, features=features)
     assert outside.scores == within.scores
     assert outside.out_of_fold.equals(within.out_of_fold)
 

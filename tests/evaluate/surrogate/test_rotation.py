@@ -42,7 +42,7 @@ def test_patients_are_drawn_the_same_way_again() -> None:
     for again, part in zip(rotate(table(), "patients:5", seed=3).parts, rotation.parts, strict=True):
         np.testing.assert_array_equal(again.test, part.test)
     one_fold = table([1] * N)
-    assert rotate(one_fold).told == "cross-validated in 10 parts by patient"
+    assert rotate(one_fold).split == "cross-validated in 10 parts by patient"
     assert len(rotate(one_fold.drop(["fold"])).parts) == 10
 
 

@@ -28,7 +28,7 @@ def check(
     request: SurrogateRequest = HELD,
     seen: Seen | None = None,
 ) -> SurrogateResult:
-    return score_surrogate(explained_records(table, target, output, request, seen), target, request)
+    return score_surrogate(explained_records(table, target, output, request, seen), request)
 
 
 def number(result: SurrogateResult, name: str) -> float:

@@ -1,4 +1,4 @@
-"""The surrogate check of what was published below a ROOT, with its encoder's contract and what had been seen."""
+"""The surrogate check of what was published below a ROOT."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from ecgscale.archive.reader import Archive
-from ecgscale.clusters.model import ClusterModel
 from ecgscale.config import SurrogateConfig
-from ecgscale.encoders.spec import SPEC_FILE, EncoderSpec, load_spec
+from ecgscale.encoders.spec import SPEC_FILE, load_spec
 from ecgscale.errors import UsageError
-from ecgscale.evaluate.seen import Seen, what_was_seen
+from ecgscale.evaluate.published import Published, open_published
+from ecgscale.evaluate.seen import Seen
 from ecgscale.evaluate.surrogate.baselines import Baseline
 from ecgscale.evaluate.surrogate.out_of_core import OutOfCore
 from ecgscale.evaluate.surrogate.surrogate import (
@@ -21,30 +21,14 @@ from ecgscale.evaluate.surrogate.surrogate import (
     explained_records,
     score_surrogate,
 )
-from ecgscale.evaluate.truth import label_columns, suitable_columns, target_columns
+from ecgscale.evaluate.truth import suitable_columns, target_columns
 from ecgscale.evaluate.written import SurrogateResult, evaluation_name, write_evaluation
-from ecgscale.io.places import place
 from ecgscale.passes.spread import HERE, Spread
 from ecgscale.progress import SILENT, Progress
-from ecgscale.store.dataset import ExplainedDataset, find_dataset, open_explanations
 from ecgscale.store.presence import announced
 from ecgscale.words import named
 
 Scheduler = Callable[..., Any] | str | None
-
-
-@dataclass(frozen=True)
-class PublishedRecords:
-    """The explained records of one dataset, and everything they came from."""
-
-    root: Path
-    found: ExplainedDataset
-    spec: EncoderSpec
-    encoder_dir: Path
-    model: ClusterModel
-    target: str
-    seen: Seen
-    data: ExplainedRecords
 
 
 @dataclass(frozen=True)
@@ -75,39 +59,25 @@ class PublishedSurrogate:
         ]
 
 
-def open_published(
+def open_records(
     root: str | Path,
     target: str | None = None,
     request: SurrogateRequest | None = None,
     dataset: str | None = None,
-) -> PublishedRecords:
-    """The explained records of the newest dataset below `root` (or `dataset`), with labels of `target`.
+) -> tuple[Published, ExplainedRecords]:
+    """The newest dataset below `root` (or `dataset`), and its explained records with labels of `target`.
 
     `target` is by default the column that the encoder says it was trained on. Raises `UsageError` when nothing is
     published, when no target is known, or when the dataset has no such column (listing those it has).
     """
     request = request or SurrogateRequest()
-    found = find_dataset(root, dataset)
-    assert found.manifest is not None
-    identity = found.manifest.content.identity
-    encoder_dir = place(root) / "encoders" / identity.encoder_id
-    spec = load_spec(encoder_dir)
-    model = ClusterModel.load(place(root) / "models" / identity.model_id)
-    explanations = open_explanations(root, found.dataset_id)
-    schema = explanations.schema
-    asked = target or spec.training.get("target")
-    if not asked:
-        there = ", ".join(label_columns(schema))
-        raise UsageError(f"{spec.name} does not say what it was trained on; give --target, one of: {there}")
-    labels = suitable_columns(schema, asked, spec)
+    published = open_published(root, dataset)
+    asked = published.target(target)
+    labels = suitable_columns(published.schema, asked, published.spec)
     columns = ["record_id", "patient_id", "source_shard", "status", "prediction", *labels]
-    columns += ["fold"] if "fold" in schema.names else []
     columns += [] if request.out_of_core else ["proportions"]
-    table = explanations.to_table(columns=columns)
-    records = [str(record) for record in table.column("record_id").to_pylist()]
-    seen = what_was_seen(found.manifest, spec, encoder_dir, model, records, table.column("patient_id").to_pylist())
-    data = explained_records(table, asked, spec.output, request, seen)
-    return PublishedRecords(place(root), found, spec, encoder_dir, model, asked, seen, data)
+    table = published.table(columns, if_there=["fold"], wanted=None)
+    return published, explained_records(table, asked, published.spec.output, request, published.seen(table))
 
 
 def check_asked(archive: Archive, encoder: Path, asked: SurrogateConfig, folds: bool = True) -> None:
@@ -144,7 +114,7 @@ def check_published(
     train_folds: Sequence[int] = (),
     test_folds: Sequence[int] = (),
     dataset: str | None = None,
-    baselines: Callable[[PublishedRecords], Mapping[str, Baseline]] | None = None,
+    baselines: Callable[[Published, ExplainedRecords], Mapping[str, Baseline]] | None = None,
     scheduler: Scheduler = None,
     spread: Spread = HERE,
     write: bool = True,
@@ -155,31 +125,29 @@ def check_published(
 
     `train_folds` and `test_folds` stand for those of the `request`; `baselines` makes more of them than permuted
     proportions; `scheduler` is dask's, for a request out of core; `spread` is where the forests of any other grow.
-    Errors as `open_published` and `score_surrogate`.
+    Errors as `open_records` and `score_surrogate`.
     """
     request = request or SurrogateRequest()
     if train_folds or test_folds:
         request = replace(request, train_folds=tuple(train_folds), test_folds=tuple(test_folds))
-    published = open_published(root, target, request, dataset)
-    data = published.data
-    progress.say(f"surrogate of {published.spec.name} on {published.target}: {len(data.questions)} records")
+    published, data = open_records(root, target, request, dataset)
+    progress.say(f"surrogate of {published.spec.name} on {data.target}: {len(data.questions)} records")
     features = None
     if request.out_of_core:
         files = published.found.files()
         features = OutOfCore.over(
             files, data.table.column("record_id").to_pylist(), published.model.n_clusters, scheduler
         )
-    made = baselines(published) if baselines and request.baselines else {}
+    made = baselines(published, data) if baselines and request.baselines else {}
     if request.out_of_core:
         # Dask spreads the questions; forests stay where it is spoken to.
         spread = HERE
-    result = score_surrogate(
-        data, published.target, request, features=features, baselines=made, spread=spread, progress=progress
-    )
-    checked = PublishedSurrogate(result, published.seen, published.found.dataset_id)
+    result = score_surrogate(data, request, features=features, baselines=made, spread=spread, progress=progress)
+    assert data.seen is not None
+    checked = PublishedSurrogate(result, data.seen, published.dataset_id)
     if not write:
         return checked
-    name = evaluation_name("surrogate", published.target)
+    name = evaluation_name("surrogate", data.target)
     tables = {"records": result.out_of_fold}
     path = write_evaluation(root, checked.dataset_id, name, checked.to_dict(), tables, settings=asdict(request))
     return replace(checked, path=path)
