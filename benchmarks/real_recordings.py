@@ -32,7 +32,7 @@ from ecgscale.archive.reader import Archive
 from ecgscale.archive.sources.code15 import ingest_code15
 from ecgscale.archive.sources.ptbxl import ingest_ptbxl
 from ecgscale.archive.sources.source import IngestOptions
-from ecgscale.archive.sources.wfdb_records import ingest_wfdb
+from ecgscale.archive.sources.wfdb import ingest_wfdb
 from ecgscale.clusters.model import ClusterModel
 from ecgscale.encoders.spec import SPEC_FILE, load_spec
 from ecgscale.encoders.splits import Folds

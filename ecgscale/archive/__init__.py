@@ -1,19 +1,17 @@
 """ECGs at rest: a folder of Parquet shards, one row a recording.
 
 schema      the columns, and the names that labels may not have
+shard       one shard as a file: built whole, put in one piece, its footer, its rows; a digest of what it says
+reader      an archive opened, batches of its records, chosen ones from the row groups that hold them
 writer      whole shards, then `_archive.json`, last
-reader      listing, footers, batches streamed row group by row group
-batch       what a reader yields: flat samples and where each record's are
 validate    which records are usable, and why not
+traits      what electrodes and amplifiers did to a signal
+waves       P, QRS and T: annotated ones merged over leads, or found by NeuroKit2
 inspect     what is in an archive
-chosen      chosen recordings, from the row groups that hold them
-waves       annotated P, QRS and T, merged over leads
-delineation the same where nobody annotated them, by NeuroKit2
-digest      what a shard says, independent of how it says it
-ptbxl, code15, wfdb_records, synthetic      where archives come from; division (pieces of one, for workers)
-arrivals    files that arrive later: source_view (a listing, copies), source_sets (what belongs together), feeds (the
-            three layouts), found_sets (what is to be done), intake (the log), adoption (of archives without one)
-pseudonyms  keyed hashes for ids; untold (errors that name nobody), tombstones (who was forgotten stays so)
+
+sources     where archives come from (PTB-XL, CODE-15 %, WFDB), pseudonyms, and who was forgotten
+intake      files that arrive later: what is to be done, and the log that makes it exactly once
+synthetic   a simulated archive with known truth
 """
 
 from __future__ import annotations

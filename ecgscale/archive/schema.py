@@ -119,6 +119,11 @@ def archive_schema(signal: SignalType, extra: Sequence[pa.Field] = ()) -> pa.Sch
     return pa.schema([pa.field(name, kind) for name, kind in types.items()] + list(extra))
 
 
+def signal_of(schema: pa.Schema) -> SignalType:
+    """The sample type of an archive of this schema."""
+    return "int16" if schema.field("signal").type.value_type == pa.int16() else "float32"
+
+
 def is_list(kind: pa.DataType) -> bool:
     """True for list, large_list and fixed_size_list."""
     return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)

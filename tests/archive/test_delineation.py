@@ -11,7 +11,7 @@ import pytest
 
 from ecgscale.archive import Archive
 from ecgscale.archive.batch import raw_batch
-from ecgscale.archive.sources.wfdb_records import ingest_wfdb
+from ecgscale.archive.sources.wfdb import ingest_wfdb
 from ecgscale.archive.synthetic.simulation import simulate_records
 from ecgscale.archive.waves import QRS, delineate, merge_leads, require_neurokit
 from ecgscale.errors import UsageError

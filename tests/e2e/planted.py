@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ecgscale.archive.sources.sets import key_of, place_of
+from ecgscale.archive.sources.files import key_of, place_of
 from ecgscale.encoders.seen import hashed
 from ecgscale.leads import CANONICAL_LEADS
 from tests.archive.recordings import PTBXL_COLUMNS, STATEMENTS, write_wfdb

@@ -20,17 +20,22 @@ from uuid import uuid4
 
 import pyarrow as pa
 
-from ecgscale.archive.intake.adoption import FoundSets, adopted, check_same_source, open_feed, record_ids_of
+from ecgscale.archive.intake.found import (
+    Arrivals,
+    FoundSets,
+    NightTally,
+    adopted,
+    check_same_source,
+    known_of,
+)
 from ecgscale.archive.intake.intake import ARCHIVE_JSON, IntakeLog, Overtaken
-from ecgscale.archive.intake.night_tally import Arrivals, NightTally
 from ecgscale.archive.reader import Archive
+from ecgscale.archive.sources import open_source
 from ecgscale.archive.sources.code15 import BrokenPart
-from ecgscale.archive.sources.pseudonyms import Pseudonyms, check_key
-from ecgscale.archive.sources.redact import pseudonyms_of, untold
-from ecgscale.archive.sources.sets import SourceSet, newest_of
+from ecgscale.archive.sources.files import SourceFolder, SourceSet, newest_of
+from ecgscale.archive.sources.pseudonyms import Pseudonyms, check_key, pseudonyms_of, redacted
 from ecgscale.archive.sources.source import IngestOptions, IngestResult, Portion
 from ecgscale.archive.sources.tombstones import check_tombstones, read_tombstones, write_tombstones
-from ecgscale.archive.sources.view import SourceView
 from ecgscale.archive.writer import check_target
 from ecgscale.errors import ArchiveError, UsageError
 from ecgscale.progress import SILENT, Progress
@@ -67,122 +72,116 @@ def ingest_arrivals(
     settle, give_up = timedelta(minutes=settle_minutes), timedelta(hours=give_up_hours)
     for _ in range(_TRIES):
         with (
-            untold(pseudonyms, config.src),
+            redacted(pseudonyms, config.src),
             tempfile.TemporaryDirectory(prefix="ecgscale-arrivals-") as scratch,
         ):
-            night = _Night(config, settle, give_up, progress, tally, pseudonyms)
             try:
-                night.run(Path(scratch))
+                _Night(config, settle, give_up, progress, tally, pseudonyms, Path(scratch)).run()
                 return tally.arrivals()
             except Overtaken as error:
                 progress.say(f"{error}; looking again")
     raise ArchiveError(f"{config.path}: {_TRIES} times another ingest came first; let it finish, then try again")
 
 
+@dataclass
 class _Night:
     """One look at the source, and what follows from it."""
 
-    def __init__(
-        self,
-        config: ArchiveConfig,
-        settle: timedelta,
-        give_up: timedelta,
-        progress: Progress,
-        tally: NightTally,
-        pseudonyms: Pseudonyms | None,
-    ) -> None:
-        self._config = config
-        self._pseudonyms = pseudonyms
-        self._settle = settle
-        self._give_up = give_up
-        self._progress = progress
-        self._tally = tally
-        self._schema: pa.Schema | None = None
+    config: ArchiveConfig
+    settle: timedelta
+    give_up: timedelta
+    progress: Progress
+    tally: NightTally
+    pseudonyms: Pseudonyms | None
+    scratch: Path
+    schema: pa.Schema | None = None
 
-    def run(self, scratch: Path) -> None:
+    def run(self) -> None:
         """All of it; raises `Overtaken` when another process entered something in between."""
-        self._tally.look_again()
-        self._scratch = scratch
-        self._log = IntakeLog(self._config.path)
-        self._tombstones = read_tombstones(self._config.path)
-        check_tombstones(self._tombstones, self._pseudonyms, self._config.path)
+        config, tally = self.config, self.tally
+        tally.look_again()
+        self._log = IntakeLog(config.path)
+        self._tombstones = read_tombstones(config.path)
+        check_tombstones(self._tombstones, self.pseudonyms, config.path)
         self._finish_earlier()
         archive = self._open_archive()
-        assert self._config.src is not None
-        self._view = SourceView(self._config.src, scratch, self._progress)
-        self._tally.notes += self._view.notes
-        self._feed = open_feed(self._config, self._view, archive, self._log)
-        settled = self._view.now - self._settle
-        if newest_of(self._feed.tables) > settled:
-            names = " or ".join(table.name for table in self._feed.tables)
-            self._tally.wait(1, f"{names} was written a moment ago: nothing is taken until it has settled")
+        assert config.src is not None
+        self._files = SourceFolder(config.src, self.scratch, self.progress)
+        now = self._files.look()
+        tally.notes += self._files.notes
+        self._source = open_source(config, self._files)
+        self._tables = self._source.table_files()
+        settled = now - self.settle
+        if newest_of(self._tables) > settled:
+            names = " or ".join(table.name for table in self._tables)
+            tally.seen["waiting"] += 1
+            tally.notes.append(f"{names} was written a moment ago: nothing is taken until it has settled")
             return
+        self._known = known_of(archive, config, self._log, self.pseudonyms)
         if archive is not None and not self._log.own:
             self._adopt(archive)
-        self._known = self._log.known(self._pseudonyms)
-        self._found = FoundSets(
-            self._feed, self._view, self._known, settled, self._view.now - self._give_up, self._tally
-        )
-        ready = self._found.ready(self._listed(), self._schema)
-        if self._schema is None and ready:
-            self._schema = self._feed.schema(ready, self._options(None))
-        for portion in _portions(ready, self._feed.one_by_one):
+            self._known = known_of(archive, config, self._log, self.pseudonyms)
+        self._found = FoundSets(self._source, self._known, now, settled, now - self.give_up, tally)
+        ready = self._found.ready(self._listed(), self.schema)
+        if self.schema is None and ready:
+            self.schema = self._source.schema_of(ready, self._options(None))
+        for portion in _portions(ready, self._source.one_by_one):
             self._ingest(portion)
         self._enter_the_rest()
 
     def _finish_earlier(self) -> None:
         for entry in self._log.unfinished():
-            self._progress.say(f"finishing what an earlier ingest began: {', '.join(s.key for s in entry.shards)}")
+            self.progress.say(f"finishing what an earlier ingest began: {', '.join(s.key for s in entry.shards)}")
             self._log.finish(entry)
-            self._tally.put(entry)
+            self.tally.put(entry)
         self._log.sweep()
 
     def _open_archive(self) -> Archive | None:
         if self._log.info is None:
-            check_target(self._config.path)
+            check_target(self.config.path)
             return None
-        archive = Archive.open(self._config.path)
-        check_same_source(archive, self._config)
-        check_key(archive.info.get("source", {}), self._pseudonyms, archive.path)
-        self._schema = archive.schema()
+        archive = Archive.open(self.config.path)
+        check_same_source(archive, self.config)
+        check_key(archive.info.get("source", {}), self.pseudonyms, archive.path)
+        self.schema = archive.schema()
         return archive
 
     def _adopt(self, archive: Archive) -> None:
         """Begin the log of an archive that was made without one."""
-        sets = adopted(archive, self._feed, self._pseudonyms)
+        sets = adopted(archive, self._source, self._known)
         self._log.enter(
             archive_id=archive.archive_id,
             sets={one.key: (stamp, "", one.at) for one, stamp in sets.items()},
             look=tuple(one.key for one in sets if one.look),
-            record_ids=record_ids_of(archive) if self._config.source == "wfdb" else None,
+            record_ids=self._known.record_ids or None,
         )
-        self._tally.notes.append(f"{len(sets):,} sets of files were in the archive before it had a log")
+        self.tally.notes.append(f"{len(sets):,} sets of files were in the archive before it had a log")
 
     def _listed(self) -> list[SourceSet]:
-        sets = self._feed.sets(self._known)
+        sets = self._source.sets(self._known)
         if not sets and not self._known.sets:
-            raise ArchiveError(f"{self._config.src} holds nothing that source = {self._config.source!r} knows")
+            raise ArchiveError(f"{self.config.src} holds nothing that source = {self.config.source!r} knows")
         keys = {one.key for one in sets}
-        self._tally.vanished = sum(key not in keys for key, past in self._known.sets.items() if not past.refusal)
+        self.tally.seen["vanished"] = sum(key not in keys for key, past in self._known.sets.items() if not past.refusal)
         if self._tombstones is None:
             return sets
         kept = [one for one in sets if not self._tombstones.has_record(one.archived_as)]
-        self._tally.forgotten += len(sets) - len(kept)
+        self.tally.seen["forgotten"] += len(sets) - len(kept)
         return kept
 
     def _ingest(self, portion: Sequence[SourceSet]) -> None:
         """One portion into new shards, but for sets that only look new, and those that change while they are read."""
         files = [file for one in portion for file in one.files]
-        self._view.fetch((*self._feed.tables, *files))
-        contents = {one.key: one.content(self._view) for one in portion}
+        self._files.fetch(file.name for file in (*self._tables, *files))
+        contents = {one.key: one.content(self._files) for one in portion}
         same = {one: contents[one.key] for one in portion if self._known.has_content(one, contents[one.key])}
         self._found.same |= same
         fresh = [one for one in portion if one not in same]
         while fresh:
             built, error = self._build(fresh)
-            changed = self._view.changed(file for one in fresh for file in (*one.files, *self._feed.tables))
-            still = [one for one in fresh if not changed & {f.name for f in (*one.files, *self._feed.tables)}]
-            self._tally.wait(len(fresh) - len(still))
+            changed = self._files.changed(file for one in fresh for file in (*one.files, *self._tables))
+            still = [one for one in fresh if not changed & {f.name for f in (*one.files, *self._tables)}]
+            self.tally.seen["waiting"] += len(fresh) - len(still)
             if len(still) == len(fresh):
                 if built is not None:
                     self._enter(fresh, built, contents)
@@ -190,13 +189,13 @@ class _Night:
                     self._found.refuse(replace(fresh[0], refusal=str(error)))
                 break
             fresh = still
-        self._view.discard(files)
+        self._files.discard(files)
 
     def _build(self, sets: Sequence[SourceSet]) -> tuple[_Built | None, BrokenPart | None]:
-        target = self._scratch / f"archive-{uuid4().hex[:8]}"
-        portion = Portion({one.name: one.record_id for one in sets}, self._schema)
+        target = self.scratch / f"archive-{uuid4().hex[:8]}"
+        portion = Portion({one.name: one.record_id for one in sets}, self.schema)
         try:
-            return _Built(target, self._feed.ingest(target, self._options(portion))), None
+            return _Built(target, self._source.ingest(target, self._options(portion))), None
         except BrokenPart as error:
             return None, error
 
@@ -217,24 +216,24 @@ class _Night:
             }
         elif result.records:
             info = json.loads((built.target / ARCHIVE_JSON).read_bytes())
-            info["source"] |= self._feed.facts
+            info["source"] |= {"record_ids": self._known.record_ids} if self._known.record_ids else {}
             facts |= {"archive_id": info["archive_id"], "info": info}
         else:
-            self._tally.told(result)
+            self.tally.ingested(result)
             return
         changed = sum(self._known.of(one) is not None for one in sets)
-        self._tally.put(self._log.enter(built.shards, **facts), changed)
-        self._tally.told(result)
+        self.tally.put(self._log.enter(built.shards, **facts), changed)
+        self.tally.ingested(result)
         shutil.rmtree(built.target, ignore_errors=True)
-        if self._schema is None:
-            self._schema = Archive.open(self._config.path).schema()
+        if self.schema is None:
+            self.schema = Archive.open(self.config.path).schema()
 
     def _without_forgotten(self, sets: Sequence[SourceSet], result: IngestResult) -> Sequence[SourceSet]:
         """The sets but for those whose record was left out: it is remembered as a tombstone, and nowhere else."""
         if not result.refused or self._tombstones is None:
             return sets
         self._tombstones = self._tombstones.with_these(records=result.refused)
-        write_tombstones(self._config.path, self._tombstones)
+        write_tombstones(self.config.path, self._tombstones)
         return [one for one in sets if one.archived_as not in set(result.refused)]
 
     def _enter_the_rest(self) -> None:
@@ -250,16 +249,16 @@ class _Night:
             refused={one.key: one.refusal for one in found.refused},
             incomplete={key: moment.isoformat() for key, moment in found.first_seen.items()},
         )
-        self._tally.touched = len(found.same)
+        self.tally.seen["touched"] = len(found.same)
 
     def _options(self, portion: Portion | None) -> IngestOptions:
-        config = self._config
+        config = self.config
         return IngestOptions(
             shard_records=config.shard_records,
             carry=config.carry,
-            progress=self._progress,
+            progress=self.progress,
             portion=portion,
-            pseudonyms=self._pseudonyms,
+            pseudonyms=self.pseudonyms,
             tombstones=self._tombstones,
         )
 

@@ -30,8 +30,8 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
 from ecgscale.archive.shard import is_shard_name
+from ecgscale.archive.sources.files import Known, KnownSet
 from ecgscale.archive.sources.pseudonyms import Pseudonyms
-from ecgscale.archive.sources.sets import Known, KnownSet
 from ecgscale.archive.sources.source import PROBLEMS_KEPT
 from ecgscale.errors import ArchiveError, EcgscaleError
 from ecgscale.io.objects import ObjectStore, StoreError

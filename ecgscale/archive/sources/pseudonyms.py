@@ -14,16 +14,20 @@ import hmac
 import os
 import re
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ecgscale.errors import ArchiveError, UsageError
+from ecgscale.errors import ArchiveError, EcgscaleError, UsageError
 from ecgscale.io.places import Place, is_remote
 from ecgscale.leads import CANONICAL_LEADS
+
+if TYPE_CHECKING:
+    from ecgscale.config import ArchiveConfig
 
 DIGITS = 32
 """Hexadecimal digits of a pseudonym: 128 bits."""
@@ -35,6 +39,11 @@ SHIFT_WEEKS = 52
 PSEUDONYMISED = "pseudonymised"
 """Key of what `source` in `_archive.json` says of it."""
 
+_REST = "… (the rest is not told under pseudonyms)"
+_HINT = (
+    "What it says may hold ids, so it is not told under pseudonyms; to see it, ingest into a scratch folder without "
+    "them, or set ECGSCALE_DEBUG=1"
+)
 _HOW_TO = "Make one with: (umask 077; head -c 32 /dev/urandom > KEYFILE)"
 _LEAST_DISTINCT = 12
 _PLACE_DIGITS = 16
@@ -97,10 +106,6 @@ class Pseudonyms:
         number = int(self._hash("dates", patient_id)[:12], 16)
         return timedelta(weeks=1 + number % SHIFT_WEEKS)
 
-    def problem(self, reason: str) -> str:
-        """What was wrong with a record, without the words of the source: what became of it."""
-        return reason.rsplit("; ", 1)[-1]
-
     def check_carried(self, columns: Sequence[str]) -> None:
         """Raise `UsageError` for a column to carry that holds ids, names or paths by what it is."""
         named = [name for name in columns if name.casefold() in _IDENTIFYING]
@@ -115,21 +120,33 @@ class Pseudonyms:
         return hmac.digest(self.key, message, "sha256").hex()[:DIGITS]
 
 
-def open_pseudonyms(keyfile: str | Path, shift_dates: bool = False, beside: Sequence[Place] = ()) -> Pseudonyms:
+def pseudonyms_of(config: ArchiveConfig) -> Pseudonyms | None:
+    """What `[archive] pseudonymise` and `shift_dates` ask for; None: ids stay. Raises as `open_pseudonyms` does."""
+    if config.pseudonymise is None:
+        if config.shift_dates:
+            raise UsageError('shift_dates = true needs a key: [archive] pseudonymise = "KEYFILE"')
+        return None
+    if config.source in (None, "simulate"):
+        raise UsageError("[archive] pseudonymise is for an archive that is made from a source: ptbxl, code15, wfdb")
+    protected = [config.path] if config.src is None else [config.path, config.src]
+    return open_pseudonyms(config.pseudonymise, config.shift_dates, protected)
+
+
+def open_pseudonyms(keyfile: str | Path, shift_dates: bool = False, protected: Sequence[Place] = ()) -> Pseudonyms:
     """The pseudonyms under the key in a file: 32 random bytes or more, or the same as hexadecimal text.
 
-    `beside` are places where no key may lie: what it protects. Raises `UsageError`, saying what to do, for a file that
-    is not there, too short, readable by others, in an object store, or in such a place.
+    No key may lie in one of the `protected` places: what it protects. Raises `UsageError`, saying what to do, for a
+    file that is not there, too short, readable by others, in an object store, or in such a place.
     """
-    return Pseudonyms(read_key(keyfile, beside), shift_dates)
+    return Pseudonyms(read_key(keyfile, protected), shift_dates)
 
 
-def read_key(keyfile: str | Path, beside: Sequence[Place] = ()) -> bytes:
+def read_key(keyfile: str | Path, protected: Sequence[Place] = ()) -> bytes:
     """The key in a file; raises as `open_pseudonyms` does."""
     if is_remote(keyfile):
         raise UsageError(f"{keyfile}: a key is not read from an object store; keep it on this machine. {_HOW_TO}")
     path = Path(keyfile)
-    for where in beside:
+    for where in protected:
         if not is_remote(where) and path.resolve().is_relative_to(Path(where).resolve()):
             raise UsageError(f"{path} lies in {where}: a key beside what it protects protects nothing; move it away")
     try:
@@ -155,24 +172,24 @@ def check_key(made: Mapping[str, Any], pseudonyms: Pseudonyms | None, where: Pla
 
     `made` is what `source` in its `_archive.json` says.
     """
-    told = made.get(PSEUDONYMISED)
-    if told is None and pseudonyms is None:
+    recorded = made.get(PSEUDONYMISED)
+    if recorded is None and pseudonyms is None:
         return
-    if told is None:
+    if recorded is None:
         raise ArchiveError(
             f"{where} holds the ids of its source; pseudonyms beside them would help nobody, and a record would count "
             "as two. Ingest the whole source into a new archive with --pseudonymise"
         )
     if pseudonyms is None:
         raise ArchiveError(
-            f"{where} was pseudonymised (key {told.get('key_id')}): give that key, --pseudonymise KEYFILE or "
+            f"{where} was pseudonymised (key {recorded.get('key_id')}): give that key, --pseudonymise KEYFILE or "
             '[archive] pseudonymise = "KEYFILE"'
         )
     for name, value in pseudonyms.facts().items():
-        if told.get(name) != value:
+        if recorded.get(name) != value:
             raise ArchiveError(
-                f"{where} was pseudonymised with {name} = {told.get(name)!r}, and this would be {value!r}: the same "
-                "patient would have two names. Use the key and the options that it was made with"
+                f"{where} was pseudonymised with {name} = {recorded.get(name)!r}, and this would be {value!r}: the "
+                "same patient would have two names. Use the key and the options that it was made with"
             )
 
 
@@ -191,3 +208,49 @@ def _pooled(age: Any) -> Any:
     except (TypeError, ValueError):
         return age
     return type(age)(f"{OLDEST_AGE:g}") if old else age
+
+
+class QuotesSource(ArchiveError):
+    """An error that repeats words of the source, which may hold ids or names; `bare` says the same without them."""
+
+    def __init__(self, text: str, bare: str) -> None:
+        super().__init__(text)
+        self.bare = bare
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # From a worker it has to arrive as what it is.
+        return type(self), (str(self), self.bare)
+
+
+@contextmanager
+def redacted(pseudonyms: Pseudonyms | None, src: str | Path | None) -> Iterator[None]:
+    """Within the block, errors say nothing of what is in the source at `src`; without pseudonyms they are as ever."""
+    try:
+        yield
+    except Exception as error:
+        if pseudonyms is None or os.environ.get("ECGSCALE_DEBUG"):
+            raise
+        # The cause, and all that it says, is left behind.
+        raise _without_words(error, str(src)) from None
+
+
+def _without_words(error: Exception, src: str) -> Exception:
+    if isinstance(error, QuotesSource):
+        return ArchiveError(f"{error.bare}. {_HINT}")
+    if isinstance(error, EcgscaleError):
+        text = _cut(str(error), src)
+        return error if text == str(error) else type(error)(text)
+    if isinstance(error, OSError):
+        return ArchiveError(f"{src}: a file of the source cannot be read: {error.strerror or type(error).__name__}")
+    return ArchiveError(f"{src}: {type(error).__name__} while the source was read. {_HINT}")
+
+
+def _cut(text: str, src: str) -> str:
+    """The text up to the first path that leads into the source, or into a copy of it."""
+    from ecgscale.archive.sources import kinds
+
+    # Files that are called so in every copy of a source.
+    names = "|".join(re.escape(table) for kind in kinds().values() for table in kind.tables)
+    copies = r"\S*ecgscale-(?:arrivals|ingest)-[^/\s]*(?:/source)?|\S*/ecgscale/copies/[0-9a-f]+"
+    inside = re.search(rf"(?:{re.escape(src.rstrip('/'))}|{copies})/(?!(?:{names})\b)", text)
+    return text if inside is None else text[: inside.end()] + _REST

@@ -9,37 +9,47 @@ Recording times have no zone and are taken as UTC. Report texts and names come a
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Iterator
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ecgscale.archive.schema import SignalType, archive_schema
+from ecgscale.archive.schema import SignalType, archive_schema, signal_of
+from ecgscale.archive.sources.files import AT_ONCE, Known, SourceFile, SourceFolder, SourceSet
+from ecgscale.archive.sources.pseudonyms import QuotesSource
 from ecgscale.archive.sources.source import (
     DEFAULTS,
     Ingest,
     IngestOptions,
     IngestResult,
     Portion,
-    QuotesSource,
-    carried_columns,
-    column_values,
+    Source,
     empty_signal,
-    folder_name,
-    read_csv,
-    require_columns,
-    signal_of,
-    source_folder,
-    utc,
-    whole_number_texts,
+    full_shards,
+    ingest_whole,
 )
-from ecgscale.archive.sources.wfdb_header import UnreadableRecord, WfdbSignal, read_header, read_signal
+from ecgscale.archive.sources.tables import carried_columns, column_values, read_csv, utc, whole_number_texts
+from ecgscale.archive.sources.wfdb_header import (
+    HEADER,
+    UnreadableRecord,
+    WfdbSignal,
+    fetch_records,
+    read_header,
+    read_signal,
+    with_signal_files,
+)
 from ecgscale.errors import ArchiveError
-from ecgscale.io.places import place
+from ecgscale.io.places import Place
 from ecgscale.leads import CANONICAL_LEADS
-from ecgscale.store.provenance import utc_now
+
+if TYPE_CHECKING:
+    from ecgscale.config import ArchiveConfig
 
 RATES = (500, 100)
 
@@ -51,7 +61,9 @@ _LABELS = (
     pa.field("superclasses", pa.list_(pa.string())),
     pa.field("scp_codes", pa.list_(pa.struct([("code", pa.string()), ("likelihood", pa.float32())]))),
 )
-NEEDED = ("ecg_id", "patient_id", "age", "sex", "scp_codes", "strat_fold", "filename_lr", "filename_hr")
+_NEEDED = ("ecg_id", "patient_id", "age", "sex", "scp_codes", "strat_fold", "filename_lr", "filename_hr")
+_WHERE_THERE = ("recording_date", "site", "device")
+"""Columns that are read where they are there."""
 
 
 def ingest_ptbxl(
@@ -65,114 +77,142 @@ def ingest_ptbxl(
     """
     if rate not in RATES:
         raise ArchiveError(f"PTB-XL has recordings at {' and '.join(map(str, RATES))} Hz, not {rate}")
-    target, listed_at = place(archive_path), utc_now()
-    folder = source_folder(src, target, options, f"{DATABASE}, {STATEMENTS} and records{rate}/")
-    table = read_database(folder)
-    # Types come from the whole table, so that they are the same every night.
-    extra = [*_LABELS, *carried_columns(table, options, folder / DATABASE)]
-    if options.portion is not None:
-        table = _portion_of(table, options.portion)
-    stems = [folder / name for name in recordings(table, rate)]
-    signal = sample_type(folder, stems, rate) if options.schema is None else signal_of(options.schema)
-    ingest = Ingest(
-        archive_path=target,
-        source={
-            "kind": "ptbxl",
-            "folder": folder_name(folder),
-            "listed_at": listed_at,
-            "rate": rate,
-            "carry": list(options.carry),
-        },
-        signal=signal,
-        extra=extra,
-        options=options,
-    )
-    return ingest.write(_rows(ingest, table, stems, rate, superclass_of_code(folder / STATEMENTS)), table.num_rows)
+    holds = f"{DATABASE}, {STATEMENTS} and records{rate}/"
+    return ingest_whole(lambda files: PtbxlSource(files, rate), src, archive_path, options, holds)
 
 
-def file_column(rate: int) -> str:
-    """The column of the database that names the recordings of that rate."""
-    return "filename_hr" if rate == 500 else "filename_lr"
+class PtbxlSource(Source):
+    """A row of the database, and its header and samples at one rate."""
+
+    kind = "ptbxl"
+    tables = (DATABASE, STATEMENTS)
+
+    def __init__(self, files: SourceFolder, rate: int = 500) -> None:
+        super().__init__(files)
+        self._rate = rate
+
+    @classmethod
+    def configured(cls, files: SourceFolder, config: ArchiveConfig) -> Self:
+        return cls(files, config.rate)
+
+    @cached_property
+    def _table(self) -> pa.Table:
+        self.files.fetch(self.tables)
+        return read_csv(self.files.path(DATABASE), _NEEDED)
+
+    @property
+    def total(self) -> int:
+        if self._table.num_rows == 0:
+            raise ArchiveError(f"{self.files.path(DATABASE)} lists no records")
+        return int(self._table.num_rows)
+
+    def _names(self, table: pa.Table) -> list[str]:
+        """Paths of the recordings of these rows, without suffix."""
+        return [str(name) for name in table.column("filename_hr" if self._rate == 500 else "filename_lr").to_pylist()]
+
+    def _columns(self, options: IngestOptions) -> list[pa.Field]:
+        # Types come from the whole table, so that they are the same every night.
+        return [*_LABELS, *carried_columns(self._table, options, self.files.path(DATABASE))]
+
+    def ingest(self, target: Place, options: IngestOptions = DEFAULTS, listed_at: str | None = None) -> IngestResult:
+        portion, table = options.portion, self._table.slice(0, self.total)
+        extra = self._columns(options)
+        if portion is not None and portion.rows is not None:
+            table = table.slice(portion.rows[0], portion.rows[1] - portion.rows[0])
+        elif portion is not None:
+            table = table.filter(pa.array([name in portion.sets for name in whole_number_texts(table, "ecg_id")]))
+        signal = self._sample_type(self._names(table)) if options.schema is None else signal_of(options.schema)
+        ingest = self.writing(target, options, listed_at, {"rate": self._rate}, signal, extra)
+        superclasses = superclass_of_code(self.files.path(STATEMENTS))
+        return ingest.write(self._rows(ingest, table, superclasses), table.num_rows)
+
+    def _sample_type(self, names: Sequence[str]) -> SignalType:
+        """The type that the first readable recording fits; `ArchiveError` if there is none."""
+        for i, name in enumerate(names):
+            if i % AT_ONCE == 0:
+                # The first one is enough as a rule.
+                self.files.fetch(name + HEADER for name in names[i : i + AT_ONCE])
+            try:
+                return "int16" if read_header(self.files.path(name)).fits_int16() else "float32"
+            except UnreadableRecord:
+                # Named when its row is written.
+                continue
+        other = 100 if self._rate == 500 else 500
+        raise ArchiveError(
+            f"{self.files.folder}: none of {len(names)} listed recordings at {self._rate} Hz is there, such as "
+            f"{self.files.path(names[0])}.hea; download records{self._rate}/ or use --rate {other}"
+        )
+
+    def _rows(self, ingest: Ingest, table: pa.Table, superclasses: dict[str, str]) -> Iterator[dict[str, Any]]:
+        labels = [field.name for field in _LABELS]
+        columns: dict[str, list[Any]] = {
+            "patient_id": whole_number_texts(table, "patient_id"),
+            "acquired_at": [utc(moment) for moment in column_values(table, "recording_date", pa.timestamp("us"))],
+            "site": whole_number_texts(table, "site"),
+            "device": [device and device.strip() for device in column_values(table, "device", pa.string())],
+            "age": [_age(age) for age in column_values(table, "age", pa.float64())],
+            "sex": [_SEXES.get(sex) for sex in column_values(table, "sex", pa.int64())],
+            "fold": column_values(table, "strat_fold", pa.int16()),
+            **{
+                field.name: column_values(table, field.name, field.type)
+                for field in ingest.extra
+                if field.name not in labels
+            },
+        }
+        texts = table.column("scp_codes").to_pylist()
+        record_ids = [str(record_id) for record_id in whole_number_texts(table, "ecg_id")]
+        for i, (record_id, name) in enumerate(zip(record_ids, self._names(table), strict=True)):
+            row: dict[str, Any] = {"record_id": record_id, **{column: values[i] for column, values in columns.items()}}
+            codes = scp_codes(texts[i], record_id)
+            row["scp_codes"] = [{"code": code, "likelihood": likelihood} for code, likelihood in codes.items()]
+            row["superclasses"] = sorted({superclasses[code] for code in codes if code in superclasses})
+            yield row | _signal(ingest, self.files.path(name), record_id, self._rate)
+
+    def schema(self, options: IngestOptions) -> pa.Schema:
+        return archive_schema(self._sample_type(self._names(self._table)), self._columns(options))
+
+    def pieces(self, options: IngestOptions) -> list[Portion]:
+        ids, patients = (whole_number_texts(self._table, name) for name in ("ecg_id", "patient_id"))
+        names, pieces = self._names(self._table), []
+        for first, stop, what in full_shards(zip(map(str, ids), patients, strict=True), options):
+            named = () if self.files.is_local else tuple(f"{n}{end}" for n in names[first:stop] for end in _ENDS)
+            pieces.append(Portion(rows=(first, stop), what=what, records=stop - first, files=named))
+        return pieces
+
+    def fetch(self, portion: Portion) -> None:
+        super().fetch(portion)
+        fetch_records(self.files, portion.files)
+
+    def sets(self, known: Known, until: datetime | None = None) -> list[SourceSet]:
+        table, listed = self._table, self.files.listed
+        texts = read_csv(self.files.path(DATABASE), texts=table.column_names)
+        wanted = {*_NEEDED, *_WHERE_THERE, *known.columns}
+        used = texts.select([name for name in texts.column_names if name in wanted])
+        files: dict[str, dict[str, SourceFile]] = {}
+        rows: dict[str, list[str]] = {}
+        ids, stems = whole_number_texts(table, "ecg_id"), self._names(table)
+        for name, stem, row in zip(map(str, ids), stems, used.to_pylist(), strict=True):
+            there = files.setdefault(name, {})
+            there |= {f"{stem}{end}": listed[f"{stem}{end}"] for end in _ENDS if f"{stem}{end}" in listed}
+            rows.setdefault(name, []).append(_row_digest(row))
+        return [
+            SourceSet(name, name, tuple(own.values()), tuple(rows[name]), pseudonyms=known.pseudonyms)
+            for name, own in files.items()
+        ]
+
+    def looked_into(self, sets: Sequence[SourceSet], schema: pa.Schema | None) -> list[SourceSet]:
+        return with_signal_files(self.files, sets, read_header, schema)
 
 
-def read_database(folder: Path) -> pa.Table:
-    """The table of all records; `ArchiveError` if it is not PTB-XL's, or lists none."""
-    table = read_csv(folder / DATABASE)
-    require_columns(table, NEEDED, folder / DATABASE)
-    if table.num_rows == 0:
-        raise ArchiveError(f"{folder / DATABASE} lists no records")
-    return table
-
-
-def recordings(table: pa.Table, rate: int) -> list[str]:
-    """Paths of the recordings of all rows, without suffix."""
-    return [str(name) for name in table.column(file_column(rate)).to_pylist()]
-
-
-def ptbxl_schema(folder: Path, table: pa.Table, signal: SignalType, options: IngestOptions) -> pa.Schema:
-    """The schema of a new archive of all rows; `ArchiveError` for a column to carry that is not there."""
-    return archive_schema(signal, [*_LABELS, *carried_columns(table, options, folder / DATABASE)])
-
-
-def _portion_of(table: pa.Table, portion: Portion) -> pa.Table:
-    if portion.rows is not None:
-        first, stop = portion.rows
-        return table.slice(first, stop - first)
-    return table.filter(pa.array([name in portion.sets for name in whole_number_texts(table, "ecg_id")]))
-
-
-def sample_type(folder: Path, stems: Iterable[Path], rate: int) -> SignalType:
-    """The type that the first readable recording fits; `ArchiveError` if there is none."""
-    looked_at = []
-    for stem in stems:
-        looked_at.append(stem)
-        try:
-            return "int16" if read_header(stem).fits_int16() else "float32"
-        except UnreadableRecord:
-            # Told when its row is written.
-            continue
-    other = 100 if rate == 500 else 500
-    raise ArchiveError(
-        f"{folder}: none of {len(looked_at)} listed recordings at {rate} Hz is there, such as {looked_at[0]}.hea; "
-        f"download records{rate}/ or use --rate {other}"
-    )
+_ENDS = (HEADER, ".dat")
 
 
 def superclass_of_code(path: Path) -> dict[str, str]:
     """SCP code to diagnostic superclass, from the rows of `scp_statements.csv` with `diagnostic` 1."""
-    table = read_csv(path)
-    require_columns(table, ("diagnostic", "diagnostic_class"), path)
+    table = read_csv(path, ("diagnostic", "diagnostic_class"))
     table = table.filter(pc.equal(table.column("diagnostic").cast(pa.float64()), 1.0))
     pairs = zip(table.column(0).to_pylist(), table.column("diagnostic_class").to_pylist(), strict=True)
     return {code: superclass for code, superclass in pairs if superclass}
-
-
-def _rows(
-    ingest: Ingest, table: pa.Table, stems: list[Path], rate: int, superclasses: dict[str, str]
-) -> Iterator[dict[str, Any]]:
-    labels = [field.name for field in _LABELS]
-    columns: dict[str, list[Any]] = {
-        "patient_id": whole_number_texts(table, "patient_id"),
-        "acquired_at": [utc(moment) for moment in column_values(table, "recording_date", pa.timestamp("us"))],
-        "site": whole_number_texts(table, "site"),
-        "device": [device and device.strip() for device in column_values(table, "device", pa.string())],
-        "age": [_age(age) for age in column_values(table, "age", pa.float64())],
-        "sex": [_SEXES.get(sex) for sex in column_values(table, "sex", pa.int64())],
-        "fold": column_values(table, "strat_fold", pa.int16()),
-        **{
-            field.name: column_values(table, field.name, field.type)
-            for field in ingest.extra
-            if field.name not in labels
-        },
-    }
-    texts = table.column("scp_codes").to_pylist()
-    record_ids = [str(record_id) for record_id in whole_number_texts(table, "ecg_id")]
-    for i, (record_id, stem) in enumerate(zip(record_ids, stems, strict=True)):
-        row: dict[str, Any] = {"record_id": record_id, **{name: values[i] for name, values in columns.items()}}
-        codes = scp_codes(texts[i], record_id)
-        row["scp_codes"] = [{"code": code, "likelihood": likelihood} for code, likelihood in codes.items()]
-        row["superclasses"] = sorted({superclasses[code] for code in codes if code in superclasses})
-        yield row | _signal(ingest, stem, record_id, rate)
 
 
 def scp_codes(text: str | None, record_id: str) -> dict[str, float]:
@@ -208,3 +248,16 @@ def _signal(ingest: Ingest, stem: Path, record_id: str, rate: int) -> dict[str, 
 
 def _age(age: float | None) -> float | None:
     return age if age is not None and 0 <= age <= _OLDEST_AGE else None
+
+
+def _row_digest(row: dict[str, str | None]) -> str:
+    """Changes when a value does; 56 and 56.0 are one value, because tools rewrite whole columns so."""
+    facts = {name: _value(text) for name, text in row.items()}
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _value(text: str | None) -> str:
+    try:
+        return repr(float(text or ""))
+    except ValueError:
+        return (text or "").strip()

@@ -1,50 +1,61 @@
-"""What the sources share: options, a drive from rows to shards, problems that are told, and columns of a CSV.
+"""What a source is, and what all of them share: options, the way from rows to shards, problems, columns of a CSV.
 
 A source never drops a record in silence. One that cannot be read keeps a row with an empty signal, which becomes the
-status `empty_signal` later, and its reason is counted, told in the summary, and kept in `_archive.json`.
+status `empty_signal` later, and its reason is counted, named in the summary, and kept in `_archive.json`.
 
-A source is taken whole, or a `Portion` of it: that is how files that arrive later come into an archive that is there.
+A source is taken whole, or a `Portion` of it: a piece of it that one worker ingests, or files that arrived later and
+come into an archive that is there.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from itertools import chain
+from datetime import datetime
+from itertools import chain, pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv
 
-from ecgscale.archive.schema import CORE_COLUMNS, SignalType, archive_schema
+from ecgscale.archive.schema import CORE_COLUMNS, SignalType, signal_of
+from ecgscale.archive.sources.files import Known, SourceFile, SourceFolder, SourceSet
 from ecgscale.archive.sources.pseudonyms import PSEUDONYMISED, Pseudonyms
-from ecgscale.archive.sources.tombstones import Admission, Tombstones, check_tombstones, read_tombstones
+from ecgscale.archive.sources.tombstones import Tombstones, check_tombstones, forgotten_note, read_tombstones
 from ecgscale.archive.writer import ArchiveWriter, check_target
-from ecgscale.errors import ArchiveError, did_you_mean
-from ecgscale.io.places import Place, local_copy
+from ecgscale.errors import ArchiveError
+from ecgscale.io.places import Place, local_copy, place
 from ecgscale.progress import SILENT, Progress
+from ecgscale.store.provenance import utc_now
+
+if TYPE_CHECKING:
+    from ecgscale.config import ArchiveConfig
 
 PROBLEMS_KEPT = 1000
 
 
 @dataclass(frozen=True)
 class Portion:
-    """Some sets of a source, to become shards of an archive that may be there already.
+    """Some of a source, to become shards of an archive that may be there already.
 
     sets: what to take, and the record_id for it: paths of WFDB records below the folder; ecg_ids; names of HDF5 parts
     (whose exams have ids of their own)
     schema: that of the archive, which is kept to; None when there is none yet: then the portion decides, like a whole
     source
     rows: first and one past the last row of PTB-XL's table to take, in place of the sets: ids may be there twice
+    what, records: of a piece for a worker: its name for messages, without an id, and how many records it has, about
+    files: what has to be there of a source that is not local, as far as the listing says
     """
 
-    sets: Mapping[str, str]
+    sets: Mapping[str, str] = field(default_factory=dict)
     schema: pa.Schema | None = None
     rows: tuple[int, int] | None = None
+    what: str = ""
+    records: int = 0
+    files: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -72,21 +83,9 @@ class IngestOptions:
 DEFAULTS = IngestOptions()
 
 
-class QuotesSource(ArchiveError):
-    """An error that repeats words of the source, which may hold ids or names; `bare` says the same without them."""
-
-    def __init__(self, text: str, bare: str) -> None:
-        super().__init__(text)
-        self.bare = bare
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # From a worker it has to arrive as what it is.
-        return type(self), (str(self), self.bare)
-
-
 @dataclass
 class Problems:
-    """Records with something wrong: all counted, the first ones told."""
+    """Records with something wrong: all counted, the first ones named."""
 
     count: int = 0
     first: list[str] = field(default_factory=list)
@@ -96,12 +95,13 @@ class Problems:
         """Record one problem; `reason` says what was found and what became of the record."""
         self.count += 1
         if self.pseudonyms is not None:
-            record_id, reason = self.pseudonyms.record(record_id), self.pseudonyms.problem(reason)
+            # Of the reason only what became of the record: the rest may be words of the source.
+            record_id, reason = self.pseudonyms.record(record_id), reason.rsplit("; ", 1)[-1]
         if len(self.first) < PROBLEMS_KEPT:
             self.first.append(f"record {record_id}: {reason}")
 
     def withdraw(self, record_id: str) -> None:
-        """Tell nothing of a record, by its id in the archive: it is left out."""
+        """Say nothing of a record, by its id in the archive: it is left out."""
         self.first = [line for line in self.first if not line.startswith(f"record {record_id}: ")]
 
 
@@ -110,7 +110,7 @@ class IngestResult:
     """A finished ingest; `dropped` are rows of the source that are no recordings, `notes` hold for all of it.
 
     `refused`: ids, as the archive would have them, of records that were left out because they were forgotten.
-    `counted`: those of the notes that are on so many records, as `told_counts` takes them.
+    `counted`: those of the notes that are on so many records, as `count_notes` takes them.
     """
 
     archive: str
@@ -125,72 +125,60 @@ class IngestResult:
     counted: Mapping[str, int] = field(default_factory=dict)
 
 
-def told_counts(counted: Mapping[str, int]) -> list[str]:
+def count_notes(counted: Mapping[str, int]) -> list[str]:
     """Notes on so many records, from their texts, which have {:,} where the number stands."""
     return [text.format(count) for text, count in counted.items() if count]
 
 
-@dataclass
 class Ingest:
-    """One ingest on its way: where it goes, what it is, and what was found so far.
+    """One ingest on its way: what it writes, and what was found so far.
 
     `signal` and `extra` are what the source would have; where the options name a schema, they become that schema's.
     """
 
-    archive_path: Place
-    source: dict[str, Any]
-    signal: SignalType
-    extra: Sequence[pa.Field]
-    options: IngestOptions
-    problems: Problems = field(default_factory=Problems)
-    dropped: int = 0
-    notes: list[str] = field(default_factory=list)
-    counted: Counter[str] = field(default_factory=Counter)
-
-    def __post_init__(self) -> None:
-        self._admit()
-        schema = self.options.schema
-        if schema is None:
-            return
-        left_out = [column.name for column in self.extra if column.name not in schema.names]
-        if left_out:
-            self.notes.append(f"left out, because the archive has no such column: {', '.join(left_out)}")
-        self.extra = [column for column in schema if column.name not in CORE_COLUMNS]
-        self.signal = signal_of(schema)
-
-    def _admit(self) -> None:
-        """Decide what ids become, and who is left out."""
-        pseudonyms = self.options.pseudonyms
-        tombstones = self.options.tombstones or read_tombstones(self.archive_path)
-        check_tombstones(tombstones, pseudonyms, self.archive_path)
-        self._admission = Admission(pseudonyms, tombstones, self.problems.withdraw)
-        if pseudonyms is not None:
-            pseudonyms.check_carried(self.options.carry)
-            self.problems.pseudonyms = pseudonyms
+    def __init__(
+        self,
+        archive_path: Place,
+        source: dict[str, Any],
+        signal: SignalType,
+        extra: Sequence[pa.Field],
+        options: IngestOptions,
+    ) -> None:
+        self._archive_path, self._source, self._options = archive_path, source, options
+        self.signal, self.extra = signal, extra
+        self.problems = Problems(pseudonyms=options.pseudonyms)
+        self.dropped = 0
+        self.counted: Counter[str] = Counter()
+        self._notes: list[str] = []
+        self._refused: list[str] = []
+        self._tombstones = options.tombstones or read_tombstones(archive_path)
+        check_tombstones(self._tombstones, options.pseudonyms, archive_path)
+        if options.pseudonyms is not None:
+            options.pseudonyms.check_carried(options.carry)
             # A folder may be called after a patient.
-            self.source.pop("folder", None)
-            self.source[PSEUDONYMISED] = pseudonyms.facts()
-
-    @property
-    def schema(self) -> pa.Schema:
-        """The schema of what is written."""
-        return archive_schema(self.signal, self.extra)
+            source.pop("folder", None)
+            source[PSEUDONYMISED] = options.pseudonyms.facts()
+        if (schema := options.schema) is not None:
+            left_out = [column.name for column in extra if column.name not in schema.names]
+            if left_out:
+                self._notes.append(f"left out, because the archive has no such column: {', '.join(left_out)}")
+            self.extra = [column for column in schema if column.name not in CORE_COLUMNS]
+            self.signal = signal_of(schema)
 
     def write(self, rows: Iterator[dict[str, Any]], total: int | None) -> IngestResult:
         """Write all rows (dicts of column to value, see `ArchiveWriter.append`) and finish the archive.
 
         A portion without a single row leaves nothing; a source without any raises `ArchiveError`.
         """
-        options, admission = self.options, self._admission
-        rows = admission.of(rows)
+        options, rows = self._options, self._admitted(rows)
         if options.portion is not None:
             first = next(rows, None)
             if first is None:
                 return self._result("", "", 0, 0)
             rows = chain([first], rows)
         writer = ArchiveWriter(
-            self.archive_path,
-            self.source,
+            self._archive_path,
+            self._source,
             self.signal,
             self.extra,
             shard_records=options.shard_records,
@@ -203,11 +191,21 @@ class Ingest:
                 stage.advance()
             writer.source |= {
                 "dropped": self.dropped,
-                "notes": self._told(),
+                "notes": self._all_notes(),
                 "problems": self.problems.count,
                 "first_problems": self.problems.first,
             }
         return self._result(str(writer.path), writer.archive_id, writer.records, writer.shards)
+
+    def _admitted(self, rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        """The rows as they may be written, under pseudonyms; nobody who was forgotten is among them."""
+        for row in rows:
+            written = self._options.pseudonyms.row(row) if self._options.pseudonyms else row
+            if self._tombstones is not None and self._tombstones.refuses(written):
+                self._refused.append(str(written["record_id"]))
+                self.problems.withdraw(self._refused[-1])
+            else:
+                yield written
 
     def _result(self, archive: str, archive_id: str, records: int, shards: int) -> IngestResult:
         return IngestResult(
@@ -218,121 +216,152 @@ class Ingest:
             self.signal,
             self.dropped,
             self.problems,
-            tuple(self._told()),
-            tuple(self._admission.refused),
+            tuple(self._all_notes()),
+            tuple(self._refused),
             self.counted,
         )
 
-    def _told(self) -> list[str]:
-        return [*self.notes, *told_counts(self.counted), *self._admission.told()]
+    def _all_notes(self) -> list[str]:
+        return [*self._notes, *count_notes(self.counted), *forgotten_note(len(self._refused))]
 
 
-def source_folder(src: str | Path, archive_path: Place, options: IngestOptions, holds: str) -> Path:
-    """The source as a local folder; `ArchiveError` before any work if there is none or the target is not free.
+class Source(ABC):
+    """One layout of files (see `ecgscale.archive.sources`).
+
+    kind: its word in a configuration; tables: names of the files on which all its records depend
+    one_by_one: whether a file holds so many records that it is a piece and a portion by itself
+    """
+
+    kind: ClassVar[str]
+    tables: ClassVar[tuple[str, ...]] = ()
+    one_by_one: ClassVar[bool] = False
+
+    def __init__(self, files: SourceFolder) -> None:
+        self.files = files
+
+    @classmethod
+    @abstractmethod
+    def configured(cls, files: SourceFolder, config: ArchiveConfig) -> Self:
+        """The source at `files`, with the options of the configuration."""
+
+    @abstractmethod
+    def ingest(self, target: Place, options: IngestOptions = DEFAULTS, listed_at: str | None = None) -> IngestResult:
+        """Write it (of a portion: what has been fetched) to a new archive. `listed_at`: when, if not now."""
+
+    def writing(
+        self,
+        target: Place,
+        options: IngestOptions,
+        listed_at: str | None,
+        facts: dict[str, Any],
+        signal: SignalType,
+        extra: Sequence[pa.Field],
+    ) -> Ingest:
+        """An ingest that is about to begin; `facts` are what `_archive.json` says of the source beside the usual."""
+        source = {
+            "kind": self.kind,
+            # Links followed: what the records came from is called so.
+            "folder": self.files.folder.resolve().name,
+            "listed_at": listed_at or utc_now(),
+            **facts,
+            "carry": list(options.carry),
+        }
+        return Ingest(target, source, signal, extra, options)
+
+    # For workers, each of which ingests a piece that becomes whole shards.
+
+    @property
+    @abstractmethod
+    def total(self) -> int | None:
+        """Its records, where they are known beforehand. Raises `ArchiveError` when there are none."""
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What `_archive.json` says of the whole, beside what the ingest of one piece says."""
+        return {}
+
+    @abstractmethod
+    def schema(self, options: IngestOptions) -> pa.Schema | None:
+        """The schema of the archive; None where all headers decide it. Raises as the ingest of the source does."""
+
+    @abstractmethod
+    def pieces(self, options: IngestOptions) -> list[Portion]:
+        """All of it, in its order. Records are counted as the archive will have them (`full_shards`), so that shards
+        are those of an ingest in one go, byte for byte; of a source that comes in parts, shards end where parts end."""
+
+    def fetch(self, portion: Portion) -> None:
+        """Have the tables and all files of a piece."""
+        self.files.fetch(self.tables)
+        self.files.fetch(portion.files)
+
+    # For nights, in which files arrive.
+
+    @abstractmethod
+    def sets(self, known: Known, until: datetime | None = None) -> list[SourceSet]:
+        """All sets that the listing shows; files older than `until` come first where two claim one name."""
+
+    @abstractmethod
+    def looked_into(self, sets: Sequence[SourceSet], schema: pa.Schema | None) -> list[SourceSet]:
+        """These sets with what they lack, and all their files; `schema` is that of the archive, if there is one."""
+
+    def schema_of(self, sets: Sequence[SourceSet], options: IngestOptions) -> pa.Schema | None:
+        """The schema of a new archive of these sets, where it has to be known before the first of them is ingested."""
+        return None
+
+    def table_files(self) -> tuple[SourceFile, ...]:
+        """The tables as the listing shows them: nothing is taken while one of them is unsettled."""
+        for name in self.tables:
+            if name not in self.files.listed:
+                raise ArchiveError(f"{self.files.location(name)} is missing; it belongs to the source's native layout")
+        return tuple(self.files.listed[name] for name in self.tables)
+
+
+def ingest_whole(
+    source_at: Callable[[SourceFolder], Source],
+    src: str | Path,
+    archive_path: str | Path,
+    options: IngestOptions,
+    holds: str,
+) -> IngestResult:
+    """Ingest a folder; `ArchiveError` before any work if there is none (of what `holds` says), or no free target.
 
     What lies in an object store is copied into the user's cache, because the readers of all three formats want files.
     """
-    check_target(archive_path, options.overwrite)
+    target, listed_at = place(archive_path), utc_now()
+    check_target(target, options.overwrite)
     try:
         folder = local_copy(src)
     except FileNotFoundError as error:
         raise ArchiveError(f"{src} holds nothing; expected {holds}") from error
     if not folder.is_dir():
         raise ArchiveError(f"{folder}: no such folder; expected one with {holds}")
-    return folder
+    return source_at(SourceFolder(folder, folder)).ingest(target, options, listed_at)
 
 
-def folder_name(folder: Path) -> str:
-    """The last name of a source's path, links followed: what `_archive.json` says of where records came from."""
-    return folder.resolve().name
+def full_shards(people: Iterable[tuple[str, str | None]], options: IngestOptions) -> list[tuple[int, int, str]]:
+    """First and one past the last record of pieces that make a full shard each, and of the rest; and what to call it.
+
+    `people` are (record_id, patient_id) of all records: who was forgotten takes no place in a shard.
+    """
+    pseudonyms, tombstones = options.pseudonyms, options.tombstones
+    is_in = []
+    for record_id, patient_id in people:
+        row: dict[str, Any] = {"record_id": record_id, "patient_id": patient_id}
+        is_in.append(tombstones is None or not tombstones.refuses(pseudonyms.row(row) if pseudonyms else row))
+    return [(*ends, f"records {ends[0] + 1:,} to {ends[1]:,}") for ends in stretches(is_in, options.shard_records)]
 
 
-def signal_of(schema: pa.Schema) -> SignalType:
-    """The sample type of an archive of this schema."""
-    return "int16" if schema.field("signal").type.value_type == pa.int16() else "float32"
+def stretches(is_in: Sequence[bool], shard_records: int | None) -> list[tuple[int, int]]:
+    """First and one past the last of stretches of so many records that are in, and of the rest."""
+    ends = [i + 1 for i, one in enumerate(is_in) if one]
+    size = shard_records or len(is_in)
+    stops = ends[size - 1 :: size]
+    if ends and (not stops or stops[-1] != ends[-1]):
+        stops.append(ends[-1])
+    # Those behind the last one that will be in it make no shard of their own.
+    return list(pairwise([0, *stops[:-1], len(is_in)]))
 
 
 def empty_signal(signal: SignalType, n_leads: int) -> np.ndarray:
     """The signal of a record that could not be read."""
     return np.zeros((n_leads, 0), dtype=signal)
-
-
-def read_csv(path: Path) -> pa.Table:
-    """A source's table with inferred types; empty cells are null. `ArchiveError` if it is absent or not CSV."""
-    return _read_csv(path, {})
-
-
-def read_csv_texts(path: Path) -> pa.Table:
-    """The same rows with every cell as the text that it is."""
-    return _read_csv(path, {name: pa.string() for name in read_csv(path).column_names})
-
-
-def _read_csv(path: Path, types: dict[str, pa.DataType]) -> pa.Table:
-    if not path.is_file():
-        raise ArchiveError(f"{path} is missing; it belongs to the source's native layout")
-    try:
-        return pyarrow.csv.read_csv(
-            path,
-            parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
-            convert_options=pyarrow.csv.ConvertOptions(strings_can_be_null=True, column_types=types),
-        )
-    except pa.ArrowInvalid as error:
-        raise QuotesSource(f"{path} is not a readable CSV: {error}", f"{path} is not a readable CSV") from error
-
-
-def require_columns(table: pa.Table, columns: Sequence[str], path: Path) -> None:
-    """`ArchiveError` naming the columns that a CSV lacks."""
-    absent = [column for column in columns if column not in table.column_names]
-    if absent:
-        lacks = f"{path} lacks {', '.join(absent)}"
-        raise QuotesSource(f"{lacks}; it has {', '.join(table.column_names)}", lacks)
-
-
-def carried_columns(table: pa.Table, options: IngestOptions, path: Path) -> list[pa.Field]:
-    """Fields of the columns asked for with --carry, in the CSV's own types; `ArchiveError` listing those there are.
-
-    Where an archive is there already, its columns count, and one that the CSV lacks tonight is null.
-    """
-    carry = [name for name in options.carry if options.schema is None or name in table.column_names]
-    for column in carry:
-        if column not in table.column_names:
-            lacks = f"--carry {column}: {path.name} has no such column."
-            near = did_you_mean(column, table.column_names)
-            raise QuotesSource(f"{lacks}{near} There are: {', '.join(table.column_names)}", lacks)
-    # A column that is empty throughout has no type of its own.
-    kinds = {name: table.schema.field(name).type for name in carry}
-    return [pa.field(name, pa.string() if pa.types.is_null(kind) else kind) for name, kind in kinds.items()]
-
-
-def column_values(table: pa.Table, name: str, kind: pa.DataType | None = None) -> list[Any]:
-    """One column as Python values, cast to `kind`; all null where the table has no such column.
-
-    Raises `ArchiveError` naming the column if a value does not fit.
-    """
-    if name not in table.column_names:
-        return [None] * table.num_rows
-    column = table.column(name)
-    return list((column if kind is None else _cast(column, name, kind)).to_pylist())
-
-
-def whole_number_texts(table: pa.Table, name: str) -> list[str | None]:
-    """Identifiers as text without a decimal point: 15709.0 -> "15709"; texts stay as they are."""
-    if name not in table.column_names:
-        return [None] * table.num_rows
-    column = table.column(name)
-    if pa.types.is_floating(column.type):
-        column = _cast(column, name, pa.int64())
-    return list(_cast(column, name, pa.string()).to_pylist())
-
-
-def _cast(column: pa.ChunkedArray, name: str, kind: pa.DataType) -> pa.ChunkedArray:
-    try:
-        return column.cast(kind)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        fits = f"column {name} is {column.type} and does not fit {kind}"
-        raise QuotesSource(f"{fits}: {error}", fits) from error
-
-
-def utc(moment: datetime | None) -> datetime | None:
-    """A time without a zone, taken as UTC."""
-    return moment.replace(tzinfo=UTC) if moment is not None and moment.tzinfo is None else moment

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Any, Literal
 
@@ -109,35 +109,7 @@ def returned(shard: Shard, tombstones: Tombstones | None) -> int:
         return sum(map(tombstones.refuses, file.read(columns=names, use_threads=False).to_pylist()))
 
 
-class Admission:
-    """What stands between the rows of a source and its archive: pseudonyms, and nobody who was forgotten.
-
-    `refuse` is told the record id, as the archive would have it, of every row that is left out.
-    """
-
-    def __init__(
-        self, pseudonyms: Pseudonyms | None, tombstones: Tombstones | None, refuse: Callable[[str], None]
-    ) -> None:
-        self._pseudonyms, self._tombstones, self._refuse = pseudonyms, tombstones, refuse
-        self.refused: list[str] = []
-        """Record ids, as the archive would have them, of rows that were left out."""
-
-    def of(self, rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        """The rows that may be written, as they may be written."""
-        for row in rows:
-            admitted = self._pseudonyms.row(row) if self._pseudonyms else row
-            if self._tombstones is not None and self._tombstones.refuses(admitted):
-                self.refused.append(str(admitted["record_id"]))
-                self._refuse(self.refused[-1])
-            else:
-                yield admitted
-
-    def told(self) -> list[str]:
-        """A note on those that were left out, without a name."""
-        return told_forgotten(len(self.refused))
-
-
-def told_forgotten(count: int) -> list[str]:
+def forgotten_note(count: int) -> list[str]:
     """A note on so many records that were left out; none where there are none."""
     records = "1 record" if count == 1 else f"{count:,} records"
     return [f"{records} of patients who were forgotten: left out; remove them at the source"] if count else []

@@ -1,25 +1,33 @@
-"""WFDB headers, read leniently: what a first pass over a large folder needs, and what odd headers still tell.
+"""One WFDB record: its header, samples and annotated waves, and whether all of its files are there.
 
-`wfdb` reads the samples; this reads the `.hea` text alone, quickly, and takes headers that `wfdb` refuses, such as
-record lines that name `E00001.mat` instead of `E00001`. Format: header(5) of the WFDB manual.
-
-The samples and the annotated waves of one WFDB record.
+Headers are read leniently: what a first pass over a large folder needs, and what odd headers still say. `wfdb` reads
+the rarer sample formats and the annotations; its own header reader refuses record lines that name `E00001.mat` instead
+of `E00001`, and puts defaults where it cannot parse a field. Format: header(5) of the WFDB manual.
 """
 
 from __future__ import annotations
 
+import math
+import posixpath
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
-from ecgscale.archive.schema import SignalType
+from ecgscale.archive.schema import SignalType, signal_of
+from ecgscale.archive.sources.files import SourceFolder, SourceSet
 from ecgscale.errors import EcgscaleError
 from ecgscale.leads import canonical_lead
+
+HEADER = ".hea"
+NO_FILE = ("~", "-")
+"""What header(5) writes where a signal has no file."""
 
 _RECORD_LINE = re.compile(
     r"^(?P<name>\S+?)(?:/(?P<segments>\d+))?\s+(?P<signals>\d+)"
@@ -33,13 +41,16 @@ _DEFAULT_RATE = 250.0
 _DEFAULT_GAIN = 200.0
 _UNITS_IN_MV = {"mv": 1.0, "uv": 1e-3, "µv": 1e-3, "μv": 1e-3, "v": 1e3, "nv": 1e-6}
 
-# Largest magnitude that a sample of each storage format can have.
-_FORMAT_LIMIT = {"80": 2**7, "508": 2**7, "310": 2**9, "311": 2**9, "212": 2**11}
-_FORMAT_LIMIT |= {"16": 2**15 - 1, "61": 2**15 - 1, "160": 2**15 - 1, "516": 2**15 - 1}
+_BITS = {"80": 8, "508": 8, "310": 10, "311": 10, "212": 12, "16": 16, "61": 16, "160": 16, "516": 16}
+_BITS |= {"24": 24, "524": 24, "32": 32}
+"""Of one sample in each storage format (signal(5) of the WFDB manual)."""
+_BYTES = {"8": 1.0} | {name: _BITS[name] / 8 for name in ("80", "16", "61", "160", "212", "24", "32")}
+"""Of one sample in a file, in the formats of fixed size."""
 
-INVALID_SAMPLE = {"16": -(2**15), "61": -(2**15), "160": -(2**15), "516": -(2**15), "80": -(2**7), "508": -(2**7)}
-"""The digital value that stands for "no sample" in each format (signal(5) of the WFDB manual)."""
-INVALID_SAMPLE |= {"212": -(2**11), "310": -(2**9), "311": -(2**9), "24": -(2**23), "524": -(2**23), "32": -(2**31)}
+
+def invalid_sample(name: str) -> int:
+    """The digital value that stands for "no sample" in a storage format."""
+    return -(2 ** (_BITS.get(name, 64) - 1))
 
 
 class UnreadableRecord(EcgscaleError):
@@ -64,7 +75,7 @@ class Channel:
 
 @dataclass(frozen=True)
 class Header:
-    """One `.hea`: sampling rate in Hz, samples per channel (0 if not told), channels, comments without `#`."""
+    """One `.hea`: sampling rate in Hz, samples per channel (0 if not given), channels, comments without `#`."""
 
     stem: Path
     segments: int
@@ -89,28 +100,29 @@ class Header:
         channels = [self.channels[i] for i in self.voltages]
         resolutions = {channel.per_mv for channel in channels}
         return len(resolutions) == 1 and all(
-            (channel.per_mv or 0) > 0 and _FORMAT_LIMIT.get(channel.format, 2**31) + abs(channel.baseline) < 2**15
+            (channel.per_mv or 0) > 0 and _largest(channel.format) + abs(channel.baseline) < 2**15
             for channel in channels
         )
 
-    def rescaled(self, units_per_mv: float) -> Header:
-        """The same header with `units_per_mv` adu per millivolt and no baseline in every voltage channel."""
-        channels = (
-            channel if channel.per_mv is None else replace(channel, baseline=0, per_mv=units_per_mv)
-            for channel in self.channels
-        )
-        return replace(self, channels=tuple(channels))
-
-    def told(self) -> dict[str, str]:
+    def keyed(self) -> dict[str, str]:
         """`key: value` comments, keys as written but for `<>`: "Age", "Sex", "Dx", "Rhythm", "age", "sex" ..."""
         found = (_COMMENT.match(comment) for comment in self.comments)
         return {match["key"].strip(): match["value"] for match in found if match}
 
 
-def read_header(stem: Path) -> Header:
-    """Parse `stem`.hea; `UnreadableRecord` says what is wrong with it."""
+def _largest(name: str) -> int:
+    """Magnitude that a valid sample of a storage format can have."""
+    bits = _BITS.get(name, 32)
+    return int(2 ** (bits - 1)) - (bits == 16)
+
+
+def read_header(stem: Path, units_per_mv: float | None = None) -> Header:
+    """Parse `stem`.hea; `UnreadableRecord` says what is wrong with it.
+
+    With `units_per_mv`, every voltage channel has so many adu per millivolt and no baseline, whatever the header says.
+    """
     try:
-        text = stem.with_name(stem.name + ".hea").read_text(encoding="utf-8", errors="replace")
+        text = stem.with_name(stem.name + HEADER).read_text(encoding="utf-8", errors="replace")
     except OSError as error:
         raise UnreadableRecord(f"header cannot be read: {error.strerror or error}") from error
     lines = [line.strip() for line in text.splitlines() if line.strip()]
@@ -123,13 +135,16 @@ def read_header(stem: Path) -> Header:
     n_signals = int(record["signals"])
     if segments == 1 and len(lines) - 1 < n_signals:
         raise UnreadableRecord(f"header announces {n_signals} signals and describes {len(lines) - 1}")
+    channels = [_channel(line) for line in lines[1 : 1 + n_signals]] if segments == 1 else []
+    if units_per_mv is not None:
+        channels = [c if c.per_mv is None else replace(c, baseline=0, per_mv=units_per_mv) for c in channels]
     return Header(
         stem=stem,
         segments=segments,
         sampling_rate=float(record["rate"]) if record["rate"] else _DEFAULT_RATE,
         samples=int(record["samples"] or 0),
         acquired_at=_moment(record["time"]),
-        channels=tuple(_channel(line) for line in lines[1 : 1 + n_signals]) if segments == 1 else (),
+        channels=tuple(channels),
         comments=comments,
     )
 
@@ -196,7 +211,7 @@ def read_signal(header: Header, kind: SignalType) -> WfdbSignal:
         raise UnreadableRecord(f"none of {len(header.channels)} channels holds a voltage")
     digital_TL = _digital(header)[:, used]
     channels = [header.channels[i] for i in used]
-    invalid = np.array([INVALID_SAMPLE.get(channel.format, np.iinfo(np.int64).min) for channel in channels])
+    invalid = np.array([invalid_sample(channel.format) for channel in channels])
     missing_LT = np.ascontiguousarray((digital_TL == invalid).T)
     baseline = np.array([channel.baseline for channel in channels])
     per_mv = np.array([channel.per_mv for channel in channels], dtype=np.float64)
@@ -253,7 +268,7 @@ def _plain_16_bit(header: Header) -> NDArray[np.int16] | None:
     return values.reshape(header.samples, len(header.channels)).astype(np.int16, copy=False)
 
 
-def read_fiducials(stem: Path, extensions: tuple[str, ...]) -> list[dict[str, Any]]:
+def read_fiducials(stem: Path, extensions: Sequence[str]) -> list[dict[str, Any]]:
     """Waves of annotation files named after leads, as in LUDB (`1.ii`, `1.avr`): dicts of `FIDUCIAL_TYPE`.
 
     A wave is written `( peak )`; a bracket that is missing gives a null onset or offset, and a pair of brackets
@@ -288,3 +303,85 @@ def _waves(lead: str, marks: list[tuple[int, str]]) -> list[dict[str, Any]]:
         elif symbol == ")":
             onset = None
     return waves
+
+
+def fetch_records(source: SourceFolder, names: Sequence[str]) -> None:
+    """Have these files of records, and those that the headers among them name."""
+    if source.is_local:
+        return
+    source.fetch(names)
+    named = set()
+    for name in names:
+        if name.endswith(HEADER):
+            try:
+                header = read_header(source.path(name.removesuffix(HEADER)))
+            except UnreadableRecord:
+                # Named when its row is written.
+                continue
+            files = {channel.file for channel in header.channels}.difference(NO_FILE)
+            named |= {posixpath.normpath(posixpath.join(posixpath.dirname(name), file)) for file in files}
+    source.fetch(path for path in sorted(named) if not path.startswith(("../", "/")))
+
+
+def with_signal_files(
+    source: SourceFolder, sets: Sequence[SourceSet], read: Callable[[Path], Header], schema: pa.Schema | None
+) -> list[SourceSet]:
+    """The sets, looked into: each with all files that its header names, and with what it lacks.
+
+    A header that cannot be read makes a complete set, which becomes a row with an empty signal. A record that int16
+    cannot represent exactly is refused where the archive's schema holds that.
+    """
+    int16_only = schema is not None and signal_of(schema) == "int16"
+    source.fetch(name for one in sets if (name := _header_of(one)) is not None)
+    return [_looked_into(source, one, read, int16_only) for one in sets]
+
+
+def _header_of(one: SourceSet) -> str | None:
+    return next((file.name for file in one.files if file.name.endswith(HEADER)), None)
+
+
+def _looked_into(source: SourceFolder, one: SourceSet, read: Callable[[Path], Header], int16_only: bool) -> SourceSet:
+    name = _header_of(one)
+    if name is None:
+        return replace(one, lacks="its header is not there")
+    stem = name.removesuffix(HEADER)
+    try:
+        header = read(source.path(stem))
+    except UnreadableRecord:
+        return one
+    if int16_only and header.voltages and not header.fits_int16():
+        why = "its gains or format need float32, and this archive holds int16; ingest the whole source into a new one"
+        return replace(one, refusal=why)
+    folder, own = posixpath.split(stem)
+    named = {channel.file: posixpath.join(folder, channel.file) for channel in header.channels}
+    named = {file: path for file, path in named.items() if file not in NO_FILE}
+    there = {file.name: file for file in one.files}
+    there |= {path: source.listed[path] for path in named.values() if path in source.listed}
+    return replace(
+        one,
+        files=tuple(there.values()),
+        # A file that is called otherwise than its record stands elsewhere in the listing.
+        look=any(not file.startswith(f"{own}.") for file in named),
+        lacks=_lacks(source, header, named),
+    )
+
+
+def _lacks(source: SourceFolder, header: Header, named: dict[str, str]) -> str:
+    """The first signal file that is not there, or not in full; "" when all are."""
+    for file, path in named.items():
+        found, expected = source.listed.get(path), _expected_bytes(header, file)
+        if found is None:
+            return f"{file} is not there"
+        if found.size < expected:
+            return f"{file} has {found.size:,} of {expected:,} bytes"
+    return ""
+
+
+def _expected_bytes(header: Header, file: str) -> int:
+    """How long a signal file is at least; 0 where the header does not say."""
+    channels = [channel for channel in header.channels if channel.file == file]
+    sizes = {(channel.format, channel.byte_offset) for channel in channels}
+    if len(sizes) != 1 or not all(channel.is_plain for channel in channels):
+        return 0
+    [(kind, offset)] = sizes
+    return offset + math.ceil(header.samples * len(channels) * _BYTES[kind]) if kind in _BYTES else 0

@@ -227,7 +227,7 @@ class _Forgetting:
             raise UsageError("the id is empty")
         if whom.keyfile is None:
             return whom.given
-        pseudonyms = open_pseudonyms(whom.keyfile, beside=(self.root, self.archive_path))
+        pseudonyms = open_pseudonyms(whom.keyfile, protected=(self.root, self.archive_path))
         if told is None or told.get("key_id") != pseudonyms.key_id:
             of = f"key {told.get('key_id')}" if told else "no key: it has the ids of its source"
             raise UsageError(f"{self.archive_path} was made with {of}; --key is {pseudonyms.key_id}")

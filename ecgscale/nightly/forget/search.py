@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from ecgscale.archive.sources.sets import key_of
+from ecgscale.archive.sources.files import key_of
 from ecgscale.encoders.seen import hashed
 from ecgscale.io.objects import ObjectStore
 from ecgscale.io.places import is_remote

@@ -20,18 +20,18 @@ from typing import Any
 
 import pyarrow as pa
 
-from ecgscale.archive.schema import CORE_COLUMNS
-from ecgscale.archive.sources.division import Division, Piece, divided
-from ecgscale.archive.sources.redact import pseudonyms_of, untold
-from ecgscale.archive.sources.source import PROBLEMS_KEPT, IngestOptions, IngestResult, Problems, signal_of, told_counts
-from ecgscale.archive.sources.tombstones import check_tombstones, read_tombstones, told_forgotten
-from ecgscale.archive.sources.view import SourceFolder
-from ecgscale.archive.sources.wfdb_records import HeaderFacts
+from ecgscale.archive.schema import CORE_COLUMNS, signal_of
+from ecgscale.archive.sources import ingest_source, open_source
+from ecgscale.archive.sources.files import SourceFolder
+from ecgscale.archive.sources.pseudonyms import pseudonyms_of, redacted
+from ecgscale.archive.sources.source import PROBLEMS_KEPT, IngestOptions, IngestResult, Portion, Problems, count_notes
+from ecgscale.archive.sources.tombstones import check_tombstones, forgotten_note, read_tombstones
+from ecgscale.archive.sources.wfdb import HeaderFacts
 from ecgscale.archive.writer import ArchiveWriter, check_target
 from ecgscale.config import ArchiveConfig
 from ecgscale.errors import EcgscaleError, UsageError
 from ecgscale.io.places import Place, absolute
-from ecgscale.passes.ingest.worker import MadePiece, ingest_source, staged_name
+from ecgscale.passes.ingest.worker import MadePiece, staged_name
 from ecgscale.passes.workers import Call, Failed, OpenPool, WorkerPool, WorkerSpec
 from ecgscale.progress import SILENT, Progress
 from ecgscale.store.provenance import utc_now
@@ -60,9 +60,9 @@ def ingest_archive(
         progress=progress,
         pseudonyms=pseudonyms,
     )
-    with untold(pseudonyms, config.src):
+    with redacted(pseudonyms, config.src):
         if pool is None:
-            return ingest_source(config, config.src, config.path, options)
+            return ingest_source(config, options)
         return _ingest_on(pool, config, config.src, options)
 
 
@@ -75,11 +75,13 @@ def _ingest_on(pool: OpenPool, config: ArchiveConfig, src: Place, options: Inges
     listed_at = utc_now()
     options = _checked(config, options)
     with tempfile.TemporaryDirectory(prefix="ecgscale-ingest-") as copies:
-        source = SourceFolder(src, Path(copies), options.progress)
-        with source.errors_told():
-            division = divided(config, source)
-            pieces, schema = division.pieces(options), division.schema(options)
-    spec = WorkerSpec(WORKER, _arguments(config, division, options))
+        files = SourceFolder(src, Path(copies), options.progress)
+        with files.original_paths():
+            source = open_source(config, files)
+            # Before they are read: all pieces depend on the tables as they were.
+            versions = files.versions(source.tables)
+            total, pieces, schema = source.total, source.pieces(options), source.schema(options)
+    spec = WorkerSpec(WORKER, _arguments(config, versions, options))
     with pool(spec) as workers:
         if schema is None:
             schema = _headers(workers, pieces, options.progress).schema(options)
@@ -93,13 +95,13 @@ def _ingest_on(pool: OpenPool, config: ArchiveConfig, src: Place, options: Inges
             progress=options.progress,
         )
         with writer:
-            made = _make(workers, writer, pieces, division.total, schema, options.progress)
+            made = _make(workers, writer, pieces, total, schema, options.progress)
             writer.adopt_staged(
                 [(staged_name(n, i), rows) for n, piece in enumerate(made) for i, rows in enumerate(piece.rows)]
             )
             told = _told(made)
             first = next((piece.source for piece in made if piece.rows), {})
-            writer.source = first | division.facts | {"listed_at": listed_at} | told
+            writer.source = first | source.facts | {"listed_at": listed_at} | told
     return _result(writer, made, told, options)
 
 
@@ -113,7 +115,7 @@ def _checked(config: ArchiveConfig, options: IngestOptions) -> IngestOptions:
     return replace(options, tombstones=tombstones)
 
 
-def _arguments(config: ArchiveConfig, division: Division, options: IngestOptions) -> dict[str, Any]:
+def _arguments(config: ArchiveConfig, versions: dict[str, str | None], options: IngestOptions) -> dict[str, Any]:
     """Of a worker, on whatever node it is made."""
     facts = config.model_dump(mode="json")
     for name in ("path", "src", "pseudonymise"):
@@ -121,13 +123,13 @@ def _arguments(config: ArchiveConfig, division: Division, options: IngestOptions
             facts[name] = absolute(facts[name])
     return {
         "config": facts,
-        "versions": division.versions,
+        "versions": versions,
         "tombstones": options.tombstones,
         "key_id": options.pseudonyms.key_id if options.pseudonyms else None,
     }
 
 
-def _headers(workers: WorkerPool, pieces: Sequence[Piece], progress: Progress) -> HeaderFacts:
+def _headers(workers: WorkerPool, pieces: Sequence[Portion], progress: Progress) -> HeaderFacts:
     """What all headers say together."""
     calls = (
         Call(f"{number}", "headers", (replace(piece, files=()),), piece.records, what=f"headers of {piece.what}")
@@ -147,7 +149,7 @@ def _headers(workers: WorkerPool, pieces: Sequence[Piece], progress: Progress) -
 def _make(
     workers: WorkerPool,
     writer: ArchiveWriter,
-    pieces: Sequence[Piece],
+    pieces: Sequence[Portion],
     total: int | None,
     schema: pa.Schema,
     progress: Progress,
@@ -180,7 +182,7 @@ def _told(made: Sequence[MadePiece]) -> dict[str, Any]:
     notes = dict.fromkeys(note for piece in made for note in piece.notes)
     return {
         "dropped": sum(piece.dropped for piece in made),
-        "notes": [*notes, *told_counts(_counted(made)), *told_forgotten(refused)],
+        "notes": [*notes, *count_notes(_counted(made)), *forgotten_note(refused)],
         "problems": sum(piece.problems for piece in made),
         "first_problems": list(chain.from_iterable(piece.first_problems for piece in made))[:PROBLEMS_KEPT],
     }

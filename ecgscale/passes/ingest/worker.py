@@ -13,22 +13,19 @@ import socket
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ecgscale.archive.sources.code15 import ingest_code15
-from ecgscale.archive.sources.division import Piece, fetch_headers, fetch_piece, require_same_tables
-from ecgscale.archive.sources.pseudonyms import Pseudonyms
-from ecgscale.archive.sources.ptbxl import ingest_ptbxl
-from ecgscale.archive.sources.redact import pseudonyms_of, untold
-from ecgscale.archive.sources.source import IngestOptions, IngestResult, Portion, told_counts
-from ecgscale.archive.sources.tombstones import Tombstones, told_forgotten
-from ecgscale.archive.sources.view import SourceFolder
-from ecgscale.archive.sources.wfdb_records import HeaderFacts, HeaderReader, header_facts, ingest_wfdb
+from ecgscale.archive.sources import open_source
+from ecgscale.archive.sources.files import SourceFolder
+from ecgscale.archive.sources.pseudonyms import Pseudonyms, pseudonyms_of, redacted
+from ecgscale.archive.sources.source import IngestOptions, IngestResult, Portion, count_notes
+from ecgscale.archive.sources.tombstones import Tombstones, forgotten_note
+from ecgscale.archive.sources.wfdb import HeaderFacts, WfdbSource
 from ecgscale.config import ArchiveConfig
 from ecgscale.errors import UsageError
 from ecgscale.io.places import Place, is_remote
@@ -72,42 +69,42 @@ class IngestWorker:
         self._tombstones = tombstones
         self._pseudonyms = _pseudonyms_here(self._config, key_id)
 
-    def headers(self, piece: Piece) -> HeaderFacts:
+    def headers(self, piece: Portion) -> HeaderFacts:
         """What the headers of a piece's WFDB records say together."""
-        with self._source() as source:
-            return header_facts(fetch_headers(source, piece), HeaderReader(self._config.units_per_mv))
+        with self._files() as files:
+            return WfdbSource(files, self._config.units_per_mv).header_facts(piece.sets)
 
-    def make(self, number: int, piece: Piece, schema: pa.Schema, staging: str) -> MadePiece:
+    def make(self, number: int, piece: Portion, schema: pa.Schema, staging: str) -> MadePiece:
         """Ingest piece `number`, in this schema, and stage its shards in that folder of the archive.
 
         Raises as the ingest of the source does; nothing of the piece is staged then.
         """
-        with self._source() as source, self._scratch(staging) as scratch:
-            require_same_tables(source, self._versions)
-            source.fetch_named(self._versions)
-            fetch_piece(source, piece)
+        with self._files() as files, self._scratch(staging) as scratch:
+            files.require_versions(self._versions)
+            source = open_source(self._config, files)
+            source.fetch(piece)
             options = IngestOptions(
                 shard_records=self._config.shard_records,
                 carry=self._config.carry,
-                portion=Portion(piece.sets, schema, piece.rows),
+                portion=replace(piece, schema=schema),
                 pseudonyms=self._pseudonyms,
                 tombstones=self._tombstones,
             )
-            result = ingest_source(self._config, source.folder, scratch / "archive", options)
-            require_same_tables(source, self._versions)
+            result = source.ingest(scratch / "archive", options)
+            files.require_versions(self._versions)
             return self._staged(number, staging, result)
 
     @contextmanager
-    def _source(self) -> Iterator[SourceFolder]:
-        """The source; within the block, errors tell of it no more than they may."""
+    def _files(self) -> Iterator[SourceFolder]:
+        """The source; within the block, errors say of it no more than they may."""
         assert self._config.src is not None
         with (
-            untold(self._pseudonyms, self._config.src),
+            redacted(self._pseudonyms, self._config.src),
             tempfile.TemporaryDirectory(prefix="ecgscale-ingest-", ignore_cleanup_errors=True) as copies,
         ):
-            source = SourceFolder(self._config.src, Path(copies))
-            with source.errors_told():
-                yield source
+            files = SourceFolder(self._config.src, Path(copies))
+            with files.original_paths():
+                yield files
 
     @contextmanager
     def _scratch(self, staging: str) -> Iterator[Path]:
@@ -121,26 +118,17 @@ class IngestWorker:
         rows = tuple(pq.read_metadata(shard).num_rows for shard in shards)
         for i, shard in enumerate(shards):
             _stage(shard, self._config.path, f"{staging}/{staged_name(number, i)}")
-        told = {*told_counts(result.counted), *told_forgotten(len(result.refused))}
+        counts = {*count_notes(result.counted), *forgotten_note(len(result.refused))}
         return MadePiece(
             rows=rows,
             source=json.loads((Path(result.archive) / "_archive.json").read_bytes())["source"] if shards else {},
             dropped=result.dropped,
             problems=result.problems.count,
             first_problems=tuple(result.problems.first),
-            notes=tuple(note for note in result.notes if note not in told),
+            notes=tuple(note for note in result.notes if note not in counts),
             counted=dict(result.counted),
             refused=result.refused,
         )
-
-
-def ingest_source(config: ArchiveConfig, src: Place, target: Place, options: IngestOptions) -> IngestResult:
-    """Ingest `src`, which is of the kind that the configuration names, into `target`; raises as those kinds do."""
-    if config.source == "ptbxl":
-        return ingest_ptbxl(src, target, config.rate, options)
-    if config.source == "code15":
-        return ingest_code15(src, target, config.units_per_mv or 1.0, options)
-    return ingest_wfdb(src, target, config.units_per_mv, options)
 
 
 def staged_name(number: int, shard: int) -> str:

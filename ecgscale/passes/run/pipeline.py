@@ -12,8 +12,7 @@ from pathlib import Path
 import torch
 
 from ecgscale.archive.reader import Archive
-from ecgscale.archive.sources.pseudonyms import check_key
-from ecgscale.archive.sources.redact import pseudonyms_of
+from ecgscale.archive.sources.pseudonyms import check_key, pseudonyms_of
 from ecgscale.clusters.kmeans import FitSettings
 from ecgscale.clusters.model import ClusterModel
 from ecgscale.config import ArchiveConfig, RunConfig, TrainConfig, byte_size

@@ -16,7 +16,7 @@ import pytest
 from ecgscale.archive import Archive, ArchiveWriter
 from ecgscale.archive.intake.arrivals import ingest_arrivals
 from ecgscale.archive.sources.source import IngestOptions
-from ecgscale.archive.sources.wfdb_records import ingest_wfdb
+from ecgscale.archive.sources.wfdb import ingest_wfdb
 from ecgscale.config import ArchiveConfig
 from ecgscale.errors import ArchiveError, UsageError
 from tests.archive.arriving import HOUR, LEADS, Ward
@@ -242,19 +242,19 @@ def test_a_portion_at_a_time(ward: Ward, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_set_that_changes_while_it_is_read_waits(ward: Ward, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ecgscale.archive.intake.feeds import WfdbFeed
+    from ecgscale.archive.sources.wfdb import WfdbSource
 
     ward.record("1")
     ward.record("2")
-    plain = WfdbFeed.ingest
+    plain = WfdbSource.ingest
 
-    def slow(self: WfdbFeed, *args: Any) -> Any:
+    def slow(self: WfdbSource, *args: Any) -> Any:
         result = plain(self, *args)
         if len(args[1].portion.sets) == 2:
             ward.record("2", seed=50)
         return result
 
-    monkeypatch.setattr(WfdbFeed, "ingest", slow)
+    monkeypatch.setattr(WfdbSource, "ingest", slow)
     arrived = ward.night()
     assert (arrived.sets_new, arrived.waiting, ward.ids()) == (1, 1, ["1"])
     assert (ward.night().sets_new, ward.ids()) == (1, ["1", "2"])

@@ -13,13 +13,20 @@ import pytest
 
 from ecgscale.archive import Archive
 from ecgscale.archive.sources.code15 import ingest_code15
-from ecgscale.archive.sources.pseudonyms import Pseudonyms, check_key, open_pseudonyms, read_key
+from ecgscale.archive.sources.files import key_of, place_of
+from ecgscale.archive.sources.pseudonyms import (
+    Pseudonyms,
+    QuotesSource,
+    check_key,
+    open_pseudonyms,
+    pseudonyms_of,
+    read_key,
+    redacted,
+)
 from ecgscale.archive.sources.ptbxl import ingest_ptbxl
-from ecgscale.archive.sources.redact import pseudonyms_of, untold
-from ecgscale.archive.sources.sets import key_of, place_of
-from ecgscale.archive.sources.source import IngestOptions, QuotesSource
+from ecgscale.archive.sources.source import IngestOptions
 from ecgscale.archive.sources.tombstones import new_tombstones, read_tombstones, write_tombstones
-from ecgscale.archive.sources.wfdb_records import ingest_wfdb
+from ecgscale.archive.sources.wfdb import ingest_wfdb
 from ecgscale.config import ArchiveConfig
 from ecgscale.errors import ArchiveError, EcgscaleError, UsageError
 from ecgscale.io.places import place
@@ -45,8 +52,8 @@ def column(archive: Path, name: str) -> list[Any]:
 
 
 def test_a_pseudonym_is_a_keyed_hash() -> None:
-    told = hmac.new(KEY, b"ecgscale\0record\0007", hashlib.sha256).hexdigest()
-    assert HIDDEN.record("7") == told[:32]
+    message = hmac.new(KEY, b"ecgscale\0record\0007", hashlib.sha256).hexdigest()
+    assert HIDDEN.record("7") == message[:32]
     assert HIDDEN.record("7") == Pseudonyms(KEY, shift_dates=True).record("7")
     names = {HIDDEN.record("7"), HIDDEN.patient("7"), HIDDEN.record("8"), Pseudonyms(os.urandom(32)).record("7")}
     assert len(names) == 4
@@ -56,7 +63,7 @@ def test_a_pseudonym_is_a_keyed_hash() -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "mode", "told"),
+    ("content", "mode", "message"),
     [
         (KEY[:31], 0o600, "248 bits; at least 256 are needed"),
         (b"0123456789abcdef" * 2 + b"\n", 0o600, "128 bits; at least 256"),
@@ -65,10 +72,10 @@ def test_a_pseudonym_is_a_keyed_hash() -> None:
         (KEY, 0o640, "chmod 600"),
     ],
 )
-def test_a_key_that_is_none_is_refused(tmp_path: Path, content: bytes, mode: int, told: str) -> None:
+def test_a_key_that_is_none_is_refused(tmp_path: Path, content: bytes, mode: int, message: str) -> None:
     with pytest.raises(UsageError) as refused:
         read_key(key_file(tmp_path / "key", content, mode))
-    assert told in str(refused.value)
+    assert message in str(refused.value)
     assert content.hex() not in str(refused.value)
 
 
@@ -83,7 +90,7 @@ def test_a_key_lies_on_this_machine_and_not_beside_what_it_protects(tmp_path: Pa
     with pytest.raises(UsageError, match=r"cannot be read: No such file.*/dev/urandom"):
         read_key(tmp_path / "nowhere")
     with pytest.raises(UsageError, match="beside what it protects"):
-        open_pseudonyms(key_file(tmp_path / "key"), beside=(tmp_path,))
+        open_pseudonyms(key_file(tmp_path / "key"), protected=(tmp_path,))
 
 
 def test_what_a_row_becomes() -> None:
@@ -152,12 +159,12 @@ def test_an_archive_has_one_key(tmp_path: Path) -> None:
     ingest_wfdb(tmp_path / "src", tmp_path / "a", None, options())
     made = Archive.open(tmp_path / "a").info["source"]
     other = Pseudonyms(hashlib.sha256(b"another").digest())
-    for wrong, told in (
+    for wrong, message in (
         (other, "pseudonymised with key_id"),
         (None, "give that key"),
         (Pseudonyms(KEY, shift_dates=True), "with dates = 'kept'"),
     ):
-        with pytest.raises(ArchiveError, match=told):
+        with pytest.raises(ArchiveError, match=message):
             check_key(made, wrong, tmp_path)
     with pytest.raises(ArchiveError, match="holds the ids of its source"):
         check_key({"kind": "wfdb"}, HIDDEN, tmp_path)
@@ -181,7 +188,7 @@ class OtherError(EcgscaleError):
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "message"),
     [
         (QuotesSource("no CSV: Jane Doe", "no CSV"), "no CSV. What it says may hold ids"),
         (OtherError("cannot read /data/src/Jane/Doe.hea: no"), "cannot read /data/src/… (the rest is not told"),
@@ -191,17 +198,17 @@ class OtherError(EcgscaleError):
         (ValueError("Jane Doe"), "ValueError while the source was read"),
     ],
 )
-def test_errors_tell_nothing_of_the_source(error: Exception, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(EcgscaleError) as raised, untold(HIDDEN, "/data/src"):
+def test_errors_say_nothing_of_the_source(error: Exception, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(EcgscaleError) as raised, redacted(HIDDEN, "/data/src"):
         raise error
-    assert told in str(raised.value)
+    assert message in str(raised.value)
     assert "Jane" not in str(raised.value)
     assert raised.value.__cause__ is None
     assert raised.value.__suppress_context__
-    with pytest.raises(type(error), match=r"Jane|exams"), untold(None, "/data/src"):
+    with pytest.raises(type(error), match=r"Jane|exams"), redacted(None, "/data/src"):
         raise error
     monkeypatch.setenv("ECGSCALE_DEBUG", "1")
-    with pytest.raises(type(error), match=r"Jane|exams"), untold(HIDDEN, "/data/src"):
+    with pytest.raises(type(error), match=r"Jane|exams"), redacted(HIDDEN, "/data/src"):
         raise error
 
 

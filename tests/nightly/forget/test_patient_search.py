@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ecgscale.archive.sources.sets import key_of
+from ecgscale.archive.sources.files import key_of
 from ecgscale.encoders.seen import hashed
 from ecgscale.io.objects import LocalObjects
 from ecgscale.nightly.forget.search import Traces, holds_traces, search

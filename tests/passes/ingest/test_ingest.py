@@ -15,9 +15,9 @@ import pytest
 from click.testing import CliRunner
 
 from ecgscale.archive.reader import Archive
-from ecgscale.archive.sources.division import Piece
-from ecgscale.archive.sources.redact import pseudonyms_of
-from ecgscale.archive.sources.source import IngestResult
+from ecgscale.archive.sources.code15 import Code15Source
+from ecgscale.archive.sources.pseudonyms import pseudonyms_of
+from ecgscale.archive.sources.source import IngestResult, Portion
 from ecgscale.archive.sources.tombstones import Tombstones, write_tombstones
 from ecgscale.cli import main
 from ecgscale.config import ArchiveConfig, load_config
@@ -239,7 +239,7 @@ def test_a_part_that_is_broken_leaves_nothing(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(ArchiveError, match=r"exams_part10\.hdf5 is not a whole HDF5 file"):
         ingest_archive(broken, pool=pool_on(processes(2)), overwrite=True)
     # So does one of which a worker finds it, when others have staged theirs.
-    monkeypatch.setattr("ecgscale.archive.sources.division.part_exams", lambda part: range(3))
+    monkeypatch.setattr(Code15Source, "_parts", {name: 3 for name in names(source) if name.endswith(".hdf5")})
     progress = Watching()
     with pytest.raises(ArchiveError, match=r"exams_part10\.hdf5 is not a whole HDF5 file"):
         ingest_archive(broken, progress, pool_on(processes(1)), overwrite=True)
@@ -277,7 +277,7 @@ def test_tables_that_change_while_they_are_read_are_found_out(sources: Path, tmp
     (tmp_path / "a/staging").mkdir(parents=True)
     worker = IngestWorker(facts, {"ptbxl_database.csv": "another"}, None, None)
     with pytest.raises(ArchiveError, match=r"ptbxl_database\.csv was changed while it was ingested"):
-        worker.make(0, Piece("records 1 to 2", 2, rows=(0, 2)), pa.schema([]), "staging")
+        worker.make(0, Portion(rows=(0, 2)), pa.schema([]), "staging")
     assert names(tmp_path / "a/staging") == []
 
 

@@ -14,8 +14,8 @@ import wfdb
 
 from ecgscale.archive import Archive, RawBatch, check_batch
 from ecgscale.archive.sources.source import IngestOptions
+from ecgscale.archive.sources.wfdb import ingest_wfdb
 from ecgscale.archive.sources.wfdb_header import UnreadableRecord, read_header
-from ecgscale.archive.sources.wfdb_records import ingest_wfdb
 from ecgscale.errors import ArchiveError
 from tests.archive.recordings import all_records, wave, write_wfdb
 

@@ -1,0 +1,370 @@
+"""Any folder of WFDB records as an archive: CinC challenges, LUDB, MIMIC-IV-ECG, one's own exports.
+
+Every `.hea` below the folder is a record. A first pass over the headers alone decides the sample type for the whole
+archive: int16 when in every record one resolution represents all leads exactly (that of each record stands in its
+`units_per_mv`), else float32 millivolts. Age, sex and SNOMED codes come from header comments, waves from annotation
+files named after leads. Other comments, which may be free text, come along only when asked for.
+
+Gains are taken from the headers as released. Some are no calibration: LUDB's make every lead span exactly 1 mV, while
+its digital values obey I + III = II to the last bit. Such a source gets a note; `units_per_mv` reads the digital
+values with one scale for all leads instead.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import posixpath
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import pyarrow as pa
+
+from ecgscale.archive.schema import SignalType, archive_schema
+from ecgscale.archive.sources.files import Known, SourceFile, SourceFolder, SourceSet, archive_id_of, key_of, place_of
+from ecgscale.archive.sources.pseudonyms import QuotesSource
+from ecgscale.archive.sources.source import (
+    DEFAULTS,
+    Ingest,
+    IngestOptions,
+    IngestResult,
+    Portion,
+    Source,
+    empty_signal,
+    full_shards,
+    ingest_whole,
+)
+from ecgscale.archive.sources.wfdb_header import (
+    HEADER,
+    Header,
+    UnreadableRecord,
+    fetch_records,
+    read_fiducials,
+    read_header,
+    read_signal,
+    with_signal_files,
+)
+from ecgscale.errors import ArchiveError, did_you_mean
+from ecgscale.io.places import Place
+from ecgscale.leads import CANONICAL_LEADS
+from ecgscale.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    from ecgscale.config import ArchiveConfig
+
+ALL_COMMENTS = "comments"
+
+BY_NAME, BY_PATH = "name", "path"
+"""What a record's id is, as `record_ids` in `_archive.json` says."""
+
+_LEAD_SUFFIXES = tuple(lead.lower() for lead in CANONICAL_LEADS)
+"""Of the annotation files that are read."""
+_SUFFIXES = frozenset({"hea", "dat", "mat", *_LEAD_SUFFIXES})
+
+_SEXES = {"m": "male", "male": "male", "f": "female", "female": "female"}
+
+_WITHOUT_CODES = "{:,} headers have SNOMED codes; left out, because the archive has no column"
+_NORMALISED = (
+    "in {:,} records every lead spans exactly 1 mV: the headers' gains look like a normalisation, not a calibration, "
+    "and leads cannot be compared. If the digital values share one scale, ingest with --units-per-mv (LUDB: 1000)"
+)
+
+
+@dataclass
+class HeaderFacts:
+    """What headers say together: whether int16 holds all of them, whether one has codes, and their comments' keys."""
+
+    fits_int16: bool = True
+    has_codes: bool = False
+    comment_keys: Counter[str] = field(default_factory=Counter)
+
+    def add(self, others: HeaderFacts) -> None:
+        """Take in what other headers say."""
+        self.fits_int16 &= others.fits_int16
+        self.has_codes |= others.has_codes
+        self.comment_keys.update(others.comment_keys)
+
+    def schema(self, options: IngestOptions) -> pa.Schema:
+        """The schema of an archive of these records; raises as `columns` does."""
+        return archive_schema(self.signal, self.columns(options))
+
+    def columns(self, options: IngestOptions) -> list[pa.Field]:
+        """Of codes and comments; `ArchiveError` for a key to carry that is in no header, unless a schema has it."""
+        for key in options.carry if options.schema is None else ():
+            if key != ALL_COMMENTS and key not in self.comment_keys:
+                known = [ALL_COMMENTS, *(name for name, _ in self.comment_keys.most_common(30))]
+                lacks = f"--carry {key}: no header has such a comment."
+                raise QuotesSource(f"{lacks}{did_you_mean(key, known)} There are: {', '.join(known)}", lacks)
+        extra = [pa.field("snomed", pa.list_(pa.string()))] if self.has_codes else []
+        return extra + [
+            pa.field(key, pa.list_(pa.string()) if key == ALL_COMMENTS else pa.string()) for key in options.carry
+        ]
+
+    @property
+    def signal(self) -> SignalType:
+        """The sample type that holds all of them."""
+        return "int16" if self.fits_int16 else "float32"
+
+
+def ingest_wfdb(
+    src: str | Path, archive_path: str | Path, units_per_mv: float | None = None, options: IngestOptions = DEFAULTS
+) -> IngestResult:
+    """Write an archive from all WFDB records below `src`.
+
+    record_id is the record's name, or its path below `src` for all records when two have the same name. A record that
+    cannot be read keeps a row with an empty signal. `options.carry` takes "comments" (all of them) or the key of
+    `key: value` comments. With `units_per_mv`, gains and baselines of the headers are ignored and 1 mV is that many
+    digital units. Raises `ArchiveError` if there are no records or a key is in no header.
+    """
+    if units_per_mv is not None and not (math.isfinite(units_per_mv) and units_per_mv > 0):
+        raise ArchiveError(f"--units-per-mv {units_per_mv}: expected a positive number, such as 1000")
+    holds = "WFDB records (.hea)"
+    return ingest_whole(lambda files: WfdbSource(files, units_per_mv), src, archive_path, options, holds)
+
+
+class WfdbSource(Source):
+    """Every header is a record, with the files that it names and those that are called after it."""
+
+    kind = "wfdb"
+
+    def __init__(self, files: SourceFolder, units_per_mv: float | None = None) -> None:
+        super().__init__(files)
+        self._units_per_mv = units_per_mv
+
+    @classmethod
+    def configured(cls, files: SourceFolder, config: ArchiveConfig) -> Self:
+        return cls(files, config.units_per_mv)
+
+    @cached_property
+    def _records(self) -> dict[str, list[str]]:
+        """Path of each record, without suffix, to its files, in the order in which they are ingested."""
+        found = records_among(self.files.names())
+        if not found:
+            raise ArchiveError(f"{self.files.src} holds no .hea file; a WFDB record is a header and its signal files")
+        return {stem: found[stem] for stem in sorted(found, key=natural_order)}
+
+    def _read(self, stem: Path) -> Header:
+        return read_header(stem, self._units_per_mv)
+
+    def ingest(self, target: Place, options: IngestOptions = DEFAULTS, listed_at: str | None = None) -> IngestResult:
+        portion = options.portion
+        records = self._records if portion is None else self._beside(portion.sets)
+        # What a schema that is kept to would not ask for need not be looked for.
+        seen = self.header_facts(records, options.progress) if options.schema is None else HeaderFacts()
+        ids, named = name_by(list(records))
+        facts = {"units_per_mv": self._units_per_mv, "record_ids": named}
+        ingest = self.writing(target, options, listed_at, facts, seen.signal, seen.columns(options))
+        ids = ids if portion is None else list(portion.sets.values())
+        return ingest.write(self._rows(records, ids, ingest), len(records))
+
+    def _beside(self, stems: Iterable[str]) -> dict[str, list[str]]:
+        """These records and what lies beside them in the folder."""
+        # A listing a folder: asking for each annotation file by itself would be twelve times the requests.
+        folders = [folder for folder in {posixpath.dirname(stem) for stem in stems} if self.files.path(folder).is_dir()]
+        there = (posixpath.join(folder, name) for folder in folders for name in os.listdir(self.files.path(folder)))
+        found = records_among(there)
+        return {stem: found.get(stem, []) for stem in stems}
+
+    def _rows(self, records: Mapping[str, list[str]], ids: Sequence[str], ingest: Ingest) -> Iterator[dict[str, Any]]:
+        takes_codes = any(column.name == "snomed" for column in ingest.extra)
+        for (path, files), name in zip(records.items(), ids, strict=True):
+            stem = self.files.path(path)
+            row: dict[str, Any] = {"record_id": name, "patient_id": mimic_subject(stem)}
+            try:
+                header = self._read(stem)
+            except UnreadableRecord as error:
+                ingest.problems.add(name, f"{error}; kept with an empty signal")
+                yield row | {"signal": empty_signal(ingest.signal, 0), "leads": []}
+                continue
+            row |= _described(header, ingest.extra)
+            ingest.counted[_WITHOUT_CODES] += not takes_codes and _has_codes(header)
+            row |= _signal(header, name, ingest)
+            ingest.counted[_NORMALISED] += _looks_normalised(row["signal"])
+            if annotated := [lead for lead in _LEAD_SUFFIXES if f"{path}.{lead}" in files]:
+                try:
+                    row["fiducials"] = read_fiducials(stem, annotated)
+                except UnreadableRecord as error:
+                    ingest.problems.add(name, f"{error}; kept without fiducials")
+            yield row
+
+    @property
+    def total(self) -> int:
+        return len(self._records)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return {"record_ids": name_by(list(self._records))[1]}
+
+    def schema(self, options: IngestOptions) -> None:
+        return None
+
+    def header_facts(self, stems: Iterable[str], progress: Progress = SILENT) -> HeaderFacts:
+        """What the headers of these records say together; one that cannot be read says nothing."""
+        stems, seen = list(stems), HeaderFacts()
+        self.files.fetch(stem + HEADER for stem in stems)
+        with progress.stage("headers", len(stems), "records") as stage:
+            for stem in stems:
+                stage.advance()
+                try:
+                    header = self._read(self.files.path(stem))
+                except UnreadableRecord:
+                    # Named in the second pass, where the record gets its row.
+                    continue
+                if header.voltages:
+                    seen.fits_int16 &= header.fits_int16()
+                seen.comment_keys.update(header.keyed().keys())
+                seen.has_codes |= _has_codes(header)
+        return seen
+
+    def pieces(self, options: IngestOptions) -> list[Portion]:
+        paths, (ids, _) = list(self._records), name_by(list(self._records))
+        patients = (mimic_subject(self.files.path(path)) for path in paths)
+        pieces = []
+        for first, stop, what in full_shards(zip(ids, patients, strict=True), options):
+            sets = dict(zip(paths[first:stop], ids[first:stop], strict=True))
+            files = () if self.files.is_local else tuple(file for path in sets for file in self._records[path])
+            pieces.append(Portion(sets, what=what, records=stop - first, files=files))
+        return pieces
+
+    def fetch(self, portion: Portion) -> None:
+        fetch_records(self.files, portion.files)
+
+    def sets(self, known: Known, until: datetime | None = None) -> list[SourceSet]:
+        listed = self.files.listed
+        found = records_among(listed)
+        stems = list(found)
+        known.record_ids = known.record_ids or name_by(stems)[1]
+        if until is not None:
+            stems.sort(key=lambda stem: listed[stem + HEADER].modified > until)
+        return name_records({stem: tuple(listed[file] for file in found[stem]) for stem in stems}, known)
+
+    def looked_into(self, sets: Sequence[SourceSet], schema: pa.Schema | None) -> list[SourceSet]:
+        ordered = sorted(sets, key=lambda one: natural_order(one.name))
+        return with_signal_files(self.files, ordered, self._read, schema)
+
+    def schema_of(self, sets: Sequence[SourceSet], options: IngestOptions) -> pa.Schema:
+        return self.header_facts((one.name for one in sets), options.progress).schema(options)
+
+
+def records_among(names: Iterable[str]) -> dict[str, list[str]]:
+    """Path of each record to its files that are called after it."""
+    files: dict[str, list[str]] = {}
+    for name in names:
+        stem, _, suffix = name.rpartition(".")
+        if suffix in _SUFFIXES:
+            files.setdefault(stem, []).append(name)
+    return {stem: own for stem, own in files.items() if stem + HEADER in own}
+
+
+def name_by(paths: Sequence[str]) -> tuple[list[str], str]:
+    """The ids of the records at these paths, and what they are: the names if no two are the same, else the paths."""
+    names = [posixpath.basename(path) for path in paths]
+    return (names, BY_NAME) if len(set(names)) == len(names) else (list(paths), BY_PATH)
+
+
+def natural_order(path: str) -> list[tuple[int, int | str]]:
+    """Sorts 2 before 10; numbers and words never meet at one place."""
+    return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", path)]
+
+
+def name_records(stems: Mapping[str, tuple[SourceFile, ...]], known: Known) -> list[SourceSet]:
+    """Sets of WFDB records, from their paths (in the order in which they may claim a name) and files.
+
+    A record is called by its path, or, in an archive that knows records by name, by its name. There, a name belongs to
+    the path that had it first; another path with that name is the same record if that was moved (no file differs, and
+    the first path is gone), and else a record of its own, called by its path. So nothing overwrites anything.
+    """
+    hidden = known.pseudonyms
+    if known.record_ids == BY_PATH:
+        return [SourceSet(stem, stem, files, pseudonyms=hidden) for stem, files in stems.items()]
+
+    def key(record_id: str) -> str:
+        return key_of(archive_id_of(record_id, hidden))
+
+    taken: set[str] = set()
+    places: frozenset[str] | None = None
+    sets = []
+    for stem, files in stems.items():
+        name = posixpath.basename(stem)
+        path = stem if "/" in stem else f"./{stem}"
+        first = known.sets.get(key(name))
+        if first is None:
+            own = key(path) in known.sets
+        elif first.at == place_of(stem, hidden):
+            own = False
+        else:
+            places = places or frozenset(place_of(one, hidden) for one in stems)
+            moved = first.at not in places and SourceSet(stem, name, files).stamp == first.stamp
+            own = not moved or key(path) in known.sets
+        record_id = path if own or name in taken else name
+        taken.add(record_id)
+        namesake = key(name) if record_id == path != name else ""
+        sets.append(SourceSet(stem, record_id, files, namesake=namesake, pseudonyms=hidden))
+    return sets
+
+
+def _has_codes(header: Header) -> bool:
+    return any(key.lower() == "dx" for key in header.keyed())
+
+
+def _looks_normalised(signal: np.ndarray) -> bool:
+    """True if each of several leads in mV has a peak-to-peak amplitude of 1 within a thousandth."""
+    if signal.dtype == np.int16 or signal.shape[0] < 2 or signal.shape[1] == 0:
+        return False
+    return bool(np.all(np.abs(np.ptp(signal, axis=1) - 1) < 1e-3))
+
+
+def _signal(header: Header, name: str, ingest: Ingest) -> dict[str, Any]:
+    unused = [c.lead or "unnamed" for i, c in enumerate(header.channels) if i not in header.voltages]
+    if unused and header.voltages:
+        ingest.problems.add(name, f"channels {', '.join(unused)} hold no voltage; left out")
+    try:
+        read = read_signal(header, ingest.signal)
+    except UnreadableRecord as error:
+        ingest.problems.add(name, f"{error}; kept with an empty signal")
+        return {"signal": empty_signal(ingest.signal, len(header.leads)), "leads": list(header.leads)}
+    return {"signal": read.signal, "leads": list(read.leads), "units_per_mv": read.units_per_mv}
+
+
+def _described(header: Header, extra: Sequence[pa.Field]) -> dict[str, Any]:
+    """Columns from the header: rate, time, age, sex, SNOMED codes, and comments asked for."""
+    comments = header.keyed()
+    lower = {key.lower(): value for key, value in comments.items()}
+    row: dict[str, Any] = {
+        "sampling_rate": header.sampling_rate,
+        "acquired_at": header.acquired_at,
+        "age": _age(lower.get("age", "")),
+        "sex": _SEXES.get(lower.get("sex", "").lower()),
+    }
+    for column in extra:
+        if column.name == "snomed":
+            row["snomed"] = [code.strip() for code in lower["dx"].split(",") if code.strip()] if "dx" in lower else None
+        elif column.name == ALL_COMMENTS:
+            row[ALL_COMMENTS] = list(header.comments)
+        else:
+            row[column.name] = comments.get(column.name)
+    return row
+
+
+def _age(text: str) -> float | None:
+    """Years; None for "NaN", "Unknown", and numbers that stand for something else, such as -1 or 300."""
+    try:
+        age = float(text)
+    except ValueError:
+        return None
+    return age if 0 <= age <= 120 else None
+
+
+def mimic_subject(stem: Path) -> str | None:
+    """The patient of a record, from MIMIC-IV-ECG's layout `p1000/p10000032/s40689238/40689238`."""
+    parts = stem.absolute().parts
+    if len(parts) >= 3 and re.fullmatch(r"s\d+", parts[-2]) and re.fullmatch(r"p\d{8}", parts[-3]):
+        return parts[-3][1:]
+    return None
