@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,12 +35,13 @@ class PartialsWorker:
             for _ in range(partials)
         ]
 
-    def fill(self, shard: str, rows: NDArray[np.int64], first: int) -> Filled:
+    def fill(self, lot: str, rows: Mapping[str, NDArray[np.int64]], first: int) -> Filled:
         """Every record is valid for one timestep."""
-        return Filled(Counter(), np.zeros(len(rows), np.int32), np.ones(len(rows), np.int32))
+        n = sum(map(len, rows.values()))
+        return Filled(Counter(), np.zeros(n, np.int32), np.ones(n, np.int32))
 
     def assign(
-        self, shards: Sequence[str], centroid_sets: Sequence[NDArray[np.float32]], records: NDArray[np.int64] | None
+        self, lots: Sequence[str], centroid_sets: Sequence[NDArray[np.float32]], records: NDArray[np.int64] | None
     ) -> list[PartialSums]:
         """One sum, as a worker answers."""
         total = self._partials[0]

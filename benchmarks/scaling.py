@@ -33,13 +33,13 @@ from ecgscale.passes.workers import Call, Done, WorkerSpec
 from ecgscale.progress import SILENT
 from ecgscale.runtime.processes import ProcessBackend
 from ecgscale.runtime.ray_pool import RayBackend, connect, shut_down
-from ecgscale.runtime.scheduler import Backend, Limits, Scheduler
+from ecgscale.runtime.scheduler import Backend, PoolLimits, Scheduler
 from ecgscale.store.commit import Source
 from ecgscale.store.dataset import dataset_store
 
 MB = 1e6
 
-ALL = Limits(replace_s=300.0)
+ALL = PoolLimits(replace_s=300.0)
 """Wait until every worker is ready."""
 
 
@@ -156,18 +156,17 @@ def _explaining(
 ) -> Iterator[_Job]:
     """A pool of explain workers, ready; each has explained a shard, so nothing is left to load or to compile."""
     model, settings = ClusterModel.load(model_dir), ExplainSettings()
-    identity = identify(archive, model, settings)
+    store = dataset_store(root, identify(archive, model, settings).dataset_id)
     arguments = {
         "archive": str(archive.path),
-        "root": str(root),
-        "dataset_id": identity.dataset_id,
+        "store": store.where,
         "model": str(model_dir),
         "settings": settings,
         "device": "cpu",
         "run_id": "0" * 32,
     }
-    pending = list(freeze_plan(archive, dataset_store(root, identity.dataset_id), None, "").pending)
-    with Scheduler(backend(), WorkerSpec("ecgscale.passes.explain.worker:ExplainWorker", arguments), ALL) as pool:
+    pending = list(freeze_plan(archive, store, None, "").pending)
+    with Scheduler(backend(), WorkerSpec("ecgscale.passes.explain.shard:explain_worker", arguments), ALL) as pool:
         for number, each in zip(pool.ready(), pending[-workers:], strict=True):
             [outcome] = pool.run([Call("warm", "commit", (each,), worker=number)])
             assert isinstance(outcome, Done)
@@ -242,11 +241,8 @@ def _reductions(size: Size) -> dict[str, float]:
 
 def _shards(n: int) -> Selection:
     """A record in each of `n` shards."""
-    names = [f"part-{i:05}.parquet" for i in range(n)]
-    return Selection(
-        {name: np.zeros(1, np.int64) for name in names}, {name: i for i, name in enumerate(names)}, [None] * n,
-        [None] * n, {},
-    )  # fmt: skip
+    rows = {f"part-{i:05}.parquet": np.zeros(1, np.int64) for i in range(n)}
+    return Selection(rows, [None] * n, [None] * n, {})
 
 
 def _resident() -> int:

@@ -42,10 +42,13 @@ class _SilentStage:
         pass
 
 
+UNSEEN: Stage = _SilentStage()
+
+
 class _Silent:
     @contextmanager
     def stage(self, name: str, total: int | None, unit: str) -> Iterator[Stage]:
-        yield _SilentStage()
+        yield UNSEEN
 
     def say(self, text: str) -> None:
         pass

@@ -114,6 +114,20 @@ def test_the_runtime_is_imported_at_the_edges_alone() -> None:
     assert not [name_of(path) for path in inside if RUNTIME in imported_parts(path)]
 
 
+def test_passes_never_ask_whether_there_is_a_pool() -> None:
+    asked = re.compile(
+        r"\bpool is (not )?None\b|\b(if|not|and|or) (self\.)?_?pool\b(?! is)|\bpool (or|and)\b|\bpool else\b"
+    )
+    found = [
+        f"{name_of(path)}:{number}: {line.strip()}"
+        for path in SOURCES
+        if part_of(path) == "passes"
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if asked.search(line) or re.search(r"OpenPool \| None", line)
+    ]
+    assert not found, "local work has a pool too: `in_process`"
+
+
 def test_importing_the_facade_loads_nothing_of_the_package() -> None:
     tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
     eager = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]

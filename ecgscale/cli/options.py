@@ -119,7 +119,7 @@ def pool_of(
     gpus_per_worker: float | None,
     device: str,
     progress: Progress,
-) -> tuple[OpenPool | None, str]:
+) -> tuple[OpenPool, str]:
     """The pool that these options mean, and the device its workers use ("auto" on Ray: CPUs unless GPUs are given)."""
     from ecgscale.runtime.choose import choose_runtime
 
@@ -127,7 +127,7 @@ def pool_of(
         gpus = gpus_per_worker if gpus_per_worker is not None else float(device == "cuda")
         device = "cuda" if gpus > 0 or device == "cuda" else "cpu"
         return choose_runtime(runtime, workers, gpus=gpus, progress=progress), device
-    return None, device
+    return choose_runtime("local", 1), device
 
 
 @contextmanager
@@ -148,12 +148,12 @@ def spread_of(
 
 @dataclass(frozen=True)
 class Placement:
-    """Where the work of a configuration runs: a pool (None: this process), and the device of who computes."""
+    """Where the work of a configuration runs: a pool, and the device of who computes."""
 
     runtime: Literal["local", "ray"]
     workers: int
     device: str
-    pool: OpenPool | None
+    pool: OpenPool
 
     def facts(self) -> dict[str, Any]:
         """For the run record."""

@@ -51,7 +51,7 @@ def run_reproduction(
         fit_records=fit_records,
     )
 
-    def place(config: RunConfig) -> tuple[OpenPool | None, str]:
+    def place(config: RunConfig) -> tuple[OpenPool, str]:
         where = placement_of(config, progress)
         return where.pool, where.device
 

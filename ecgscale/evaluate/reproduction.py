@@ -29,15 +29,15 @@ from ecgscale.evaluate.surrogate.check import check_published
 from ecgscale.evaluate.surrogate.surrogate import SurrogateRequest
 from ecgscale.evaluate.written import evaluation_name, plain, read_evaluations
 from ecgscale.passes.run.pipeline import explain_config, fit_config, make_archive
-from ecgscale.passes.workers import OpenPool
+from ecgscale.passes.workers import OpenPool, in_process
 from ecgscale.progress import SILENT, Progress
 from ecgscale.store.provenance import versions
 
 PTBXL_FOLDS = tuple(range(1, 11))
 SCORED_PARTS = 0.2
 
-Place = Callable[[RunConfig], tuple[OpenPool | None, str]]
-"""Where a configuration runs: a pool or None, and the device."""
+Place = Callable[[RunConfig], tuple[OpenPool, str]]
+"""Where a configuration runs: a pool, and the device."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def reproduce_code15(
     if options.fit_records is not None:
         config = config.model_copy(update={"fit": config.fit.model_copy(update={"records": options.fit_records})})
     make_archive(config, progress)
-    pool, device = place(config) if place else (None, options.device)
+    pool, device = place(config) if place else (in_process, options.device)
     fitted = fit_config(config, progress, pool, device)
     other = config.model_copy(update={"archive": scored})
     make_archive(other, progress)
@@ -173,7 +173,7 @@ def _run(
     train = TrainConfig(target="superclasses", train_folds=tuple(learnt), validation_folds=(stop,), **options.train)
     config = _config(root, archive, options, train)
     config = config.model_copy(update={"fit": config.fit.model_copy(update={"folds": tuple(clustered)})})
-    pool, device = place(config) if place else (None, options.device)
+    pool, device = place(config) if place else (in_process, options.device)
     fitted = fit_config(config, progress, pool, device)
     explained = explain_config(config, fitted.directory, progress, pool, device)
     return _scored(config.root, "superclasses", explained.dataset_id, request, progress)

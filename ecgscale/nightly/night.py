@@ -26,11 +26,11 @@ from ecgscale.io.settings import StoreError
 from ecgscale.nightly.gates.evidence import GateReport
 from ecgscale.nightly.gates.gatekeeper import Gatekeeper, night_records
 from ecgscale.nightly.preflight import RecomputeGuard, preflight
-from ecgscale.passes.explain.committing import Limits
+from ecgscale.passes.explain.committing import RunLimits
 from ecgscale.passes.explain.explain import ExplainResult, Unattended, identify
 from ecgscale.passes.run.pipeline import explain_config, explain_settings, published_model
 from ecgscale.passes.watch import RunWatch
-from ecgscale.passes.workers import OpenPool
+from ecgscale.passes.workers import OpenPool, in_process
 from ecgscale.progress import SILENT, Progress
 from ecgscale.store.dataset import dataset_store, find_dataset
 from ecgscale.store.garbage import collect_garbage
@@ -88,7 +88,7 @@ def run_night(
     model_dir: Place | None = None,
     allow_recompute: bool = False,
     allow_withdrawal: bool = False,
-    pool: OpenPool | None = None,
+    pool: OpenPool = in_process,
     device: str | None = None,
     progress: Progress = SILENT,
     now: datetime | None = None,
@@ -141,7 +141,7 @@ def run_night(
                     served=_served(config),
                     dataset_id=identity.dataset_id,
                 ),
-                limits=Limits(night.max_shards, _deadline(night.deadline, now)),
+                limits=RunLimits(night.max_shards, _deadline(night.deadline, now)),
                 partial=night.policy == "committed",
             ),
         )

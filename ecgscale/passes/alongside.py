@@ -1,4 +1,4 @@
-"""What explanations refer to stands beside them: ROOT holds the encoder, the cluster model and the explanations.
+"""What explanations refer to stands alongside them: ROOT holds the encoder, the cluster model and the explanations.
 
 An encoder copied to where it was used: the contract, the weights and what it has seen, nothing else.
 """
@@ -32,7 +32,7 @@ def copy_encoder(encoder: Encoder, root: Place) -> str:
     return encoder.encoder_id
 
 
-def keep_beside(model: ClusterModel, encoder: Encoder, root: Place) -> None:
+def keep_alongside(model: ClusterModel, encoder: Encoder, root: Place) -> None:
     """Copy `model` and its `encoder` to `root`/models and `root`/encoders, whole, unless they are there."""
     copy_encoder(encoder, root)
     source = model.directory

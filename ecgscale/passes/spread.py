@@ -1,4 +1,4 @@
-"""Independent tasks of an evaluation, here or on a pool of workers: one function, the same answers, in their order.
+"""Independent tasks of an evaluation on the workers of a pool: one function, the same answers, in their order.
 
 A task is a plain function of what all tasks share and of what is its own. Both can be pickled, the function is found by
 its import path, and who answers makes no difference to the answer. Workers are made with what tasks share, so that one
@@ -9,69 +9,96 @@ from __future__ import annotations
 
 import math
 import pickle
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import cached_property
 from types import TracebackType
 from typing import Any, TypeVar
 
 from threadpoolctl import threadpool_limits
 
 from ecgscale.errors import EcgscaleError
-from ecgscale.passes.workers import Call, Done, OpenPool, WorkerPool, WorkerSpec, imported
-from ecgscale.progress import Stage
+from ecgscale.passes.workers import Call, Done, OpenPool, WorkerPool, WorkerSpec, device_kind, in_process
+from ecgscale.progress import UNSEEN, Stage
 
 Shared = TypeVar("Shared")
 Task = TypeVar("Task")
 Answer = TypeVar("Answer")
 
 
-class SpreadWorker:
-    """Answers tasks that share something; `device` is where they compute, for functions that ask.
+class Parcel:
+    """A value that is pickled once, as a whole, where it has to travel.
 
-    What is shared, and tasks, come pickled (by the driver of this very run): arrays that Ray hands over as they are can
-    only be read, and kernels would be compiled once more for those.
+    Arrays that Ray hands over as they are can only be read, and kernels would be compiled once more for those.
     """
 
-    def __init__(self, shared: bytes, device: str = "cpu") -> None:
-        self._shared = pickle.loads(shared)
-        self.device = _kind(device)
+    def __init__(self, value: Any) -> None:
+        self.value = value
 
-    def answer(self, function: str, task: bytes) -> tuple[Any, Exception | None]:
-        """The answer, or what the function raised: another worker would run into the same, so it is not tried again."""
-        try:
-            return answered(imported(function), self._shared, pickle.loads(task)), None
-        except Exception as error:  # whatever it is, it is raised where the task came from
-            return None, _travelling(error)
+    @cached_property
+    def _pickled(self) -> bytes:
+        return pickle.dumps(self.value)
+
+    def __reduce__(self) -> tuple[Callable[[bytes], Parcel], tuple[bytes]]:
+        return _unpacked, (self._pickled,)
+
+
+def _unpacked(pickled: bytes) -> Parcel:
+    return Parcel(pickle.loads(pickled))  # by the driver of this very run
+
+
+class SpreadWorker:
+    """Answers tasks that share something."""
+
+    def __init__(self, shared: Parcel, device: str = "cpu") -> None:
+        self._shared, self._device = shared.value, device
+
+    @property
+    def device(self) -> str:
+        """What it computes on; all workers have to have the same kind."""
+        if self._device == "cpu":
+            return self._device
+        from ecgscale.encoders.taps import resolve_device
+
+        return device_kind(resolve_device(self._device))
+
+    def answer(self, task: Parcel) -> Any:
+        """The answer of a (function, task); raises what the function raises."""
+        function, own = task.value
+        return answered(function, self._shared, own)
 
 
 class Spread:
-    """Where tasks are done: on the workers of `pool`, started when first needed, or in this process without one.
+    """Tasks on the workers of `pool`, which are started when first needed.
 
-    A context manager: workers end with it. `device` is what workers compute on; all have to have the same kind. There
-    are no more workers than tasks, nor than `at_most`.
+    As a context manager it keeps them until its end, else they end with each map. `device` is what workers compute on;
+    all have to have the same kind. There are no more workers than tasks, nor than `at_most`.
     """
 
-    def __init__(self, pool: OpenPool | None = None, device: str = "cpu", at_most: int | None = None) -> None:
+    def __init__(self, pool: OpenPool = in_process, device: str = "cpu", at_most: int | None = None) -> None:
         self._pool, self._device, self._at_most = pool, device, at_most
-        self._open = ExitStack()
+        self._open: ExitStack | None = None
         self._workers: WorkerPool | None = None
         self._shared: Any = None
 
     def __enter__(self) -> Spread:
+        self._open = ExitStack()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._workers = self._shared = None
-        self._open.__exit__(kind, error, trace)
+        if self._open is not None:
+            self._open.__exit__(kind, error, trace)
+        self._open = None
 
     def map(
         self,
         function: Callable[[Shared, Task], Answer],
         shared: Shared,
         tasks: Sequence[Task],
-        stage: Stage | None = None,
+        stage: Stage = UNSEEN,
         weights: Sequence[int] | None = None,
         names: Sequence[str] | None = None,
     ) -> list[Answer]:
@@ -81,46 +108,41 @@ class Spread:
         the function raises, and `EcgscaleError` when workers died of a task again and again. A task may take as long
         as it takes. The next map of the same `shared` object finds its workers ready.
         """
-        weights = weights or [1] * len(tasks)
-        answers: dict[int, Answer] = {}
-
-        def done(task: int, answer: Answer) -> None:
-            answers[task] = answer
-            if stage is not None:
-                stage.advance(weights[task])
-
-        if self._pool is None:
-            for i, task in enumerate(tasks):
-                done(i, answered(function, shared, task))
-        elif tasks:
-            path = f"{function.__module__}:{function.__qualname__}"
-            calls = (
-                Call(
-                    str(i),
-                    "answer",
-                    (path, pickle.dumps(task)),
-                    what=names[i] if names else f"task {i + 1}",
-                    deadline_s=math.inf,
-                )
-                for i, task in enumerate(tasks)
+        if not tasks:
+            return []
+        calls = (
+            Call(
+                str(i),
+                "answer",
+                (Parcel((function, task)),),
+                records=weights[i] if weights else 1,
+                what=names[i] if names else f"task {i + 1}",
+                deadline_s=math.inf,
+                raises=True,
             )
-            for outcome in self._workers_with(self._pool, shared, len(tasks)).run(calls):
+            for i, task in enumerate(tasks)
+        )
+        answers: dict[int, Answer] = {}
+        with self._workers_with(shared, len(tasks)) as workers:
+            for outcome in workers.run(calls, stage):
                 if not isinstance(outcome, Done):
                     raise EcgscaleError(f"{outcome.reason}. Type the command again, with fewer --workers if need be")
-                answer, error = outcome.value
-                if error is not None:
-                    raise error
-                done(int(outcome.call.key), answer)
+                answers[int(outcome.call.key)] = outcome.value
         return [answers[i] for i in range(len(tasks))]
 
-    def _workers_with(self, pool: OpenPool, shared: Any, tasks: int) -> WorkerPool:
+    @contextmanager
+    def _workers_with(self, shared: Any, tasks: int) -> Iterator[WorkerPool]:
+        arguments = {"shared": Parcel(shared), "device": self._device}
+        at_most = min(tasks, self._at_most or tasks)
+        spec = WorkerSpec("ecgscale.passes.spread:SpreadWorker", arguments, at_most=at_most)
+        if self._open is None:
+            with self._pool(spec) as workers:
+                yield workers
+            return
         if self._workers is None or self._shared is not shared:
             self._open.close()
-            arguments = {"shared": pickle.dumps(shared), "device": self._device}
-            at_most = min(tasks, self._at_most or tasks)
-            spec = WorkerSpec("ecgscale.passes.spread:SpreadWorker", arguments, at_most=at_most)
-            self._workers, self._shared = self._open.enter_context(pool(spec)), shared
-        return self._workers
+            self._workers, self._shared = self._open.enter_context(self._pool(spec)), shared
+        yield self._workers
 
 
 HERE = Spread()
@@ -131,21 +153,3 @@ def answered(function: Callable[[Shared, Task], Answer], shared: Shared, task: T
     """One answer. Sums of BLAS depend on how many threads make them, so it has one, wherever the task is done."""
     with threadpool_limits(1, user_api="blas"):
         return function(shared, task)
-
-
-def _kind(device: str) -> str:
-    if device == "cpu":
-        return device
-    from ecgscale.encoders.taps import resolve_device
-    from ecgscale.passes.workers import device_kind
-
-    return device_kind(resolve_device(device))
-
-
-def _travelling(error: Exception) -> Exception:
-    """The error itself if it can be sent, else one that tells it."""
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:  # pickling runs code of whatever is sent
-        return RuntimeError(f"{type(error).__name__}: {error}")
-    return error

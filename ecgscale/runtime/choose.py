@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from typing import Literal
 
 from ecgscale.errors import UsageError
-from ecgscale.passes.workers import OpenPool, WorkerPool, WorkerSpec
+from ecgscale.passes.workers import OpenPool, WorkerPool, WorkerSpec, in_process
 from ecgscale.progress import SILENT, Progress
-from ecgscale.runtime.scheduler import Backend, Limits, Scheduler
+from ecgscale.runtime.scheduler import Backend, PoolLimits, Scheduler
 
 RuntimeName = Literal["local", "ray"]
 
@@ -19,17 +19,17 @@ def choose_runtime(
     workers: int | None,
     *,
     gpus: float = 0.0,
-    limits: Limits | None = None,
+    limits: PoolLimits | None = None,
     progress: Progress = SILENT,
-) -> OpenPool | None:
-    """The pool to hand to a pass; None for one worker on this machine, which is this process itself.
+) -> OpenPool:
+    """The pool to hand to a pass; `in_process` for one worker on this machine.
 
     Raises UsageError for fewer than one worker.
     """
     if workers is not None and workers < 1:
         raise UsageError(f"--workers {workers}: at least one worker is needed")
     if name == "local" and (workers or 1) == 1:
-        return None
+        return in_process
 
     @contextmanager
     def open_pool(spec: WorkerSpec) -> Iterator[WorkerPool]:

@@ -21,7 +21,7 @@ from ecgscale.runtime.worker import WorkerShell
 
 GRACE_S = 2.0
 
-PRELOAD = ["ecgscale.passes.fit.worker", "ecgscale.passes.explain.worker"]
+PRELOAD = ["ecgscale.passes.fit.worker", "ecgscale.passes.explain.shard"]
 """Loaded before forking; neither they nor what they import starts a thread."""
 
 

@@ -4,7 +4,7 @@
     worker dies, or outlives a deadline → it is replaced, its call goes back with a growing pause, to another if it can
     call fails `attempts` times         → given up and told; the rest goes on
     call raises ShardError              → given up at once: another worker would find the same shard
-    call raises a usage error           → the whole run would: it is raised
+    call raises a usage error           → the whole run would: it is raised (of a call with `raises`, any error)
     worker cannot be made               → tried again ever more slowly while others work, raised when none does
     worker is unlike the others         → raised; refused, if others have worked already
 
@@ -24,7 +24,7 @@ from typing import Any, Protocol
 
 from ecgscale.errors import EcgscaleError, ShardError, UsageError
 from ecgscale.passes.workers import Call, Done, Failed, WorkerSpec
-from ecgscale.progress import SILENT, Progress
+from ecgscale.progress import SILENT, UNSEEN, Progress, Stage
 from ecgscale.runtime.worker import Attempted, Hello, Queue, kind
 
 LONGEST_PAUSE = 6
@@ -82,7 +82,7 @@ class Backend(Protocol):
 
 
 @dataclass(frozen=True)
-class Limits:
+class PoolLimits:
     """How long to wait, and how often to try. Deadlines grow with a call's records.
 
     attempts: of a call, and of starting workers before any is ready; moves: attempts that were lost with a node and
@@ -127,9 +127,9 @@ class Scheduler:
     """
 
     def __init__(
-        self, backend: Backend, spec: WorkerSpec, limits: Limits | None = None, progress: Progress = SILENT
+        self, backend: Backend, spec: WorkerSpec, limits: PoolLimits | None = None, progress: Progress = SILENT
     ) -> None:
-        self._backend, self._spec, self._limits, self._progress = backend, spec, limits or Limits(), progress
+        self._backend, self._spec, self._limits, self._progress = backend, spec, limits or PoolLimits(), progress
         self._members: dict[int, _Running] = {}
         self._free: dict[int, _Running] = {}
         self.greeted: dict[int, Hello] = {}
@@ -159,7 +159,7 @@ class Scheduler:
             for member, reply in self._wait(math.inf):
                 self._settle(member, reply, None)
 
-    def run(self, calls: Iterable[Call]) -> Generator[Done | Failed, None, None]:
+    def run(self, calls: Iterable[Call], stage: Stage = UNSEEN) -> Generator[Done | Failed, None, None]:
         """Outcomes as they come; see `WorkerPool`."""
         queue = Queue(calls)
         try:
@@ -173,6 +173,7 @@ class Scheduler:
                 for member, reply in self._wait(queue.next_due()):
                     outcome = self._settle(member, reply, queue)
                     if outcome is not None:
+                        stage.advance(outcome.call.records)
                         yield outcome
         finally:
             # Whoever stopped listening does not want the rest, and the next run must not be told of it.
@@ -286,7 +287,7 @@ class Scheduler:
     def _again(self, attempted: Attempted, reply: Reply, number: int, queue: Queue) -> Failed | None:
         """Put a call back after it failed, or give it up."""
         call, error = attempted.call, reply.error
-        if isinstance(error, UsageError):
+        if error is not None and (call.raises or isinstance(error, UsageError)):
             raise error
         reason = reply.died or f"{type(error).__name__}: {error}"
         if call.worker is not None:

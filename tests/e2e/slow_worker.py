@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ecgscale.passes.explain.worker import ExplainWorker
+from ecgscale.passes.explain.shard import ExplainWorker, explain_worker
 from ecgscale.passes.workers import WorkerSpec
 from ecgscale.store.commit import COMMITS
 
@@ -16,17 +16,16 @@ MARKS = "ECGSCALE_TEST_MARKS"
 SECONDS = 1.0
 
 
-def slow_spec(_factory: str, arguments: dict[str, Any]) -> WorkerSpec:
+def slow_spec(_factory: str, arguments: dict[str, Any], **_: Any) -> WorkerSpec:
     """In the place of `WorkerSpec` where the explain pass asks for its workers."""
-    return WorkerSpec(f"{__name__}:SlowWorker", arguments)
+    return WorkerSpec(f"{__name__}:slow_worker", arguments)
 
 
-class SlowWorker(ExplainWorker):
+def slow_worker(**arguments: Any) -> ExplainWorker:
     """The same work, with a pause."""
-
-    def __init__(self, **arguments: Any) -> None:
-        super().__init__(**arguments)
-        self._store: Any = _Slow(self._store)
+    worker = explain_worker(**arguments)
+    worker._store = _Slow(worker._store)  # type: ignore[assignment]
+    return worker
 
 
 class _Slow:

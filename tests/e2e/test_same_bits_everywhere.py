@@ -15,7 +15,7 @@ import ecgscale.passes.fit.fit as fit_pass
 from ecgscale.archive.reader import Archive
 from ecgscale.passes.explain.explain import explain_archive
 from ecgscale.passes.fit.fit import fit_archive
-from ecgscale.passes.workers import OpenPool
+from ecgscale.passes.workers import OpenPool, in_process
 from ecgscale.progress import SILENT, Progress
 from ecgscale.runtime.processes import ProcessBackend
 from ecgscale.runtime.ray_pool import RayBackend
@@ -44,7 +44,7 @@ class World:
     files: dict[str, str]
 
     def fit(
-        self, algorithm: str, root: Path, pool: OpenPool | None = None, progress: Progress = SILENT
+        self, algorithm: str, root: Path, pool: OpenPool = in_process, progress: Progress = SILENT
     ) -> dict[str, str]:
         """Model id → digest of its facts, for both K."""
         wanted = request(clusters=CLUSTERS, batch=4, settings=SETTINGS[algorithm])
@@ -52,7 +52,7 @@ class World:
         assert not any(model.already_there for model in models)
         return {one.model.model_id: f"{one.model.digest} {one.model.info['history']}" for one in models}
 
-    def explain(self, root: Path, pool: OpenPool | None = None) -> dict[str, str]:
+    def explain(self, root: Path, pool: OpenPool = in_process) -> dict[str, str]:
         """Name → digest of every output file; the names hold digests of the content, and are equal too."""
         model = self.root / "models" / min(self.fitted["minibatch"])
         result = explain_archive(

@@ -17,7 +17,7 @@ from ecgscale.passes.spread import HERE, Spread
 from ecgscale.passes.workers import WorkerSpec
 from ecgscale.runtime.choose import choose_runtime
 from ecgscale.runtime.processes import ProcessBackend
-from ecgscale.runtime.scheduler import Limits, Scheduler
+from ecgscale.runtime.scheduler import PoolLimits, Scheduler
 
 
 def scaled(shared: int, task: int) -> int:
@@ -82,7 +82,7 @@ class Counted:
 
 @contextmanager
 def two_processes(spec: WorkerSpec) -> Iterator[Scheduler]:
-    with Scheduler(ProcessBackend(2, threads=1), spec, Limits(attempts=2, pause_s=0.01, poll_s=0.05)) as pool:
+    with Scheduler(ProcessBackend(2, threads=1), spec, PoolLimits(attempts=2, pause_s=0.01, poll_s=0.05)) as pool:
         yield pool
 
 
@@ -145,9 +145,7 @@ def test_workers_are_made_for_what_is_shared_and_no_more_than_there_is_to_do() -
     with Spread(counted, at_most=1) as spread:
         spread.map(first_of, shared, [0, 1])
     assert made[-1].at_most == 1
-    open_pool = choose_runtime("local", 4)
-    assert open_pool is not None
-    with open_pool(made[0]) as pool:
+    with choose_runtime("local", 4)(made[0]) as pool:
         assert len(pool.ready()) == 3
 
 

@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from typing import Any
 
 from ecgscale.passes.workers import Call, Done, Failed, OpenPool, WorkerPool, WorkerSpec
-from ecgscale.runtime.scheduler import Backend, Limits, Scheduler
+from ecgscale.progress import UNSEEN, Stage
+from ecgscale.runtime.scheduler import Backend, PoolLimits, Scheduler
 from tests.passes.world import Watching
 
-LIMITS = Limits(pause_s=0.05, deadline_s=120.0, poll_s=0.1, replace_s=60.0)
+LIMITS = PoolLimits(pause_s=0.05, deadline_s=120.0, poll_s=0.1, replace_s=60.0)
 
 
 class Accident:
@@ -27,7 +28,7 @@ class Accident:
         self.method, self.at, self.how, self.workers = method, run, how or kill, workers
         self.runs = self.deaths = 0
 
-    def watch(self, pool: Scheduler, calls: Iterable[Call]) -> Iterator[Done | Failed]:
+    def watch(self, pool: Scheduler, calls: Iterable[Call], stage: Stage) -> Iterator[Done | Failed]:
         due: list[Call] = []
 
         def drawn() -> Iterator[Call]:
@@ -37,7 +38,7 @@ class Accident:
                     self.runs += 1
                 yield call
 
-        for outcome in pool.run(drawn()):
+        for outcome in pool.run(drawn(), stage):
             yield outcome
             # One is done, so the others that were handed out are under way, or have just answered.
             if due and self.runs == self.at + 1 and not self.deaths and len(pool.greeted) >= self.workers:
@@ -56,14 +57,16 @@ class _Pool:
         self._pool, self._accident = pool, accident
         self.ready = pool.ready
 
-    def run(self, calls: Iterable[Call]) -> Iterator[Done | Failed]:
-        return self._pool.run(calls) if self._accident is None else self._accident.watch(self._pool, calls)
+    def run(self, calls: Iterable[Call], stage: Stage = UNSEEN) -> Iterator[Done | Failed]:
+        return (
+            self._pool.run(calls, stage) if self._accident is None else self._accident.watch(self._pool, calls, stage)
+        )
 
 
 def pool_on(
     backend: Callable[[], Backend],
     accident: Accident | None = None,
-    limits: Limits = LIMITS,
+    limits: PoolLimits = LIMITS,
     progress: Any = None,
 ) -> OpenPool:
     """A runtime for passes over a backend, with an accident if there is to be one.

@@ -14,17 +14,17 @@ from typing import Any
 import pytest
 
 from ecgscale.errors import ArchiveError, ShardError, UsageError
-from ecgscale.passes.workers import Call, Done, Failed, WorkerSpec
+from ecgscale.passes.workers import Call, Done, Failed, WorkerSpec, in_process
 from ecgscale.runtime.choose import choose_runtime
 from ecgscale.runtime.processes import ProcessBackend
-from ecgscale.runtime.scheduler import Limits, NoWorkers, Scheduler
+from ecgscale.runtime.scheduler import NoWorkers, PoolLimits, Scheduler
 from tests.passes.world import Watching
 
 WORKER = "tests.runtime.workers:Worker"
-LIMITS = Limits(pause_s=0.02, deadline_s=20.0, poll_s=0.05, replace_s=10.0)
+LIMITS = PoolLimits(pause_s=0.02, deadline_s=20.0, poll_s=0.05, replace_s=10.0)
 
 
-def open_pool(workers: int = 1, progress: Any = None, limits: Limits = LIMITS, **arguments: Any) -> Scheduler:
+def open_pool(workers: int = 1, progress: Any = None, limits: PoolLimits = LIMITS, **arguments: Any) -> Scheduler:
     return Scheduler(ProcessBackend(workers), WorkerSpec(WORKER, arguments), limits, progress or Watching())
 
 
@@ -132,7 +132,7 @@ def test_too_much_memory_is_told_with_what_to_do() -> None:
 
 def test_a_worker_that_hangs_is_ended(tmp_path: Path) -> None:
     starts, progress = tmp_path / "starts", Watching()
-    with open_pool(progress=progress, limits=Limits(deadline_s=0.5, poll_s=0.1), starts=str(starts)) as pool:
+    with open_pool(progress=progress, limits=PoolLimits(deadline_s=0.5, poll_s=0.1), starts=str(starts)) as pool:
         outcome = one(pool, "hang", str(tmp_path / "marker"))
         assert isinstance(outcome, Done)
     hung, second = map(int, starts.read_text().split())
@@ -143,7 +143,7 @@ def test_a_worker_that_hangs_is_ended(tmp_path: Path) -> None:
 
 
 def test_a_stopped_process_is_ended_too() -> None:
-    with open_pool(limits=Limits(deadline_s=0.5, poll_s=0.1, pause_s=0.01)) as pool:
+    with open_pool(limits=PoolLimits(deadline_s=0.5, poll_s=0.1, pause_s=0.01)) as pool:
         outcome = one(pool, "die", signal.SIGSTOP, attempts=1)
         assert isinstance(outcome, Failed)
         assert outcome.fatal == 1
@@ -211,7 +211,7 @@ def test_a_driver_that_is_stopped_or_killed_leaves_nobody(tmp_path: Path, how: s
 
 
 def test_one_worker_is_this_process_and_fewer_are_refused() -> None:
-    assert choose_runtime("local", 1) is None
-    assert choose_runtime("local", None) is None
+    assert choose_runtime("local", 1) is in_process
+    assert choose_runtime("local", None) is in_process
     with pytest.raises(UsageError, match="at least one"):
         choose_runtime("ray", 0)

@@ -15,11 +15,11 @@ import pytest
 
 from ecgscale.errors import EcgscaleError, ShardError, UsageError
 from ecgscale.passes.workers import Call, Done, Failed, WorkerSpec
-from ecgscale.runtime.scheduler import Limits, NoWorkers, Reply, Scheduler
+from ecgscale.runtime.scheduler import NoWorkers, PoolLimits, Reply, Scheduler
 from ecgscale.runtime.worker import Hello, kind
 from tests.passes.world import Watching
 
-QUICK = Limits(pause_s=0.005, deadline_s=5.0, start_s=0.3, replace_s=0.1, poll_s=0.002)
+QUICK = PoolLimits(pause_s=0.005, deadline_s=5.0, start_s=0.3, replace_s=0.1, poll_s=0.002)
 HELLO = Hello({**kind(), "device": "cpu", "threads": 1}, "here", 1)
 NEVER = Reply(value="never comes")
 
@@ -98,7 +98,7 @@ def calls(n: int, **more: Any) -> list[Call]:
     return [Call(str(i), "work", (i,), records=1, what=f"shard {i}", **more) for i in range(n)]
 
 
-def outcomes(backend: FakeBackend, todo: Any, limits: Limits = QUICK, progress: Any = None) -> list[Done | Failed]:
+def outcomes(backend: FakeBackend, todo: Any, limits: PoolLimits = QUICK, progress: Any = None) -> list[Done | Failed]:
     with Scheduler(backend, WorkerSpec("none:needed"), limits, progress or Watching()) as pool:
         found = list(pool.run(todo))
     assert all(member.ended == 1 for member in backend.members)

@@ -22,7 +22,7 @@ from ecgscale.archive.shard import Shard, ShardFooter
 from ecgscale.errors import ShardError
 from ecgscale.explain.schema import to_parquet
 from ecgscale.io.objects import ObjectStat, ObjectStore
-from ecgscale.passes.explain.committing import CommittedShards, Limits
+from ecgscale.passes.explain.committing import CommittedShards, RunLimits
 from ecgscale.passes.explain.plan import Pending, Plan
 from ecgscale.store.commit import Commit, commit_output, find_commit, restamp
 from ecgscale.store.manifest import SetAside
@@ -280,7 +280,7 @@ class CommittingModel:
         self.store, self.facts = store, facts
         self.computed = self.restamped = 0
 
-    def commit(self, archive: ListedArchive, plan: Plan, _limits: Limits) -> CommittedShards:
+    def commit(self, archive: ListedArchive, plan: Plan, _limits: RunLimits) -> CommittedShards:
         """Commit what is pending, one after the other."""
         commits, aside = list(plan.committed), list(plan.set_aside)
         for moved in plan.moved:

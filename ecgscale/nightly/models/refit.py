@@ -43,7 +43,7 @@ from ecgscale.passes.fit.fit import FittedModel, fit_archive, is_fit_of
 from ecgscale.passes.fit.request import FitRequest
 from ecgscale.passes.run.pipeline import explain_settings, fit_request, served_manifest
 from ecgscale.passes.watch import RunWatch, Unwatched
-from ecgscale.passes.workers import OpenPool
+from ecgscale.passes.workers import OpenPool, driver_device, in_process
 from ecgscale.progress import SILENT, Progress
 from ecgscale.report.subject import NAMES_FILE, read_names
 from ecgscale.store.commit import Commit
@@ -79,7 +79,7 @@ class Refit:
 def refit(
     config: RunConfig,
     progress: Progress = SILENT,
-    pool: OpenPool | None = None,
+    pool: OpenPool = in_process,
     device: str | None = None,
     watch: RunWatch | None = None,
     fit_only: bool = False,
@@ -117,7 +117,7 @@ def refit(
 
 
 def _explain(
-    config: RunConfig, result: Refit, device: str, progress: Progress, pool: OpenPool | None, watch: RunWatch
+    config: RunConfig, result: Refit, device: str, progress: Progress, pool: OpenPool, watch: RunWatch
 ) -> ExplainResult:
     earlier, later = (dataset_store(config.root, name) for name in (result.served_id, result.dataset_id))
     carry_holds(earlier, later)
@@ -149,7 +149,7 @@ class _Task:
     request: FitRequest
     fresh: bool
     progress: Progress
-    pool: OpenPool | None
+    pool: OpenPool
 
     def named(self, model_id: str) -> tuple[ClusterModel, Comparison]:
         """An earlier refit; UsageError for a model that is none of what is served."""
@@ -209,8 +209,8 @@ class _Task:
         directory = self._models / model.model_id
         if (directory / "model.json").exists():
             return ClusterModel.load(directory), read_comparison(directory)
-        # The driver of a pool may have no GPU; a sample takes seconds on any device.
-        encoder = load_encoder(self.old, self.request.device if self.pool is None else "cpu", self.config.batch)
+        # A sample takes seconds on any device.
+        encoder = load_encoder(self.old, driver_device(self.pool, self.request.device), self.config.batch)
         seed = self.request.settings.seed
         features, sample = common_sample(self.archive, encoder, model, seed, self.progress)
         comparison = compare(self.old, model, matching, features, sample, PERSISTS)

@@ -1,4 +1,4 @@
-"""Computing and committing what a plan has pending: in this process, or on the workers of a pool.
+"""Computing and committing what a plan has pending, on the workers of a pool.
 
 A shard that takes its worker along every time: which record does it, and how to say so.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -17,19 +17,17 @@ from ecgscale.archive.reader import Archive
 from ecgscale.clusters.model import ClusterModel
 from ecgscale.encoders.spec import load_spec
 from ecgscale.encoders.taps import Encoder
-from ecgscale.errors import ShardError
 from ecgscale.explain.facts import load_encoder
 from ecgscale.explain.schema import ExplainSettings
 from ecgscale.io.objects import ObjectStore
 from ecgscale.io.places import Place, absolute
-from ecgscale.passes.alongside import keep_beside
+from ecgscale.passes.alongside import keep_alongside
 from ecgscale.passes.explain.plan import Pending, Plan
-from ecgscale.passes.explain.shard import ShardExplainer
-from ecgscale.passes.explain.worker import Committed
+from ecgscale.passes.explain.shard import Committed, ExplainWorker, ShardExplainer
 from ecgscale.passes.watch import RunWatch, ShardDone
-from ecgscale.passes.workers import Call, Done, Failed, OpenPool, WorkerPool, WorkerSpec
-from ecgscale.progress import Progress, Stage, Stopwatch
-from ecgscale.store.commit import Commit, Source, find_commit, restamp
+from ecgscale.passes.workers import Call, Done, Failed, OpenPool, WorkerPool, WorkerSpec, driver_device
+from ecgscale.progress import Progress, Stage
+from ecgscale.store.commit import Commit, Source, restamp
 from ecgscale.store.failures import code_digest, remember
 from ecgscale.store.manifest import SetAside
 from ecgscale.store.provenance import RunFacts
@@ -99,7 +97,7 @@ def _named(pending: Pending, row: int) -> str:
 
 
 @dataclass(frozen=True)
-class Limits:
+class RunLimits:
     """How much one run computes: so many shards, and none begun after `deadline` (time.monotonic)."""
 
     max_shards: int | None = None
@@ -117,7 +115,7 @@ class Limits:
             yield one
 
 
-NO_LIMITS = Limits()
+NO_LIMITS = RunLimits()
 
 
 @dataclass(frozen=True)
@@ -141,18 +139,18 @@ class Committing:
         store: ObjectStore,
         device: str,
         progress: Progress,
-        pool: OpenPool | None,
+        pool: OpenPool,
         watch: RunWatch,
         facts: RunFacts,
     ) -> None:
         self.root, self.model, self.settings, self.dataset_id = root, model, settings, dataset_id
         self.store, self.device, self.progress, self.pool = store, device, progress, pool
         self.watch, self.facts = watch, facts
-        self.encoder: Encoder | None = None
+        self._encoder: Encoder | None = None
         self.code = code_digest(load_spec(model.encoder_path).factory)
         self.computed = self.restamped = 0
 
-    def commit(self, archive: Archive, plan: Plan, limits: Limits) -> CommittedShards:
+    def commit(self, archive: Archive, plan: Plan, limits: RunLimits) -> CommittedShards:
         """Commit what is not committed yet; all commits of the plan, and the shards that could not be read."""
         commits, set_aside = list(plan.committed), list(plan.set_aside)
         for aside in set_aside:
@@ -162,57 +160,37 @@ class Committing:
             commits.append(restamp(self.store, moved.source, moved.earlier, self.facts))
             self.restamped += 1
         chosen = limits.chosen(plan.pending)
-        if chosen and self.pool is not None:
-            self._commit_on(self.pool, archive, chosen, limits, commits, set_aside)
-        elif chosen:
-            self._commit_here(archive, chosen, limits, commits, set_aside)
+        if chosen:
+            self._compute(archive, chosen, limits, commits, set_aside)
         through = {commit.source.key for commit in commits} | {aside.key for aside in set_aside}
         left = tuple(pending.source.key for pending in plan.pending if pending.source.key not in through)
         return CommittedShards(tuple(commits), tuple(set_aside), left)
 
-    def _commit_here(
+    def _compute(
         self,
         archive: Archive,
         chosen: Sequence[Pending],
-        limits: Limits,
+        limits: RunLimits,
         commits: list[Commit],
         set_aside: list[SetAside],
     ) -> None:
-        """Commit what is pending, in this process."""
-        explainer = self._explainer(archive)
-        with self.progress.stage("explain", sum(p.source.rows for p in chosen), "records") as stage:
-            for pending in limits.in_time(chosen):
-                stage.note(pending.source.key)
-                try:
-                    commits.append(self._commit_one(explainer, pending, stage))
-                except ShardError as error:
-                    self._set_aside(pending.source, str(error), set_aside)
-
-    def _commit_on(
-        self,
-        pool: OpenPool,
-        archive: Archive,
-        chosen: Sequence[Pending],
-        limits: Limits,
-        commits: list[Commit],
-        set_aside: list[SetAside],
-    ) -> None:
-        """Have the workers of a pool commit what is pending, as they become free."""
-        self._beside("cpu")
+        """Have the workers commit what is pending, as they become free."""
+        spec = self._worker_spec(archive, self._loaded())
         pending_by_key = {pending.source.key: pending for pending in chosen}
-        calls = (
-            Call(pending.source.key, "commit", (pending,), pending.source.rows, what=pending.source.key)
-            for pending in limits.in_time(chosen)
-        )
+
+        def calls(stage: Stage) -> Iterator[Call]:
+            for pending in limits.in_time(chosen):
+                source = pending.source
+                stage.note(source.key)
+                yield Call(source.key, "commit", (pending,), source.rows, what=source.key)
+
         with (
-            pool(self._worker_spec(archive)) as workers,
+            self.pool(spec) as workers,
             self.progress.stage("explain", sum(p.source.rows for p in chosen), "records") as stage,
         ):
             given_up = []
-            for outcome in workers.run(calls):
+            for outcome in workers.run(calls(stage), stage):
                 source = pending_by_key[outcome.call.key].source
-                stage.advance(source.rows)
-                stage.note(source.key)
                 if isinstance(outcome, Done):
                     commits.append(self._committed(outcome.value))
                 elif outcome.fatal:
@@ -231,7 +209,12 @@ class Committing:
 
     def _committed(self, done: Committed) -> Commit:
         if done.computed:
-            self._computed(done.commit, done.seconds)
+            self.computed += 1
+            commit, output = done.commit, done.commit.output
+            self.facts = self.facts.model_copy(update={"device": commit.run.device})
+            self.watch.shard_done(
+                ShardDone(commit.source.key, output.rows, output.quarantined, output.size, done.seconds)
+            )
         return done.commit
 
     def _set_aside(self, source: Source, reason: str, set_aside: list[SetAside]) -> None:
@@ -239,46 +222,27 @@ class Committing:
         self.watch.shard_set_aside(source.key, reason)
         self.progress.say(f"set aside: {reason}")
 
-    def _worker_spec(self, archive: Archive) -> WorkerSpec:
+    def _worker_spec(self, archive: Archive, encoder: Encoder) -> WorkerSpec:
         assert self.model.directory is not None
-        return WorkerSpec(
-            "ecgscale.passes.explain.worker:ExplainWorker",
-            {
-                "archive": absolute(archive.path),
-                "root": absolute(self.root),
-                "dataset_id": self.dataset_id,
-                "model": str(self.model.directory),
-                "settings": self.settings,
-                "device": self.device,
-                "run_id": self.facts.run_id,
-            },
-        )
+        arguments = {
+            "archive": absolute(archive.path),
+            "store": self.store.where,
+            "model": str(self.model.directory),
+            "settings": self.settings,
+            "device": self.device,
+            "run_id": self.facts.run_id,
+        }
 
-    def _beside(self, device: str) -> Encoder:
+        def here() -> ExplainWorker:
+            run = self.facts.model_copy(update={"device": str(encoder.device)})
+            return ExplainWorker(ShardExplainer(archive, encoder, self.model, self.settings), self.store, run)
+
+        return WorkerSpec("ecgscale.passes.explain.shard:explain_worker", arguments, here=here)
+
+    def _loaded(self) -> Encoder:
         """The encoder, loaded once, with copies of it and of the model below ROOT."""
-        if self.encoder is None:
-            self.encoder = load_encoder(self.model, device, self.settings.batch)
-            keep_beside(self.model, self.encoder, self.root)
-        return self.encoder
-
-    def _commit_one(self, explainer: ShardExplainer, pending: Pending, stage: Stage) -> Commit:
-        source = pending.source
-        # Another run may have been faster since the plan was frozen.
-        standing = find_commit(self.store, source.key, source.size, source.stamp)
-        if standing is not None:
-            stage.advance(source.rows)
-            return standing
-        watch = Stopwatch()
-        commit = explainer.commit(pending, self.store, self.facts, stage, watch)
-        self._computed(commit, watch.seconds)
-        return commit
-
-    def _computed(self, commit: Commit, seconds: Mapping[str, float]) -> None:
-        self.computed += 1
-        output = commit.output
-        self.watch.shard_done(ShardDone(commit.source.key, output.rows, output.quarantined, output.size, seconds))
-
-    def _explainer(self, archive: Archive) -> ShardExplainer:
-        encoder = self._beside(self.device)
-        self.facts = self.facts.model_copy(update={"device": str(encoder.device)})
-        return ShardExplainer(archive, encoder, self.model, self.settings)
+        if self._encoder is None:
+            device = driver_device(self.pool, self.device)
+            self._encoder = load_encoder(self.model, device, self.settings.batch)
+            keep_alongside(self.model, self._encoder, self.root)
+        return self._encoder

@@ -23,11 +23,11 @@ from ecgscale.explain.schema import RESULTS_VERSION, EntropyDetail, ExplainSetti
 from ecgscale.io.objects import ObjectStore
 from ecgscale.io.places import Place, absolute, place
 from ecgscale.passes.explain.choice import Admission, Choice, choose
-from ecgscale.passes.explain.committing import NO_LIMITS, CommittedShards, Committing, Limits
+from ecgscale.passes.explain.committing import NO_LIMITS, CommittedShards, Committing, RunLimits
 from ecgscale.passes.explain.plan import Plan, freeze_plan
 from ecgscale.passes.explain.resolve import Settled, commits_of, settle
 from ecgscale.passes.watch import RunWatch, Unwatched
-from ecgscale.passes.workers import OpenPool
+from ecgscale.passes.workers import OpenPool, in_process
 from ecgscale.progress import SILENT, Progress
 from ecgscale.store.commit import to_json
 from ecgscale.store.dataset import DATASET_FILE, dataset_store
@@ -128,15 +128,15 @@ def explain_archive(
     include_padding: bool | None = None,
     device: str = "auto",
     progress: Progress = SILENT,
-    pool: OpenPool | None = None,
+    pool: OpenPool = in_process,
     watch: RunWatch | None = None,
     unattended: Unattended | None = None,
 ) -> ExplainResult:
     """Explain every record of `archive` with the cluster model in `model_dir`, below ROOT = `root`.
 
-    `include_padding` is as the model was fitted, unless given. A model from elsewhere is copied below ROOT. With a
-    `pool`, its workers compute and commit whole shards; the files are the same to the last bit. `watch` is told of
-    every shard as it is done. `unattended` is what a nightly run heeds besides.
+    `include_padding` is as the model was fitted, unless given. A model from elsewhere is copied below ROOT. The
+    workers of `pool` compute and commit whole shards; the files are the same to the last bit whoever they are.
+    `watch` is told of every shard as it is done. `unattended` is what a nightly run heeds besides.
     Raises `PublishError` when a record id stands in two shards that are both new (unattended, the later one holds),
     `ShardError` when no shard can be read, `LockedError` while a patient is being forgotten; what was committed stays.
     A KeyboardInterrupt may come at any time.
@@ -191,7 +191,7 @@ class Unattended:
 
     admission: Admission
     before_work: Callable[[Plan, Manifest | None], None] | None = None
-    limits: Limits = NO_LIMITS
+    limits: RunLimits = NO_LIMITS
     partial: bool = True
 
 

@@ -7,8 +7,9 @@ output is built whole in memory, its rows are counted against the input's, and o
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Mapping, Set
 from contextlib import closing
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 
@@ -20,7 +21,7 @@ from ecgscale.clusters.model import ClusterModel
 from ecgscale.encoders.preprocess import OK, Prepared, prepare
 from ecgscale.encoders.taps import Encoder
 from ecgscale.errors import ShardError
-from ecgscale.explain.facts import Facts, explain_batch
+from ecgscale.explain.facts import Facts, explain_batch, load_encoder
 from ecgscale.explain.schema import (
     OUTPUT_SCHEMA_VERSION,
     RESULTS_VERSION,
@@ -30,12 +31,14 @@ from ecgscale.explain.schema import (
     to_parquet,
 )
 from ecgscale.io.objects import ObjectStore
+from ecgscale.io.s3 import open_objects
 from ecgscale.passes.explain.plan import Pending
 from ecgscale.passes.prefetch import prefetch
 from ecgscale.passes.watch import TOTAL
-from ecgscale.progress import Stage, Stopwatch
-from ecgscale.store.commit import Commit, Source, commit_output
-from ecgscale.store.provenance import RunFacts
+from ecgscale.passes.workers import device_kind
+from ecgscale.progress import UNSEEN, Stage, Stopwatch
+from ecgscale.store.commit import Commit, Source, commit_output, find_commit
+from ecgscale.store.provenance import RunFacts, run_facts
 
 NO_ID = "missing_record_id"
 
@@ -161,3 +164,46 @@ class ShardExplainer:
     def _prepare(self, raw: RawBatch, seen: set[str]) -> Prepared:
         status, flags = check_batch(raw, seen)
         return prepare(raw, status, flags, self.encoder.spec.input, self.encoder.hop)
+
+
+@dataclass(frozen=True)
+class Committed:
+    """A shard's commit record, whether this worker computed it, and then its seconds by stage."""
+
+    commit: Commit
+    computed: bool
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+class ExplainWorker:
+    """Explains shards of one archive for one dataset."""
+
+    def __init__(self, explainer: ShardExplainer, store: ObjectStore, run: RunFacts) -> None:
+        self._explainer, self._store, self._run = explainer, store, run
+        self.device = device_kind(explainer.encoder.device)
+        self.stage = UNSEEN
+
+    def commit(self, pending: Pending) -> Committed:
+        """Commit one shard. Another run or attempt may have been faster: then its commit record is the answer."""
+        source = pending.source
+        standing = find_commit(self._store, source.key, source.size, source.stamp)
+        if standing is not None:
+            return Committed(standing, False)
+        watch = Stopwatch()
+        commit = self._explainer.commit(pending, self._store, self._run, self.stage, watch)
+        return Committed(commit, True, watch.seconds)
+
+    def probe(self, pending: Pending, first: int, last: int) -> int:
+        """Compute rows first..last of a shard without committing anything: does it survive? The rows computed."""
+        return self._explainer.probe(pending.shard, first, last)
+
+
+def explain_worker(
+    archive: str, store: str, model: str, settings: ExplainSettings, device: str, run_id: str
+) -> ExplainWorker:
+    """A worker that opens everything itself, and loads the network."""
+    loaded = ClusterModel.load(model)
+    encoder = load_encoder(loaded, device, settings.batch)
+    explainer = ShardExplainer(Archive.open(archive), encoder, loaded, settings)
+    run = run_facts(str(encoder.device)).model_copy(update={"run_id": run_id})
+    return ExplainWorker(explainer, open_objects(store), run)

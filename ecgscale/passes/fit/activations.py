@@ -6,7 +6,7 @@ The same network with random weights, fitted the same way: what architecture alo
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -25,9 +25,9 @@ from ecgscale.encoders.spec import load_spec
 from ecgscale.encoders.taps import Encoder
 from ecgscale.encoders.weights import build_module
 from ecgscale.errors import ShardError
-from ecgscale.passes.fit.request import FitRequest, Selection, select
+from ecgscale.passes.fit.request import FitRequest, select
 from ecgscale.passes.prefetch import prefetch
-from ecgscale.progress import SILENT, Progress
+from ecgscale.progress import SILENT, Progress, Stage
 
 
 def encoder_layout(encoder: Encoder) -> BlockLayout:
@@ -42,16 +42,17 @@ def fill_cache(
     cache: ActivationCache | DeviceCache,
     archive: Archive,
     encoder: Encoder,
-    selection: Selection,
+    rows: Mapping[str, NDArray[np.int64]],
     include_padding: bool,
-    progress: Progress,
+    stage: Stage,
+    say: Callable[[str], None],
 ) -> Counter[str]:
-    """Run the network over the chosen records and keep their activations; how many were left out, by status."""
+    """Run the network over the chosen rows of each shard and keep their activations, numbered in the archive's order.
+
+    Returns how many were left out, by status.
+    """
     left_out: Counter[str] = Counter()
-    with (
-        progress.stage("activations", len(selection), "records") as stage,
-        closing(prefetch(_inputs(archive, encoder, selection, left_out, progress))) as batches,
-    ):
+    with closing(prefetch(_inputs(archive, encoder, rows, left_out, say))) as batches:
         for numbers, x, start, stop in batches:
             if len(x):
                 activations = encoder.forward(x)
@@ -71,13 +72,19 @@ Inputs = tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int32], NDArra
 
 
 def _inputs(
-    archive: Archive, encoder: Encoder, selection: Selection, left_out: Counter[str], progress: Progress
+    archive: Archive,
+    encoder: Encoder,
+    chosen_rows: Mapping[str, NDArray[np.int64]],
+    left_out: Counter[str],
+    say: Callable[[str], None],
 ) -> Iterator[Inputs]:
     """Chosen, usable records in batches: their numbers, the encoder's input, and their valid spans."""
+    number = 0
     for shard in archive.shards:
-        rows = selection.rows.get(shard.key)
+        rows = chosen_rows.get(shard.key)
         if rows is None:
             continue
+        first, number = number, number + len(rows)
         seen: set[str] = set()
         reached = 0
         try:
@@ -93,11 +100,11 @@ def _inputs(
                 left_out.update(prepared.status[i] for i in chosen if prepared.status[i] != OK)
                 usable = np.array([prepared.status[i] == OK for i in chosen], bool)
                 at = chosen[usable]
-                numbers = (selection.first[shard.key] + np.arange(here.start, here.stop))[usable]
+                numbers = (first + np.arange(here.start, here.stop))[usable]
                 reached = int(here.stop)
                 yield numbers, prepared.x[at], prepared.valid_start[at], prepared.valid_stop[at]
         except ShardError as error:
-            progress.say(f"left out of the fit: {error}")
+            say(f"left out of the fit: {error}")
             # What came before the break is whole, and was used.
             left_out["unreadable_shard"] += len(rows) - reached
 
@@ -124,6 +131,7 @@ def random_weights_variance(
     selection = select(archive, request.folds, records, request.settings.seed)
     request = replace(request, records=records)
     with ActivationCache(encoder_layout(encoder), len(selection)) as cache:
-        fill_cache(cache, archive, encoder, selection, request.include_padding, progress)
+        with progress.stage("activations", len(selection), "records") as stage:
+            fill_cache(cache, archive, encoder, selection.rows, request.include_padding, stage, progress.say)
         fits = fit_kmeans(cache, request.clusters, request.settings, progress)
     return {k: fit.explained_variance for k, fit in zip(request.clusters, fits, strict=True)}

@@ -10,41 +10,37 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from ecgscale.archive.reader import Archive
-from ecgscale.clusters.cache import ActivationCache, DeviceCache, device_bytes_per_record
 from ecgscale.clusters.checkpoint import Checkpoint
 from ecgscale.clusters.features import BlockLayout
 from ecgscale.clusters.init import Earlier
-from ecgscale.clusters.kmeans import ActivationSource, KMeansFit, fit_kmeans
+from ecgscale.clusters.kmeans import KMeansFit, fit_kmeans
 from ecgscale.clusters.model import MIN_TAU, ClusterModel
 from ecgscale.encoders.seen import SEEN_FILE, seen_lines
 from ecgscale.encoders.taps import Encoder, resolve_device
 from ecgscale.errors import ModelError
 from ecgscale.io.places import Place, absolute, place
 from ecgscale.passes.alongside import copy_encoder
-from ecgscale.passes.fit.activations import encoder_layout, fill_cache
+from ecgscale.passes.fit.activations import encoder_layout
 from ecgscale.passes.fit.pool_source import PoolSource
 from ecgscale.passes.fit.request import FitRequest, Selection, select
+from ecgscale.passes.fit.worker import FitWorker
 from ecgscale.passes.memory import MemoryPlan, plan_memory
-from ecgscale.passes.workers import OpenPool, WorkerSpec
+from ecgscale.passes.workers import OpenPool, WorkerSpec, driver_device, in_process, is_divided
 from ecgscale.progress import SILENT, Progress
 from ecgscale.store.presence import announced
 from ecgscale.store.provenance import versions
 
 FIT_VERSION = 1
 """Raised when the same command would give other centroids; part of the model's id."""
-
-GPU_SHARE = 0.7
-"""Of the free GPU memory, what cached activations may take."""
 
 DOMINANT = 0.5
 NEARLY_EMPTY = 0.001
@@ -84,25 +80,24 @@ def fit_archive(
     root: str | Path,
     request: FitRequest | None = None,
     progress: Progress = SILENT,
-    pool: OpenPool | None = None,
+    pool: OpenPool = in_process,
     start: ClusterModel | None = None,
 ) -> list[FittedModel]:
     """Fit one model for each K asked for, save them under `root`/models, and copy the encoder beside them.
 
-    With a `pool`, its workers hold the activations; the centroids are the same to the last bit. K-means begins at the
-    centroids of the model `start`, if there is one, else with k-means++.
+    The workers of `pool` hold the activations; the centroids are the same to the last bit whoever they are.
+    K-means begins at the centroids of the model `start`, if there is one, else with k-means++.
     Raises UsageError for a request that cannot be met; records that cannot be used are counted and told.
     """
     request = request or FitRequest()
     root = place(root)
-    # The driver of a pool only needs the shapes; its own machine may have no GPU.
-    device = request.device if pool is None else "cpu"
+    device = driver_device(pool, request.device)
     encoder = Encoder.load(encoder_dir, device=device, batch=request.batch, precision=request.precision)
     layout = encoder_layout(encoder)
     selection = select(archive, request.folds, request.records, request.settings.seed)
     for reason in selection.skipped.values():
         progress.say(f"left out of the fit: {reason}")
-    kind = encoder.device.type if pool is None else ("cuda" if request.device == "cuda" else "cpu")
+    kind = "cuda" if request.device == "cuda" else encoder.device.type
     identity = _identity(archive, encoder, selection, request, kind)
     if start is not None:
         if start.layout != layout:
@@ -116,11 +111,11 @@ def fit_archive(
     todo = [k for k in request.clusters if found[k] is None]
     if todo:
         memory = plan_memory(layout, len(selection), max(todo), sum(todo), encoder, request.cache_dtype, request.memory)
-        progress.say(memory.told(workers=pool is not None))
+        progress.say(memory.told(workers=is_divided(pool)))
         encoder_id = copy_encoder(encoder, root)
         checkpoint = Checkpoint(root / "_fits" / f"{_digest({**identity, 'n_clusters': todo})[:16]}.npz")
-        work = _Work(archive, encoder, layout, selection, request, todo, memory, progress, checkpoint, start)
-        fitted = work.here() if pool is None else work.on(pool)
+        with _source(pool, archive, encoder, layout, selection, request, memory, progress) as source:
+            fitted = _fit(source, selection, request, todo, progress, checkpoint, start)
         for k, model in fitted.items():
             info = {
                 "model_id": ids[k] + ("-torn" if model.info["left_out"].get("unreadable_shard") else ""),
@@ -171,71 +166,60 @@ def asked_alike(model: ClusterModel, archive: Archive, encoder_dir: str | Path, 
     return same and model.n_clusters in request.clusters and all(model.info.get(k) == v for k, v in asked.items())
 
 
-@dataclass(frozen=True)
-class _Work:
-    """What is left to fit, and the two ways of doing it."""
-
-    archive: Archive
-    encoder: Encoder
-    layout: BlockLayout
-    selection: Selection
-    request: FitRequest
-    todo: Sequence[int]
-    memory: MemoryPlan
-    progress: Progress
-    checkpoint: Checkpoint
-    start: ClusterModel | None
-
-    def here(self) -> dict[int, ClusterModel]:
-        """In this process."""
-        started = time.monotonic()
-        with open_cache(self.layout, len(self.selection), self.encoder, self.request, self.memory) as cache:
-            left_out = fill_cache(
-                cache, self.archive, self.encoder, self.selection, self.request.include_padding, self.progress
-            )
-            return self._cluster(cache, left_out, started)
-
-    def on(self, pool: OpenPool) -> dict[int, ClusterModel]:
-        """On the workers of a pool."""
-        started = time.monotonic()
-        arguments = {
-            "archive": absolute(self.archive.path),
-            "encoder": absolute(str(self.encoder.directory)),
-            "request": self.request,
-            "cache_budget": self.memory.cache_budget,
-        }
-        with pool(WorkerSpec("ecgscale.passes.fit.worker:FitWorker", arguments)) as workers:
-            source = PoolSource(workers, self.layout, self.selection, self.progress)
-            return self._cluster(source, source.fill(), started)
-
-    def _cluster(self, source: ActivationSource, left_out: Counter[str], started: float) -> dict[int, ClusterModel]:
-        n_left_out = sum(left_out.values())
-        if left_out:
-            told = ", ".join(f"{count} {status}" for status, count in sorted(left_out.items()))
-            self.progress.say(f"{n_left_out} of {len(self.selection)} records take no part: {told}")
-        forward_s = time.monotonic() - started
-        earlier = Earlier(self.start.centroids, self.start.counts) if self.start is not None else None
-        fits = fit_kmeans(source, self.todo, self.request.settings, self.progress, self.checkpoint, earlier)
-        facts = {
-            "records_used": len(self.selection) - n_left_out,
-            "left_out": dict(sorted(left_out.items())),
-            "seconds": {
-                "forward": round(forward_s, 3),
-                "kmeans": round(time.monotonic() - started - forward_s, 3),
-            },
-        }
-        return {k: _model(fit, self.layout, self.request, facts) for k, fit in zip(self.todo, fits, strict=True)}
+@contextmanager
+def _source(
+    pool: OpenPool,
+    archive: Archive,
+    encoder: Encoder,
+    layout: BlockLayout,
+    selection: Selection,
+    request: FitRequest,
+    memory: MemoryPlan,
+    progress: Progress,
+) -> Iterator[PoolSource]:
+    """Activations that are still to be computed, on the workers of a pool."""
+    arguments = {
+        "archive": absolute(archive.path),
+        "encoder": absolute(str(encoder.directory)),
+        "request": request,
+        "cache_budget": memory.cache_budget,
+    }
+    spec = WorkerSpec(
+        "ecgscale.passes.fit.worker:fit_worker",
+        arguments,
+        here=lambda: FitWorker(archive, encoder, request, memory.cache_budget, alone=True),
+    )
+    with pool(spec) as workers:
+        yield PoolSource(workers, layout, selection, progress, is_divided(pool))
 
 
-def open_cache(
-    layout: BlockLayout, n_records: int, encoder: Encoder, request: FitRequest, memory: MemoryPlan
-) -> ActivationCache | DeviceCache:
-    """Where activations are kept: on the GPU that computes them if they fit there, else in memory and on disk."""
-    if encoder.device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(encoder.device)
-        if n_records * device_bytes_per_record(layout, request.cache_dtype) < GPU_SHARE * free:
-            return DeviceCache(layout, n_records, encoder.device, request.cache_dtype)
-    return ActivationCache(layout, n_records, memory.cache_budget, request.scratch, request.cache_dtype)
+def _fit(
+    source: PoolSource,
+    selection: Selection,
+    request: FitRequest,
+    todo: Sequence[int],
+    progress: Progress,
+    checkpoint: Checkpoint,
+    start: ClusterModel | None,
+) -> dict[int, ClusterModel]:
+    started = time.monotonic()
+    left_out = source.fill()
+    n_left_out = sum(left_out.values())
+    if left_out:
+        by_status = ", ".join(f"{count} {status}" for status, count in sorted(left_out.items()))
+        progress.say(f"{n_left_out} of {len(selection)} records take no part: {by_status}")
+    forward_s = time.monotonic() - started
+    earlier = Earlier(start.centroids, start.counts) if start is not None else None
+    fits = fit_kmeans(source, todo, request.settings, progress, checkpoint, earlier)
+    facts = {
+        "records_used": len(selection) - n_left_out,
+        "left_out": dict(sorted(left_out.items())),
+        "seconds": {
+            "forward": round(forward_s, 3),
+            "kmeans": round(time.monotonic() - started - forward_s, 3),
+        },
+    }
+    return {k: _model(fit, source.layout, request, facts) for k, fit in zip(todo, fits, strict=True)}
 
 
 def _model(fit: KMeansFit, layout: BlockLayout, request: FitRequest, facts: dict[str, Any]) -> ClusterModel:

@@ -1,8 +1,9 @@
 """A pool of workers as a backend of K-means: the same seam, the same bits.
 
-The driver knows which worker owns which shard. A step sends centroids out and gets one partial sum a worker back, added
-up as they come; when a worker died, its shards are computed again by those that hold least and only they are asked
-again. Sums are integers, so neither who owned what nor the order of answers can be told from the result.
+The driver knows which worker owns which lot of records: a shard each, or all of them where this process is the worker.
+A step sends centroids out and gets one partial sum a worker back, added up as they come; when a worker died, its lots
+are computed again by those that hold least and only they are asked again. Sums are integers, so neither who owned what
+nor the order of answers can be told from the result.
 """
 
 from __future__ import annotations
@@ -35,13 +36,16 @@ NOBODY = -1
 class PoolSource:
     """Activations of a selection, spread over the workers of a pool."""
 
-    def __init__(self, pool: WorkerPool, layout: BlockLayout, selection: Selection, progress: Progress) -> None:
+    def __init__(
+        self, pool: WorkerPool, layout: BlockLayout, selection: Selection, progress: Progress, divided: bool = True
+    ) -> None:
         self._pool, self._layout, self._selection, self._progress = pool, layout, selection, progress
-        self._shards = list(selection.rows)
-        self._place = {shard: at for at, shard in enumerate(self._shards)}
-        self._first = np.array([selection.first[shard] for shard in self._shards], np.int64)
-        self._size = np.array([len(selection.rows[shard]) for shard in self._shards], np.int64)
-        self._owner = np.full(len(self._shards), NOBODY, np.int64)
+        self._lots = [{shard: rows} for shard, rows in selection.rows.items()] if divided else [selection.rows]
+        self._names = list(selection.rows)[: len(self._lots)]
+        self._place = {name: at for at, name in enumerate(self._names)}
+        self._size = np.array([sum(map(len, lot.values())) for lot in self._lots], np.int64)
+        self._first = np.cumsum(self._size) - self._size
+        self._owner = np.full(len(self._lots), NOBODY, np.int64)
         self._start = np.zeros(len(selection), np.int32)
         self._stop = np.zeros(len(selection), np.int32)
 
@@ -56,19 +60,18 @@ class PoolSource:
         return len(self._selection)
 
     def fill(self) -> Counter[str]:
-        """Have every shard computed by whoever is free; records left out, by status.
+        """Have every lot computed by whoever is free; records left out, by status.
 
-        Raises EcgscaleError for a shard that nobody can compute.
+        Raises EcgscaleError for a lot that nobody can compute.
         """
         left_out: Counter[str] = Counter()
-        calls = (self._fill_call(at) for at in range(len(self._shards)))
+        calls = (self._fill_call(at) for at in range(len(self._lots)))
         with self._progress.stage("activations", self.n_records, "records") as stage:
-            for outcome in self._pool.run(calls):
+            for outcome in self._pool.run(calls, stage):
                 filled = self._filled(outcome)
                 left_out.update(filled.left_out)
-                for told in filled.told:
-                    self._progress.say(told)
-                stage.advance(outcome.call.records)
+                for text in filled.said:
+                    self._progress.say(text)
         return left_out
 
     def assign_to(
@@ -97,11 +100,11 @@ class PoolSource:
         records: NDArray[np.int64] | None,
         arguments: Callable[[NDArray[np.int64] | None], tuple[Any, ...]],
     ) -> Iterator[Any]:
-        """One answer from each owner of shards that hold `records`, however often owners die."""
-        todo = np.arange(len(self._shards)) if records is None else self._holding(records)
-        losses = np.zeros(len(self._shards), np.int64)
+        """One answer from each owner of lots that hold `records`, however often owners die."""
+        todo = np.arange(len(self._lots)) if records is None else self._holding(records)
+        losses = np.zeros(len(self._lots), np.int64)
         while len(todo):
-            self._settle_orphans(todo, losses)
+            self._adopt_orphans(todo, losses)
             shares = self._by_owner(todo)
             calls = [
                 self._pinned(owner, method, mine, arguments(self._part(mine, records)))
@@ -119,13 +122,13 @@ class PoolSource:
                 else:
                     raise EcgscaleError(f"a worker failed in the fit: {outcome.reason}")
 
-    def _by_owner(self, shards: NDArray[np.int64]) -> dict[int, NDArray[np.int64]]:
-        by_owner = shards[np.argsort(self._owner[shards], kind="stable")]
+    def _by_owner(self, lots: NDArray[np.int64]) -> dict[int, NDArray[np.int64]]:
+        by_owner = lots[np.argsort(self._owner[lots], kind="stable")]
         owners, at = np.unique(self._owner[by_owner], return_index=True)
         return dict(zip(owners.tolist(), np.split(by_owner, at[1:]), strict=True))
 
-    def _settle_orphans(self, todo: NDArray[np.int64], losses: NDArray[np.int64]) -> None:
-        """Give shards without an owner to the workers that hold least, until each has one.
+    def _adopt_orphans(self, todo: NDArray[np.int64], losses: NDArray[np.int64]) -> None:
+        """Give lots without an owner to the workers that hold least, until each has one.
 
         The dead one's successor is waited for a while: over a night of deaths, those that never die would end up
         with everything.
@@ -147,11 +150,11 @@ class PoolSource:
                 else:
                     self._filled(outcome)
 
-    def _lost(self, shards: NDArray[np.int64], outcome: Failed, losses: NDArray[np.int64]) -> None:
-        """Note that a worker died over these shards (or had died before), and with it all that it held."""
-        losses[shards] += outcome.fatal
-        if losses[shards].max() > MOST_LOSSES:
-            name = self._shards[int(shards[losses[shards].argmax()])]
+    def _lost(self, lots: NDArray[np.int64], outcome: Failed, losses: NDArray[np.int64]) -> None:
+        """Note that a worker died over these lots (or had died before), and with it all that it held."""
+        losses[lots] += outcome.fatal
+        if losses[lots].max() > MOST_LOSSES:
+            name = self._names[int(lots[losses[lots].argmax()])]
             raise EcgscaleError(
                 f"{MOST_LOSSES + 1} workers died in one step over {name}; last: {outcome.reason}. More memory a worker,"
                 " more workers, or a limit with --memory; then type the same command again"
@@ -172,23 +175,22 @@ class PoolSource:
         return filled
 
     def _fill_call(self, at: int, worker: int | None = None) -> Call:
-        shard = self._shards[at]
-        arguments = (shard, self._selection.rows[shard], self._selection.first[shard])
-        return Call(shard, "fill", arguments, int(self._size[at]), worker, what=shard)
+        name = self._names[at]
+        return Call(name, "fill", (name, self._lots[at], int(self._first[at])), int(self._size[at]), worker, what=name)
 
     def _pinned(self, owner: int, method: str, mine: NDArray[np.int64], arguments: tuple[Any, ...]) -> Call:
-        shards = [self._shards[at] for at in mine.tolist()]
+        lots = [self._names[at] for at in mine.tolist()]
         weight = int(self._size[mine].sum()) // LIGHT
-        return Call(f"{method}-{owner}", method, (shards, *arguments), weight, owner)
+        return Call(f"{method}-{owner}", method, (lots, *arguments), weight, owner)
 
     def _holding(self, records: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Places of the shards that hold any of the sorted `records`."""
+        """Places of the lots that hold any of the sorted `records`."""
         at, end = np.searchsorted(records, (self._first, self._first + self._size))
         return np.flatnonzero(end > at)
 
-    def _part(self, shards: NDArray[np.int64], records: NDArray[np.int64] | None) -> NDArray[np.int64] | None:
-        """Those of the sorted `records` that lie in these shards."""
+    def _part(self, lots: NDArray[np.int64], records: NDArray[np.int64] | None) -> NDArray[np.int64] | None:
+        """Those of the sorted `records` that lie in these lots."""
         if records is None:
             return None
-        at, end = np.searchsorted(records, (self._first[shards], self._first[shards] + self._size[shards]))
+        at, end = np.searchsorted(records, (self._first[lots], self._first[lots] + self._size[lots]))
         return np.concatenate([records[a:b] for a, b in zip(at, end, strict=True)])

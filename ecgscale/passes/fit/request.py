@@ -61,13 +61,12 @@ class FitRequest:
 
 @dataclass(frozen=True)
 class Selection:
-    """Chosen records: `rows[shard]` are sorted row numbers, `first[shard]` the number of the first of them.
+    """Chosen records: `rows[shard]` are sorted row numbers, of shards in the archive's order.
 
     `record_ids` and `patient_ids` are in the same order; `skipped` holds shards that cannot be read, with the reason.
     """
 
     rows: dict[str, NDArray[np.int64]]
-    first: dict[str, int]
     record_ids: list[str | None]
     patient_ids: list[str | None]
     skipped: dict[str, str]
@@ -112,7 +111,6 @@ def _by_shard(table: pa.Table, skipped: dict[str, str]) -> Selection:
     patients = table["patient_id"].to_pylist() if "patient_id" in table.column_names else [None] * len(rows)
     return Selection(
         {str(shards[a]): rows[a:b] for a, b in zip(edges, stops, strict=True)},
-        {str(shards[a]): int(a) for a in edges},
         table["record_id"].to_pylist(),
         patients,
         skipped,

@@ -1,4 +1,4 @@
-"""A source into an archive, in this process or on a pool of workers: the same records in the same order.
+"""A source into an archive, whole or in pieces on a pool of workers: the same records in the same order.
 
     driver    lists the source and divides it into pieces, each of which makes whole shards
     workers   ingest pieces as they become free, and stage the shards in a folder of the archive that no reader looks at
@@ -32,17 +32,17 @@ from ecgscale.config import ArchiveConfig
 from ecgscale.errors import EcgscaleError, UsageError
 from ecgscale.io.places import Place, absolute
 from ecgscale.passes.ingest.worker import MadePiece, staged_name
-from ecgscale.passes.workers import Call, Failed, OpenPool, WorkerPool, WorkerSpec
-from ecgscale.progress import SILENT, Progress
+from ecgscale.passes.workers import Call, Failed, OpenPool, WorkerPool, WorkerSpec, in_process, is_divided
+from ecgscale.progress import SILENT, UNSEEN, Progress, Stage
 from ecgscale.store.provenance import utc_now
 
 WORKER = "ecgscale.passes.ingest.worker:IngestWorker"
 
 
 def ingest_archive(
-    config: ArchiveConfig, progress: Progress = SILENT, pool: OpenPool | None = None, *, overwrite: bool = False
+    config: ArchiveConfig, progress: Progress = SILENT, pool: OpenPool = in_process, *, overwrite: bool = False
 ) -> IngestResult:
-    """Ingest `config.src` into `config.path`, on the workers of `pool` if there is one.
+    """Ingest `config.src` into `config.path`, on the workers of `pool`; this process takes it whole.
 
     Of PTB-XL and WFDB folders, workers make the shards that one process makes with the same `shard_records`, byte for
     byte; of CODE-15 %, shards end where parts end. Raises `UsageError` for several workers without `shard_records`
@@ -50,7 +50,7 @@ def ingest_archive(
     """
     if config.src is None or config.source in (None, "simulate"):
         raise UsageError("archive.src is missing, or archive.source is none of ptbxl, code15, wfdb")
-    if pool is not None and config.shard_records is None and not divides_itself(config):
+    if is_divided(pool) and config.shard_records is None and not divides_itself(config):
         raise UsageError("several workers ingest shards of a known size: give --shard-records, such as 2000")
     pseudonyms = pseudonyms_of(config)
     options = IngestOptions(
@@ -61,9 +61,9 @@ def ingest_archive(
         pseudonyms=pseudonyms,
     )
     with redacted(pseudonyms, config.src):
-        if pool is None:
-            return ingest_source(config, options)
-        return _ingest_on(pool, config, config.src, options)
+        if is_divided(pool):
+            return _ingest_pieces(pool, config, config.src, options)
+        return ingest_source(config, options)
 
 
 def divides_itself(config: ArchiveConfig) -> bool:
@@ -71,7 +71,7 @@ def divides_itself(config: ArchiveConfig) -> bool:
     return config.source == "code15"
 
 
-def _ingest_on(pool: OpenPool, config: ArchiveConfig, src: Place, options: IngestOptions) -> IngestResult:
+def _ingest_pieces(pool: OpenPool, config: ArchiveConfig, src: Place, options: IngestOptions) -> IngestResult:
     listed_at = utc_now()
     options = _checked(config, options)
     with tempfile.TemporaryDirectory(prefix="ecgscale-ingest-") as copies:
@@ -137,9 +137,8 @@ def _headers(workers: WorkerPool, pieces: Sequence[Portion], progress: Progress)
     )
     found: dict[int, HeaderFacts] = {}
     with progress.stage("headers", sum(piece.records for piece in pieces), "records") as stage:
-        for call, facts in _done(workers, calls):
+        for call, facts in _done(workers, calls, stage):
             found[int(call.key)] = facts
-            stage.advance(call.records)
     together = HeaderFacts()
     for number in range(len(pieces)):
         together.add(found[number])
@@ -168,9 +167,9 @@ def _make(
     return [made[number] for number in range(len(pieces))]
 
 
-def _done(workers: WorkerPool, calls: Iterable[Call]) -> Iterator[tuple[Call, Any]]:
+def _done(workers: WorkerPool, calls: Iterable[Call], stage: Stage = UNSEEN) -> Iterator[tuple[Call, Any]]:
     """Calls and their values; `EcgscaleError` for the first one that was given up."""
-    for outcome in workers.run(calls):
+    for outcome in workers.run(calls, stage):
         if isinstance(outcome, Failed):
             raise EcgscaleError(f"{outcome.reason}; an archive cannot do without it. Type the command again")
         yield outcome.call, outcome.value

@@ -14,7 +14,7 @@ from ecgscale.archive.synthetic.simulation import simulate, simulated_facts, sim
 from ecgscale.archive.writer import ArchiveWriter
 from ecgscale.errors import EcgscaleError, UsageError
 from ecgscale.io.places import absolute, place
-from ecgscale.passes.workers import Call, Failed, OpenPool, WorkerSpec
+from ecgscale.passes.workers import Call, Failed, OpenPool, WorkerSpec, in_process, is_divided
 from ecgscale.progress import SILENT, Progress
 
 
@@ -35,30 +35,29 @@ def simulate_archive(
     seed: int = 0,
     shard_records: int | None = None,
     progress: Progress = SILENT,
-    pool: OpenPool | None = None,
+    pool: OpenPool = in_process,
     *,
     rate: float = 500.0,
     seconds: float = 10.0,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """`ecgscale.archive.synthetic.simulation.simulate`, on the workers of `pool` if there is one.
+    """`ecgscale.archive.synthetic.simulation.simulate`, on the workers of `pool`.
 
-    Shards have to have a number of records then: where a shard of about 128 MB ends shows only when it is written.
+    Several of them need a number of records a shard: where one of about 128 MB ends shows only when it is written.
     """
     options: dict[str, Any] = {"rate": rate, "seconds": seconds, "overwrite": overwrite}
-    if pool is None:
-        return simulate(path, records, seed, shard_records, progress, **options)
     if shard_records is None:
+        if not is_divided(pool):
+            return simulate(path, records, seed, shard_records, progress, **options)
         raise UsageError("several workers simulate shards of a known size: give --shard-records, such as 2000")
     with simulated_writer(path, records, seed, shard_records, progress, **options) as writer:
         spec = WorkerSpec(
             "ecgscale.passes.ingest.simulate:SimulateWorker", {"seed": seed, "rate": rate, "seconds": seconds}
         )
         with pool(spec) as workers, progress.stage("simulate", records, "records") as stage:
-            for outcome in workers.run(_calls(writer, records, shard_records)):
+            for outcome in workers.run(_calls(writer, records, shard_records), stage):
                 if isinstance(outcome, Failed):
                     raise EcgscaleError(f"{outcome.reason}; an archive cannot do without it. Type the command again")
-                stage.advance(outcome.value)
         for start in range(0, records, shard_records):
             writer.adopt(min(shard_records, records - start))
     return simulated_facts(writer, seed)

@@ -27,8 +27,7 @@ from ecgscale.io.s3 import open_objects
 from ecgscale.passes.probe.network import ProbeNetwork
 from ecgscale.passes.probe.schema import DROPOUT, PROBES, PROBES_VERSION, SCHEMA, WAVES, ProbeSettings
 from ecgscale.passes.probe.waves import has_dtaidistance
-from ecgscale.passes.probe.worker import ProbeWorker
-from ecgscale.passes.workers import Call, Done, OpenPool, WorkerSpec
+from ecgscale.passes.workers import Call, Done, OpenPool, WorkerSpec, in_process
 from ecgscale.progress import SILENT, Progress
 from ecgscale.store.commit import Commit, Source, find_commit, to_json
 from ecgscale.store.dataset import find_dataset, open_explanations
@@ -106,7 +105,7 @@ def probe_explained(
     archive: str | Path | None = None,
     device: str = "auto",
     progress: Progress = SILENT,
-    pool: OpenPool | None = None,
+    pool: OpenPool = in_process,
 ) -> ProbeResult:
     """Probe a sample of the newest explanations below `root` (or those of `dataset`), and publish the probes.
 
@@ -186,7 +185,7 @@ class _Run:
         identity: DatasetFacts,
         arguments: dict[str, Any],
         progress: Progress,
-        pool: OpenPool | None,
+        pool: OpenPool,
     ) -> None:
         self.archive, self.explained, self.store, self.identity = archive, explained, store, identity
         self.arguments, self.progress, self.pool = arguments, progress, pool
@@ -234,27 +233,19 @@ class _Run:
     def _compute(self, pending: list[Source], commits: list[Commit], set_aside: list[SetAside]) -> None:
         if not pending:
             return
-        with self.progress.stage("probe", len(pending), "shards") as stage:
-            if self.pool is None:
-                worker = ProbeWorker(**self.arguments, run_id=self.facts.run_id)
-                for source in pending:
-                    stage.note(source.key)
-                    try:
-                        commits.append(worker.commit(source))
-                        self.computed += 1
-                    except ShardError as error:
-                        set_aside.append(SetAside(**source.model_dump(), reason=str(error)))
-                    stage.advance()
-                return
-            by_key = {source.key: source for source in pending}
-            calls = [Call(key, "commit", (source,), source.rows, what=key) for key, source in by_key.items()]
-            arguments = {**self.arguments, "run_id": self.facts.run_id}
-            with self.pool(WorkerSpec("ecgscale.passes.probe.worker:ProbeWorker", arguments)) as workers:
-                for outcome in workers.run(calls):
-                    if isinstance(outcome, Done):
-                        commits.append(outcome.value)
-                        self.computed += 1
-                    else:
-                        source = by_key[outcome.call.key]
-                        set_aside.append(SetAside(**source.model_dump(), reason=outcome.reason))
-                    stage.advance()
+        by_key = {source.key: source for source in pending}
+        calls = [Call(key, "commit", (source,), source.rows, what=key) for key, source in by_key.items()]
+        arguments = {**self.arguments, "run_id": self.facts.run_id}
+        with (
+            self.pool(WorkerSpec("ecgscale.passes.probe.worker:ProbeWorker", arguments)) as workers,
+            self.progress.stage("probe", len(pending), "shards") as stage,
+        ):
+            for outcome in workers.run(calls):
+                if isinstance(outcome, Done):
+                    commits.append(outcome.value)
+                    self.computed += 1
+                else:
+                    source = by_key[outcome.call.key]
+                    set_aside.append(SetAside(**source.model_dump(), reason=outcome.reason))
+                stage.note(outcome.call.key)
+                stage.advance()

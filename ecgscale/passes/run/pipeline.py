@@ -32,7 +32,7 @@ from ecgscale.passes.ingest.simulate import simulate_archive
 from ecgscale.passes.run.train import train_on
 from ecgscale.passes.spread import Spread
 from ecgscale.passes.watch import RunWatch
-from ecgscale.passes.workers import OpenPool
+from ecgscale.passes.workers import OpenPool, in_process
 from ecgscale.progress import SILENT, Progress
 from ecgscale.store.dataset import dataset_ids, dataset_store, find_dataset, served
 from ecgscale.store.manifest import Manifest, newest_number, read_manifest
@@ -52,12 +52,12 @@ class PipelineResult:
 def run_pipeline(
     config: RunConfig,
     progress: Progress = SILENT,
-    pool: OpenPool | None = None,
+    pool: OpenPool = in_process,
     device: str | None = None,
     watch: RunWatch | None = None,
     check: Callable[[Archive], None] | None = None,
 ) -> PipelineResult:
-    """Do what `config` says, on the workers of `pool` if there is one, which have `device`.
+    """Do what `config` says, on the workers of `pool`, which have `device`.
 
     Raises UsageError before any work when an input is absent and cannot be made. What only the archive can tell (its
     columns, its folds) is looked at as soon as it is there, `check` being asked for its part."""
@@ -115,13 +115,13 @@ def _served_fit(config: RunConfig, progress: Progress) -> FittedModel | None:
     return FittedModel(model.directory, model, int(model.info["records_used"]), True, ())
 
 
-def make_archive(config: RunConfig, progress: Progress = SILENT, pool: OpenPool | None = None) -> Archive:
+def make_archive(config: RunConfig, progress: Progress = SILENT, pool: OpenPool = in_process) -> Archive:
     """The archive; made from its source if it is not there, on the workers of `pool` where the source allows it."""
     return _archive(config.archive, "archive" in to_be_made(config), progress, pool)
 
 
 def fit_config(
-    config: RunConfig, progress: Progress = SILENT, pool: OpenPool | None = None, device: str | None = None
+    config: RunConfig, progress: Progress = SILENT, pool: OpenPool = in_process, device: str | None = None
 ) -> FittedModel:
     """The cluster model of a configuration; its encoder is trained first if it is not there.
 
@@ -132,7 +132,7 @@ def fit_config(
         assert config.train is not None
         progress.say(f"training an encoder into {config.encoder.path}")
         out = config.encoder.path
-        if pool is not None and device == "cuda" and not torch.cuda.is_available():
+        if device == "cuda" and not torch.cuda.is_available():
             with Spread(pool, device, at_most=1) as spread:
                 train_on(spread, archive, out, train_settings(config.train, device), progress=progress)
         else:
@@ -148,7 +148,7 @@ def explain_config(
     config: RunConfig,
     model_dir: Path,
     progress: Progress = SILENT,
-    pool: OpenPool | None = None,
+    pool: OpenPool = in_process,
     device: str | None = None,
     watch: RunWatch | None = None,
     unattended: Unattended | None = None,
@@ -241,19 +241,19 @@ def to_be_made(config: RunConfig) -> tuple[str, ...]:
     return tuple(made)
 
 
-def _archive(config: ArchiveConfig, make: bool, progress: Progress, pool: OpenPool | None) -> Archive:
+def _archive(config: ArchiveConfig, make: bool, progress: Progress, pool: OpenPool) -> Archive:
     pseudonyms = pseudonyms_of(config)
     if make:
         progress.say(f"making the archive {config.path} from {config.source}")
         if config.source == "simulate":
             # Only shards of a known number of records can be told apart before they are written.
-            workers = pool if config.shard_records else None
+            workers = pool if config.shard_records else in_process
             simulate_archive(
                 config.path, config.records, config.seed, config.shard_records, progress, workers, overwrite=True
             )
         else:
             # An unfinished archive is in nobody's use: it has no _archive.json.
-            workers = pool if config.shard_records or divides_itself(config) else None
+            workers = pool if config.shard_records or divides_itself(config) else in_process
             ingest_archive(config, progress, workers, overwrite=True)
     archive = Archive.open(config.path)
     if pseudonyms is not None:

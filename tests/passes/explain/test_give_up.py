@@ -19,7 +19,7 @@ from ecgscale.passes.explain.plan import Pending
 from ecgscale.passes.fit.fit import fit_archive
 from ecgscale.passes.workers import Done, Failed
 from ecgscale.runtime.processes import ProcessBackend
-from ecgscale.runtime.scheduler import Limits
+from ecgscale.runtime.scheduler import PoolLimits
 from ecgscale.store.commit import Source
 from ecgscale.store.failures import code_digest
 from tests.passes.simulated import request
@@ -27,7 +27,7 @@ from tests.passes.world import Watching, explain
 from tests.runtime.interrupted import pool_on
 from tests.runtime.networks import Poisoned, encoder_of, recordings
 
-LIMITS = Limits(attempts=2, pause_s=0.01, poll_s=0.05, deadline_s=60.0, replace_s=30.0)
+LIMITS = PoolLimits(attempts=2, pause_s=0.01, poll_s=0.05, deadline_s=60.0, replace_s=30.0)
 
 
 @pytest.fixture(scope="module")

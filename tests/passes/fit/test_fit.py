@@ -12,6 +12,7 @@ import pytest
 
 import ecgscale.passes.fit.fit as fit_pass
 from ecgscale.archive.reader import Archive
+from ecgscale.clusters.cache import ActivationCache
 from ecgscale.clusters.features import BlockLayout
 from ecgscale.clusters.model import MIN_TAU, ClusterModel
 from ecgscale.encoders.seen import hashed
@@ -259,15 +260,15 @@ def test_where_the_activations_lie_changes_no_bit(
         plan = planned(*arguments, **named)
         return dataclasses.replace(plan, cache_budget=plan.cache_resident // 2)
 
-    class HalfOnDisk(fit_pass.ActivationCache):
-        def __enter__(self) -> HalfOnDisk:
+    class HalfOnDisk(ActivationCache):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
             assert 0 < self.n_resident < self.n_records
             assert str(scratch) in Path("/proc/self/maps").read_text(), "what does not fit is mapped from there"
             assert not list(scratch.iterdir()), "without a name: nothing is left by a process that is killed"
-            return self
 
     monkeypatch.setattr(fit_pass, "plan_memory", half)
-    monkeypatch.setattr(fit_pass, "ActivationCache", HalfOnDisk)
+    monkeypatch.setattr("ecgscale.passes.fit.worker.ActivationCache", HalfOnDisk)
     for changes, expected in zip(ways, whole, strict=True):
         [spilled] = fit(archive, encoder, tmp_path / "spilled", scratch=scratch, **changes)
         assert not spilled.already_there

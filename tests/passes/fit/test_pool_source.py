@@ -18,6 +18,7 @@ from ecgscale.passes.fit.pool_source import MOST_LOSSES, PoolSource
 from ecgscale.passes.fit.request import Selection
 from ecgscale.passes.fit.worker import Filled
 from ecgscale.passes.workers import Call, Done, Failed
+from ecgscale.progress import UNSEEN, Stage
 from tests.passes.world import Watching
 
 LAYOUT = BlockLayout((2, 3), (8, 4), 32, (1.0, 1.0))
@@ -25,15 +26,8 @@ SIZES = (5, 1, 9, 3, 7, 4)
 
 
 def selection() -> Selection:
-    first = np.cumsum([0, *SIZES])
-    names = [f"part-{i}" for i in range(len(SIZES))]
-    return Selection(
-        {name: np.arange(n) for name, n in zip(names, SIZES, strict=True)},
-        {name: int(at) for name, at in zip(names, first, strict=False)},
-        [None] * sum(SIZES),
-        [None] * sum(SIZES),
-        {},
-    )
+    rows = {f"part-{i}": np.arange(n) for i, n in enumerate(SIZES)}
+    return Selection(rows, [None] * sum(SIZES), [None] * sum(SIZES), {})
 
 
 class Workers:
@@ -50,7 +44,7 @@ class Workers:
     def ready(self) -> list[int]:
         return sorted(self.held)
 
-    def run(self, calls: Iterable[Call]) -> Iterator[Done | Failed]:
+    def run(self, calls: Iterable[Call], stage: Stage = UNSEEN) -> Iterator[Done | Failed]:
         for i, call in enumerate(calls):
             worker = call.worker if call.worker is not None else self.ready()[i % len(self.held)]
             self.asked[call.method] += 1
@@ -65,10 +59,11 @@ class Workers:
             else:
                 yield Done(call, getattr(self, call.method)(worker, *call.arguments), worker)
 
-    def fill(self, worker: int, shard: str, rows: NDArray[np.int64], first: int) -> Filled:
-        self.held[worker][shard] = np.arange(first, first + len(rows))
-        told = ("left out: part-3 breaks off",) if shard == "part-3" else ()
-        return Filled(Counter(too_short=1), np.zeros(len(rows), np.int32), np.full(len(rows), 32, np.int32), told)
+    def fill(self, worker: int, lot: str, rows: dict[str, NDArray[np.int64]], first: int) -> Filled:
+        n = sum(map(len, rows.values()))
+        self.held[worker][lot] = np.arange(first, first + n)
+        said = ("left out: part-3 breaks off",) if lot == "part-3" else ()
+        return Filled(Counter(too_short=1), np.zeros(n, np.int32), np.full(n, 32, np.int32), said)
 
     def assign(
         self, worker: int, shards: list[str], sets: list[NDArray[np.float32]], records: NDArray[np.int64] | None

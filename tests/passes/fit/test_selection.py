@@ -21,11 +21,8 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Archive:
 
 def numbered(selection: Selection) -> list[tuple[int, str, int]]:
     """(number, shard, row) of every chosen record, as the pass over the shards will number them."""
-    return [
-        (selection.first[shard] + i, shard, int(row))
-        for shard, rows in selection.rows.items()
-        for i, row in enumerate(rows)
-    ]
+    chosen = [(shard, int(row)) for shard, rows in selection.rows.items() for row in rows]
+    return [(number, *place) for number, place in enumerate(chosen)]
 
 
 def test_everything_by_default_in_the_order_of_the_archive(archive: Archive) -> None:

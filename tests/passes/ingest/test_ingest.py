@@ -27,10 +27,10 @@ from ecgscale.io.s3 import open_objects
 from ecgscale.passes.ingest.ingest import ingest_archive
 from ecgscale.passes.ingest.worker import IngestWorker
 from ecgscale.passes.run.pipeline import make_archive
-from ecgscale.passes.workers import OpenPool
+from ecgscale.passes.workers import OpenPool, in_process, is_divided
 from ecgscale.runtime.processes import ProcessBackend
 from ecgscale.runtime.ray_pool import RayBackend
-from ecgscale.runtime.scheduler import Backend, Limits
+from ecgscale.runtime.scheduler import Backend, PoolLimits
 from jobs.ingest import ingest as ingest_job
 from tests.archive.large_sources import write_large_code15, write_large_ptbxl, write_large_wfdb
 from tests.archive.recordings import all_records, write_ptbxl
@@ -71,7 +71,7 @@ def config(sources: Path, kind: str, target: str | Path, **more: Any) -> Archive
 
 
 def ingested(
-    sources: Path, kind: str, target: str | Path, pool: OpenPool | None = None, progress: Any = None, **more: Any
+    sources: Path, kind: str, target: str | Path, pool: OpenPool = in_process, progress: Any = None, **more: Any
 ) -> IngestResult:
     return ingest_archive(config(sources, kind, target, **more), progress or Watching(), pool)
 
@@ -255,7 +255,7 @@ def test_a_part_that_is_broken_leaves_nothing(tmp_path: Path, monkeypatch: pytes
 
 def test_a_worker_that_dies_every_time_leaves_nothing(tmp_path: Path) -> None:
     write_large_code15(tmp_path / "code15")
-    limits = Limits(attempts=1, pause_s=0.05, poll_s=0.1)
+    limits = PoolLimits(attempts=1, pause_s=0.05, poll_s=0.1)
     accident = Accident("make")
     with pytest.raises(EcgscaleError, match=r"given up after 1 attempts.*an archive cannot do without it"):
         ingested(tmp_path, "code15", "a", pool_on(processes(2), accident, limits))
@@ -349,9 +349,9 @@ def test_the_job_and_the_pipeline_take_the_workers_of_the_configuration(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_ptbxl(tmp_path / "src")
-    pools: list[OpenPool | None] = []
+    pools: list[OpenPool] = []
 
-    def watched(config: ArchiveConfig, progress: Any, pool: OpenPool | None, **options: Any) -> IngestResult:
+    def watched(config: ArchiveConfig, progress: Any, pool: OpenPool, **options: Any) -> IngestResult:
         pools.append(pool)
         return ingest_archive(config, progress, pool, **options)
 
@@ -366,7 +366,7 @@ def test_the_job_and_the_pipeline_take_the_workers_of_the_configuration(
     # Where nobody said how many records a shard has, one process has to do it.
     path.write_text(path.read_text().replace("shard_records = 2", "").replace('"archive"', '"another"'))
     make_archive(load_config(path), Watching(), pool_on(processes(2)))
-    assert [pool is not None for pool in pools] == [True, False]
+    assert [is_divided(pool) for pool in pools] == [True, False]
 
 
 @pytest.mark.realdata
@@ -375,11 +375,11 @@ def test_the_job_and_the_pipeline_take_the_workers_of_the_configuration(
     [("ptbxl", "ptbxl", {"rate": 100}), ("wfdb", "cinc", {}), ("wfdb", "ludb", {"units_per_mv": 1000.0})],
 )
 def test_real_recordings(tmp_path: Path, test_data: Path, kind: str, folder: str, more: dict[str, Any]) -> None:
-    def run(name: str, pool: OpenPool | None) -> IngestResult:
+    def run(name: str, pool: OpenPool) -> IngestResult:
         real = ArchiveConfig(source=kind, src=test_data / folder, path=tmp_path / name, shard_records=60, **more)  # type: ignore[arg-type]
         return ingest_archive(real, Watching(), pool)
 
-    one, two = run("one", None), run("two", pool_on(processes(2)))
+    one, two = run("one", in_process), run("two", pool_on(processes(2)))
     assert less_identity(two) == less_identity(one)
     assert files(tmp_path / "two") == files(tmp_path / "one")
     assert info(tmp_path / "two") == info(tmp_path / "one")

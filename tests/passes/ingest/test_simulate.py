@@ -15,15 +15,13 @@ from ecgscale.passes.ingest import simulate as module
 from ecgscale.passes.ingest.simulate import simulate_archive
 from ecgscale.passes.workers import WorkerPool, WorkerSpec
 from ecgscale.runtime.choose import choose_runtime
-from ecgscale.runtime.scheduler import Limits
+from ecgscale.runtime.scheduler import PoolLimits
 
 SHORT = {"rate": 100.0, "seconds": 2.0}
 
 
-def pool_of(workers: int, limits: Limits | None = None) -> module.OpenPool:
-    pool = choose_runtime("local", workers, limits=limits)
-    assert pool is not None
-    return pool
+def pool_of(workers: int, limits: PoolLimits | None = None) -> module.OpenPool:
+    return choose_runtime("local", workers, limits=limits)
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -51,7 +49,7 @@ def test_several_workers_need_shards_of_a_known_size(tmp_path: Path) -> None:
 def test_a_shard_that_cannot_be_made_leaves_no_archive(tmp_path: Path) -> None:
     def nowhere(spec: WorkerSpec) -> AbstractContextManager[WorkerPool]:
         wrong = WorkerSpec(spec.factory, {**spec.arguments, "seconds": 0.5})
-        return pool_of(2, Limits(attempts=1))(wrong)
+        return pool_of(2, PoolLimits(attempts=1))(wrong)
 
     with pytest.raises(EcgscaleError, match=r"0\.5 s are not simulated"):
         simulate_archive(tmp_path / "archive", 40, 0, 20, pool=nowhere, **SHORT)
