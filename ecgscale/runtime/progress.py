@@ -10,11 +10,10 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Protocol, TextIO
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
@@ -39,7 +38,7 @@ def make_progress(stream: TextIO | None = None) -> Progress:
     log = os.environ.get(LOG) or ("json" if under_ray_job() else "text")
     if log not in ("json", "text"):
         raise UsageError(f"{LOG}={log}: it is json or text")
-    return _LineProgress(stream, _JsonLines() if log == "json" else _PlainLines())
+    return _LineProgress(stream, as_json=log == "json")
 
 
 def _unit(plural: str, n: int | None) -> str:
@@ -89,113 +88,78 @@ class _TerminalProgress:
         self._console.print(text, markup=False, highlight=False)
 
 
-@dataclass(frozen=True)
-class _State:
-    """A stage as it is told: what is done after so many seconds."""
-
-    name: str
-    total: int | None
-    unit: str
-    done: int
-    seconds: float
-    note: str
-    ended: bool
-
-    @property
-    def rate(self) -> float:
-        return self.done / self.seconds
-
-    @property
-    def seconds_left(self) -> float | None:
-        known = self.total and self.rate and not self.ended
-        return max((self.total or 0) - self.done, 0) / self.rate if known else None
-
-
-class _Lines(Protocol):
-    def told(self, state: _State) -> str: ...
-
-    def said(self, text: str) -> str: ...
-
-
-class _PlainLines:
+def _plain(facts: dict[str, Any]) -> str:
     """For people: `explain: 250/1000 records, 50.0/s, 15 s left (part-00000.parquet)`."""
-
-    def told(self, state: _State) -> str:
-        of_total = f"/{state.total}" if state.total is not None else ""
-        unit = _unit(state.unit, state.done if state.total is None else state.total)
-        line = f"{state.name}: {state.done}{of_total} {unit}, {state.rate:,.1f}/s"
-        if state.ended:
-            line += f", {state.seconds:.1f} s"
-        elif state.seconds_left is not None:
-            line += f", {state.seconds_left:.0f} s left"
-        return line + (f" ({state.note})" if state.note else "")
-
-    def said(self, text: str) -> str:
-        return text
+    done, total = facts["done"], facts["total"]
+    of_total = f"/{total}" if total is not None else ""
+    unit = _unit(facts["unit"], done if total is None else total)
+    line = f"{facts['stage']}: {done}{of_total} {unit}, {facts['rate']:,.1f}/s"
+    if facts["ended"]:
+        line += f", {facts['seconds']:.1f} s"
+    elif facts["seconds_left"] is not None:
+        line += f", {facts['seconds_left']:.0f} s left"
+    return line + (f" ({facts['note']})" if facts.get("note") else "")
 
 
-class _JsonLines:
+def _json(facts: dict[str, Any]) -> str:
     """For programs: one object a line, `time` in UTC; `ended` when the stage is over, `said` for a message."""
-
-    def told(self, state: _State) -> str:
-        left = state.seconds_left
-        facts: dict[str, Any] = {
-            "time": _utc(),
-            "stage": state.name,
-            "done": state.done,
-            "total": state.total,
-            "unit": state.unit,
-            "rate": round(state.rate, 3),
-            "seconds": round(state.seconds, 3),
-            "seconds_left": round(left, 1) if left is not None else None,
-            "ended": state.ended,
-        }
-        return json.dumps(facts | ({"note": state.note} if state.note else {}))
-
-    def said(self, text: str) -> str:
-        return json.dumps({"time": _utc(), "said": text})
-
-
-def _utc() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
+    digits = {"rate": 3, "seconds": 3, "seconds_left": 1}
+    rounded = {key: round(facts[key], n) for key, n in digits.items() if facts.get(key) is not None}
+    return json.dumps({"time": datetime.now(UTC).isoformat(timespec="milliseconds"), **facts, **rounded})
 
 
 class _LineStage:
-    def __init__(self, stream: TextIO, lines: _Lines, name: str, total: int | None, unit: str) -> None:
-        self._stream, self._lines, self._name, self._total, self._unit = stream, lines, name, total, unit
+    def __init__(self, print_line: Callable[[dict[str, Any]], None], name: str, total: int | None, unit: str) -> None:
+        self._print, self._name, self._total, self._unit = print_line, name, total, unit
         self._done, self._note = 0, ""
-        self._started = self._told = time.monotonic()
+        self._started = self._printed = time.monotonic()
 
     def advance(self, amount: int = 1) -> None:
         self._done += amount
-        if time.monotonic() - self._told >= PLAIN_INTERVAL_S:
-            self.tell()
+        if time.monotonic() - self._printed >= PLAIN_INTERVAL_S:
+            self.print()
 
     def note(self, text: str) -> None:
         self._note = text
 
     @property
     def idle(self) -> bool:
-        """Whether it turned out that there was nothing to do, and nobody was told of the stage yet."""
-        return self._total is None and not self._done and self._told == self._started
+        """Whether it turned out that there was nothing to do, and nothing was printed of the stage yet."""
+        return self._total is None and not self._done and self._printed == self._started
 
-    def tell(self, ended: bool = False) -> None:
-        self._told = time.monotonic()
-        seconds = max(self._told - self._started, 1e-9)
-        state = _State(self._name, self._total, self._unit, self._done, seconds, self._note, ended)
-        print(self._lines.told(state), file=self._stream, flush=True)
+    def print(self, ended: bool = False) -> None:
+        self._printed = time.monotonic()
+        seconds = max(self._printed - self._started, 1e-9)
+        rate = self._done / seconds
+        left = max(self._total - self._done, 0) / rate if self._total and rate and not ended else None
+        facts = {
+            "stage": self._name,
+            "done": self._done,
+            "total": self._total,
+            "unit": self._unit,
+            "rate": rate,
+            "seconds": seconds,
+            "seconds_left": left,
+            "ended": ended,
+        }
+        self._print(facts | ({"note": self._note} if self._note else {}))
 
 
 class _LineProgress:
-    def __init__(self, stream: TextIO, lines: _Lines) -> None:
-        self._stream, self._lines = stream, lines
+    def __init__(self, stream: TextIO, as_json: bool) -> None:
+        self._stream, self._as_json = stream, as_json
 
     @contextmanager
     def stage(self, name: str, total: int | None, unit: str) -> Iterator[Stage]:
-        stage = _LineStage(self._stream, self._lines, name, total, unit)
+        stage = _LineStage(
+            lambda facts: self._print(_json(facts) if self._as_json else _plain(facts)), name, total, unit
+        )
         yield stage
         if not stage.idle:
-            stage.tell(ended=True)
+            stage.print(ended=True)
 
     def say(self, text: str) -> None:
-        print(self._lines.said(text), file=self._stream, flush=True)
+        self._print(_json({"said": text}) if self._as_json else text)
+
+    def _print(self, line: str) -> None:
+        print(line, file=self._stream, flush=True)
