@@ -14,10 +14,9 @@ from datetime import datetime, tzinfo
 from pathlib import Path
 from typing import Any
 
-import ecgscale.passes.explain.worker
-
 # Loaded before processes are forked.
 import ecgscale.nightly.night
+import ecgscale.passes.explain.shard
 import ecgscale.runtime.run_record
 from ecgscale.cli import main
 

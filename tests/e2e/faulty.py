@@ -22,12 +22,12 @@ from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any, Literal
 
-import ecgscale.passes.explain.worker
 import upath  # noqa: F401
 from s3fs import S3FileSystem
 
 # What a night loads when it comes to it is loaded before forking.
 import ecgscale.nightly.night
+import ecgscale.passes.explain.shard
 import ecgscale.runtime.run_record  # noqa: F401
 from ecgscale.cli import main
 from ecgscale.io.objects import ObjectStore
