@@ -12,7 +12,7 @@ from ecgscale.cli.options import PLACE, runtime_options, spread_of
 from ecgscale.progress import Progress
 
 if TYPE_CHECKING:
-    from ecgscale.evaluate.temporal.temporal import Temporal
+    from ecgscale.evaluate.temporal import Temporal
 
 _LINES = {
     "bag": "share of time in each cluster (the bag)",
@@ -61,7 +61,7 @@ def temporal(
       ecgscale temporal results --target rhythm
       ecgscale temporal results --target superclasses --records 2000
     """
-    from ecgscale.evaluate.temporal.published import temporal_published
+    from ecgscale.evaluate.temporal import temporal_published
     from ecgscale.evaluate.written import plain
 
     with spread_of(runtime, workers, gpus_per_worker, "cpu", progress) as (spread, _):

@@ -12,7 +12,7 @@ from ecgscale.cli.options import PLACE, runtime_options, spread_of
 from ecgscale.progress import Progress
 
 if TYPE_CHECKING:
-    from ecgscale.evaluate.uncertainty.uncertainty import Stratum
+    from ecgscale.evaluate.uncertainty import Stratum
 
 _LINES = {
     "error": "the network's error",
@@ -60,7 +60,7 @@ def uncertainty(
       ecgscale uncertainty results
       ecgscale uncertainty results --target superclasses --everyone
     """
-    from ecgscale.evaluate.uncertainty.published import uncertainty_published
+    from ecgscale.evaluate.uncertainty import uncertainty_published
     from ecgscale.evaluate.written import plain
 
     with spread_of(runtime, workers, gpus_per_worker, "cpu", progress) as (spread, _):

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, is_dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -57,6 +57,18 @@ class Evaluation:
         if (table.schema.metadata or {}).get(CREATED_KEY) != self.created_at.encode():
             raise EcgscaleError(f"{path} is of another run than {self.name}.json; run the evaluation again")
         return table
+
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Written(Generic[Result]):
+    """What an evaluation of something published found, the facts of it that were written, and where."""
+
+    result: Result
+    facts: dict[str, Any]
+    path: Path
 
 
 def evaluation_name(kind: str, target: str | None = None) -> str:

@@ -7,12 +7,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from ecgscale.errors import UsageError
-from ecgscale.evaluate.temporal.order import (
+from ecgscale.evaluate.order import (
     Sequences,
     bits_per_segment,
-    fit_bag,
-    fit_markov,
     fit_order,
     has_hmmlearn,
     shuffled,
@@ -29,15 +26,19 @@ def chains(n: int, length: int = 60, seed: int = 0) -> Sequences:
     return Sequences(clusters.ravel(), np.ones(n * length), np.arange(n + 1) * length, K)
 
 
-def test_likelihoods_by_hand() -> None:
+@pytest.mark.parametrize("kind", ["bag", "markov"])
+def test_likelihoods_by_hand(kind: str) -> None:
     some, rows = chains(3, 10), np.arange(3)
-    bag, after = fit_markov(some, rows[:2]).parameters
-    np.testing.assert_allclose(np.exp(after).sum(axis=1), 1)
+    fitted = [some.of(row).tolist() for row in (0, 1)]
+    bag = np.array([sum(own.count(c) for own in fitted) + 0.5 for c in range(K)]) / (20 + 0.5 * K)
+    pairs = [pair for own in fitted for pair in pairwise(own)]
+    after = np.array([[pairs.count((a, b)) + 0.5 * K * bag[b] for b in range(K)] for a in range(K)])
+    after /= after.sum(axis=1, keepdims=True)
+    likelihoods = fit_order(kind, some, rows[:2], 0)(some, rows)
     for row in rows.tolist():
         own = some.of(row).tolist()
-        expected = bag[own[0]] + sum(after[a, b] for a, b in pairwise(own))
-        assert fit_markov(some, rows[:2]).log_likelihood(some, rows)[row] == pytest.approx(expected)
-        assert fit_bag(some, rows[:2]).log_likelihood(some, rows)[row] == pytest.approx(sum(bag[c] for c in own))
+        each = [bag[b] if kind == "bag" else after[a, b] for a, b in pairwise(own)]
+        assert likelihoods[row] == pytest.approx(np.log([bag[own[0]], *each]).sum())
 
 
 needs_hmmlearn = pytest.mark.skipif(not has_hmmlearn(), reason="hmmlearn is not installed")
@@ -46,8 +47,8 @@ needs_hmmlearn = pytest.mark.skipif(not has_hmmlearn(), reason="hmmlearn is not 
 def bits(sequences: Sequences, kind: str) -> np.ndarray:
     """Of records 16 to 23, when the others fit."""
     scored = np.arange(16, 24)
-    model = fit_order(kind, sequences, np.arange(16), 0)
-    return bits_per_segment(model.log_likelihood(sequences, scored), sequences, scored)
+    likelihood = fit_order(kind, sequences, np.arange(16), 0)
+    return bits_per_segment(likelihood(sequences, scored), sequences, scored)
 
 
 @pytest.mark.parametrize("kind", ["markov", pytest.param("hmm", marks=needs_hmmlearn)])
@@ -61,8 +62,3 @@ def test_a_chain_is_predictable_and_its_shuffle_is_not(kind: str) -> None:
 def test_a_record_without_segments_has_no_bits() -> None:
     one = Sequences(np.array([0, 1]), np.ones(2), np.array([0, 2, 2]), K)
     assert np.isnan(bits_per_segment(np.array([-1.0, 0.0]), one, np.arange(2))).tolist() == [False, True]
-
-
-def test_an_unknown_model() -> None:
-    with pytest.raises(UsageError, match="bag, markov, hmm"):
-        fit_order("lstm", chains(2), np.array([0]), 0)

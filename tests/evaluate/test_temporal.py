@@ -9,9 +9,8 @@ import pyarrow as pa
 import pytest
 
 from ecgscale.errors import UsageError
-from ecgscale.evaluate.temporal.order import Sequences
-from ecgscale.evaluate.temporal.published import labels_of, temporal_published
-from ecgscale.evaluate.temporal.temporal import Labels, Temporal, measure_order
+from ecgscale.evaluate.order import Sequences
+from ecgscale.evaluate.temporal import Labels, Temporal, labels_of, measure_order, temporal_published
 from ecgscale.evaluate.written import read_evaluations
 from tests.evaluate.heart_root import publish_heart
 

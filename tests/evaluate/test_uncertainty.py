@@ -9,8 +9,7 @@ import pytest
 
 from ecgscale.errors import UsageError
 from ecgscale.evaluate.surrogate.questions import Questions
-from ecgscale.evaluate.uncertainty.published import uncertainty_published
-from ecgscale.evaluate.uncertainty.uncertainty import FEWEST, Uncertainty, facts_of, measure_uncertainty
+from ecgscale.evaluate.uncertainty import FEWEST, Uncertainty, measure_uncertainty, uncertainty_published
 from ecgscale.evaluate.written import read_evaluations
 from tests.evaluate.heart_root import publish_heart
 
@@ -34,7 +33,7 @@ def measure(questions: Questions, entropy: np.ndarray = ENTROPY, age: np.ndarray
 
 def test_entropy_that_goes_with_errors() -> None:
     found = measure(multilabel(RNG.random(N) < ENTROPY))
-    facts = facts_of(found)
+    facts = found.to_dict()
     assert facts["records"] == N
     assert facts["patients"] == N // 2
     assert facts["rho"] > 0.3
@@ -54,7 +53,7 @@ def test_entropy_that_goes_with_errors() -> None:
 
 
 def test_entropy_that_knows_nothing() -> None:
-    facts = facts_of(measure(multilabel(RNG.random(N) < 0.3)))
+    facts = measure(multilabel(RNG.random(N) < 0.3)).to_dict()
     low, high = facts["intervals"]["rho"]
     assert low < 0 < high
     assert facts["rho"] == pytest.approx(0, abs=0.15)
@@ -71,7 +70,7 @@ def test_a_regression_has_errors_and_no_calibration() -> None:
     y = RNG.normal(50, 10, N)
     says = y + RNG.normal(0, 1, N) * (0.1 + ENTROPY)
     found = measure(Questions("regression", ("age",), says, says, np.ones(N, bool), y))
-    facts = facts_of(found)
+    facts = found.to_dict()
     assert facts["rho"] > 0.2
     assert "ece" not in facts
     assert {s.kind for s in found.strata} == {"all", "age"}

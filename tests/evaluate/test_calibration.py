@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ecgscale.evaluate.uncertainty.calibration import bins_of, brier, calibration_error, reliability
+from ecgscale.evaluate.uncertainty import bins_of, brier, calibration_error, reliability
 
 RNG = np.random.default_rng(0)
 SAYS = RNG.random((40_000, 2))

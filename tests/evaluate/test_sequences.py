@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ecgscale.evaluate.temporal.order import Sequences, bag, dwell, ngrams, sequences_of, shuffled
+from ecgscale.evaluate.order import Sequences, bag, dwell, ngrams, sequences_of, shuffled
 from ecgscale.explain.segments import SEGMENT_TYPE
 
 
