@@ -12,7 +12,7 @@ from ecgscale.cli.options import PLACE, runtime_options, spread_of
 from ecgscale.progress import Progress
 
 if TYPE_CHECKING:
-    from ecgscale.evaluate.localise.annotated import WaveSource
+    from ecgscale.evaluate.localise.heartbeat import WaveSource
     from ecgscale.evaluate.localise.physiology import PublishedLocalisation
 
 _LINES = {

@@ -13,8 +13,8 @@ from ecgscale.progress import Progress
 from ecgscale.words import counted
 
 if TYPE_CHECKING:
-    from ecgscale.evaluate.probe.masking import AgainstShifts, Mean
-    from ecgscale.evaluate.probe.probe import ProbeSummary
+    from ecgscale.evaluate.localise.shifts import AgainstShifts
+    from ecgscale.evaluate.probe import Mean, ProbeSummary
 
 _NAMES = ("gradcam", "dropout", "masking", "randomisation", "waves")
 
@@ -67,7 +67,7 @@ def probe(
       ecgscale probe results --sample 0.1 --only masking --only gradcam
     """
     from ecgscale.cli.options import pool_of
-    from ecgscale.evaluate.probe.probe import write_probes
+    from ecgscale.evaluate.probe import write_probes
     from ecgscale.evaluate.written import plain
     from ecgscale.passes.probe.probe import probe_explained
     from ecgscale.passes.probe.schema import ProbeSettings
@@ -86,7 +86,7 @@ def probe(
     )
     done = write_probes(root, result, settings)
     click.echo(f"{counted(result.records, 'record')} probed: {result.path}")
-    for line in told(done.summary):
+    for line in told(done.result):
         click.echo(f"  {line}")
     for remark in done.facts["remarks"]:
         click.echo(f"note: {remark}")

@@ -134,7 +134,7 @@ def uncertainty_published(
     facts = {
         "target": asked,
         "kind": spec.output.kind,
-        "measured_on": name,
+        "measured_on": group,
         **result.to_dict(),
         "remarks": [*published.left_out(), *notes, *result.remarks],
     }

@@ -9,10 +9,8 @@ qrs_f1           a union of clusters, chosen on half of the patients to find QRS
 The PQ and ST segments are neither wave nor rest: they stand in the table of shares and count against the union of QRS
 clusters, but the first three scores leave them out.
 
-How well clusters and parts of the heartbeat go together, from tables of counts.
-
-Counts are (…, K, W): timesteps of cluster k in part w, for any leading axes (shifts, resamples). Scores come back with
-those axes. NaN where there is nothing to score.
+Scores come from counts (…, K, W), timesteps of cluster k in part w, for any leading axes (shifts, resamples), and have
+those axes; NaN where there is nothing to score.
 
     I(k; w) = Σ p_kw ln(p_kw / p_k p_w)       mutual information
     I / H(w)                                   the share of the parts' entropy that the clusters explain
@@ -25,18 +23,27 @@ that are not empty: the exact sum costs seconds at the counts that occur here an
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from scipy.special import entr
 
 from ecgscale.archive.waves import QRS
 from ecgscale.evaluate.bootstrap import Weights, patient_weights
-from ecgscale.evaluate.localise.shifts import N_SHIFTS, counts_by_record, draw_shifts, shifted_counts, shifted_matches
+from ecgscale.evaluate.localise.shifts import (
+    N_SHIFTS,
+    NOTHING,
+    AgainstShifts,
+    against_shifts,
+    counts_by_record,
+    draw_shifts,
+    shifted_counts,
+    shifted_matches,
+)
 from ecgscale.evaluate.localise.timelines import MAIN_PARTS, PARTS, Timelines
-from ecgscale.evaluate.probe.masking import NOTHING, AgainstShifts, against_shifts
 
 Counts = NDArray[np.floating] | NDArray[np.integer]
 Scores = NDArray[np.float64]
@@ -46,39 +53,38 @@ def mutual_information(counts: Counts) -> Scores:
     """I(k; w) in nats."""
     p = _shares(counts)
     expected = p.sum(-1, keepdims=True) * p.sum(-2, keepdims=True)
-    return np.einsum("...kw->...", p * _log_ratio(p, expected))
+    some = (p > 0) & (expected > 0)
+    log_ratio = np.log(np.where(some, p, 1.0) / np.where(some, expected, 1.0))
+    return np.einsum("...kw->...", p * log_ratio)
 
 
 def explained_entropy(counts: Counts) -> Scores:
     """I(k; w) / H(w): 0 when clusters say nothing about the part, 1 when they say everything."""
-    return _ratio(mutual_information(counts), _entropy(_shares(counts).sum(-2)))
+    return _ratio(mutual_information(counts), entr(_shares(counts).sum(-2)).sum(-1))
 
 
 def adjusted_information(counts: Counts) -> Scores:
     """Mutual information adjusted for chance: about 0 for independent timesteps, 1 for equal partitions."""
     p, total = _shares(counts), np.asarray(counts, np.float64).sum((-1, -2))
-    rows, columns = (p.sum(-1) > 0).sum(-1), (p.sum(-2) > 0).sum(-1)
-    chance = _ratio((rows - 1.0) * (columns - 1.0), 2 * total)
-    mean_entropy = (_entropy(p.sum(-1)) + _entropy(p.sum(-2))) / 2
+    of_clusters, of_parts = p.sum(-1), p.sum(-2)
+    chance = _ratio(((of_clusters > 0).sum(-1) - 1.0) * ((of_parts > 0).sum(-1) - 1.0), 2 * total)
+    mean_entropy = (entr(of_clusters).sum(-1) + entr(of_parts).sum(-1)) / 2
     return _ratio(mutual_information(counts) - chance, mean_entropy - chance)
 
 
 def purity(counts: Counts) -> Scores:
     """The share of timesteps that are in the commonest part of their cluster."""
-    numbers = np.asarray(counts, np.float64)
-    return _ratio(numbers.max(-1).sum(-1), numbers.sum((-1, -2)))
+    return _ratio(counts.max(-1).sum(-1), counts.sum((-1, -2)))
 
 
 def share_of_part(counts: Counts) -> Scores:
     """(…, K, W): of each part's timesteps, the share in each cluster."""
-    numbers = np.asarray(counts, np.float64)
-    return _ratio(numbers, numbers.sum(-2, keepdims=True))
+    return _ratio(counts, counts.sum(-2, keepdims=True))
 
 
 def share_of_cluster(counts: Counts) -> Scores:
     """(…, K, W): of each cluster's timesteps, the share in each part."""
-    numbers = np.asarray(counts, np.float64)
-    return _ratio(numbers, numbers.sum(-1, keepdims=True))
+    return _ratio(counts, counts.sum(-1, keepdims=True))
 
 
 def best_union(counts: NDArray[np.integer], part: int) -> NDArray[np.int64]:
@@ -97,30 +103,13 @@ def best_union(counts: NDArray[np.integer], part: int) -> NDArray[np.int64]:
 
 def union_scores(counts: Counts, union: NDArray[np.integer], part: int) -> tuple[Scores, Scores, Scores]:
     """(F1, precision, recall) of the timesteps of `part` when those of the clusters in `union` are taken for it."""
-    numbers = np.asarray(counts, np.float64)
-    taken = numbers[..., union, :].sum((-1, -2))
-    found, there = numbers[..., union, part].sum(-1), numbers[..., part].sum(-1)
+    taken = counts[..., union, :].sum((-1, -2))
+    found, there = counts[..., union, part].sum(-1), counts[..., part].sum(-1)
     return _ratio(2 * found, taken + there), _ratio(found, taken), _ratio(found, there)
 
 
-def f1_of_pairs(pairs: Counts, found: Counts, there: Counts) -> Scores:
-    """F1 of one-to-one pairs among `found` and `there` points."""
-    return _ratio(2 * np.asarray(pairs, np.float64), np.asarray(found, np.float64) + there)
-
-
 def _shares(counts: Counts) -> Scores:
-    numbers = np.asarray(counts, np.float64)
-    return _ratio(numbers, numbers.sum((-1, -2), keepdims=True))
-
-
-def _entropy(p: Scores) -> Scores:
-    return np.asarray(-(p * _log_ratio(p, np.ones_like(p))).sum(-1))
-
-
-def _log_ratio(p: Scores, q: Scores) -> Scores:
-    """ln(p / q), 0 where p is 0; NaN goes through."""
-    some = (p > 0) & (q > 0)
-    return np.where(np.isnan(p), np.nan, np.log(np.where(some, p, 1.0) / np.where(some, q, 1.0)))
+    return _ratio(counts, counts.sum((-1, -2), keepdims=True))
 
 
 def _ratio(numerator: Counts, denominator: Counts, empty: float = np.nan) -> Scores:
@@ -154,9 +143,8 @@ class Localisation:
     counts: NDArray[np.int64]
     shares: pa.Table
     records: int
-    timesteps: int
     n_shifts: int
-    remarks: tuple[str, ...] = field(default=())
+    remarks: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """For `--json` and the report; shares are a table of their own."""
@@ -164,11 +152,20 @@ class Localisation:
             "scores": self.scores,
             "qrs_unions": self.unions,
             "records": self.records,
-            "timesteps": self.timesteps,
+            "timesteps": int(self.counts.sum()),
             "timesteps_by_part": dict(zip(PARTS, self.counts.sum(0).tolist(), strict=True)),
-            "purest": _purest(self.counts),
+            "purest": self._purest(),
             "n_shifts": self.n_shifts,
             "remarks": list(self.remarks),
+        }
+
+    def _purest(self) -> dict[str, dict[str, float | int] | None]:
+        """For each part the cluster with the largest share of its timesteps there."""
+        shares = np.nan_to_num(share_of_cluster(self.counts), nan=-1.0)
+        best = shares.argmax(0)
+        return {
+            name: {"cluster": int(k), "share": float(shares[k, part])} if self.counts[:, part].any() else None
+            for part, (name, k) in enumerate(zip(PARTS, best, strict=True))
         }
 
 
@@ -189,49 +186,29 @@ def localise(
     by_half = shifted_counts(lines, shifts, half, n_clusters)
     total = by_half.sum(1)
     weights = patient_weights(patients, n_bootstrap, seed) if len(used) else np.zeros((0, 0))
-    by_record = counts_by_record(lines, n_clusters)
+    by_record = counts_by_record(lines, n_clusters).astype(np.float64)
+    resampled = np.tensordot(weights, by_record[..., :MAIN_PARTS], axes=1)
     scores = {
-        name: against_shifts(score(total[..., :MAIN_PARTS]), _resampled(score, by_record[..., :MAIN_PARTS], weights))
-        for name, score in (
-            ("information", explained_entropy),
-            ("adjusted", adjusted_information),
-            ("purity", purity),
-        )
+        name: against_shifts(score(total[..., :MAIN_PARTS]), score(resampled))
+        for name, score in (("information", explained_entropy), ("adjusted", adjusted_information), ("purity", purity))
     }
     scores |= _boundary_scores(lines, shifts, weights)
     unions, scores["qrs_f1"] = _qrs(by_half, by_record, half, weights)
-    remarks = []
-    if len(used) and not (half == 1).any():
-        remarks.append("one patient alone: no other half to score a union of QRS clusters on")
-    return Localisation(
-        scores=scores,
-        unions=unions,
-        counts=total[0],
-        shares=_share_table(total),
-        records=len(used),
-        timesteps=int(total[0].sum()),
-        n_shifts=n_shifts,
-        remarks=tuple(remarks),
-    )
+    alone = len(used) > 0 and not half.any()
+    remarks = ("one patient alone: no other half to score a union of QRS clusters on",) if alone else ()
+    return Localisation(scores, unions, total[0], _share_table(total), len(used), n_shifts, remarks)
 
 
 def halves(patients: Sequence[str], seed: int) -> NDArray[np.int64]:
     """(N,) 0 or 1: half of the patients, drawn, and the others; of an odd number the first half has one more."""
-    _, owner = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
-    n_patients = int(owner.max()) + 1 if len(owner) else 0
-    second = np.zeros(n_patients, np.int64)
-    second[np.random.default_rng([seed, 6]).permutation(n_patients)[: n_patients // 2]] = 1
-    return np.asarray(second[owner])
-
-
-def _resampled(score: Any, by_record: NDArray[np.int64], weights: Weights) -> Scores:
-    """(B,) a score of (N, K, W) counts under every row of weights."""
-    return np.asarray(score(np.tensordot(weights, by_record.astype(np.float64), axes=1)))
+    names, owner = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
+    drawn = np.random.default_rng([seed, 6]).permutation(len(names))[: len(names) // 2]
+    return np.isin(owner, drawn).astype(np.int64)
 
 
 def _boundary_scores(lines: Timelines, shifts: NDArray[np.int64], weights: Weights) -> dict[str, AgainstShifts]:
     spans_s, everyone = (lines.stop - lines.start) / lines.rate, np.arange(len(lines))
-    found, there = (np.diff(points.offsets) for points in (lines.boundaries, lines.edges))
+    points = np.diff(lines.boundaries.offsets) + np.diff(lines.edges.offsets)
     tolerances = tuple(ms / 1000 for ms in TOLERANCES_MS)
 
     def matches(moved: NDArray[np.int64], groups: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -241,15 +218,15 @@ def _boundary_scores(lines: Timelines, shifts: NDArray[np.int64], weights: Weigh
     by_record = matches(shifts[:1], everyone)[0]
     return {
         f"boundary_f1_{ms}ms": against_shifts(
-            f1_of_pairs(pairs[:, i], found.sum(), there.sum()),
-            f1_of_pairs(weights @ by_record[:, i], weights @ found, weights @ there) if len(everyone) else None,
+            _ratio(2 * pairs[:, i], points.sum()),
+            _ratio(2 * (weights @ by_record[:, i]), weights @ points) if len(everyone) else None,
         )
         for i, ms in enumerate(TOLERANCES_MS)
     }
 
 
 def _qrs(
-    by_half: NDArray[np.int64], by_record: NDArray[np.int64], half: NDArray[np.int64], weights: Weights
+    by_half: NDArray[np.int64], by_record: Scores, half: NDArray[np.int64], weights: Weights
 ) -> tuple[tuple[QrsUnion, ...], AgainstShifts]:
     """The unions that either half chooses, and the F1 of the first half's on the second; each shift chooses anew."""
     if by_half.shape[1] < 2:
@@ -258,51 +235,34 @@ def _qrs(
     for chooser in (0, 1):
         chosen, other = by_half[0, chooser], by_half[0, 1 - chooser]
         union = best_union(chosen, QRS)
-        f1, precision, recall = (_known(score) for score in union_scores(other, union, QRS))
-        here = _known(union_scores(chosen, union, QRS)[0])
-        sizes = int((half == chooser).sum()), int((half != chooser).sum())
-        unions.append(QrsUnion(tuple(union.tolist()), *sizes, here, f1, precision, recall))
+        scores = union_scores(chosen, union, QRS)[0], *union_scores(other, union, QRS)
+        known = (float(score) if np.isfinite(score) else None for score in scores)
+        unions.append(
+            QrsUnion(tuple(union.tolist()), int((half == chooser).sum()), int((half != chooser).sum()), *known)
+        )
     values = [float(union_scores(second, best_union(first, QRS), QRS)[0]) for first, second in by_half]
-    scored = np.tensordot(weights * (half == 1), by_record.astype(np.float64), axes=1)
+    scored = np.tensordot(weights * (half == 1), by_record, axes=1)
     resampled = union_scores(scored, np.array(unions[0].clusters, np.int64), QRS)[0]
     return tuple(unions), against_shifts(np.array(values), resampled)
 
 
 def _share_table(counts: NDArray[np.int64]) -> pa.Table:
     """One row a cluster and part, from (1 + S, K, W) counts."""
-    of_part, of_cluster = share_of_part(counts), share_of_cluster(counts)
     n_clusters, n_parts = counts.shape[1:]
     cluster, part = np.divmod(np.arange(n_clusters * n_parts), n_parts)
+    shares = {"share_of_part": share_of_part(counts), "share_of_cluster": share_of_cluster(counts)}
     columns: dict[str, Any] = {
         "cluster": cluster.astype(np.int16),
         "part": [PARTS[i] for i in part],
         "timesteps": counts[0].ravel(),
-        "share_of_part": _nullable(of_part[0]),
-        "share_of_cluster": _nullable(of_cluster[0]),
+        **{name: _nullable(each[0]) for name, each in shares.items()},
     }
-    for name, shares in (("share_of_part", of_part[1:]), ("share_of_cluster", of_cluster[1:])):
-        known = np.isfinite(shares).all(0) if len(shares) else np.zeros(counts.shape[1:], bool)
-        safe = np.where(np.isfinite(shares), shares, 0.0) if len(shares) else np.zeros((1, *counts.shape[1:]))
-        columns[f"{name}_shifted_mean"] = _nullable(np.where(known, safe.mean(0), np.nan))
-        columns[f"{name}_shifted_p99"] = _nullable(np.where(known, np.quantile(safe, 0.99, axis=0), np.nan))
+    for name, each in shares.items():
+        shifted = each[1:] if len(each) > 1 else np.full_like(each, np.nan)
+        columns[f"{name}_shifted_mean"] = _nullable(shifted.mean(0))
+        columns[f"{name}_shifted_p99"] = _nullable(np.quantile(shifted, 0.99, axis=0))
     return pa.table(columns)
-
-
-def _purest(counts: NDArray[np.int64]) -> dict[str, dict[str, float | int] | None]:
-    """For each part the cluster with the largest share of its timesteps there."""
-    shares = share_of_cluster(counts)
-    found: dict[str, dict[str, float | int] | None] = {}
-    for part, name in enumerate(PARTS):
-        known = np.where(np.isfinite(shares[:, part]), shares[:, part], -1.0)
-        cluster = int(known.argmax()) if len(known) else -1
-        there = cluster >= 0 and counts[:, part].any()
-        found[name] = {"cluster": cluster, "share": float(known[cluster])} if there else None
-    return found
 
 
 def _nullable(values: Scores) -> pa.Array:
     return pa.array(values.ravel(), pa.float64(), from_pandas=True)
-
-
-def _known(score: Scores) -> float | None:
-    return float(score) if np.isfinite(score) else None

@@ -4,8 +4,7 @@ Clusters come in long runs and waves come in beats, so the usual nulls (independ
 significant. Here a record's clusters are moved round within its own span, each record by its own random amount, and
 everything is measured again: the runs, the beats and how often each cluster occurs stay as they are.
 
-Checkerboard artefacts: do clusters change where the signal changes, or where the network's grid has its lines?
-
+`checkerboard` asks so whether clusters change where the signal changes, or where the network's grid has its lines.
 Boundaries of segments are taken modulo the hop of each tapped layer and counted in bins. A layer that is wrongly
 upsampled puts them all at the same place of the hop. (Correct linear interpolation still bends at half-hops, so a
 little unevenness is expected.)
@@ -24,9 +23,49 @@ from numba import prange
 from numpy.typing import NDArray
 
 from ecgscale.clusters.packed import kernel
+from ecgscale.evaluate.bootstrap import interval
 from ecgscale.evaluate.localise.timelines import PARTS, Ragged, Timelines
 
 N_SHIFTS = 200
+
+MOST_BINS = 16
+UNEVEN_V, UNEVEN_P = 0.1, 0.01
+_SHIFTS_AT_ONCE = 20
+
+
+@dataclass(frozen=True)
+class AgainstShifts:
+    """A score, its 95 % interval over patients, and what circular shifts give: their mean, their 99th percentile, and
+    the share of them (this one included) that are as high; two-sided: as far from their mean. None where there is
+    nothing to score."""
+
+    value: float | None = None
+    interval: tuple[float, float] | None = None
+    shifted_mean: float | None = None
+    shifted_p99: float | None = None
+    p_value: float | None = None
+
+
+NOTHING = AgainstShifts()
+
+
+def against_shifts(
+    values: NDArray[np.floating], resampled: NDArray[np.float64] | None = None, *, two_sided: bool = False
+) -> AgainstShifts:
+    """The first of `values` (1 + S,) against the others; `resampled` (B,) is its bootstrap distribution.
+
+    Two-sided, the 99th percentile is that of the distance from the shifts' mean.
+    """
+    value, shifted = float(values[0]), values[1:][np.isfinite(values[1:])]
+    if not np.isfinite(value):
+        return NOTHING
+    pair = interval(lambda rows: rows[:, 0], resampled[:, None]) if resampled is not None and len(resampled) else None
+    if not len(shifted):
+        return AgainstShifts(value, pair)
+    middle = float(shifted.mean())
+    distance, distances = (abs(value - middle), np.abs(shifted - middle)) if two_sided else (value, shifted)
+    as_far = (1 + int((distances >= distance).sum())) / (1 + len(shifted))
+    return AgainstShifts(value, pair, middle, float(np.quantile(distances, 0.99)), as_far)
 
 
 def draw_shifts(spans: NDArray[np.int64], n_shifts: int, seed: int) -> NDArray[np.int64]:
@@ -121,11 +160,6 @@ def _match(boundaries, boundary_at, edges, edge_at, spans, shifts, groups, toler
                         j += 1
 
 
-MOST_BINS = 16
-UNEVEN_V, UNEVEN_P = 0.1, 0.01
-_SHIFTS_AT_ONCE = 20
-
-
 @dataclass(frozen=True)
 class HopTest:
     """One tapped layer: its hop in timesteps, how many boundaries there are, and how evenly they lie in the hop.
@@ -137,13 +171,13 @@ class HopTest:
     hop: float
     bins: int
     boundaries: int
-    chi_square: float | None
-    cramers_v: float | None
-    shifted_p99: float | None
-    p_value: float | None
-    fullest_bin: float | None
+    chi_square: float | None = None
+    cramers_v: float | None = None
+    shifted_p99: float | None = None
+    p_value: float | None = None
+    fullest_bin: float | None = None
     """Boundaries in the fullest bin over those in a bin on average."""
-    uneven: bool | None
+    uneven: bool | None = None
 
 
 def checkerboard(
@@ -162,9 +196,9 @@ def checkerboard(
         hop = n_steps / length
         bins = min(int(hop), MOST_BINS)
         if bins < 2:
-            tests.append(HopTest(layer, hop, bins, len(at), None, None, None, None, None, None))
+            tests.append(HopTest(layer, hop, bins, len(at)))
             continue
-        counts = _histograms(record, at, start, span, shifts, hop, bins)
+        counts = _histograms(at, start[record], span[record], shifts[:, record], hop, bins)
         tests.append(_tested(layer, hop, counts))
         histograms.append(
             pa.table({"layer": [layer] * bins, "hop": [hop] * bins, "bin": np.arange(bins), "boundaries": counts[0]})
@@ -174,7 +208,6 @@ def checkerboard(
 
 
 def _histograms(
-    record: NDArray[np.int64],
     at: NDArray[np.int64],
     start: NDArray[np.int64],
     span: NDArray[np.int64],
@@ -182,11 +215,14 @@ def _histograms(
     hop: float,
     bins: int,
 ) -> NDArray[np.int64]:
-    """(S, bins): boundaries in each bin of the hop under every row of shifts, a few rows in memory at a time."""
+    """(S, bins): boundaries in each bin of the hop under every row of shifts (S, n), a few rows at a time.
+
+    at, start, span (n,): of each boundary its timestep within its record's span, and that span's start and length.
+    """
     counts = []
     for first in range(0, len(shifts), _SHIFTS_AT_ONCE):
-        rows = shifts[first : first + _SHIFTS_AT_ONCE, record]
-        steps = start[record] + (at + rows) % np.maximum(span[record], 1)
+        rows = shifts[first : first + _SHIFTS_AT_ONCE]
+        steps = start + (at + rows) % np.maximum(span, 1)
         place = np.minimum((np.mod(steps, hop) / hop * bins).astype(np.int64), bins - 1)
         numbered = place + bins * np.arange(len(rows))[:, None]
         counts.append(np.bincount(numbered.ravel(), minlength=bins * len(rows)).reshape(len(rows), bins))
@@ -196,20 +232,15 @@ def _histograms(
 def _tested(layer: str, hop: float, counts: NDArray[np.int64]) -> HopTest:
     bins, n = counts.shape[1], int(counts[0].sum())
     if n < 5 * bins:  # the usual rule for χ²: five expected in a bin
-        return HopTest(layer, hop, bins, n, None, None, None, None, None, None)
-    expected = n / bins
-    chi = ((counts - expected) ** 2).sum(axis=1) / expected
-    v = float(np.sqrt(chi[0] / (n * (bins - 1))))
-    p = (1 + int((chi[1:] >= chi[0]).sum())) / len(chi)
+        return HopTest(layer, hop, bins, n)
+    chi = ((counts - n / bins) ** 2).sum(axis=1) / (n / bins)
+    v, p = float(np.sqrt(chi[0] / (n * (bins - 1)))), (1 + int((chi[1:] >= chi[0]).sum())) / len(chi)
     return HopTest(
-        layer=layer,
-        hop=hop,
-        bins=bins,
-        boundaries=n,
+        *(layer, hop, bins, n),
         chi_square=float(chi[0]),
         cramers_v=v,
         shifted_p99=float(np.quantile(chi[1:], 0.99)),
         p_value=p,
-        fullest_bin=float(counts[0].max() / expected),
+        fullest_bin=float(counts[0].max() / (n / bins)),
         uneven=bool(v > UNEVEN_V and p <= UNEVEN_P),
     )

@@ -81,9 +81,8 @@ class Ragged:
     def take(self, rows: NDArray[np.int64]) -> Ragged:
         """The values of some records."""
         lengths = np.diff(self.offsets)[rows]
-        return Ragged(
-            self.values[runs(self.offsets[rows], lengths)], np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        )
+        values = self.values[runs(self.offsets[rows], lengths)]
+        return Ragged.of(np.repeat(np.arange(len(rows)), lengths), values, len(rows))
 
 
 def runs(first: NDArray[np.integer], lengths: NDArray[np.integer]) -> NDArray[np.int64]:
@@ -94,9 +93,9 @@ def runs(first: NDArray[np.integer], lengths: NDArray[np.integer]) -> NDArray[np
 
 def cluster_labels(segments: pa.ListArray | pa.ChunkedArray, n_steps: int) -> NDArray[np.int16]:
     """(N, n_steps) int16 from a column of segments; −1 where none is, as for a quarantined record."""
-    record = _plain(pc.list_parent_indices(segments))
+    record = np.asarray(pc.list_parent_indices(segments))
     each = pc.list_flatten(segments)
-    start, stop, cluster = (_plain(pc.struct_field(each, name)) for name in ("start", "stop", "cluster"))
+    start, stop, cluster = (np.asarray(pc.struct_field(each, name)) for name in ("start", "stop", "cluster"))
     labels = np.full(len(segments) * n_steps, -1, np.int16)
     labels[runs(record.astype(np.int64) * n_steps + start, stop - start)] = np.repeat(cluster, stop - start)
     return labels.reshape(len(segments), n_steps)
@@ -105,13 +104,15 @@ def cluster_labels(segments: pa.ListArray | pa.ChunkedArray, n_steps: int) -> ND
 def explained_timelines(explanations: pa.Table, waves: Waves) -> Timelines:
     """Clusters and waves of N explained records.
 
-    `explanations` has the columns segments, sampling_rate, length, start_s and source_sampling_rate; all records are of
-    one encoder. `waves` are those of the same records.
+    `explanations` has the columns segments, sampling_rate, length, start_s and source_sampling_rate, and a row at
+    least; all records are of one encoder. `waves` are those of the same records.
     """
-    n_steps = int(explanations.column("length")[0].as_py()) if explanations.num_rows else 0
-    rate = float(explanations.column("sampling_rate")[0].as_py()) if explanations.num_rows else 1.0
-    start_s, source_rate = (_plain(explanations.column(name)) for name in ("start_s", "source_sampling_rate"))
-    return timelines(cluster_labels(explanations.column("segments"), n_steps), waves, rate, start_s, source_rate)
+    length, rate, start_s, source_rate = (
+        np.asarray(explanations.column(name)) for name in ("length", "sampling_rate", "start_s", "source_sampling_rate")
+    )
+    return timelines(
+        cluster_labels(explanations.column("segments"), int(length[0])), waves, float(rate[0]), start_s, source_rate
+    )
 
 
 def timelines(
@@ -125,23 +126,26 @@ def timelines(
 
     start_s (N,): recording time of timestep 0 in seconds; source_rate (N,): Hz of the samples that waves are given in.
     """
-    n, n_steps = labels.shape
-    record = waves.record
     onset, offset = on_axis(waves, source_rate, start_s, rate)
     first, past = whole_steps(onset, offset)
     start, stop = _span(waves, first, past, labels)
-    parts = _painted(waves, first, past, start, stop, n_steps)
-    change = np.zeros((n, n_steps), bool)
-    change[:, 1:] = labels[:, 1:] != labels[:, :-1]
+    parts = _painted(waves, first, past, start, stop, labels.shape[1])
     # The timestep behind a change is where the new cluster begins: the boundary lies at its time, as in `segments`.
-    at_record, at_step = np.nonzero(change & _inside(start + 1, stop, n_steps))
-    boundaries = Ragged.of(at_record, (at_step - start[at_record]) / rate, n)
-    both, at = np.concatenate([record, record]), np.concatenate([onset, offset])
-    within = (at > start[both]) & (at < stop[both] - 1)
-    both, at = both[within], at[within]
+    record, step = np.nonzero(labels[:, 1:] != labels[:, :-1])
+    boundaries = _within(record, step + 1, start, stop, rate)
+    both, at = np.tile(waves.record, 2), np.concatenate([onset, offset])
     order = np.lexsort((at, both))
-    edges = Ragged.of(both[order], (at[order] - start[both[order]]) / rate, n)
+    edges = _within(both[order], at[order], start, stop - 1, rate)
     return Timelines(labels, parts, start, stop, boundaries, edges, rate)
+
+
+def _within(
+    record: NDArray[np.int64], at: NDArray, start: NDArray[np.int64], stop: NDArray[np.int64], rate: float
+) -> Ragged:
+    """The timesteps, in order, that lie strictly within their record's start … stop, in seconds from its start."""
+    inside = (at > start[record]) & (at < stop[record])
+    record, at = record[inside], at[inside]
+    return Ragged.of(record, (at - start[record]) / rate, len(start))
 
 
 def _span(
@@ -183,12 +187,3 @@ def _painted(
     parts = np.full(len(waves) * n_steps, UNKNOWN, np.int8)
     parts[runs(owner * n_steps + begin, length)] = np.repeat(kind, length)
     return parts.reshape(len(waves), n_steps)
-
-
-def _inside(start: NDArray[np.int64], stop: NDArray[np.int64], n_steps: int) -> NDArray[np.bool_]:
-    steps = np.arange(n_steps)
-    return (steps >= start[:, None]) & (steps < stop[:, None])
-
-
-def _plain(column: pa.Array | pa.ChunkedArray) -> NDArray:
-    return column.to_numpy() if isinstance(column, pa.ChunkedArray) else column.to_numpy(zero_copy_only=False)

@@ -14,7 +14,7 @@ from ecgscale.archive.reader import Archive
 from ecgscale.encoders.seen import seen_by
 from ecgscale.encoders.spec import EncoderSpec, load_spec
 from ecgscale.errors import UsageError
-from ecgscale.evaluate.localise.heartbeat import FoundBeats, find_beats
+from ecgscale.evaluate.localise.heartbeat import Heartbeat, find_beats
 from ecgscale.evaluate.published import draw_records, target_of
 from ecgscale.evaluate.seen import patients_of
 from ecgscale.evaluate.surrogate.check import open_records
@@ -46,7 +46,7 @@ class Origin:
     seen: NDArray[np.bool_] | None
     questions: Questions | None = None
     include_padding: bool = False
-    beats: FoundBeats | str = "localisation needs a published ROOT"
+    beats: Heartbeat | str = "localisation needs a published ROOT"
 
 
 def from_root(

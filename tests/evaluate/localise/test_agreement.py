@@ -12,7 +12,6 @@ from ecgscale.evaluate.localise.localisation import (
     adjusted_information,
     best_union,
     explained_entropy,
-    f1_of_pairs,
     mutual_information,
     purity,
     share_of_cluster,
@@ -72,8 +71,3 @@ def test_a_part_that_does_not_occur_has_no_union() -> None:
     union = best_union(counts, 1)
     assert not len(union)
     assert np.isnan(union_scores(counts, union, 1)[0])
-
-
-def test_f1_of_pairs() -> None:
-    assert f1_of_pairs(np.array([3, 0]), 4, 6).tolist() == [0.6, 0.0]
-    assert np.isnan(f1_of_pairs(np.array(0), 0, 0))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ecgscale.evaluate.localise.average_beat import PHASES, BeatSums
+from ecgscale.evaluate.localise.physiology import PHASES, BeatSums
 
 RATE, LABEL_RATE, START_S = 500.0, 400.0, -0.25
 

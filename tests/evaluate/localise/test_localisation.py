@@ -10,6 +10,7 @@ import pytest
 
 from ecgscale.archive.waves import QRS, merge_leads
 from ecgscale.evaluate.localise.localisation import Localisation, halves, localise
+from ecgscale.evaluate.localise.shifts import shifted_matches
 from ecgscale.evaluate.localise.timelines import PARTS, Timelines, timelines
 from tests.evaluate.heart_root import RATE, SOURCE_RATE, START_S, HeartRoot, K, publish_heart
 
@@ -96,3 +97,13 @@ def test_records_without_waves_take_no_part(heart: HeartRoot, tmp_path: Path) ->
     lines.stop[3:] = lines.start[3:]
     result = run(lines)
     assert result.records == 3
+
+
+def test_the_f1_of_boundaries_counts_pairs_among_both(heart: HeartRoot) -> None:
+    lines = lines_of(heart)
+    spans, everyone = (lines.stop - lines.start) / lines.rate, np.zeros(len(lines), int)
+    pairs = shifted_matches(lines.boundaries, lines.edges, spans, np.zeros((1, len(lines))), everyone, (0.02,))
+    expected = 2 * pairs.item() / (len(lines.boundaries.values) + len(lines.edges.values))
+    assert run(lines).scores["boundary_f1_20ms"].value == pytest.approx(expected)
+    lines.stop[:] = lines.start
+    assert run(lines).scores["boundary_f1_20ms"].value is None

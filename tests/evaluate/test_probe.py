@@ -9,8 +9,14 @@ import pytest
 from scipy.stats import spearmanr
 
 from ecgscale.encoders.spec import OutputSpec
-from ecgscale.evaluate.probe.masking import NOTHING, against_shifts, masked_clusters, mean_over, rank_correlation
-from ecgscale.evaluate.probe.probe import _shifted_correlations, summarise_probes
+from ecgscale.evaluate.localise.shifts import NOTHING, against_shifts
+from ecgscale.evaluate.probe import (
+    _shifted_correlations,
+    masked_clusters,
+    mean_over,
+    rank_correlation,
+    summarise_probes,
+)
 from ecgscale.passes.probe.schema import EMPTY
 
 OUTPUT = OutputSpec(kind="multilabel", scale="logit", names=("a", "b"))
