@@ -93,7 +93,7 @@ def shifted_counts(
 def counts_by_record(lines: Timelines, n_clusters: int) -> NDArray[np.int64]:
     """(N, K, W): timesteps of each cluster in each part of PARTS, as they are."""
     unshifted = np.zeros((1, len(lines)), np.int64)
-    return shifted_counts(lines, unshifted, np.arange(len(lines)), n_clusters)[0]
+    return shifted_counts(lines, unshifted, np.arange(len(lines)), n_clusters)[0, : len(lines)]
 
 
 def shifted_matches(
