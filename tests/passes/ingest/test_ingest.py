@@ -239,10 +239,11 @@ def test_a_part_that_is_broken_leaves_nothing(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(ArchiveError, match=r"exams_part10\.hdf5 is not a whole HDF5 file"):
         ingest_archive(broken, pool=pool_on(processes(2)), overwrite=True)
     # So does one of which a worker finds it, when others have staged theirs.
-    monkeypatch.setattr(Code15Source, "_parts", {name: 3 for name in names(source) if name.endswith(".hdf5")})
     progress = Watching()
-    with pytest.raises(ArchiveError, match=r"exams_part10\.hdf5 is not a whole HDF5 file"):
-        ingest_archive(broken, progress, pool_on(processes(1)), overwrite=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(Code15Source, "_parts", {name: 3 for name in names(source) if name.endswith(".hdf5")})
+        with pytest.raises(ArchiveError, match=r"exams_part10\.hdf5 is not a whole HDF5 file"):
+            ingest_archive(broken, progress, pool_on(processes(1)), overwrite=True)
     assert progress.said == [
         f"no archive was written to {tmp_path / 'a'}. The archive that was there before is untouched."
     ]
