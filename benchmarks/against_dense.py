@@ -14,14 +14,14 @@ import torch
 from numpy.typing import NDArray
 
 from ecgscale.archive.reader import Archive
-from ecgscale.archive.validate import check_batch
+from ecgscale.archive.validate import OK, check_batch
 from ecgscale.clusters.accumulate import accumulate
 from ecgscale.clusters.features import BlockLayout, dense_assign, dense_features
 from ecgscale.clusters.model import ClusterModel
 from ecgscale.clusters.packed import Packed, pack
 from ecgscale.clusters.soft import soft_assign
 from ecgscale.clusters.tensors import tensor_assign, tensor_sums
-from ecgscale.encoders.preprocess import OK, prepare
+from ecgscale.encoders.preprocess import prepare
 from ecgscale.encoders.taps import Encoder
 
 TIE = 1e-5

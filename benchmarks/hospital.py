@@ -18,9 +18,10 @@ import pyarrow.parquet as pq
 
 from benchmarks.inputs import Network
 from ecgscale.archive.reader import Archive
-from ecgscale.archive.shard import ShardInMemory, put_whole
+from ecgscale.archive.shard import ShardInMemory
 from ecgscale.archive.synthetic.simulation import simulate_records
 from ecgscale.errors import ShardError
+from ecgscale.io.objects import put_whole
 
 SEED = 11
 UNUSABLE_RATE = 0.0

@@ -17,9 +17,9 @@ from safetensors.torch import load_file, save_file
 
 from ecgscale.archive.reader import Archive
 from ecgscale.archive.synthetic.simulation import simulate
-from ecgscale.archive.validate import check_batch
+from ecgscale.archive.validate import OK, check_batch
 from ecgscale.clusters.kmeans import FitSettings
-from ecgscale.encoders.preprocess import OK, prepare
+from ecgscale.encoders.preprocess import prepare
 from ecgscale.encoders.resnet1d import ResNet1d
 from ecgscale.encoders.spec import EncoderSpec, InputSpec, load_spec, write_spec
 from ecgscale.leads import CANONICAL_LEADS

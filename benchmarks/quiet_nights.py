@@ -25,8 +25,8 @@ from benchmarks.inputs import Network, fit_model, write_archive, write_encoder
 from benchmarks.timing import rounded, seconds
 from ecgscale.archive.reader import Archive
 from ecgscale.config import load_config
+from ecgscale.io.objects import open_objects
 from ecgscale.io.places import is_remote, place, upload
-from ecgscale.io.s3 import open_objects
 from ecgscale.io.settings import s3
 from ecgscale.nightly.gates.gatekeeper import Gatekeeper
 from ecgscale.nightly.night import run_night

@@ -21,8 +21,8 @@ from ecgscale.archive.batch import BATCH_COLUMNS, RawBatch, raw_batch
 from ecgscale.archive.schema import CORE_COLUMNS, NOT_CARRIED, SCHEMA_VERSION, check_extra_names
 from ecgscale.archive.shard import Shard, ShardFooter, list_shards, open_parquet, read_footer, record_tables
 from ecgscale.errors import ArchiveError, ShardError, did_you_mean
+from ecgscale.io.objects import open_objects
 from ecgscale.io.places import Place, is_remote, place
-from ecgscale.io.s3 import open_objects
 
 BATCH_RECORDS = 32
 

@@ -22,11 +22,9 @@ from ecgscale.archive.schema import is_list
 if TYPE_CHECKING:
     from hashlib import _Hash
 import hashlib
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
-from uuid import uuid4
 
 import pyarrow.parquet as pq
 
@@ -39,9 +37,8 @@ from ecgscale.archive.schema import (
     VERSION_KEY,
 )
 from ecgscale.errors import ShardError
-from ecgscale.io.objects import StoreError
+from ecgscale.io.objects import StoreError, open_objects
 from ecgscale.io.places import Place, fetch, is_remote
-from ecgscale.io.s3 import open_objects
 from ecgscale.io.settings import is_of_the_store, s3, storage_errors
 
 
@@ -154,27 +151,6 @@ def _word_columns(path: str, kind: pa.DataType) -> list[str]:
     if pa.types.is_struct(kind):
         return [leaf for child in kind for leaf in _word_columns(f"{path}.{child.name}", child.type)]
     return [path] if pa.types.is_string(kind) else []
-
-
-def put_whole(path: Place, data: bytes | pa.Buffer) -> None:
-    """Write a file so that it is there in one piece or not at all, and survives a crash of the machine."""
-    if is_remote(path):
-        open_objects(path.parent).put(path.name, bytes(data))
-        return
-    temporary = path.with_name(f"_tmp-{uuid4().hex[:12]}-{path.name}")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 _READ_BUFFER = 2**20

@@ -24,13 +24,12 @@ from numpy.typing import NDArray
 from ecgscale.archive.batch import RawBatch
 from ecgscale.archive.reader import Archive
 from ecgscale.archive.shard import Shard
-from ecgscale.archive.validate import check_batch
+from ecgscale.archive.validate import OK, check_batch
 from ecgscale.errors import EcgscaleError
 
 TRAITS = ("trait_amplitude", "trait_polarity", "trait_hum", "trait_frequency")
 """Columns, float32, in the order of the table above."""
 
-OK = "ok"
 _LEADS = ("I", "II", "V2", "V5")
 _MAINS_HZ = (50.0, 60.0)
 _BAND_HZ = (2.0, 40.0)

@@ -13,8 +13,11 @@ from numpy.typing import NDArray
 
 from ecgscale.archive.batch import RawBatch
 
+OK = "ok"
+"""The status of a record that can be used."""
+
 RECORD_STATUS: tuple[str, ...] = (
-    "ok",
+    OK,
     "missing_record_id",
     "duplicate_record_id",
     "empty_signal",
@@ -33,7 +36,7 @@ RECORD_STATUS: tuple[str, ...] = (
 another shard has the record; the three before it are the encoder's to find."""
 
 STATUS_MEANING: dict[str, str] = {
-    "ok": "usable",
+    OK: "usable",
     "missing_record_id": "no record_id",
     "duplicate_record_id": "a record_id that an earlier row has",
     "empty_signal": "no samples",

@@ -26,10 +26,10 @@ import numpy as np
 import pyarrow as pa
 
 from ecgscale.archive.schema import SCHEMA_VERSION, SignalType, archive_schema
-from ecgscale.archive.shard import ROW_GROUP_RECORDS, ShardInMemory, is_shard_name, put_whole
+from ecgscale.archive.shard import ROW_GROUP_RECORDS, ShardInMemory, is_shard_name
 from ecgscale.errors import ArchiveError
+from ecgscale.io.objects import open_objects, put_whole
 from ecgscale.io.places import Place, is_remote, place
-from ecgscale.io.s3 import open_objects
 from ecgscale.progress import SILENT, Progress
 
 SHARD_BYTES = 128 * 2**20

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ecgscale.io.objects import open_objects
 from ecgscale.io.places import Place
-from ecgscale.io.s3 import open_objects
 
 INTERVAL_S = 30.0
 

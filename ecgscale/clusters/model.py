@@ -20,9 +20,8 @@ from safetensors.numpy import load, save_file
 
 from ecgscale.clusters.features import BlockLayout
 from ecgscale.errors import ModelError
-from ecgscale.io.objects import place_whole
-from ecgscale.io.places import Place, is_remote, place
-from ecgscale.io.s3 import open_objects
+from ecgscale.io.objects import open_objects
+from ecgscale.io.places import Place, is_remote, place, place_whole
 
 MIN_TAU = 1e-6
 

@@ -33,11 +33,11 @@ from collections import Counter
 
 import pyarrow as pa
 
-from ecgscale.archive import Archive, check_batch
+from ecgscale.archive import Archive
+from ecgscale.archive.validate import OK, check_batch
 from ecgscale.errors import UsageError
 from ecgscale.progress import SILENT, Progress
 
-OK = "ok"
 CROPPED = "cropped"
 
 

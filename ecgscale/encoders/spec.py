@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import tomllib
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ecgscale.errors import EncoderError, did_you_mean
+from ecgscale.io.objects import put_whole
 from ecgscale.io.places import local_copy
 from ecgscale.leads import canonical_lead
 
@@ -179,9 +179,7 @@ def encoder_files(directory: str | Path) -> list[Path]:
 def write_spec(directory: str | Path, spec: EncoderSpec) -> None:
     """Write `directory`/encoder.toml in one piece; the directory is an encoder from that moment on."""
     text = to_toml(spec.model_dump(mode="json", exclude_none=True))
-    temporary = Path(directory) / f".{SPEC_FILE}.{os.getpid()}"
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, Path(directory) / SPEC_FILE)
+    put_whole(Path(directory) / SPEC_FILE, text.encode())
 
 
 def to_toml(content: dict[str, Any]) -> str:

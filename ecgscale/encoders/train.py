@@ -6,7 +6,6 @@ Putting a trained network on disk: weights, the list of what it has seen, and la
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -32,6 +31,7 @@ from ecgscale.encoders.splits import TEST, TRAIN, UNUSED, VALIDATION, Folds, spl
 from ecgscale.encoders.taps import Encoder, fix_arithmetic, resolve_device
 from ecgscale.encoders.targets import Target, encode, read_labels, score, told
 from ecgscale.errors import EncoderError, UsageError
+from ecgscale.io.objects import put_whole
 from ecgscale.io.places import is_remote, place, upload
 from ecgscale.leads import CANONICAL_LEADS, canonical_lead
 from ecgscale.progress import SILENT, Progress
@@ -149,25 +149,16 @@ def move_encoder(folder: Path, out: str | Path) -> None:
         return
     (Path(out) / SPEC_FILE).unlink(missing_ok=True)
     for file in sorted(encoder_files(folder), key=lambda file: file.name == SPEC_FILE):
-        _put(Path(out) / file.name, file.read_bytes())
+        put_whole(Path(out) / file.name, file.read_bytes())
 
 
 def write_encoder(out: Path, spec: EncoderSpec, module: nn.Module, seen: SeenRecords) -> None:
     """Write the directory; it has no encoder.toml, and so is no encoder, until everything else is in place."""
     (out / SPEC_FILE).unlink(missing_ok=True)
     state = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
-    _put(out / WEIGHTS_FILE, save(state))
-    _put(out / SEEN_FILE, seen.text().encode())
+    put_whole(out / WEIGHTS_FILE, save(state))
+    put_whole(out / SEEN_FILE, seen.text().encode())
     write_spec(out, spec)
-
-
-def _put(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 CHANNELS = (64, 128, 196, 256, 320)

@@ -24,8 +24,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ecgscale.errors import EcgscaleError, UsageError
+from ecgscale.io.objects import put_whole
 from ecgscale.io.places import is_remote, place
-from ecgscale.io.s3 import open_objects
 from ecgscale.store.provenance import utc_now, versions
 
 EVALUATIONS = "evaluations"
@@ -165,22 +165,11 @@ def _read(path: Path) -> Evaluation:
 
 
 def _put(final: Path, write: Callable[[Path], object]) -> Path:
-    """Let `write` fill a file beside `final` and rename it into place."""
-    if is_remote(final):
-        with tempfile.TemporaryDirectory() as folder:
-            local = Path(folder) / final.name
-            write(local)
-            open_objects(final.parent).put(final.name, local.read_bytes())
-        return final
-    handle, name = tempfile.mkstemp(prefix=f".{final.name}.", dir=final.parent)
-    os.close(handle)
-    scratch = Path(name)
-    try:
-        write(scratch)
-        scratch.chmod(0o644)
-        os.replace(scratch, final)
-    finally:
-        scratch.unlink(missing_ok=True)
+    """Let `write` fill a file, and put it in its place whole."""
+    with tempfile.TemporaryDirectory() as folder:
+        local = Path(folder) / final.name
+        write(local)
+        put_whole(final, local.read_bytes())
     return final
 
 

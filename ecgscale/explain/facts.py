@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ecgscale.archive.validate import OK
 from ecgscale.clusters.model import ClusterModel
 from ecgscale.clusters.soft import Assignment, assign
-from ecgscale.encoders.preprocess import OK, Prepared
+from ecgscale.encoders.preprocess import Prepared
 from ecgscale.encoders.taps import Activations, Encoder, Precision
 from ecgscale.errors import ModelError
 from ecgscale.progress import Stopwatch

@@ -12,10 +12,10 @@ import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
 from ecgscale.archive.batch import RawBatch
-from ecgscale.archive.validate import check_batch, describe
+from ecgscale.archive.validate import OK, check_batch, describe
 from ecgscale.clusters.model import ClusterModel
 from ecgscale.clusters.soft import Assignment
-from ecgscale.encoders.preprocess import OK, prepare
+from ecgscale.encoders.preprocess import prepare
 from ecgscale.encoders.taps import Encoder
 from ecgscale.errors import UsageError
 from ecgscale.explain.facts import Facts, explain_batch, fitted_with_padding, load_encoder

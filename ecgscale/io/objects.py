@@ -1,33 +1,32 @@
 """Whole objects under keys, and put-if-absent: the only two promises that committing and publishing stand on.
 
 An object is written in one piece or not at all, and `put_if_absent` has exactly one winner however many processes
-try. Nothing is renamed over, nothing is appended to, and no listing is taken as the truth. `ObjectStore` is the seam
-for other stores; `LocalObjects` keeps the promises on a disk: a temporary file beside the target, fsync, a hard link.
+try. Nothing is renamed over, nothing is appended to, no writer is left open that an exception could turn into a
+published fragment, and no listing is taken as the truth. `LocalObjects` keeps the promises on a disk (a temporary file
+beside the target, fsync, a hard link), `S3Objects` in a store that speaks S3 (one request, `If-None-Match: *`).
 
-Directories that are there whole or not at all: filled beside their place, then renamed into it.
-
-In an object store, where nothing is renamed, the file named last makes a directory of what was put before it.
+A store that lacks conditional puts is declared as such (`[storage] conditional_put = false`); then the last writer of
+a key wins, which does no harm to commits, as all commits of one source name equal facts; publishing needs the lock.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import shutil
-import tempfile
+import random
+import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 
-from ecgscale.io.places import Place, is_remote, upload
-from ecgscale.io.settings import StoreError, storage_errors
+from ecgscale.io.places import REMOTE, TEMPORARY_PREFIX, Place, is_remote
+from ecgscale.io.settings import StoreError, get_object, put_object, refusal_code, s3, storage_errors, storage_settings
 
-__all__ = ["LocalObjects", "ObjectStat", "ObjectStore", "StoreError"]
+__all__ = ["LocalObjects", "ObjectStat", "ObjectStore", "S3Objects", "StoreError", "open_objects", "put_whole"]
 
-TEMPORARY_PREFIX = "_tmp-"
 _MADE_AGAIN = 8
 
 
@@ -237,28 +236,125 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def place_whole(final: Place, fill: Callable[[Path], object], last: str) -> Place:
-    """Let `fill` write into a new directory and move it to `final`; one that is there already is left alone.
+CONFLICTS = 8
 
-    `last` is the file without which the directory does not count. Whoever comes second, in this or another process,
-    changes nothing.
-    """
-    if (final / last).exists():
-        return final
-    if is_remote(final):
-        with tempfile.TemporaryDirectory() as scratch:
-            fill(Path(scratch))
-            upload(Path(scratch), final, last)
-        return final
-    final.parent.mkdir(parents=True, exist_ok=True)
-    scratch_path = Path(tempfile.mkdtemp(prefix="_tmp-", dir=final.parent))
-    try:
-        fill(scratch_path)
-        scratch_path.chmod(0o755)
-        os.rename(scratch_path, final)
-    except OSError:
-        if not final.exists():
-            raise
-    finally:
-        shutil.rmtree(scratch_path, ignore_errors=True)
-    return final
+
+class S3Objects:
+    """Objects below s3://BUCKET/PREFIX."""
+
+    def __init__(self, url: str) -> None:
+        self._base = url.removeprefix(REMOTE).rstrip("/")
+
+    @property
+    def where(self) -> str:
+        return REMOTE + self._base
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        if not storage_settings().conditional_put:
+            if self.stat(key) is not None:
+                return False
+            self.put(key, data)
+            return True
+        with storage_errors(f"cannot write {self.location(key)}"):
+            for attempt in range(CONFLICTS):
+                try:
+                    put_object(self._path(key), data, mode="create")
+                    return True
+                except (OSError, FileExistsError) as error:
+                    code = refusal_code(error)
+                    if code == "ConditionalRequestConflict" and attempt + 1 < CONFLICTS:
+                        # Two at once: neither is told who won until one of them is through.
+                        time.sleep(random.uniform(0, 0.1 * 2**attempt))
+                        continue
+                    if code == "PreconditionFailed" or isinstance(error, FileExistsError):
+                        break
+                    raise
+        # A request whose answer was lost is sent again, and finds its own object there.
+        return self.read(key) == data
+
+    def put(self, key: str, data: bytes) -> None:
+        with storage_errors(f"cannot write {self.location(key)}"):
+            put_object(self._path(key), data)
+
+    def read(self, key: str) -> bytes | None:
+        with storage_errors(f"cannot read {self.location(key)}"):
+            try:
+                return get_object(self._path(key))
+            except FileNotFoundError as error:
+                _require_bucket(error)
+                return None
+
+    def stat(self, key: str) -> ObjectStat | None:
+        with storage_errors(f"cannot read {self.location(key)}"):
+            bucket, _, path = self._path(key).partition("/")
+            try:
+                facts = s3().call_s3("head_object", Bucket=bucket, Key=path)
+            except FileNotFoundError as error:
+                _require_bucket(error)
+                return None
+            except OSError:
+                # The answer to HEAD has no body that could say why; that to GET has one.
+                s3().call_s3("get_object", Bucket=bucket, Key=path, Range="bytes=0-0")
+                raise
+        return _stat_of_facts({**facts, "size": facts["ContentLength"]})
+
+    def list_prefix(self, prefix: str) -> Iterator[str]:
+        yield from self.list_stats(prefix)
+
+    def list_stats(self, prefix: str) -> dict[str, ObjectStat]:
+        with storage_errors(f"cannot list {self.location(prefix)}"):
+            found = s3().find(self._path(prefix), detail=True)
+        return {
+            name.removeprefix(self._base + "/"): _stat_of_facts(facts)
+            for name, facts in sorted(found.items())
+            if facts["type"] == "file"
+        }
+
+    def list_leftovers(self) -> dict[str, ObjectStat]:
+        return {}
+
+    def copy(self, key: str, to: str) -> None:
+        with storage_errors(f"cannot copy {self.location(key)} to {self.location(to)}"):
+            s3().cp_file(self._path(key), self._path(to))
+
+    def delete(self, key: str) -> None:
+        with storage_errors(f"cannot remove {self.location(key)}"):
+            try:
+                s3().rm_file(self._path(key))
+            except FileNotFoundError as error:
+                _require_bucket(error)
+
+    def clock(self) -> datetime:
+        key = f"_clock/{uuid.uuid4().hex}"
+        self.put(key, b"")
+        found = self.stat(key)
+        self.delete(key)
+        assert found is not None
+        return found.modified
+
+    def location(self, key: str) -> str:
+        return f"{REMOTE}{self._base}/{key}"
+
+    def _path(self, key: str) -> str:
+        return f"{self._base}/{key}"
+
+
+def _require_bucket(error: FileNotFoundError) -> None:
+    """An object that is absent is an answer; a bucket that is absent is a mistake."""
+    if refusal_code(error) == "NoSuchBucket":
+        raise error
+
+
+def _stat_of_facts(facts: dict[str, Any]) -> ObjectStat:
+    version = str(facts["ETag"]).strip('"')
+    return ObjectStat(int(facts["size"]), f"etag={version}", facts["LastModified"].astimezone(UTC))
+
+
+def open_objects(where: str | Path) -> ObjectStore:
+    """The objects below a place: a folder, or s3://BUCKET/PREFIX."""
+    return S3Objects(str(where)) if is_remote(where) else LocalObjects(where)
+
+
+def put_whole(path: Place, data: bytes) -> None:
+    """Create or replace a file: it is there in one piece or not at all, and survives a crash of the machine."""
+    open_objects(path.parent).put(path.name, data)

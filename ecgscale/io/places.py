@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -24,6 +25,8 @@ Place: TypeAlias = Path
 """A `pathlib.Path`, or a `UPath`, which has its methods (but is none)."""
 
 REMOTE = "s3://"
+TEMPORARY_PREFIX = "_tmp-"
+"""What names of unfinished files and folders begin with: garbage that nothing reads."""
 
 
 def place(where: str | Path) -> Place:
@@ -84,7 +87,7 @@ def local_copy(where: str | Path) -> Path:
     final = copies.joinpath(*source.split("/")[-1:])
     if final.is_dir():
         return final
-    scratch = copies / f"_tmp-{os.getpid()}"
+    scratch = copies / f"{TEMPORARY_PREFIX}{os.getpid()}"
     try:
         for name, _ in files:
             target = scratch / name.removeprefix(source).lstrip("/")
@@ -139,3 +142,30 @@ def upload(folder: Path, where: str | Path, last: str | None = None) -> None:
 def copies_folder() -> Path:
     """Where `local_copy` keeps what it fetched: the user's cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ecgscale" / "copies"
+
+
+def place_whole(final: Place, fill: Callable[[Path], object], last: str) -> Place:
+    """Let `fill` write into a new directory and move it to `final`; one that is there already is left alone.
+
+    `last` is the file without which the directory does not count. Whoever comes second, in this or another process,
+    changes nothing.
+    """
+    if (final / last).exists():
+        return final
+    if is_remote(final):
+        with tempfile.TemporaryDirectory() as scratch:
+            fill(Path(scratch))
+            upload(Path(scratch), final, last)
+        return final
+    final.parent.mkdir(parents=True, exist_ok=True)
+    scratch_path = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=final.parent))
+    try:
+        fill(scratch_path)
+        scratch_path.chmod(0o755)
+        os.rename(scratch_path, final)
+    except OSError:
+        if not final.exists():
+            raise
+    finally:
+        shutil.rmtree(scratch_path, ignore_errors=True)
+    return final

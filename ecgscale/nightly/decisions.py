@@ -10,21 +10,12 @@ from ecgscale.io.objects import ObjectStore
 from ecgscale.io.places import Place
 from ecgscale.io.settings import StoreError
 from ecgscale.nightly.forget.notes import why_gone
-from ecgscale.store.commit import Source
 from ecgscale.store.dataset import find_dataset
 from ecgscale.store.holds import Hold, decide, hold, hold_again, holds
 from ecgscale.store.manifest import HeldShard, Manifest, ShardEntry, compose, plan_digest, publish, read_manifest
 from ecgscale.store.presence import announced
 from ecgscale.store.provenance import RunFacts, login, run_facts
 from ecgscale.words import counted
-
-_SOURCE = {"key", "size", "stamp", "rows", "content_digest"}
-
-
-def held_shards(root: str | Place, dataset: str | None = None) -> list[Hold]:
-    """Holds of a dataset that nobody has decided on, in the order of their shards."""
-    store = find_dataset(root, dataset).store
-    return sorted((h for h in holds(store).values() if h.state == "held"), key=lambda h: h.source.key)
 
 
 @announced("ecgscale release or reject", existing=True)
@@ -94,8 +85,7 @@ def roll_back(root: str | Place, number: int, reason: str, dataset: str | None =
 
 
 def _hold_back(store: ObjectStore, entry: ShardEntry, reason: str, run: RunFacts) -> HeldShard:
-    source = Source(**entry.model_dump(include=_SOURCE))
-    held = hold(store, source, entry.commit, [reason], run, login())
+    held = hold(store, entry.source, entry.commit, [reason], run, login())
     if held.state == "released":
         held = hold_again(store, held, [reason], run, login())
     return held.shard()

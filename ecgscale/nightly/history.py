@@ -13,14 +13,13 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from ecgscale.io.objects import ObjectStore
+from ecgscale.io.numbered import read_json_object
+from ecgscale.io.objects import ObjectStore, open_objects
 from ecgscale.io.places import Place
-from ecgscale.io.s3 import open_objects
-from ecgscale.store.commit import read_json_object
-from ecgscale.store.dataset import Pointer, dataset_ids, dataset_store, newest_pointer, pointer_key
+from ecgscale.store.dataset import Pointer, dataset_store, newest_pointer, pointer_key
 from ecgscale.store.holds import Hold, holds
 from ecgscale.store.manifest import newest_number, read_manifest
-from ecgscale.store.root import existing_root
+from ecgscale.store.root import dataset_ids, existing_root
 
 RUNS = "runs"
 

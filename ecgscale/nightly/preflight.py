@@ -17,13 +17,13 @@ from ecgscale.clusters.model import ClusterModel
 from ecgscale.encoders.spec import encoder_digest
 from ecgscale.errors import UsageError
 from ecgscale.explain.facts import encoder_digest_of
-from ecgscale.io.objects import ObjectStore
+from ecgscale.io.objects import ObjectStore, open_objects
 from ecgscale.io.places import Place, is_remote
-from ecgscale.io.s3 import open_objects
 from ecgscale.io.settings import StoreError
 from ecgscale.passes.explain.plan import Plan
-from ecgscale.store.dataset import dataset_ids, dataset_store
+from ecgscale.store.dataset import dataset_store
 from ecgscale.store.manifest import Manifest, newest_number, read_manifest
+from ecgscale.store.root import dataset_ids
 from ecgscale.words import counted
 
 PROBE = "_probe"

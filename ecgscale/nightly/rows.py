@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ecgscale.encoders.preprocess import OK
+from ecgscale.archive.validate import OK
 from ecgscale.errors import UsageError, did_you_mean
 from ecgscale.io.objects import ObjectStore
 from ecgscale.io.places import arrow_place

@@ -15,17 +15,17 @@ from typing import Any
 
 from ecgscale.archive.reader import Archive
 from ecgscale.errors import ArchiveError, UsageError
-from ecgscale.io.objects import ObjectStat, ObjectStore, StoreError
+from ecgscale.io.numbered import read_json_object
+from ecgscale.io.objects import ObjectStat, ObjectStore, StoreError, open_objects
 from ecgscale.io.places import Place
-from ecgscale.io.s3 import open_objects
 from ecgscale.nightly.history import RunLine, last_runs
-from ecgscale.store.commit import COMMITS, commit_name, read_json_object
-from ecgscale.store.dataset import DATASET_FILE, dataset_ids, dataset_store, find_dataset
+from ecgscale.store.commit import COMMITS, commit_name
+from ecgscale.store.dataset import DATASET_FILE, dataset_store, find_dataset
 from ecgscale.store.failures import Failure, failures
 from ecgscale.store.holds import Hold, holds, standing_holds
 from ecgscale.store.lease import lease_standing
 from ecgscale.store.manifest import DatasetFacts, Manifest, manifest_key, newest_number, read_manifest
-from ecgscale.store.root import existing_root
+from ecgscale.store.root import dataset_ids, existing_root
 
 RUNS_SHOWN = 5
 

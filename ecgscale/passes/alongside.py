@@ -12,8 +12,7 @@ from ecgscale.clusters.model import ClusterModel
 from ecgscale.encoders.spec import SPEC_FILE, encoder_files
 from ecgscale.encoders.taps import Encoder
 from ecgscale.errors import EncoderError
-from ecgscale.io.objects import place_whole
-from ecgscale.io.places import Place, local_copy
+from ecgscale.io.places import Place, local_copy, place_whole
 
 
 def copy_encoder(encoder: Encoder, root: Place) -> str:

@@ -25,14 +25,14 @@ import torch
 from numpy.typing import NDArray
 
 from ecgscale.archive.reader import Archive, chosen_batches, chunks
-from ecgscale.archive.validate import check_batch
+from ecgscale.archive.validate import OK, check_batch
 from ecgscale.clusters.accumulate import PartialSums, accumulate
 from ecgscale.clusters.features import BlockLayout
 from ecgscale.clusters.init import draw_sample
 from ecgscale.clusters.kmeans import FitSettings, fit_kmeans
 from ecgscale.clusters.packed import Packed, block_slices, pack
 from ecgscale.clusters.soft import soft_assign
-from ecgscale.encoders.preprocess import OK, prepare
+from ecgscale.encoders.preprocess import prepare
 from ecgscale.encoders.spec import encoder_digest
 from ecgscale.encoders.taps import Encoder
 from ecgscale.errors import ArchiveError, ShardError, UsageError

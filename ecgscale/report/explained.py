@@ -26,7 +26,7 @@ from ecgscale.report.choice import Recording, read_recordings
 from ecgscale.report.ecg_paper import Layout, draw_recording
 from ecgscale.report.page import Band
 from ecgscale.store.dataset import ExplainedDataset, find_dataset, open_explanations
-from ecgscale.store.holds import HeldShardFile, held_files
+from ecgscale.store.holds import HeldFile, held_files
 from ecgscale.words import counted, named
 
 _LABELS = ("superclasses", "rhythm", "age", "sex")
@@ -150,7 +150,7 @@ def _best(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return next((row for row in rows if row["status"] == "ok"), rows[0])
 
 
-def _told_held(file: HeldShardFile) -> str:
+def _told_held(file: HeldFile) -> str:
     state = "rejected" if file.hold.state == "rejected" else "held back"
     return f"{file.hold.source.key}, which is {state} since {file.hold.held_at[:10]}"
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
@@ -20,8 +19,8 @@ import jinja2
 from markupsafe import Markup
 
 from ecgscale.errors import UsageError
+from ecgscale.io.objects import put_whole
 from ecgscale.io.places import is_remote, place
-from ecgscale.io.s3 import open_objects
 from ecgscale.progress import SILENT, Progress
 from ecgscale.report.atlas import atlas_of
 from ecgscale.report.blocks import Section
@@ -70,15 +69,9 @@ def write_report(
             raise UsageError(f"{path} is a file; name a folder for the report, or a file ending in .html")
         path = path / PAGE
     text, recordings, remarks = render(subject, n_records, progress)
-    if is_remote(path):
-        data = text.encode()
-        open_objects(path.parent).put(path.name, data)
-        return WrittenReport(path, len(data), recordings, remarks)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    scratch.write_text(text, encoding="utf-8")
-    os.replace(scratch, path)
-    return WrittenReport(path, path.stat().st_size, recordings, remarks)
+    data = text.encode()
+    put_whole(path, data)
+    return WrittenReport(path, len(data), recordings, remarks)
 
 
 def render(subject: Subject, n_records: int = RECORDS, progress: Progress = SILENT) -> tuple[str, int, list[str]]:

@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ecgscale.errors import ExitCode, UsageError
-from ecgscale.io.objects import StoreError
-from ecgscale.io.s3 import open_objects
+from ecgscale.io.objects import StoreError, open_objects
 from ecgscale.passes.watch import STAGES, TOTAL, ShardDone, device_seconds
 from ecgscale.progress import Progress
 from ecgscale.runtime import metrics

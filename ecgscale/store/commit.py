@@ -11,21 +11,21 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from typing import Literal, TypeVar
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
+from ecgscale.io.numbered import read_json_object, to_json
 from ecgscale.io.objects import ObjectStore, StoreError
 from ecgscale.store.provenance import RunFacts, utc_now
 from ecgscale.store.records import encode_hashes, hash_record_ids
 
 COMMITS = "_commits"
 DATA = "data"
-_Model = TypeVar("_Model", bound=BaseModel)
 
 
-class Source(BaseModel):
-    """An input shard as it was when the plan was frozen.
+class FoundSource(BaseModel):
+    """An input shard as a look at it found it; `rows` and `content_digest` are None where the footer cannot be read.
 
     `stamp` is what the source's store says of its version without reading it (a modification time, an ETag).
     """
@@ -35,8 +35,20 @@ class Source(BaseModel):
     key: str
     size: int
     stamp: str
+    rows: int | None = None
+    content_digest: str | None = None
+
+
+class Source(FoundSource):
+    """An input shard as it was when the plan was frozen; also what a record about one begins with."""
+
     rows: int
     content_digest: str
+
+    @property
+    def source(self) -> Source:
+        """These five fields alone."""
+        return Source(**{name: getattr(self, name) for name in Source.model_fields})
 
 
 class Output(BaseModel):
@@ -144,27 +156,6 @@ def _create(store: ObjectStore, commit: Commit) -> Commit:
     # The standing record names a file that somebody removed: the only case in which a record is replaced.
     store.put(commit.name, to_json(commit))
     return commit
-
-
-def to_json(model: BaseModel) -> bytes:
-    """A model as indented JSON in the order of its fields: equal models give equal bytes."""
-    return (model.model_dump_json(indent=1) + "\n").encode()
-
-
-def read_json_object(store: ObjectStore, key: str, model: type[_Model]) -> _Model | None:
-    """The object `key` as a `model`, or None when there is none; `StoreError` when it is something else."""
-    data = store.read(key)
-    if data is None:
-        return None
-    try:
-        return model.model_validate_json(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the whole object"
-        raise StoreError(
-            f"{store.location(key)} is not what ecgscale writes ({where}: {first['msg']}); it was changed by something "
-            "else, or written by a later version. Restore it, or move it away to have it made again."
-        ) from error
 
 
 def stem_of_key(key: str) -> str:

@@ -22,13 +22,13 @@ import pyarrow.parquet
 from pydantic import BaseModel, ConfigDict
 
 from ecgscale.errors import PublishError, UsageError, did_you_mean
-from ecgscale.io.objects import ObjectStore
+from ecgscale.io.numbered import Numbered
+from ecgscale.io.objects import ObjectStore, open_objects
 from ecgscale.io.places import arrow_place, place
-from ecgscale.io.s3 import open_objects
-from ecgscale.store.commit import COMMITS, Commit, read_commit, read_json_object, to_json
-from ecgscale.store.manifest import DIGITS, Manifest, newest_number, read_manifest
-from ecgscale.store.missing_root import astray
+from ecgscale.store.commit import COMMITS, Commit, read_commit
+from ecgscale.store.manifest import Manifest, newest_number, read_manifest
 from ecgscale.store.provenance import RunFacts, login, utc_now
+from ecgscale.store.root import EXPLANATIONS, dataset_ids, missing_root
 
 if TYPE_CHECKING:
     import pyarrow.dataset
@@ -54,24 +54,19 @@ class Pointer(BaseModel):
     run: RunFacts
 
 
-def pointer_key(number: int) -> str:
-    """Key of pointer `number` below ROOT, from 1."""
-    return f"{SERVED}/{number:0{DIGITS}d}.json"
+_SERIES = Numbered(SERVED, Pointer)
+pointer_key = _SERIES.key
 
 
 def newest_pointer(root: str | Path) -> int:
-    """Number of the newest pointer below ROOT, 0 when there is none.
-
-    As for manifests, a listing says where to start, and the objects themselves say where the end is.
-    """
-    return _newest(open_objects(place(root)))
+    """Number of the newest pointer below ROOT, 0 when there is none."""
+    return _SERIES.newest(open_objects(place(root)))
 
 
 def served(root: str | Path) -> Pointer | None:
     """What is served below ROOT by somebody's decision; None when nobody decided. `StoreError` for a damaged one."""
     store = open_objects(place(root))
-    number = _newest(store)
-    return read_json_object(store, pointer_key(number), Pointer) if number else None
+    return _SERIES.read(store, _SERIES.newest(store))
 
 
 def serve(root: str | Path, dataset_id: str, reason: str, run: RunFacts, base: int | None = None) -> Pointer:
@@ -81,7 +76,7 @@ def serve(root: str | Path, dataset_id: str, reason: str, run: RunFacts, base: i
     another decision came after it.
     """
     store = open_objects(place(root))
-    base = _newest(store) if base is None else base
+    base = _SERIES.newest(store) if base is None else base
     pointer = Pointer(
         number=base + 1,
         dataset_id=dataset_id,
@@ -90,7 +85,7 @@ def serve(root: str | Path, dataset_id: str, reason: str, run: RunFacts, base: i
         promoted_at=utc_now(),
         run=run,
     )
-    if _newest(store) == base and store.put_if_absent(pointer_key(pointer.number), to_json(pointer)):
+    if _SERIES.newest(store) == base and _SERIES.create(store, pointer.number, pointer):
         return pointer
     other = served(root)
     told = f"{other.promoted_by} serves dataset {other.dataset_id} ({other.reason})" if other else "somebody decided"
@@ -98,17 +93,6 @@ def serve(root: str | Path, dataset_id: str, reason: str, run: RunFacts, base: i
         f"{store.where}: meanwhile {told}, so {dataset_id} is not served. If it still should be, type the same command "
         "again."
     )
-
-
-def _newest(store: ObjectStore) -> int:
-    stems = (key.rsplit("/", 1)[-1].removesuffix(".json") for key in store.list_prefix(SERVED))
-    number = max((int(stem) for stem in stems if stem.isdigit()), default=0)
-    while store.stat(pointer_key(number + 1)) is not None:
-        number += 1
-    return number
-
-
-EXPLANATIONS = "explanations"
 
 
 @dataclass(frozen=True)
@@ -141,15 +125,6 @@ def dataset_store(root: str | Path, dataset_id: str) -> ObjectStore:
     return open_objects(place(root) / EXPLANATIONS / dataset_id)
 
 
-def dataset_ids(root: str | Path) -> list[str]:
-    """Ids of the datasets below ROOT, published or not, sorted."""
-    folder = place(root) / EXPLANATIONS
-    if not folder.is_dir():
-        return []
-    # What starts with "_" is about the datasets (which is served), and none of them.
-    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("_"))
-
-
 def find_dataset(root: str | Path, dataset: str | None = None, partial: bool = False) -> ExplainedDataset:
     """The dataset of that id; without an id, the one that is served (`ecgscale promote`).
 
@@ -157,7 +132,7 @@ def find_dataset(root: str | Path, dataset: str | None = None, partial: bool = F
     last). Raises `UsageError` when there is none, saying which there are.
     """
     known = dataset_ids(root)
-    if not known and (lost := astray(place(root))):
+    if not known and (lost := missing_root(place(root))):
         raise UsageError(f"{lost} ROOT is the folder that `ecgscale explain ARCHIVE --out ROOT` wrote to")
     pointer = served(root) if dataset is None else None
     asked = pointer.dataset_id if pointer else dataset

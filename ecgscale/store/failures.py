@@ -12,8 +12,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from ecgscale.io.numbered import read_json_object, to_json
 from ecgscale.io.objects import ObjectStore
-from ecgscale.store.commit import Source, read_json_object, stem_of_key, to_json
+from ecgscale.store.commit import Source, stem_of_key
 from ecgscale.store.provenance import RunFacts, utc_now, versions
 
 FAILURES = "_failed"

@@ -23,15 +23,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from ecgscale.io.objects import ObjectStat, ObjectStore, StoreError
-from ecgscale.io.s3 import open_objects
+from ecgscale.io.objects import ObjectStat, ObjectStore, StoreError, open_objects
 from ecgscale.progress import SILENT, Progress, Stage
 from ecgscale.store.commit import COMMITS, DATA, Commit, read_commit, stem_of_commit
-from ecgscale.store.dataset import dataset_ids, dataset_store
+from ecgscale.store.dataset import dataset_store
 from ecgscale.store.holds import holds
-from ecgscale.store.manifest import MANIFESTS, Manifest, manifest_key, newest_number, read_manifest
+from ecgscale.store.manifest import MANIFESTS, Manifest, manifest_key, manifest_numbers, newest_number, read_manifest
 from ecgscale.store.presence import stale_marks
-from ecgscale.store.root import existing_root
+from ecgscale.store.root import dataset_ids, existing_root
 
 READERS = 16
 _OURS = re.compile(rf"{DATA}/(?P<stem>.+)-[0-9a-f]{{16}}\.parquet")
@@ -117,14 +116,6 @@ def still_loose(store: ObjectStore, doomed: Doomed) -> dict[str, ObjectStat]:
         manifest = read_manifest(store, number)
         _spare(loose, manifest.files if manifest else ())
     return loose
-
-
-def manifest_numbers(store: ObjectStore) -> list[int]:
-    """Numbers of the manifests that are there, ascending; the last is the newest."""
-    stems = (key.rsplit("/", 1)[-1].removesuffix(".json") for key in store.list_prefix(MANIFESTS))
-    listed = {int(stem) for stem in stems if stem.isdigit()}
-    newest = newest_number(store)
-    return sorted(listed | ({newest} if newest else set()))
 
 
 def read_commits(store: ObjectStore, names: Iterable[str]) -> Iterator[Commit]:

@@ -21,10 +21,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
+from ecgscale.io.numbered import read_json_object, to_json
 from ecgscale.io.objects import ObjectStore
 from ecgscale.io.places import arrow_place
 from ecgscale.io.settings import storage_errors
-from ecgscale.store.commit import Output, Source, output_is_there, read_commit, read_json_object, stem_of_key, to_json
+from ecgscale.store.commit import Output, Source, output_is_there, read_commit, stem_of_key
 from ecgscale.store.dataset import ExplainedDataset
 from ecgscale.store.manifest import HeldShard, Manifest
 from ecgscale.store.provenance import RunFacts, utc_now
@@ -154,7 +155,7 @@ def hold_again(store: ObjectStore, held: Hold, reasons: Sequence[str], run: RunF
 
 
 @dataclass(frozen=True)
-class HeldShardFile:
+class HeldFile:
     """A shard that is held back or rejected: why, since when, and the file with all of its rows."""
 
     hold: Hold
@@ -169,7 +170,7 @@ class HeldShardFile:
             return pq.read_table(path, filesystem=system, columns=columns, filters=wanted, partitioning=None)
 
 
-def held_files(found: ExplainedDataset) -> Iterator[HeldShardFile]:
+def held_files(found: ExplainedDataset) -> Iterator[HeldFile]:
     """What is held back or rejected of what the shards hold now, in the order of the shards.
 
     A hold whose file is gone (somebody removed it by hand) is left out; the next run explains the shard again.
@@ -178,4 +179,4 @@ def held_files(found: ExplainedDataset) -> Iterator[HeldShardFile]:
     for hold in standing_holds(found.manifest, holds(store).values()):
         commit = read_commit(store, hold.commit) if hold.state != "released" else None
         if commit is not None and output_is_there(store, commit.output):
-            yield HeldShardFile(hold, commit.output, store.location(commit.output.file))
+            yield HeldFile(hold, commit.output, store.location(commit.output.file))

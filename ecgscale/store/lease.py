@@ -22,10 +22,9 @@ from types import TracebackType
 from pydantic import BaseModel, ConfigDict
 
 from ecgscale.errors import EcgscaleError, ExitCode
-from ecgscale.io.objects import ObjectStore, StoreError
+from ecgscale.io.numbered import Numbered
+from ecgscale.io.objects import ObjectStore, StoreError, open_objects
 from ecgscale.io.places import Place
-from ecgscale.io.s3 import open_objects
-from ecgscale.store.commit import read_json_object, to_json
 from ecgscale.store.provenance import utc_now
 
 LOCK = "_lock"
@@ -86,6 +85,9 @@ class Holder(BaseModel):
         return f"{self.purpose} (process {self.pid} on {self.host}, since {self.acquired})"
 
 
+_SERIES = Numbered(LOCK, Holder)
+
+
 @dataclass(frozen=True)
 class Standing:
     """The newest generation: its number (0: none), its holder unless it ended, and the last sign of life."""
@@ -129,9 +131,9 @@ class Lease:
         """Raise `LeaseLost` when another process has taken over: before anything that should happen once."""
         if not self._lost:
             # A store without put-if-absent lets two take the same generation; the later of them has it.
-            standing = read_json_object(self._store, _key(self._number, "json"), Holder)
+            standing = _SERIES.read(self._store, self._number)
             ours = standing is not None and standing.run_id == self._holder.run_id
-            self._lost = not ours or self._store.stat(_key(self._number + 1, "json")) is not None
+            self._lost = not ours or self._store.stat(_SERIES.key(self._number + 1)) is not None
         if self._lost:
             raise LeaseLost(
                 f"another run has taken over {self._store.where}: this one was silent for more than "
@@ -143,13 +145,13 @@ class Lease:
         if standing.holder is not None and not is_stale(self._store, standing):
             _refuse(self._store, standing)
         self._number = standing.number + 1
-        if not self._store.put_if_absent(_key(self._number, "json"), to_json(self._holder)):
+        if not _SERIES.create(self._store, self._number, self._holder):
             _refuse(self._store, lease_standing(self._store))
 
     def _beat(self) -> None:
         while not self._done.wait(self._holder.ttl_s / 6):
             try:
-                if self._store.stat(_key(self._number + 1, "json")) is not None:
+                if self._store.stat(_SERIES.key(self._number + 1)) is not None:
                     self._lost = True
                     return
                 self._store.put(_key(self._number, "beat"), utc_now().encode())
@@ -166,16 +168,12 @@ class Lease:
 
 def lease_standing(store: ObjectStore) -> Standing:
     """Who holds the lease of this ROOT, if anybody."""
-    stats = store.list_stats(LOCK)
-    stems = (key.rsplit("/", 1)[-1].removesuffix(".json") for key in stats if key.endswith(".json"))
-    number = max((int(stem) for stem in stems if stem.isdigit()), default=0)
-    while store.stat(_key(number + 1, "json")) is not None:
-        number += 1
+    number = _SERIES.newest(store)
     if number == 0 or store.stat(_key(number, "end")) is not None:
         return Standing(number, None, None)
-    signs = [store.stat(_key(number, kind)) for kind in ("json", "beat")]
+    signs = [store.stat(_SERIES.key(number)), store.stat(_key(number, "beat"))]
     seen = max((sign.modified for sign in signs if sign is not None), default=None)
-    return Standing(number, read_json_object(store, _key(number, "json"), Holder), seen)
+    return Standing(number, _SERIES.read(store, number), seen)
 
 
 def is_stale(store: ObjectStore, standing: Standing) -> bool:
@@ -188,7 +186,7 @@ def is_stale(store: ObjectStore, standing: Standing) -> bool:
 
 def end_stale(store: ObjectStore, standing: Standing, by: Holder) -> None:
     """Take over from a stale holder and end at once, so that one that was only asleep finds out when it wakes."""
-    if store.put_if_absent(_key(standing.number + 1, "json"), to_json(by)):
+    if _SERIES.create(store, standing.number + 1, by):
         store.put(_key(standing.number + 1, "end"), b"")
 
 

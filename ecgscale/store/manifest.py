@@ -13,17 +13,17 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
+from ecgscale.io.numbered import Numbered
 from ecgscale.io.objects import ObjectStore
-from ecgscale.store.commit import Commit, Source, read_json_object, to_json
+from ecgscale.store.commit import Commit, FoundSource, Source
 from ecgscale.store.provenance import RunFacts, utc_now
 
 MANIFESTS = "_manifests"
-DIGITS = 8
 
 
-class ShardEntry(BaseModel):
+class ShardEntry(Source):
     """One input shard and the file that holds its explanations.
 
     rows: of the input shard; superseded: those of them that are not in the file because a newer shard has the record;
@@ -31,13 +31,6 @@ class ShardEntry(BaseModel):
     output is the whole shard
     """
 
-    model_config = ConfigDict(frozen=True)
-
-    key: str
-    size: int
-    stamp: str
-    content_digest: str
-    rows: int
     file: str
     file_size: int
     sha256: str
@@ -65,35 +58,25 @@ class ShardEntry(BaseModel):
         """Rows of the file."""
         return self.rows - self.superseded
 
+    @model_serializer(mode="wrap")
+    def _as_on_disk(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Manifests have `rows` behind the digest, and the bytes of what says the same should stay the same.
+        facts: dict[str, Any] = serialise(self)
+        order = ("key", "size", "stamp", "content_digest", *facts)
+        return {name: facts[name] for name in dict.fromkeys(order) if name in facts}
 
-class HeldShard(BaseModel):
+
+class HeldShard(Source):
     """One input shard that is explained and committed, but held back from what is published, and why."""
 
-    model_config = ConfigDict(frozen=True)
-
-    key: str
-    size: int
-    stamp: str
-    rows: int
-    content_digest: str
     commit: str
     state: Literal["held", "rejected"]
     reason: str
 
 
-class SetAside(BaseModel):
-    """One input shard that could not be read, and why; its records are not in the dataset.
+class SetAside(FoundSource):
+    """One input shard that could not be read, and why; its records are not in the dataset."""
 
-    `rows` and `content_digest` are None where not even the footer could be read.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    key: str
-    size: int
-    stamp: str
-    rows: int | None = None
-    content_digest: str | None = None
     reason: str
 
 
@@ -200,7 +183,7 @@ def compose(
     )
 
 
-def plan_digest(sources: Iterable[Source | ShardEntry | SetAside | HeldShard]) -> str:
+def plan_digest(sources: Iterable[FoundSource]) -> str:
     """Digest of the sources that a run set out to explain: key, size, stamp, and, where readable, rows and content."""
     return digest_of(sorted([s.key, s.size, s.stamp, s.rows, s.content_digest] for s in sources))
 
@@ -210,26 +193,10 @@ def digest_of(facts: Any) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def manifest_key(number: int) -> str:
-    """Key of manifest `number`, from 1."""
-    return f"{MANIFESTS}/{number:0{DIGITS}d}.json"
-
-
-def newest_number(store: ObjectStore) -> int:
-    """Number of the newest manifest, 0 when nothing was published.
-
-    A listing says where to start; the objects themselves, asked for by name, say where the end is.
-    """
-    stems = (key.rsplit("/", 1)[-1].removesuffix(".json") for key in store.list_prefix(MANIFESTS))
-    number = max((int(stem) for stem in stems if stem.isdigit()), default=0)
-    while store.stat(manifest_key(number + 1)) is not None:
-        number += 1
-    return number
-
-
-def read_manifest(store: ObjectStore, number: int) -> Manifest | None:
-    """Manifest `number`, or None; `StoreError` when it cannot be understood."""
-    return read_json_object(store, manifest_key(number), Manifest)
+_SERIES = Numbered(MANIFESTS, Manifest)
+manifest_key, read_manifest = _SERIES.key, _SERIES.read
+manifest_numbers, newest_number = _SERIES.numbers, _SERIES.newest
+"""Of the manifests of a dataset: see `Numbered`."""
 
 
 def publish(store: ObjectStore, content: Content, base: int, run: RunFacts) -> Manifest | None:
@@ -240,7 +207,7 @@ def publish(store: ObjectStore, content: Content, base: int, run: RunFacts) -> M
     """
     if newest_number(store) == base and not _says(read_manifest(store, base) if base else None, content):
         manifest = Manifest(number=base + 1, created=utc_now(), run=run, content=content)
-        if store.put_if_absent(manifest_key(manifest.number), to_json(manifest)):
+        if _SERIES.create(store, manifest.number, manifest):
             return manifest
     standing = read_manifest(store, newest_number(store))
     return standing if _says(standing, content) else None

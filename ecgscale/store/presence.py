@@ -28,10 +28,9 @@ from typing import ParamSpec, TypeVar
 from uuid import uuid4
 
 from ecgscale.errors import UsageError
-from ecgscale.io.objects import LocalObjects, ObjectStat, ObjectStore, StoreError
+from ecgscale.io.numbered import read_json_object, to_json
+from ecgscale.io.objects import LocalObjects, ObjectStat, ObjectStore, StoreError, open_objects
 from ecgscale.io.places import place
-from ecgscale.io.s3 import open_objects
-from ecgscale.store.commit import read_json_object, to_json
 from ecgscale.store.lease import (
     LOCK,
     TTL_S,
@@ -43,8 +42,8 @@ from ecgscale.store.lease import (
     is_stale,
     lease_standing,
 )
-from ecgscale.store.missing_root import astray
 from ecgscale.store.provenance import utc_now
+from ecgscale.store.root import missing_root
 
 FORGETTING = "ecgscale forget"
 """The purpose of the lease that nobody may be at work beside."""
@@ -179,7 +178,7 @@ def announced(
             given.apply_defaults()
             if when is not None and not given.arguments[when]:
                 return function(*args, **kwargs)
-            if existing and (lost := astray(place(given.arguments["root"]))):
+            if existing and (lost := missing_root(place(given.arguments["root"]))):
                 raise UsageError(f"{lost} ROOT is the folder that `ecgscale explain ARCHIVE --out ROOT` wrote to")
             with at_work(given.arguments["root"], what):
                 return function(*args, **kwargs)

@@ -1,14 +1,48 @@
-"""ROOT, as commands that look at what is there take it: it has to be there already."""
+"""ROOT, the folder that `ecgscale explain ARCHIVE --out ROOT` writes to: is it one, and what lies below it?"""
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 
 from ecgscale.errors import UsageError, did_you_mean
-from ecgscale.io.places import Place, place
+from ecgscale.io.places import Place, is_remote, place
 from ecgscale.io.settings import storage_errors
-from ecgscale.store.dataset import dataset_ids
-from ecgscale.store.missing_root import is_root, nearest_root
+
+EXPLANATIONS = "explanations"
+_FOLDERS = (EXPLANATIONS, "models", "encoders", "runs")
+_RESULTS = "results"
+
+
+def is_root(where: Place) -> bool:
+    """Whether anything lies there that a command wrote below a ROOT."""
+    return any((where / name).is_dir() for name in _FOLDERS)
+
+
+def missing_root(where: Place) -> str:
+    """A sentence on a folder that is not there ("X: no such folder. Did you mean Y?") and on one that holds the ROOT
+    that was meant; empty for any other."""
+    if not where.is_dir():
+        return f"{where}: no such folder.{nearest_root(where)}"
+    inside = nearest_root(where)
+    return f"{where} is no ROOT.{inside}" if inside and not is_root(where) else ""
+
+
+def nearest_root(where: Place) -> str:
+    """The question "Did you mean X?", after a space: the ROOT that a folder holds, or one next to a folder that is not
+    there. Empty where there is none."""
+    if where.is_dir():
+        inside = where / _RESULTS
+        return f" Did you mean {inside}?" if is_root(inside) else ""
+    # What lies next to it in a bucket may be millions of objects.
+    if is_remote(where) or not where.parent.is_dir():
+        return ""
+    folders = [path.name for path in where.parent.iterdir() if path.is_dir()]
+    for name in difflib.get_close_matches(where.name, folders):
+        for likely in (where.parent / name, where.parent / name / _RESULTS):
+            if is_root(likely):
+                return f" Did you mean {likely}?"
+    return ""
 
 
 def existing_root(root: str | Path) -> Place:
@@ -23,6 +57,15 @@ def existing_root(root: str | Path) -> Place:
             f"{where}: {what}; ROOT is what `ecgscale explain ARCHIVE --out ROOT` wrote to.{nearest_root(where)}"
         )
     return where
+
+
+def dataset_ids(root: str | Path) -> list[str]:
+    """Ids of the datasets below ROOT, published or not, sorted."""
+    folder = place(root) / EXPLANATIONS
+    if not folder.is_dir():
+        return []
+    # What starts with "_" is about the datasets (which is served), and none of them.
+    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("_"))
 
 
 def chosen_datasets(root: str | Path, dataset: str | None) -> list[str]:

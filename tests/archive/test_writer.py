@@ -13,8 +13,8 @@ import pytest
 
 from ecgscale.archive import Archive, ArchiveWriter, archive_schema
 from ecgscale.errors import ArchiveError
+from ecgscale.io.objects import open_objects
 from ecgscale.io.places import place
-from ecgscale.io.s3 import open_objects
 from ecgscale.progress import SILENT
 from tests.archive.recordings import all_records, record, wave, write_archive
 

@@ -30,10 +30,10 @@ import ecgscale.nightly.night
 import ecgscale.passes.explain.shard
 import ecgscale.runtime.run_record  # noqa: F401
 from ecgscale.cli import main
-from ecgscale.io.objects import ObjectStore
+from ecgscale.io.objects import ObjectStore, open_objects
 from ecgscale.io.places import REMOTE, is_remote
-from ecgscale.io.s3 import open_objects
-from ecgscale.store.dataset import dataset_ids, dataset_store
+from ecgscale.store.dataset import dataset_store
+from ecgscale.store.root import dataset_ids
 from tests.nightly.nights import World
 
 WAIT_S = 120.0

@@ -15,7 +15,7 @@ import pytest
 
 from ecgscale.config import load_config
 from ecgscale.errors import ExitCode
-from ecgscale.io.s3 import open_objects
+from ecgscale.io.objects import open_objects
 from ecgscale.nightly.night import run_night
 from ecgscale.passes.explain.shard import ShardExplainer
 from ecgscale.passes.watch import Unwatched

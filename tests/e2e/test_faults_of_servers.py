@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from ecgscale.io.s3 import open_objects
+from ecgscale.io.objects import open_objects
 from ecgscale.store.commit import COMMITS, Commit, Source, commit_output
 from ecgscale.store.provenance import run_facts
 from tests.e2e.faulty import Nightly, Trip, held_content, nightly

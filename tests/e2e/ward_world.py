@@ -8,8 +8,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from ecgscale.io.objects import open_objects
 from ecgscale.io.places import is_remote, upload
-from ecgscale.io.s3 import open_objects
 from ecgscale.nightly.verify.verify import verify_root
 from tests.archive.recordings import wave, write_wfdb
 from tests.encoders.small_networks import write_small_encoder

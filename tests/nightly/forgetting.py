@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ecgscale.archive.reader import Archive
-from ecgscale.io.s3 import open_objects
+from ecgscale.io.objects import open_objects
 from ecgscale.store import open_explanations
 from tests.nightly.nights import World, new_world
 

@@ -13,8 +13,8 @@ from click.testing import CliRunner
 
 from ecgscale.archive.shard import ShardInMemory
 from ecgscale.cli import main
+from ecgscale.io.objects import open_objects
 from ecgscale.io.places import place, upload
-from ecgscale.io.s3 import open_objects
 from ecgscale.store import newest_manifest, open_explanations
 from tests.encoders.small_networks import write_small_encoder
 from tests.passes.simulated import simulated

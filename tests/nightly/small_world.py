@@ -13,10 +13,11 @@ import pyarrow.parquet as pq
 
 from ecgscale.archive.reader import Archive
 from ecgscale.explain.schema import to_parquet
+from ecgscale.io.numbered import to_json
 from ecgscale.io.objects import ObjectStore
 from ecgscale.nightly.verify.verify import Verified, verify_root
 from ecgscale.passes.explain.explain import ExplainResult, explain_archive
-from ecgscale.store.commit import read_commit, to_json
+from ecgscale.store.commit import read_commit
 from ecgscale.store.dataset import dataset_store, find_dataset
 from ecgscale.store.manifest import Manifest, ShardEntry, manifest_key
 

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from ecgscale.errors import UsageError
-from ecgscale.io.objects import LocalObjects, ObjectStore, StoreError
-from ecgscale.io.s3 import S3Objects
+from ecgscale.io.objects import LocalObjects, ObjectStore, S3Objects, StoreError
 from ecgscale.store import garbage as cleaning
 from ecgscale.store.commit import Commit, read_commit
 from ecgscale.store.dataset import open_explanations

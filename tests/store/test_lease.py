@@ -10,8 +10,8 @@ import time
 import pytest
 
 from ecgscale.errors import ExitCode
-from ecgscale.io.s3 import open_objects
-from ecgscale.store.commit import to_json
+from ecgscale.io.numbered import to_json
+from ecgscale.io.objects import open_objects
 from ecgscale.store.lease import Holder, Lease, LeaseLost, LockedError, lease_standing
 
 

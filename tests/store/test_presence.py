@@ -14,9 +14,8 @@ from pathlib import Path
 import pytest
 
 from ecgscale.errors import ExitCode, UsageError
-from ecgscale.io.objects import ObjectStore
-from ecgscale.io.s3 import open_objects
-from ecgscale.store.commit import to_json
+from ecgscale.io.numbered import to_json
+from ecgscale.io.objects import ObjectStore, open_objects
 from ecgscale.store.garbage import collect_garbage
 from ecgscale.store.lease import LOCK, Holder, Lease, LeaseLost, LockedError
 from ecgscale.store.presence import FORGETTING, Mark, announced, at_work, require_alone, stale_marks

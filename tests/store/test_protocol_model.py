@@ -23,9 +23,10 @@ import ecgscale.passes.explain.explain as explain_module
 import ecgscale.passes.explain.plan as plan_module
 import ecgscale.passes.explain.resolve as settle_module
 from ecgscale.errors import ShardError
+from ecgscale.io.numbered import to_json
 from ecgscale.passes.explain.explain import Unattended, _Run
 from ecgscale.progress import SILENT
-from ecgscale.store.commit import Commit, to_json
+from ecgscale.store.commit import Commit
 from ecgscale.store.manifest import (
     MANIFESTS,
     DatasetFacts,

@@ -8,15 +8,12 @@ from pathlib import Path
 import pytest
 
 from ecgscale.errors import PublishError, UsageError
-from ecgscale.io.objects import LocalObjects
+from ecgscale.io.objects import LocalObjects, open_objects
 from ecgscale.io.places import place
-from ecgscale.io.s3 import open_objects
 from ecgscale.io.settings import StoreError
 from ecgscale.store.dataset import (
-    EXPLANATIONS,
     SERVED,
     Pointer,
-    dataset_ids,
     find_dataset,
     newest_pointer,
     open_explanations,
@@ -24,6 +21,7 @@ from ecgscale.store.dataset import (
     serve,
     served,
 )
+from ecgscale.store.root import EXPLANATIONS, dataset_ids
 from tests.store.published import RUN, commit_shard, facts, publish_shards, store_of
 
 OLD, NEW = facts("model-a").dataset_id, facts("model-b").dataset_id

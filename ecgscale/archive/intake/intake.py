@@ -34,10 +34,9 @@ from ecgscale.archive.sources.files import Known, KnownSet
 from ecgscale.archive.sources.pseudonyms import Pseudonyms
 from ecgscale.archive.sources.source import PROBLEMS_KEPT
 from ecgscale.errors import ArchiveError, EcgscaleError
-from ecgscale.io.objects import ObjectStore, StoreError
+from ecgscale.io.numbered import Numbered
+from ecgscale.io.objects import ObjectStore, StoreError, open_objects
 from ecgscale.io.places import Place
-from ecgscale.io.s3 import open_objects
-from ecgscale.store.commit import read_json_object
 from ecgscale.store.provenance import utc_now
 
 LOG = "_ingest"
@@ -152,7 +151,7 @@ class IntakeLog:
             staged.append(self._stage(key, file, f"{STAGED}/{token}-{key.removesuffix('.parquet')}"))
             files[key] = file
         entry = Intake(number=number, created=utc_now(), shards=tuple(staged), **facts)
-        if not self._store.put_if_absent(entry_key(number), (entry.model_dump_json() + "\n").encode()):
+        if not _SERIES.create(self._store, number, entry):
             for shard in staged:
                 self._store.delete(shard.staged)
             raise Overtaken(f"{self._store.location(entry_key(number))} was made by another ingest")
@@ -243,19 +242,14 @@ class IntakeLog:
             yield key
 
 
-def entry_key(number: int) -> str:
-    """Key of entry `number`, from 1."""
-    return f"{LOG}/{number:08d}.json"
+_SERIES = Numbered(LOG, Intake, indent=None)
+entry_key = _SERIES.key
 
 
 def _read_entries(store: ObjectStore) -> list[Intake]:
-    """All entries; a listing says how many to expect, and objects asked for by name where the end is."""
-    stems = (key.rsplit("/", 1)[-1].removesuffix(".json") for key in store.list_prefix(LOG))
-    newest = max((int(stem) for stem in stems if stem.isdigit()), default=0)
-    while store.stat(entry_key(newest + 1)) is not None:
-        newest += 1
+    newest = _SERIES.newest(store)
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        found = list(pool.map(lambda number: read_json_object(store, entry_key(number), Intake), range(1, newest + 1)))
+        found = list(pool.map(lambda number: _SERIES.read(store, number), range(1, newest + 1)))
     entries = [entry for entry in found if entry is not None]
     if len(entries) < newest:
         gap = found.index(None) + 1

@@ -20,9 +20,9 @@ from ecgscale.archive.shard import Shard, open_parquet
 from ecgscale.archive.sources.pseudonyms import PSEUDONYMISED, Pseudonyms
 from ecgscale.archive.writer import FORGOTTEN
 from ecgscale.errors import ArchiveError
+from ecgscale.io.numbered import read_json_object, to_json
+from ecgscale.io.objects import open_objects
 from ecgscale.io.places import Place
-from ecgscale.io.s3 import open_objects
-from ecgscale.store.commit import read_json_object, to_json
 
 _SALT_BYTES = 32
 _HASH_BYTES = 16

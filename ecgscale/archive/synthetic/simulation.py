@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from ecgscale.archive.schema import FIDUCIAL_TYPE, archive_schema
-from ecgscale.archive.shard import ROW_GROUP_RECORDS, ShardInMemory, put_whole
+from ecgscale.archive.shard import ROW_GROUP_RECORDS, ShardInMemory
 from ecgscale.archive.synthetic.patients import (
     DEVICES,
     SITES,
@@ -34,6 +34,7 @@ from ecgscale.archive.synthetic.signal import FIDUCIAL_WAVES, UNITS_PER_MV, draw
 from ecgscale.archive.synthetic.waves import beat_of
 from ecgscale.archive.writer import ArchiveWriter
 from ecgscale.errors import UsageError
+from ecgscale.io.objects import put_whole
 from ecgscale.leads import CANONICAL_LEADS
 from ecgscale.progress import SILENT, Progress
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 
 from ecgscale.archive.reader import Archive, chosen_batches
-from ecgscale.archive.validate import check_batch
-from ecgscale.encoders.preprocess import OK, Prepared, prepare
+from ecgscale.archive.validate import OK, check_batch
+from ecgscale.encoders.preprocess import Prepared, prepare
 from ecgscale.encoders.spec import InputSpec
 from ecgscale.errors import ArchiveError, ShardError
 from ecgscale.evaluate.surrogate.baselines import Baseline

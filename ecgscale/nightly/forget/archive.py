@@ -22,14 +22,12 @@ from ecgscale.archive.shard import (
     Shard,
     ShardInMemory,
     open_parquet,
-    put_whole,
     record_tables,
     require_unchanged,
 )
 from ecgscale.errors import EcgscaleError
-from ecgscale.io.objects import ObjectStore
+from ecgscale.io.objects import ObjectStore, open_objects, put_whole
 from ecgscale.io.places import Place, arrow_place
-from ecgscale.io.s3 import open_objects
 from ecgscale.nightly.forget.search import Traces
 from ecgscale.progress import Progress
 from ecgscale.store.commit import DATA, Source

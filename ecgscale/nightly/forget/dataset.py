@@ -18,8 +18,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ecgscale.encoders.preprocess import OK
+from ecgscale.archive.validate import OK
 from ecgscale.explain.schema import to_parquet
+from ecgscale.io.numbered import to_json
 from ecgscale.io.objects import ObjectStore, StoreError
 from ecgscale.nightly.forget.search import Traces, has_text, search
 from ecgscale.nightly.gates.gatekeeper import night_records
@@ -28,9 +29,9 @@ from ecgscale.nightly.gates.reference import traits_name
 from ecgscale.passes.explain.resolve import METADATA_PREFIX, commits_of, settle
 from ecgscale.passes.explain.shard import NO_ID
 from ecgscale.progress import Stage
-from ecgscale.store.commit import COMMITS, DATA, Commit, Source, commit_output, to_json
+from ecgscale.store.commit import COMMITS, DATA, Commit, Source, commit_output
 from ecgscale.store.failures import FAILURES
-from ecgscale.store.garbage import manifest_numbers, read_commits
+from ecgscale.store.garbage import read_commits
 from ecgscale.store.holds import Hold, hold_name, holds
 from ecgscale.store.manifest import (
     Content,
@@ -39,6 +40,7 @@ from ecgscale.store.manifest import (
     ShardEntry,
     compose,
     manifest_key,
+    manifest_numbers,
     newest_number,
     plan_digest,
     publish,

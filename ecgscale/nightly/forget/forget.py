@@ -23,9 +23,9 @@ from ecgscale.archive.sources.tombstones import Tombstones, new_tombstones, read
 from ecgscale.encoders.seen import SEEN_FILE
 from ecgscale.errors import ExitCode, UsageError
 from ecgscale.evaluate.written import EVALUATIONS
-from ecgscale.io.objects import ObjectStore
+from ecgscale.io.numbered import read_json_object
+from ecgscale.io.objects import ObjectStore, open_objects
 from ecgscale.io.places import REMOTE, Place, absolute, is_remote, place
-from ecgscale.io.s3 import open_objects
 from ecgscale.io.settings import StoreError, s3, storage_errors
 from ecgscale.nightly.forget.alongside import (
     evaluations_with,
@@ -52,13 +52,13 @@ from ecgscale.nightly.forget.notes import JOURNAL, Journal, keep_journal, note_r
 from ecgscale.nightly.forget.search import Hit, Traces, search
 from ecgscale.passes.probe.probe import PROBES_FOLDER, probe_store
 from ecgscale.progress import SILENT, Progress
-from ecgscale.store.commit import DATA, read_json_object
-from ecgscale.store.dataset import DATASET_FILE, EXPLANATIONS, dataset_ids, dataset_store
+from ecgscale.store.commit import DATA
+from ecgscale.store.dataset import DATASET_FILE, dataset_store
 from ecgscale.store.lease import Lease
 from ecgscale.store.manifest import DatasetFacts
 from ecgscale.store.presence import FORGETTING, require_alone
 from ecgscale.store.provenance import run_facts
-from ecgscale.store.root import existing_root
+from ecgscale.store.root import EXPLANATIONS, dataset_ids, existing_root
 
 
 @dataclass(frozen=True)

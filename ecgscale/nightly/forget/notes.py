@@ -13,8 +13,9 @@ from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict
 
+from ecgscale.io.numbered import read_json_object, to_json
 from ecgscale.io.objects import ObjectStore
-from ecgscale.store.commit import Source, read_json_object, to_json
+from ecgscale.store.commit import Source
 from ecgscale.store.provenance import utc_now
 
 JOURNAL = "_forgetting"

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ecgscale.archive.traits import TRAITS
-from ecgscale.encoders.preprocess import OK
+from ecgscale.archive.validate import OK
 from ecgscale.words import named
 
 COLUMNS = (

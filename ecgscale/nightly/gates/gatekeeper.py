@@ -20,13 +20,14 @@ from pydantic import BaseModel, ConfigDict
 from ecgscale.archive.reader import Archive
 from ecgscale.config import GateSettings
 from ecgscale.errors import UsageError
+from ecgscale.io.numbered import read_json_object, to_json
 from ecgscale.io.objects import ObjectStore
 from ecgscale.nightly.gates.counts import check_freshness, check_quarantine, check_volume
 from ecgscale.nightly.gates.drift import find_drift
 from ecgscale.nightly.gates.evidence import Evidence, FreshShard, GateReport, Night
 from ecgscale.nightly.gates.reference import Reference, RowsWithTraits
 from ecgscale.progress import SILENT, Progress
-from ecgscale.store.commit import Commit, output_is_there, read_commit, read_json_object, to_json
+from ecgscale.store.commit import Commit, output_is_there, read_commit
 from ecgscale.store.holds import holds
 from ecgscale.store.manifest import Manifest, ShardEntry
 from ecgscale.words import counted

@@ -20,11 +20,10 @@ from typing import Any
 
 from ecgscale.clusters.matching import PERSISTS, Matching
 from ecgscale.clusters.model import ClusterModel
-from ecgscale.io.objects import ObjectStore
-from ecgscale.io.s3 import open_objects
+from ecgscale.io.numbered import to_json
+from ecgscale.io.objects import ObjectStore, open_objects
 from ecgscale.nightly.gates.gatekeeper import NIGHTS
 from ecgscale.report.subject import NAMES_FILE, read_names
-from ecgscale.store.commit import to_json
 from ecgscale.store.holds import hold_name, holds
 
 LINEAGE = "refit_of"

@@ -14,6 +14,7 @@ from typing import Any
 
 from ecgscale.clusters.model import ClusterModel
 from ecgscale.errors import UsageError
+from ecgscale.io.numbered import read_json_object
 from ecgscale.io.places import Place, place
 from ecgscale.nightly.models.inherited import (
     LINEAGE,
@@ -23,21 +24,12 @@ from ecgscale.nightly.models.inherited import (
     is_refit_of,
     published_though_held,
 )
-from ecgscale.store.commit import read_json_object
-from ecgscale.store.dataset import (
-    DATASET_FILE,
-    Pointer,
-    dataset_ids,
-    dataset_store,
-    find_dataset,
-    newest_pointer,
-    serve,
-    served,
-)
+from ecgscale.store.dataset import DATASET_FILE, Pointer, dataset_store, find_dataset, newest_pointer, serve, served
 from ecgscale.store.holds import Hold, holds, standing_holds
 from ecgscale.store.manifest import DatasetFacts, Manifest, newest_number, read_manifest
 from ecgscale.store.presence import announced
 from ecgscale.store.provenance import run_facts
+from ecgscale.store.root import dataset_ids
 from ecgscale.words import counted, named
 
 

@@ -14,18 +14,16 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from ecgscale.encoders.preprocess import OK
+from ecgscale.archive.validate import OK
 from ecgscale.explain.schema import OUTPUT_SCHEMA_VERSION, output_schema
 from ecgscale.io.objects import ObjectStore
 from ecgscale.nightly.verify.problems import Problems, place_of
 from ecgscale.nightly.verify.rows import COLUMNS, Rows, check_rows
 from ecgscale.passes.explain.resolve import PATIENT_CONFLICT
 from ecgscale.passes.explain.shard import NO_ID
-from ecgscale.store.commit import Commit, commit_name, output_is_there
+from ecgscale.store.commit import Commit, Source, commit_name, output_is_there
 from ecgscale.store.manifest import DatasetFacts, ShardEntry
 from ecgscale.store.records import decode_hashes, hash_record_ids
-
-_SOURCE = ("key", "size", "stamp", "rows", "content_digest")
 
 
 @dataclass(frozen=True)
@@ -154,7 +152,7 @@ def check_commit(
         return
     if entry.commit != commit_name(entry.key, entry.size, entry.stamp):
         problems.add("commit", entry.commit, f"its name is not that of {entry.key} with stamp {entry.stamp}")
-    for name in _SOURCE:
+    for name in Source.model_fields:
         found, expected = getattr(commit.source, name), getattr(entry, name)
         if found != expected:
             problems.add("commit", entry.commit, f"names a source with {name} {found!r}; published is {expected!r}")

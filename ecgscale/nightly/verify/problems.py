@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from ecgscale.encoders.preprocess import OK
+from ecgscale.archive.validate import OK
 from ecgscale.io.objects import ObjectStore
 from ecgscale.io.places import arrow_place
 from ecgscale.store.records import hash_record_ids, shared_hashes

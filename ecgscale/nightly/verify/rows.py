@@ -13,8 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from ecgscale.archive.validate import RECORD_STATUS
-from ecgscale.encoders.preprocess import OK
+from ecgscale.archive.validate import OK, RECORD_STATUS
 from ecgscale.explain.schema import FACT_COLUMNS
 from ecgscale.nightly.verify.problems import Kind, Problems, place_of
 

@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 
 from ecgscale.archive.reader import Archive, Shard
 from ecgscale.archive.shard import ContentDigest, require_unchanged
+from ecgscale.archive.validate import OK
 from ecgscale.clusters.model import ClusterModel
-from ecgscale.encoders.preprocess import OK
 from ecgscale.errors import EncoderError, ModelError, ShardError
 from ecgscale.evaluate.published import open_source
 from ecgscale.explain.facts import load_encoder

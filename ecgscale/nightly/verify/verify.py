@@ -21,9 +21,8 @@ from numpy.typing import NDArray
 from ecgscale.archive.reader import Archive
 from ecgscale.clusters.model import ClusterModel
 from ecgscale.errors import ExitCode, ModelError
-from ecgscale.io.objects import ObjectStore, StoreError
+from ecgscale.io.objects import ObjectStore, StoreError, open_objects
 from ecgscale.io.places import Place
-from ecgscale.io.s3 import open_objects
 from ecgscale.nightly.verify.file import check_commit, check_file
 from ecgscale.nightly.verify.problems import Problem, Problems, check_doubles
 from ecgscale.nightly.verify.sample import Draw, Recomputed, recompute_sample

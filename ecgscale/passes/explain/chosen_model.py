@@ -8,7 +8,7 @@ from pathlib import Path
 from ecgscale.errors import ModelError, UsageError, did_you_mean
 from ecgscale.io.places import Place, place
 from ecgscale.store.dataset import find_dataset
-from ecgscale.store.missing_root import astray
+from ecgscale.store.root import missing_root
 
 MODELS = "models"
 _FILE = "model.json"
@@ -46,7 +46,7 @@ def model_of_root(root: str | Path) -> Place:
     if len(known) == 1:
         return where / MODELS / known[0]
     if not known:
-        if lost := astray(where):
+        if lost := missing_root(where):
             raise ModelError(f"{lost} `ecgscale fit … --out ROOT` makes a ROOT with a model; or name one with --model")
         raise ModelError(f"no cluster model lies below {where}. `ecgscale fit` makes one; or name one with --model")
     try:

@@ -20,6 +20,7 @@ from ecgscale.clusters.model import ClusterModel
 from ecgscale.errors import ExitCode, PublishError, ShardError
 from ecgscale.explain.facts import encoder_digest_of, fitted_precision, fitted_with_padding
 from ecgscale.explain.schema import RESULTS_VERSION, EntropyDetail, ExplainSettings
+from ecgscale.io.numbered import to_json
 from ecgscale.io.objects import ObjectStore
 from ecgscale.io.places import Place, absolute, place
 from ecgscale.passes.explain.choice import Admission, Choice, choose
@@ -29,7 +30,6 @@ from ecgscale.passes.explain.resolve import Settled, commits_of, settle
 from ecgscale.passes.watch import RunWatch, Unwatched
 from ecgscale.passes.workers import OpenPool, in_process
 from ecgscale.progress import SILENT, Progress
-from ecgscale.store.commit import to_json
 from ecgscale.store.dataset import DATASET_FILE, dataset_store
 from ecgscale.store.manifest import (
     ArchiveFacts,

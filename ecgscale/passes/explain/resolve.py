@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ecgscale.encoders.preprocess import OK
+from ecgscale.archive.validate import OK
 from ecgscale.explain.schema import FACT_COLUMNS, to_parquet
 from ecgscale.io.objects import ObjectStore, StoreError
 from ecgscale.io.places import arrow_place

@@ -16,9 +16,9 @@ import pyarrow as pa
 from ecgscale.archive.batch import RawBatch
 from ecgscale.archive.reader import Archive, Shard
 from ecgscale.archive.shard import require_unchanged
-from ecgscale.archive.validate import check_batch
+from ecgscale.archive.validate import OK, check_batch
 from ecgscale.clusters.model import ClusterModel
-from ecgscale.encoders.preprocess import OK, Prepared, prepare
+from ecgscale.encoders.preprocess import Prepared, prepare
 from ecgscale.encoders.taps import Encoder
 from ecgscale.errors import ShardError
 from ecgscale.explain.facts import Facts, explain_batch, load_encoder

@@ -16,11 +16,11 @@ import torch
 from numpy.typing import NDArray
 
 from ecgscale.archive.reader import Archive
-from ecgscale.archive.validate import check_batch
+from ecgscale.archive.validate import OK, check_batch
 from ecgscale.clusters.cache import ActivationCache, DeviceCache
 from ecgscale.clusters.features import BlockLayout
 from ecgscale.clusters.kmeans import fit_kmeans
-from ecgscale.encoders.preprocess import OK, prepare
+from ecgscale.encoders.preprocess import prepare
 from ecgscale.encoders.spec import load_spec
 from ecgscale.encoders.taps import Encoder
 from ecgscale.encoders.weights import build_module

@@ -28,8 +28,8 @@ from ecgscale.archive.sources.tombstones import Tombstones, forgotten_note
 from ecgscale.archive.sources.wfdb import HeaderFacts, WfdbSource
 from ecgscale.config import ArchiveConfig
 from ecgscale.errors import UsageError
+from ecgscale.io.objects import open_objects
 from ecgscale.io.places import Place, is_remote
-from ecgscale.io.s3 import open_objects
 
 
 @dataclass(frozen=True)

@@ -21,15 +21,15 @@ from ecgscale.archive.waves import has_neurokit
 from ecgscale.clusters.model import ClusterModel
 from ecgscale.encoders.spec import load_spec
 from ecgscale.errors import ExitCode, PublishError, ShardError, UsageError
-from ecgscale.io.objects import ObjectStore
+from ecgscale.io.numbered import to_json
+from ecgscale.io.objects import ObjectStore, open_objects
 from ecgscale.io.places import absolute, place
-from ecgscale.io.s3 import open_objects
 from ecgscale.passes.probe.network import ProbeNetwork
 from ecgscale.passes.probe.schema import DROPOUT, PROBES, PROBES_VERSION, SCHEMA, WAVES, ProbeSettings
 from ecgscale.passes.probe.waves import has_dtaidistance
 from ecgscale.passes.workers import Call, Done, OpenPool, WorkerSpec, in_process
 from ecgscale.progress import SILENT, Progress
-from ecgscale.store.commit import Commit, Source, find_commit, to_json
+from ecgscale.store.commit import Commit, Source, find_commit
 from ecgscale.store.dataset import find_dataset, open_explanations
 from ecgscale.store.manifest import (
     ArchiveFacts,
@@ -199,7 +199,7 @@ class _Run:
         set_aside: list[SetAside] = []
         pending: list[Source] = []
         for entry in self.explained:
-            source = Source(**entry.model_dump(include={"key", "size", "stamp", "rows", "content_digest"}))
+            source = entry.source
             standing = find_commit(self.store, source.key, source.size, source.stamp)
             if standing is not None:
                 commits.append(standing)

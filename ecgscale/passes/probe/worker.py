@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 from ecgscale.archive.batch import RawBatch
 from ecgscale.archive.reader import Archive
-from ecgscale.archive.validate import check_batch
+from ecgscale.archive.validate import OK, check_batch
 from ecgscale.archive.waves import Waves, delineate, has_neurokit, merge_leads, on_axis, whole_steps
 from ecgscale.clusters.model import ClusterModel
-from ecgscale.encoders.preprocess import OK, Prepared, prepare
+from ecgscale.encoders.preprocess import Prepared, prepare
 from ecgscale.explain.facts import fitted_with_padding, load_encoder
 from ecgscale.explain.schema import to_parquet
-from ecgscale.io.s3 import open_objects
+from ecgscale.io.objects import open_objects
 from ecgscale.passes.probe.batch import BatchProber
 from ecgscale.passes.probe.network import ProbeNetwork
 from ecgscale.passes.probe.schema import EMPTY, PROBES_VERSION, SCHEMA, WAVES, ProbeSettings

@@ -34,8 +34,9 @@ from ecgscale.passes.spread import Spread
 from ecgscale.passes.watch import RunWatch
 from ecgscale.passes.workers import OpenPool, in_process
 from ecgscale.progress import SILENT, Progress
-from ecgscale.store.dataset import dataset_ids, dataset_store, find_dataset, served
+from ecgscale.store.dataset import dataset_store, find_dataset, served
 from ecgscale.store.manifest import Manifest, newest_number, read_manifest
+from ecgscale.store.root import dataset_ids
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,7 @@ from ecgscale.archive.sources.code15 import ingest_code15
 from ecgscale.archive.sources.ptbxl import ingest_ptbxl
 from ecgscale.archive.sources.source import IngestOptions
 from ecgscale.errors import ArchiveError
-from ecgscale.io.objects import StoreError
-from ecgscale.io.s3 import S3Objects, open_objects
+from ecgscale.io.objects import S3Objects, StoreError, open_objects
 from tests.archive.arriving import HOUR, Ward, age
 from tests.archive.recordings import EXAMS, wave, write_code15, write_ptbxl, write_wfdb
 

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ecgscale.io.objects import LocalObjects
-from ecgscale.io.s3 import open_objects
+from ecgscale.io.objects import LocalObjects, open_objects
 from ecgscale.nightly.forget import forget as forget_module
 from ecgscale.store import find_dataset
 from ecgscale.store.lease import LOCK, Lease, LeaseLost

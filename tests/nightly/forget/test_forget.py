@@ -16,12 +16,13 @@ from ecgscale.archive.reader import Archive
 from ecgscale.cli import main
 from ecgscale.encoders.seen import hashed
 from ecgscale.evaluate.written import read_evaluations, write_evaluation
+from ecgscale.io.numbered import to_json
+from ecgscale.io.objects import open_objects
 from ecgscale.io.places import copies_folder
-from ecgscale.io.s3 import open_objects
 from ecgscale.io.settings import s3
 from ecgscale.nightly.gates.gatekeeper import night_records
 from ecgscale.store import find_dataset, newest_manifest
-from ecgscale.store.commit import COMMITS, read_commit, to_json
+from ecgscale.store.commit import COMMITS, read_commit
 from ecgscale.store.holds import holds
 from ecgscale.store.lease import Lease
 from ecgscale.store.manifest import newest_number, read_manifest

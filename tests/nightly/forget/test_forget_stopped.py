@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from ecgscale.archive.reader import Archive
-from ecgscale.io.objects import LocalObjects
-from ecgscale.io.s3 import open_objects
+from ecgscale.io.objects import LocalObjects, open_objects
 from ecgscale.nightly.forget import forget as forget_module
 from tests.nightly.forgetting import busiest, copy_of, forget, grown_world, published, telling
 from tests.nightly.nights import World

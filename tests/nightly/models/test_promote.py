@@ -10,13 +10,13 @@ import pytest
 from ecgscale.clusters.features import BlockLayout
 from ecgscale.clusters.model import ClusterModel
 from ecgscale.errors import PublishError, UsageError
+from ecgscale.io.numbered import to_json
 from ecgscale.io.places import place
 from ecgscale.nightly.gates.gatekeeper import NIGHTS
 from ecgscale.nightly.models import promote as promoting
 from ecgscale.nightly.models.inherited import LINEAGE
 from ecgscale.nightly.models.promote import promote
 from ecgscale.report.subject import read_names
-from ecgscale.store.commit import to_json
 from ecgscale.store.dataset import DATASET_FILE, newest_pointer, open_explanations, serve, served
 from ecgscale.store.holds import decide, hold, holds
 from ecgscale.store.manifest import publish

@@ -20,9 +20,10 @@ from ecgscale.nightly.models.refit import Refit, refit
 from ecgscale.passes.explain.explain import explain_archive
 from ecgscale.passes.run.pipeline import PipelineResult, published_model, run_pipeline
 from ecgscale.report.subject import read_names
-from ecgscale.store.dataset import dataset_ids, dataset_store, find_dataset, serve, served
+from ecgscale.store.dataset import dataset_store, find_dataset, serve, served
 from ecgscale.store.holds import hold
 from ecgscale.store.provenance import run_facts
+from ecgscale.store.root import dataset_ids
 from tests.encoders.small_networks import write_small_encoder
 from tests.nightly.refitted import World, name_clusters, served_world, source_of
 from tests.passes.simulated import simulated

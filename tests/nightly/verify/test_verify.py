@@ -14,12 +14,13 @@ import pyarrow as pa
 import pytest
 
 from ecgscale.errors import ArchiveError, UsageError
+from ecgscale.io.numbered import to_json
 from ecgscale.nightly.verify.problems import KINDS
 from ecgscale.nightly.verify.verify import Verified
 from ecgscale.passes.explain.explain import Unattended
 from ecgscale.progress import SILENT
 from ecgscale.runtime.run_record import run_record
-from ecgscale.store.commit import read_commit, to_json
+from ecgscale.store.commit import read_commit
 from ecgscale.store.garbage import collect_garbage
 from tests.explain.golden import good_row, write_archive, write_model, write_rows
 from tests.nightly.small_world import SmallWorld, with_value

@@ -22,8 +22,8 @@ from ecgscale.archive.sources.tombstones import Tombstones, write_tombstones
 from ecgscale.cli import main
 from ecgscale.config import ArchiveConfig, load_config
 from ecgscale.errors import ArchiveError, EcgscaleError, UsageError
+from ecgscale.io.objects import open_objects
 from ecgscale.io.places import place, upload
-from ecgscale.io.s3 import open_objects
 from ecgscale.passes.ingest.ingest import ingest_archive
 from ecgscale.passes.ingest.worker import IngestWorker
 from ecgscale.passes.run.pipeline import make_archive

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
+from ecgscale.io.objects import S3Objects, open_objects
 from ecgscale.io.places import absolute, is_remote, local_copy, place
-from ecgscale.io.s3 import S3Objects, open_objects
 from ecgscale.io.settings import (
     StorageSettings,
     StoreError,

@@ -1,0 +1,71 @@
+"""Objects that hold JSON, and series of them: FOLDER/<n>.json, numbered from 1, each created once and never changed."""
+
+from __future__ import annotations
+
+from typing import Generic, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from ecgscale.io.objects import ObjectStore, StoreError
+
+DIGITS = 8
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+def to_json(model: BaseModel, indent: int | None = 1) -> bytes:
+    """A model as JSON in the order of its fields: equal models give equal bytes."""
+    return (model.model_dump_json(indent=indent) + "\n").encode()
+
+
+def read_json_object(store: ObjectStore, key: str, model: type[_Model]) -> _Model | None:
+    """The object `key` as a `model`, or None when there is none; `StoreError` when it is something else."""
+    data = store.read(key)
+    if data is None:
+        return None
+    try:
+        return model.model_validate_json(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the whole object"
+        raise StoreError(
+            f"{store.location(key)} is not what ecgscale writes ({where}: {first['msg']}); it was changed by something "
+            "else, or written by a later version. Restore it, or move it away to have it made again."
+        ) from error
+
+
+class Numbered(Generic[_Model]):
+    """A series of objects below one folder of a store. The newest one holds; of two who create the next, one wins."""
+
+    def __init__(self, folder: str, model: type[_Model], indent: int | None = 1) -> None:
+        self.folder, self._model, self._indent = folder, model, indent
+
+    def key(self, number: int) -> str:
+        """Key of object `number`, from 1."""
+        return f"{self.folder}/{number:0{DIGITS}d}.json"
+
+    def newest(self, store: ObjectStore) -> int:
+        """Number of the newest object, 0 when there is none.
+
+        A listing says where to start; the objects themselves, asked for by name, say where the end is.
+        """
+        number = max(self._listed(store), default=0)
+        while store.stat(self.key(number + 1)) is not None:
+            number += 1
+        return number
+
+    def numbers(self, store: ObjectStore) -> list[int]:
+        """Numbers of the objects that are there, ascending; the last is the newest."""
+        newest = self.newest(store)
+        return sorted(self._listed(store) | ({newest} if newest else set()))
+
+    def read(self, store: ObjectStore, number: int) -> _Model | None:
+        """Object `number`, or None; `StoreError` when it cannot be understood."""
+        return read_json_object(store, self.key(number), self._model)
+
+    def create(self, store: ObjectStore, number: int, model: _Model) -> bool:
+        """Create object `number`; False when somebody else was faster."""
+        return store.put_if_absent(self.key(number), to_json(model, self._indent))
+
+    def _listed(self, store: ObjectStore) -> set[int]:
+        stems = (key.rsplit("/", 1)[-1].removesuffix(".json") for key in store.list_prefix(self.folder))
+        return {int(stem) for stem in stems if stem.isdigit()}
