@@ -25,9 +25,8 @@ from typing import NamedTuple
 
 from ecgscale.archive.sources.pseudonyms import Pseudonyms, QuotesSource
 from ecgscale.errors import ArchiveError
-from ecgscale.io.objects import StoreError
+from ecgscale.io.objects import StoreError, open_objects
 from ecgscale.io.places import REMOTE, Place, is_remote
-from ecgscale.io.s3 import open_objects
 from ecgscale.io.settings import s3, storage_errors
 from ecgscale.progress import SILENT, Progress
 

@@ -30,8 +30,7 @@ from ecgscale.explain.schema import (
     output_schema,
     to_parquet,
 )
-from ecgscale.io.objects import ObjectStore
-from ecgscale.io.s3 import open_objects
+from ecgscale.io.objects import ObjectStore, open_objects
 from ecgscale.passes.explain.plan import Pending
 from ecgscale.passes.prefetch import prefetch
 from ecgscale.passes.watch import TOTAL
