@@ -49,7 +49,7 @@ from ecgscale.io.settings import VARIABLE, StorageSettings
 from ecgscale.store import find_dataset
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 DEMO = "ecgscale-demo"
 
 FOLDERS = {

@@ -36,6 +36,7 @@ from ecgscale.io.settings import CARRIED, VARIABLE, StorageSettings
 from ecgscale.store import open_explanations
 from tests.e2e.documents import DEMO, PAGES, REPOSITORY, Reader, blocks_of, real_data
 from tests.s3 import new_bucket
+from tests.worlds.few_recordings import few_recordings
 
 SECTIONS = (RunConfig, ArchiveConfig, TrainConfig, EncoderConfig, FitConfig, ExplainConfig, SurrogateConfig)
 
@@ -51,7 +52,8 @@ def test_what_a_page_prints_works(
     monkeypatch.setenv(VARIABLE, "{}")  # what a page's [storage] says ends with the page
     if "s3://hospital" in page.read_text(encoding="utf-8"):
         new_bucket(request.getfixturevalue("s3_endpoint"), monkeypatch, "hospital")
-    reader = Reader(real_data())
+    real = real_data()
+    reader = Reader(few_recordings(real, tmp_path / "real") if real else None)
     for block in blocks_of(page):
         reader.run(block)
 
