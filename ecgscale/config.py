@@ -1,7 +1,7 @@
 """Job configuration: TOML in, a typed frozen tree out, checked whole before any work starts.
 
-Relative paths are relative to the file. Every section but `[archive]` and `[encoder]` may be left out; what an option
-means stands with the command of the same name (`ecgscale fit --help`).
+Relative paths are relative to the file. Every section but `[archive]` and `[encoder]` may be left out. Commands make
+their options of these fields, so a default, a bound and a description are said here and nowhere else.
 
 Thresholds of the quality gates: section `[gates]` of a nightly configuration. Formulae stand in docs/gates.md.
 """
@@ -15,7 +15,7 @@ from contextlib import nullcontext
 from datetime import date
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     BaseModel,
@@ -100,6 +100,10 @@ PlaceField = Annotated[Path, PlainValidator(_place), PlainSerializer(str)]
 """A path, or s3://BUCKET/PREFIX."""
 
 
+BATCH = 32
+"""Records in a forward pass where nothing else is said; the bits of results hold for one number alone."""
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -110,32 +114,46 @@ class ArchiveConfig(_Section):
     path: PlaceField
     source: Literal["ptbxl", "code15", "wfdb", "simulate"] | None = None
     src: PlaceField | None = None
-    rate: Literal[100, 500] = 500
+    rate: Literal[100, 500] = Field(default=500, description="Which recordings, Hz.")
     units_per_mv: float | None = Field(default=None, gt=0)
-    carry: tuple[str, ...] = ()
-    records: int = Field(default=1000, gt=0)
-    seed: int = 0
-    shard_records: int | None = Field(default=None, gt=0)
-    pseudonymise: PlaceField | None = None
-    shift_dates: bool = False
+    carry: tuple[str, ...] = Field(
+        default=(), description="Take this column of the source along too; may be given several times."
+    )
+    records: int = Field(default=1000, gt=0, description="How many recordings to make.")
+    seed: int = Field(default=0, description="Same seed, same recordings.")
+    shard_records: int | None = Field(default=None, gt=0, description="Records a shard; by default about 128 MB.")
+    pseudonymise: PlaceField | None = Field(
+        default=None,
+        description="Replace ids by keyed hashes, pool ages from 90 on. KEYFILE: head -c 32 /dev/urandom, mode 600.",
+    )
+    shift_dates: bool = Field(default=False, description="With a key: move dates by 1 to 52 whole weeks a patient.")
 
 
 class TrainConfig(_Section):
     """`[train]`: how to make the encoder if it is not there yet."""
 
-    target: str
-    kind: Literal["auto", "multilabel", "multiclass", "regression"] = "auto"
-    epochs: int = Field(default=18, gt=0)
-    train_folds: tuple[int, ...] = ()
-    validation_folds: tuple[int, ...] = ()
-    test_folds: tuple[int, ...] = ()
-    rate: float = Field(default=400.0, gt=0)
-    length: int = Field(default=4096, gt=0)
-    blocks: tuple[tuple[int, int], ...] = ()
-    batch_size: int = Field(default=16, gt=0)
+    target: str = Field(description="Column to learn: superclasses, age, sex, … or bool columns a,b,c.")
+    kind: Literal["auto", "multilabel", "multiclass", "regression"] = Field(
+        default="auto",
+        description="Auto: list of strings → multilabel; string, integer, bool → multiclass; float → regression.",
+    )
+    epochs: int = Field(default=18, gt=0, description="Passes over the records.")
+    train_folds: tuple[int, ...] = Field(
+        default=(), description="Folds to learn from, as 1-7 or 1,2,3 (default: all not named)."
+    )
+    validation_folds: tuple[int, ...] = Field(
+        default=(), description="Folds that pick the best epoch (default: by patient)."
+    )
+    test_folds: tuple[int, ...] = Field(default=(), description="Folds that are only scored, once, at the end.")
+    rate: float = Field(default=400.0, gt=0, description="Hz that the network sees.")
+    length: int = Field(default=4096, gt=0, description="Samples that it sees.")
+    blocks: tuple[tuple[int, int], ...] = Field(
+        default=(), description="Residual blocks as CHANNELSxSAMPLES,… (default: the CODE shapes)."
+    )
+    batch_size: int = Field(default=16, gt=0, description="Records a step.")
     learning_rate: float = Field(default=1e-3, gt=0)
     dropout: float = Field(default=0.5, ge=0, lt=1)
-    seed: int = 0
+    seed: int = Field(default=0, description="Of weights, order and split.")
 
 
 class EncoderConfig(_Section):
@@ -147,21 +165,39 @@ class EncoderConfig(_Section):
 class FitConfig(_Section):
     """`[fit]`"""
 
-    clusters: int = Field(default=20, ge=2, le=512)
-    folds: tuple[int, ...] | None = None
-    records: int | None = Field(default=None, gt=0)
-    algorithm: Literal["minibatch", "lloyd"] = "minibatch"
-    max_epochs: int = Field(default=30, gt=0)
-    seed: int = 0
-    gamma: Literal[1, 2] = 2
-    tau: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    clusters: int = Field(default=20, ge=2, le=512, description="K; several (5,10,20) share one pass.")
+    folds: tuple[int, ...] | None = Field(default=None, description="Fit on these folds of the archive only, e.g. 1-8.")
+    records: int | None = Field(default=None, gt=0, description="Fit on a seeded draw of at most so many records.")
+    algorithm: Literal["minibatch", "lloyd"] = Field(default="minibatch", description="K-means.")
+    max_epochs: int = Field(default=30, gt=0, description="Of mini-batch K-means.")
+    seed: int = Field(default=0, description="Of the initialisation, the batches and the draw.")
+    gamma: Literal[1, 2] = Field(default=2, description="Power of the distance.")
+    tau: float | None = Field(
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Softmax temperature. Default: the mean margin (gamma 2), 1 (gamma 1).",
+    )
     cache_dtype: Literal["float32", "float16"] = "float32"
+
+
+class FitOptions(FitConfig):
+    """What `ecgscale fit` can be asked besides."""
+
+    max_iterations: int = Field(default=100, gt=0, description="Of Lloyd.")
+
+
+FIT = FitOptions()
+"""A fit of which nothing else is said."""
 
 
 class ExplainConfig(_Section):
     """`[explain]`"""
 
-    entropy: Literal["none", "timestep"] = "none"
+    entropy: Literal["none", "timestep"] = Field(
+        default="none",
+        description="Write the entropy of every timestep too; its means over segments and records always are.",
+    )
 
 
 class SurrogateConfig(_Section):
@@ -175,9 +211,15 @@ class SurrogateConfig(_Section):
 class RuntimeConfig(_Section):
     """`[runtime]`: where ingest, fit and explain run; one local worker is this process itself."""
 
-    name: Literal["local", "ray"] = "local"
-    workers: int = Field(default=1, gt=0)
-    gpus_per_worker: float | None = Field(default=None, ge=0)
+    name: Literal["local", "ray"] = Field(
+        default="local", description="ray joins the cluster of RAY_ADDRESS, or starts a private one."
+    )
+    workers: int = Field(default=1, gt=0, description="Processes or Ray actors. Default: 1.")
+    gpus_per_worker: float | None = Field(
+        default=None,
+        ge=0,
+        description="Of Ray actors; a fraction shares a GPU. Default: 1 with --device cuda, else 0.",
+    )
 
 
 class NightlyConfig(_Section):
@@ -220,11 +262,15 @@ class RunConfig(_Section):
     storage: StorageSettings | None = None
     nightly: NightlyConfig = NightlyConfig()
     gates: GateSettings = GateSettings()
-    batch: int = Field(default=32, gt=0)
+    batch: int = Field(default=BATCH, gt=0, description="Records a forward pass.")
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    include_padding: bool = False
-    precision: Literal["float32", "bfloat16"] = "float32"
-    memory: str | None = None
+    include_padding: bool = Field(default=False, description="Let zero padding take part, as the literal method does.")
+    precision: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="Of the network; bfloat16 is faster on recent hardware, and recorded."
+    )
+    memory: str | None = Field(
+        default=None, description="Stay below this (8GiB); activations that do not fit go to disk."
+    )
 
     @field_validator("memory")
     @classmethod
@@ -267,7 +313,7 @@ def load_config(path: str | Path) -> RunConfig:
         folder = path.parent if is_remote(path) else path.resolve().parent
         config = RunConfig.model_validate(_anchored(content, folder))
     except ValidationError as error:
-        raise UsageError(f"{path}: " + "; ".join(_told(detail) for detail in error.errors())) from error
+        raise UsageError(f"{path}: " + "; ".join(_sentence(detail) for detail in error.errors())) from error
     if config.archive.source not in (None, "simulate") and config.archive.src is None:
         raise UsageError(f"{path}: archive.source is {config.archive.source!r}, so archive.src has to name its folder")
     if config.storage is not None:
@@ -288,7 +334,7 @@ def _anchored(content: dict[str, Any], folder: Path) -> dict[str, Any]:
     return anchored
 
 
-def _told(detail: Any) -> str:
+def _sentence(detail: Any) -> str:
     """One pydantic error as a sentence: the key, what is wrong, and the key that was meant."""
     parts = [str(part) for part in detail["loc"]]
     where = ".".join(parts) or "the file"
@@ -329,20 +375,10 @@ _WANTED = {
 """What was expected, by pydantic's types of errors, in the words of a user."""
 
 
-_SECTIONS: dict[str, type[BaseModel]] = {
-    "archive": ArchiveConfig,
-    "encoder": EncoderConfig,
-    "train": TrainConfig,
-    "fit": FitConfig,
-    "explain": ExplainConfig,
-    "surrogate": SurrogateConfig,
-    "runtime": RuntimeConfig,
-    "storage": StorageSettings,
-    "nightly": NightlyConfig,
-    "gates": GateSettings,
-}
-
-
 def _keys(section: list[str]) -> list[str]:
-    model: type[BaseModel] = _SECTIONS[section[0]] if section else RunConfig
-    return list(model.model_fields)
+    """The keys of a section, or of the file."""
+    if not section:
+        return list(RunConfig.model_fields)
+    annotation: Any = RunConfig.model_fields[section[0]].annotation
+    models = [annotation, *get_args(annotation)]
+    return list(next(model for model in models if hasattr(model, "model_fields")).model_fields)

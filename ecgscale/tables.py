@@ -127,6 +127,20 @@ class Table:
         return [(row.name, *(" ".join(filter(None, (c.text, c.note))) for c in row.cells)) for row in self.rows]
 
 
+def aligned(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Columns of text, the first to the left and the others to the right."""
+    widths = [max(len(row[i]) for row in (heads, *rows)) for i in range(len(heads))]
+    return [
+        "  " + "  ".join(cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(pairs))
+        for pairs in (list(zip(row, widths, strict=True)) for row in (heads, *rows))
+    ]
+
+
+def bracketed(interval: Sequence[float] | None, gap: str = " ") -> str:
+    """ " [0.812, 0.930]" behind a score, or nothing."""
+    return f"{gap}[{interval[0]:.3f}, {interval[1]:.3f}]" if interval else ""
+
+
 def printable(text: str) -> str:
     """Text that a terminal only shows: control characters (but tabs and line breaks) become escapes such as \\x1b."""
     return "".join(

@@ -9,7 +9,8 @@ from typing import Any
 
 import click
 
-from ecgscale.cli.job import Job, config_option, job
+from ecgscale.cli.job import config_option, job
+from ecgscale.cli.options import Job
 
 
 @click.command()
@@ -21,7 +22,7 @@ def evaluate(job: Job) -> dict[str, Any]:
     \b
       ray job submit --working-dir . -- python jobs/evaluate.py --config configs/ptbxl.toml
     """
-    from ecgscale.cli.surrogate import told
+    from ecgscale.cli.surrogate import summary
     from ecgscale.evaluate.surrogate.check import check_published
     from ecgscale.passes.spread import Spread
 
@@ -36,7 +37,7 @@ def evaluate(job: Job) -> dict[str, Any]:
             progress=job.progress,
         )
     job.record.add(surrogate=checked.to_dict())
-    click.echo(told(checked.result))
+    click.echo(summary(checked.result))
     return checked.to_dict()
 
 

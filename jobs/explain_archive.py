@@ -10,7 +10,8 @@ from typing import Any
 
 import click
 
-from ecgscale.cli.job import Job, config_option, job, model_option
+from ecgscale.cli.job import config_option, job, model_option
+from ecgscale.cli.options import Job
 
 
 @click.command()

@@ -9,7 +9,8 @@ from typing import Any
 
 import click
 
-from ecgscale.cli.job import Job, config_option, job
+from ecgscale.cli.job import config_option, job
+from ecgscale.cli.options import Job
 
 
 @click.command()

@@ -10,8 +10,9 @@ from typing import Any
 
 import click
 
-from ecgscale.cli.job import Job, config_option, job, model_option
-from ecgscale.cli.nightly import night_facts, recompute_option, withdrawal_option
+from ecgscale.cli.explain import night_facts, recompute_option, withdrawal_option
+from ecgscale.cli.job import config_option, job, model_option
+from ecgscale.cli.options import Job
 
 
 @click.command()
@@ -29,7 +30,7 @@ def nightly(job: Job, model: Path | None, allow_recompute: bool, allow_withdrawa
     \b
       ray job submit --working-dir . -- python jobs/nightly.py --config configs/nightly.toml
     """
-    return night_facts(job.config, job.where, job.record, job.progress, model, allow_recompute, allow_withdrawal)
+    return night_facts(job, model, allow_recompute, allow_withdrawal)
 
 
 if __name__ == "__main__":

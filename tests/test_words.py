@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from ecgscale.words import counted, named
+from ecgscale.words import age, by_reason, counted, named, size
 
 
-@pytest.mark.parametrize(("n", "told"), [(0, "0 shards"), (1, "1 shard"), (2, "2 shards"), (345_779, "345,779 shards")])
-def test_counts_go_with_their_nouns(n: int, told: str) -> None:
-    assert counted(n, "shard") == told
+@pytest.mark.parametrize(
+    ("n", "written"), [(0, "0 shards"), (1, "1 shard"), (2, "2 shards"), (345_779, "345,779 shards")]
+)
+def test_counts_go_with_their_nouns(n: int, written: str) -> None:
+    assert counted(n, "shard") == written
 
 
 def test_a_plural_of_its_own() -> None:
@@ -21,3 +23,26 @@ def test_of_many_names_the_first() -> None:
     assert named([]) == ""
     assert named(["a", "b"]) == "a, b"
     assert named(["a", "b", "c", "d"], most=2) == "a, b and 2 more"
+
+
+@pytest.mark.parametrize(
+    ("n", "written"),
+    [(0, "0 bytes"), (1023, "1023 bytes"), (1536, "1.5 KiB"), (5 * 2**20, "5.0 MiB")],
+)
+def test_sizes(n: int, written: str) -> None:
+    assert size(n) == written
+
+
+@pytest.mark.parametrize(
+    ("seconds", "written"),
+    [(None, ""), (-1, "0 s"), (59, "59 s"), (119, "119 s"), (240, "4 min"), (3 * 3600, "3 h"), (12 * 86400, "12 d")],
+)
+def test_ages(seconds: float | None, written: str) -> None:
+    assert age(seconds) == written
+
+
+def test_equal_reasons_are_told_once() -> None:
+    shards = {f"part-{i:05d}.parquet": "drift" for i in range(12, 0, -1)} | {"part-00000.parquet": "volume"}
+    assert by_reason(shards) == ["part-00000.parquet: volume", "12 shards, first part-00001.parquet: drift"]
+    assert by_reason(shards, 1) == ["part-00000.parquet: volume", "and 12 shards more"]
+    assert by_reason({}, 5) == []

@@ -10,42 +10,42 @@ from ecgscale.errors import did_you_mean
 
 SECTIONS = {
     "From recordings to explanations": {
-        "demo": ("ecgscale.cli.demo:demo", "the whole of it on simulated recordings"),
+        "demo": ("ecgscale.cli.run:demo", "the whole of it on simulated recordings"),
         "run": ("ecgscale.cli.run:run", "the whole of it on yours, from one file"),
         "plan": ("ecgscale.cli.plan:plan", "what `run` would do, how long, with how much memory"),
         "ingest": ("ecgscale.cli.ingest:ingest", "recordings to an archive of Parquet shards"),
-        "simulate": ("ecgscale.cli.simulate:simulate", "an archive with known truth, of any size"),
-        "inspect": ("ecgscale.cli.inspect:inspect", "what is in an archive, and what is wrong with it"),
-        "train": ("ecgscale.cli.train:train", "a reference network (1D ResNet)"),
-        "encoder": ("ecgscale.cli.encoder:encoder", "does this network load, and do its taps keep time?"),
+        "simulate": ("ecgscale.cli.ingest:simulate", "an archive with known truth, of any size"),
+        "inspect": ("ecgscale.cli.checks:inspect", "what is in an archive, and what is wrong with it"),
+        "train": ("ecgscale.cli.network:train", "a reference network (1D ResNet)"),
+        "encoder": ("ecgscale.cli.network:encoder", "does this network load, and do its taps keep time?"),
         "fit": ("ecgscale.cli.fit:fit", "clusters of what the network does"),
         "explain": ("ecgscale.cli.explain:explain", "segments, entropy, proportions of every recording"),
     },
     "Looking and evaluating": {
-        "plot": ("ecgscale.cli.plot:plot", "one explained recording on ECG paper"),
-        "report": ("ecgscale.cli.report:report", "everything on one page: recordings, atlas, evaluations"),
-        "figures": ("ecgscale.cli.figures:figures", "figures for a paper, or pictures for a blinded study"),
+        "plot": ("ecgscale.cli.pictures:plot", "one explained recording on ECG paper"),
+        "report": ("ecgscale.cli.pictures:report", "everything on one page: recordings, atlas, evaluations"),
+        "figures": ("ecgscale.cli.pictures:figures", "figures for a paper, or pictures for a blinded study"),
         "surrogate": ("ecgscale.cli.surrogate:surrogate", "how much of the network the proportions hold"),
-        "localise": ("ecgscale.cli.localise:localise", "are clusters P, QRS, T? against shifts; average beats"),
-        "uncertainty": ("ecgscale.cli.uncertainty:uncertainty", "does entropy say when the network errs?"),
-        "temporal": ("ecgscale.cli.temporal:temporal", "does the order of clusters matter?"),
-        "probe": ("ecgscale.cli.probe:probe", "Grad-CAM, MC dropout, masking and more, on a sample"),
-        "sweep": ("ecgscale.cli.sweep:sweep", "how much rests on K, training records, layers, γ and τ"),
-        "audit": ("ecgscale.cli.audit:audit", "records whose label, network and surrogate disagree"),
+        "localise": ("ecgscale.cli.evaluations:localise", "are clusters P, QRS, T? against shifts; average beats"),
+        "uncertainty": ("ecgscale.cli.evaluations:uncertainty", "does entropy say when the network errs?"),
+        "temporal": ("ecgscale.cli.evaluations:temporal", "does the order of clusters matter?"),
+        "probe": ("ecgscale.cli.sampled:probe", "Grad-CAM, MC dropout, masking and more, on a sample"),
+        "sweep": ("ecgscale.cli.sampled:sweep", "how much rests on K, training records, layers, γ and τ"),
+        "audit": ("ecgscale.cli.evaluations:audit", "records whose label, network and surrogate disagree"),
     },
     "Every night": {
-        "nightly": ("ecgscale.cli.nightly:nightly", "what is new: ingested, explained, judged, published"),
+        "nightly": ("ecgscale.cli.explain:nightly", "what is new: ingested, explained, judged, published"),
         "status": ("ecgscale.cli.status:status", "what is published, waits, failed or is held; the last runs"),
-        "quarantine": ("ecgscale.cli.quarantine:quarantine", "recordings without explanations; shards that are held"),
-        "release": ("ecgscale.cli.decisions:release", "publish a shard that the gates hold back"),
-        "reject": ("ecgscale.cli.decisions:reject", "keep such a shard out"),
-        "rollback": ("ecgscale.cli.rollback:rollback", "serve an earlier manifest again"),
-        "refit": ("ecgscale.cli.refit:refit", "a new model in which cluster 7 is still cluster 7"),
-        "promote": ("ecgscale.cli.promote:promote", "serve another dataset of explanations, and the way back"),
-        "verify": ("ecgscale.cli.verify:verify", "is everything there, and what the network computes?"),
-        "retry-failed": ("ecgscale.cli.retry_failed:retry_failed", "shards that were given up are tried again"),
-        "gc": ("ecgscale.cli.gc:gc", "what nobody refers to any more goes"),
-        "forget": ("ecgscale.cli.forget:forget", "a patient goes, from everything, and does not come back"),
+        "quarantine": ("ecgscale.cli.status:quarantine", "recordings without explanations; shards that are held"),
+        "release": ("ecgscale.cli.operate:release", "publish a shard that the gates hold back"),
+        "reject": ("ecgscale.cli.operate:reject", "keep such a shard out"),
+        "rollback": ("ecgscale.cli.operate:rollback", "serve an earlier manifest again"),
+        "refit": ("ecgscale.cli.fit:refit", "a new model in which cluster 7 is still cluster 7"),
+        "promote": ("ecgscale.cli.operate:promote", "serve another dataset of explanations, and the way back"),
+        "verify": ("ecgscale.cli.checks:verify", "is everything there, and what the network computes?"),
+        "retry-failed": ("ecgscale.cli.operate:retry_failed", "shards that were given up are tried again"),
+        "gc": ("ecgscale.cli.operate:gc", "what nobody refers to any more goes"),
+        "forget": ("ecgscale.cli.operate:forget", "a patient goes, from everything, and does not come back"),
     },
 }
 """Commands by what they are for: where each is to be found, and what it does, in a line that fits any terminal."""
@@ -80,7 +80,7 @@ class _LazyGroup(click.Group):
         width = max(map(len, COMMANDS))
         for title, commands in SECTIONS.items():
             with formatter.section(title):
-                formatter.write_dl([(name.ljust(width), told) for name, (_, told) in commands.items()])
+                formatter.write_dl([(name.ljust(width), line) for name, (_, line) in commands.items()])
 
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

@@ -70,11 +70,11 @@ def command(function: Callable[..., dict[str, Any] | None]) -> Callable[..., Non
         except BrokenPipeError:
             raise  # whoever read our output has gone; click ends quietly
         except Exception as error:
-            told = _refusal(error)
-            if told is None or os.environ.get("ECGSCALE_DEBUG"):
+            message = _refusal(error)
+            if message is None or os.environ.get("ECGSCALE_DEBUG"):
                 raise
-            click.echo(f"error: {told}", err=True)
-            facts, code = {"error": told}, int(ExitCode.FAILED)
+            click.echo(f"error: {message}", err=True)
+            facts, code = {"error": message}, int(ExitCode.FAILED)
         except KeyboardInterrupt:
             click.echo("stopped; type the same command again to go on from here", err=True)
             facts, code = {"error": "stopped"}, int(ExitCode.STOPPED)

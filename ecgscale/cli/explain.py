@@ -1,18 +1,22 @@
-"""`ecgscale explain`: every record of an archive to facts, as Parquet."""
+"""`ecgscale explain` and `ecgscale nightly`: every record of an archive to facts, at once or night by night."""
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ecgscale.cli.command import command
-from ecgscale.cli.options import PLACE, pool_of, runtime_options
+from ecgscale.cli.options import PLACE, Job, Where, job_of, option_of, options_of, runtime_options
+from ecgscale.config import ExplainConfig, RunConfig, load_config
 from ecgscale.progress import Progress
-from ecgscale.words import counted
+from ecgscale.words import by_reason, counted, named
 
 if TYPE_CHECKING:
+    from ecgscale.config import RunConfig
+    from ecgscale.nightly.night import NightResult
     from ecgscale.passes.explain.explain import ExplainResult
 
 
@@ -25,26 +29,14 @@ if TYPE_CHECKING:
     help="Cluster model: ROOT/models/ID, or its ID alone. Default: the only one below ROOT, or the one that is served.",
 )
 @click.option("--out", "root", required=True, type=PLACE, help="ROOT to write explanations below.")
-@click.option(
-    "--entropy",
-    type=click.Choice(["none", "timestep"]),
-    default="none",
-    show_default=True,
-    help="Write the entropy of every timestep too; its means over segments and records always are.",
-)
-@click.option(
-    "--batch",
-    type=click.IntRange(min=1),
-    default=32,
-    show_default=True,
-    help="Records in a forward pass; part of the dataset's identity.",
-)
+@options_of(ExplainConfig, "entropy")
+@option_of(RunConfig, "batch", help="Records in a forward pass; part of the dataset's identity.")
 @click.option(
     "--include-padding/--exclude-padding",
     default=None,
     help="Explain zero padding too, as the published method does; by default as the model was fitted.",
 )
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@options_of(RunConfig, "device")
 @runtime_options
 @command
 def explain(
@@ -52,13 +44,9 @@ def explain(
     archive: Path,
     model: Path | None,
     root: Path,
-    entropy: Any,
-    batch: int,
-    include_padding: bool | None,
     device: str,
-    runtime: Literal["local", "ray"],
-    workers: int | None,
-    gpus_per_worker: float | None,
+    where: Where,
+    **asked: Any,
 ) -> dict[str, Any]:
     """Say for every record of ARCHIVE when the network is in which cluster, and how surely.
 
@@ -85,27 +73,25 @@ def explain(
         progress.say(f"with model {chosen.name}; --model names another")
     else:
         chosen = named_model(root, model)
-    pool, device = pool_of(runtime, workers, gpus_per_worker, device, progress)
-    with run_record(root, "explain", {"name": runtime, "workers": workers or 1, "device": device}, progress) as record:
+    place = where.placement(device, progress)
+    with run_record(root, "explain", place.facts(), progress) as record:
         result = explain_archive(
             Archive.open(archive),
             chosen,
             root,
-            entropy=entropy,
-            batch=batch,
-            include_padding=include_padding,
-            device=device,
+            device=place.device,
             progress=progress,
-            pool=pool,
+            pool=place.pool,
             watch=record,
+            **asked,
         )
         record.add(result.exit_code, explained=result.to_dict())
-    click.echo(_summary(result, root))
+    click.echo(explain_summary(result, root))
     return {**result.to_dict(), "exit_code": int(result.exit_code)}
 
 
-def _summary(result: ExplainResult, root: Path) -> str:
-    from ecgscale.cli.tables import by_reason
+def explain_summary(result: ExplainResult, root: Path) -> str:
+    """What was done, and what to do next."""
     from ecgscale.store.dataset import served
 
     quarantined = sum(result.quarantined.values())
@@ -121,12 +107,7 @@ def _summary(result: ExplainResult, root: Path) -> str:
     if result.quarantined:
         reasons = ", ".join(f"{count:,} {status}" for status, count in result.quarantined.items())
         lines.append(f"  quarantined: {reasons}")
-    again = [
-        (result.superseded, "gave way to newer ones of the same id"),
-        (result.repeated, "came twice alike: kept once"),
-        (result.conflicts, "quarantined: another patient has the id"),
-    ]
-    lines += [f"  {counted(count, 'recording')} {what}" for count, what in again if count]
+    lines += [f"  {counted(count, 'recording')} {what}" for count, what in _came_again(result)]
     lines += [f"  set aside {aside.key} (why: `ecgscale status`)" for aside in result.set_aside]
     for state in ("held", "rejected"):
         held = {shard.key: shard.reason for shard in result.held if shard.state == state}
@@ -148,3 +129,111 @@ def _summary(result: ExplainResult, root: Path) -> str:
         f"Or look at one: ecgscale plot {root} RECORD_ID -o ecg.png",
     ]
     return "\n".join(lines)
+
+
+def _came_again(result: ExplainResult) -> list[tuple[int, str]]:
+    """How many recordings of an id that was known already, and what became of them."""
+    again = [
+        (result.superseded, "gave way to newer ones of the same id"),
+        (result.repeated, "came twice alike: kept once"),
+        (result.conflicts, "quarantined: another patient has the id"),
+    ]
+    return [(count, what) for count, what in again if count]
+
+
+recompute_option = click.option(
+    "--allow-recompute", is_flag=True, help="Compute published records again where their source has changed."
+)
+withdrawal_option = click.option(
+    "--allow-withdrawal", is_flag=True, help="Withdraw many published records whose shards are gone from the archive."
+)
+
+
+@click.command()
+@click.argument("config", type=PLACE)
+@click.option(
+    "--model", type=PLACE, metavar="PATH|ID", help="Explain with this model. Default: that of what is served."
+)
+@recompute_option
+@withdrawal_option
+@command
+def nightly(
+    progress: Progress, config: Path, model: Path | None, allow_recompute: bool, allow_withdrawal: bool
+) -> dict[str, Any]:
+    """Ingest, explain, judge and publish what is new since the last time, with the model that is served.
+
+    What to type every night, from cron or `ray job submit`. It takes a lock, ingests source files that have arrived and
+    settled, explains new and changed shards, holds back those that the quality gates find wrong, publishes the rest,
+    and refreshes surrogate and drift. Nothing new: seconds. Stopped at any point: the same command goes on.
+
+    \b
+      [nightly]
+      settle_minutes = 15         # files must have been as they are for so long
+      deadline = "05:30"          # UTC; no shard is begun after it
+    \b
+      [gates]
+      quarantine_rate = 0.05
+
+    Exit codes: 0 done, 3 shards were set aside, 4 the gates held shards back (ecgscale quarantine --held, then release
+    or reject), 5 another run is under way, 6 cut short.
+
+    Example:  ecgscale nightly configs/nightly.toml
+    """
+    with job_of(load_config(config), "nightly", progress) as job:
+        return night_facts(job, model, allow_recompute, allow_withdrawal)
+
+
+def night_facts(job: Job, model: Path | None, allow_recompute: bool, allow_withdrawal: bool) -> dict[str, Any]:
+    """Run the night, tell it, and put it into the run record; the facts of the command."""
+    from ecgscale.nightly.night import run_night
+    from ecgscale.passes.explain.chosen_model import named_model
+
+    result = run_night(
+        job.config,
+        watch=job.record,
+        model_dir=named_model(job.config.root, model) if model is not None else None,
+        allow_recompute=allow_recompute,
+        allow_withdrawal=allow_withdrawal,
+        pool=job.where.pool,
+        device=job.where.device,
+        progress=job.progress,
+    )
+    facts = result.to_dict()
+    job.record.add(result.exit_code, night=facts)
+    for line in night_summary(result, job.config.root):
+        click.echo(line)
+    return {**facts, "exit_code": int(result.exit_code)}
+
+
+def night_summary(result: NightResult, root: Path) -> list[str]:
+    """What a person wants to know of a night, a line each, and what to type next."""
+    explained = result.explained
+    lines = []
+    if result.arrivals is not None:
+        came = result.arrivals
+        records, shards = counted(came.records, "record"), counted(len(came.shards), "shard")
+        lines.append(f"arrived: {records} in {shards}; {came.waiting:,} settle still")
+    new = explained.computed + explained.restamped
+    counts = [(explained.retired, "withdrawn: gone from the archive"), (len(explained.left), "left for later")]
+    lines.append(
+        f"explained: {counted(explained.computed, 'shard')} computed, {explained.restamped:,} moved, "
+        f"{explained.unchanged:,} unchanged" + "".join(f", {count:,} {what}" for count, what in counts if count)
+    )
+    lines += [f"recordings: {count:,} {what}" for count, what in _came_again(explained)]
+    if explained.quarantined:
+        lines.append("quarantined: " + ", ".join(f"{n:,} {status}" for status, n in explained.quarantined.items()))
+    lines += [f"set aside: {aside.key} (why: `ecgscale status`)" for aside in explained.set_aside]
+    lines += [f"{'gate' if found.alarm else 'note'}: {found.message}" for found in result.report.findings]
+    held = [shard.key for shard in explained.held if shard.state == "held"]
+    if held:
+        where = shlex.quote(str(root))
+        lines.append(f"{counted(len(held), 'shard')} held back: {named(held)}")
+        lines.append(f"look:   ecgscale quarantine {where} --held")
+        lines.append(f"decide: ecgscale release {where} {held[0]} --reason TEXT     (or reject)")
+    state = "published" if explained.published else ("nothing new" if not new else "nothing published")
+    if explained.withdrawn:
+        withdrawn = counted(explained.withdrawn, "record")
+        lines.append(f"withdrawn: {withdrawn} of shards that were published before and are not now")
+    records = counted(explained.records, "record")
+    lines.append(f"{state}: manifest {explained.manifest}, {records}: {explained.path}")
+    return lines

@@ -1,46 +1,52 @@
-"""`ecgscale fit`: cluster what a network's last blocks do, over every timestep of an archive."""
+"""`ecgscale fit` and `ecgscale refit`: clusters of what a network does, and new ones that keep their ids."""
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ecgscale.cli.command import command
-from ecgscale.cli.options import BYTES, INTEGERS, PLACE, CommandOfK, pool_of, runtime_options
+from ecgscale.cli.options import (
+    BYTES,
+    INTEGERS,
+    PLACE,
+    CommandOfK,
+    Where,
+    job_of,
+    option_of,
+    options_of,
+    runtime_options,
+)
+from ecgscale.config import FIT, FitConfig, FitOptions, RunConfig, load_config
+from ecgscale.errors import ExitCode
 from ecgscale.progress import Progress
 from ecgscale.words import counted
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from ecgscale.nightly.models.comparison import Comparison
+    from ecgscale.nightly.models.refit import Refit
+    from ecgscale.passes.fit.fit import FittedModel
 
 
 @click.command(cls=CommandOfK)
 @click.argument("archive", type=PLACE)
 @click.option("--encoder", required=True, type=PLACE, help="Encoder directory (encoder.toml).")
 @click.option("--out", required=True, type=PLACE, help="ROOT: models and results go below it.")
-@click.option("--clusters", default="20", show_default=True, type=INTEGERS, help="K; several (5,10,20) share one pass.")
-@click.option("--records", type=click.IntRange(min=1), help="Fit on a seeded draw of at most so many records.")
-@click.option("--folds", type=INTEGERS, help="Fit on these folds of the archive only, e.g. 1-8.")
-@click.option(
-    "--algorithm", type=click.Choice(["minibatch", "lloyd"]), default="minibatch", show_default=True, help="K-means."
-)
-@click.option("--seed", default=0, show_default=True, help="Of the initialisation, the batches and the draw.")
-@click.option("--batch", default=32, show_default=True, type=click.IntRange(min=1), help="Records a forward pass.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option("--max-epochs", default=30, show_default=True, type=click.IntRange(min=1), help="Of mini-batch K-means.")
-@click.option("--max-iterations", default=100, show_default=True, type=click.IntRange(min=1), help="Of Lloyd.")
-@click.option("--gamma", type=click.Choice(["1", "2"]), default="2", show_default=True, help="Power of the distance.")
-@click.option("--tau", type=float, help="Softmax temperature. Default: the mean margin (gamma 2), 1 (gamma 1).")
-@click.option("--include-padding", is_flag=True, help="Let zero padding take part, as the literal method does.")
-@click.option("--memory", type=BYTES, help="Stay below this (8GiB); activations that do not fit go to disk.")
+@option_of(FitConfig, "clusters", default=str(FIT.clusters), type=INTEGERS)
+@options_of(FitConfig, "records", "folds", "algorithm", "seed")
+@options_of(RunConfig, "batch", "device")
+@options_of(FitOptions, "max_epochs", "max_iterations", "gamma")
+@option_of(FitConfig, "tau", type=float)
+@options_of(RunConfig, "include_padding")
+@option_of(RunConfig, "memory", type=BYTES)
 @click.option("--scratch", type=click.Path(path_type=Path, exists=True), help="Where they go. Default: $TMPDIR.")
-@click.option("--cache-dtype", type=click.Choice(["float32", "float16"]), default="float32", show_default=True)
-@click.option(
-    "--precision",
-    type=click.Choice(["float32", "bfloat16"]),
-    default="float32",
-    show_default=True,
-    help="Of the network; bfloat16 is faster on recent hardware, and recorded.",
-)
+@options_of(FitConfig, "cache_dtype")
+@options_of(RunConfig, "precision")
 @click.option("--compare-random", is_flag=True, help="Also tell what the same network with random weights would give.")
 @runtime_options
 @command
@@ -49,26 +55,10 @@ def fit(
     archive: Path,
     encoder: Path,
     out: Path,
-    clusters: tuple[int, ...],
-    records: int | None,
-    folds: tuple[int, ...] | None,
-    algorithm: Literal["minibatch", "lloyd"],
-    seed: int,
-    batch: int,
     device: str,
-    max_epochs: int,
-    max_iterations: int,
-    gamma: str,
-    tau: float | None,
-    include_padding: bool,
-    memory: int | None,
-    scratch: Path | None,
-    cache_dtype: Literal["float32", "float16"],
-    precision: Literal["float32", "bfloat16"],
     compare_random: bool,
-    runtime: Literal["local", "ray"],
-    workers: int | None,
-    gpus_per_worker: float | None,
+    where: Where,
+    **asked: Any,
 ) -> dict[str, Any]:
     """Fit clusters of what the network in ENCODER sees in the recordings of ARCHIVE.
 
@@ -90,41 +80,140 @@ def fit(
     from ecgscale.passes.fit.request import FitRequest
     from ecgscale.runtime.run_record import run_record
 
-    pool, device = pool_of(runtime, workers, gpus_per_worker, device, progress)
-    request = FitRequest(
-        clusters=clusters,
-        folds=folds,
-        records=records,
-        settings=FitSettings(algorithm=algorithm, seed=seed, max_epochs=max_epochs, max_iterations=max_iterations),
-        gamma=1 if gamma == "1" else 2,
-        tau=tau,
-        batch=batch,
-        device=device,
-        include_padding=include_padding,
-        precision=precision,
-        cache_dtype=cache_dtype,
-        memory=memory,
-        scratch=scratch,
-    )
+    place = where.placement(device, progress)
+    settings = FitSettings(**{name: asked.pop(name) for name in ("algorithm", "seed", "max_epochs", "max_iterations")})
+    request = FitRequest(settings=settings, device=place.device, **asked)
     opened = Archive.open(archive)
-    with run_record(out, "fit", {"name": runtime, "workers": workers or 1, "device": device}, progress) as record:
-        fitted = fit_archive(opened, encoder, out, request, progress, pool)
+    with run_record(out, "fit", place.facts(), progress) as record:
+        fitted = fit_archive(opened, encoder, out, request, progress, place.pool)
         record.add(fitted=[one.facts() for one in fitted])
     for one in fitted:
-        info = one.model.info
-        click.echo(
-            f"{one.model.model_id}: K = {one.model.n_clusters}, {info['explained_variance']:.1%} of the variance"
-            f" explained, largest cluster {info['diagnostics']['largest_share']:.1%}, {counted(one.records, 'record')},"
-            f" {info['n_timesteps']:,} timesteps, {info['n_iter']} steps"
-            + (" (was there already)" if one.already_there else "")
-        )
-        for warning in one.warnings:
-            click.echo(f"  note: {warning}")
-    random = None
-    if compare_random:
-        random = random_weights_variance(opened, encoder, request, progress)
-        for k, value in random.items():
-            click.echo(f"  the same network with random weights, K = {k}: {value:.1%} of the variance explained")
+        click.echo(fit_summary(one))
+    random = random_weights_variance(opened, encoder, request, progress) if compare_random else None
+    for k, value in (random or {}).items():
+        click.echo(f"  the same network with random weights, K = {k}: {value:.1%} of the variance explained")
     click.echo(f"next: ecgscale explain {archive} --model {fitted[0].directory} --out {out}")
     models = [one.facts() for one in fitted]
     return {**models[0], "models": models, "random_weights_explained_variance": random}
+
+
+def fit_summary(fitted: FittedModel) -> str:
+    """How well one model fits, and what is odd about it."""
+    model, info = fitted.model, fitted.model.info
+    line = (
+        f"{model.model_id}: K = {model.n_clusters}, {info['explained_variance']:.1%} of the variance explained,"
+        f" largest cluster {info['diagnostics']['largest_share']:.1%}, {counted(fitted.records, 'record')},"
+        f" {info['n_timesteps']:,} timesteps, {info['n_iter']} steps"
+        + (" (was there already)" if fitted.already_there else "")
+    )
+    return "\n".join([line, *(f"  note: {warning}" for warning in fitted.warnings)])
+
+
+@click.command()
+@click.argument("config", type=PLACE)
+@click.option("--fit-only", is_flag=True, help="Fit and compare; explain nothing yet.")
+@click.option("--fresh", is_flag=True, help="Begin K-means anew, not at the served centroids: fewer clusters persist.")
+@click.option("--model", "model_id", metavar="ID", help="Go on with this earlier refit; fit nothing.")
+@command
+def refit(progress: Progress, config: Path, fit_only: bool, fresh: bool, model_id: str | None) -> dict[str, Any]:
+    """Fit a new cluster model on the archive as it has grown, and explain all of it beside what is served.
+
+    Fits as [fit] of CONFIG.toml says, beginning at the centroids that are served. Clusters that persist keep their
+    ids, and the names that people gave them, so that "cluster 7" means the same next month; a comparison of old and new
+    is shown, and kept beside the model. What is served, and what the nights go on with, stays as it is until
+    `ecgscale promote`.
+
+    Stopped in the middle, type the same command again. With --fit-only, look at the comparison first, and go on with
+    --model. Where the archive has not grown since the fit, nothing is done.
+
+    \b
+      ecgscale refit configs/nightly.toml --fit-only
+      ecgscale refit configs/nightly.toml --model k20-1a2b3c4d5e6f
+      ecgscale promote results DATASET --reason "three months more, two sites more"
+    """
+    from ecgscale.nightly.models.refit import refit as fit_again
+
+    with job_of(load_config(config), "refit", progress) as job:
+        where = job.where
+        done = fit_again(job.config, progress, where.pool, where.device, job.record, fit_only, fresh, model_id)
+        facts = _refit_facts(done)
+        code = done.explained.exit_code if done.explained else ExitCode.DONE
+        job.record.add(code, refit=facts)
+    for line in refit_summary(done, config, job.config.root):
+        click.echo(line)
+    return {**facts, "exit_code": int(code)}
+
+
+def _refit_facts(done: Refit) -> dict[str, Any]:
+    """For `--json` and the run record."""
+    comparison = done.comparison
+    same = list(range(done.model.n_clusters))
+    return {
+        "model": str(done.model.directory),
+        "model_id": done.model.model_id,
+        "refit_of": done.old.model_id,
+        "changed": done.changed,
+        "dataset_id": done.dataset_id,
+        "served": done.served_id,
+        "persisting": [pair.new for pair in comparison.persisting] if comparison else same,
+        "births": [born.id for born in comparison.births] if comparison else [],
+        "deaths": [dead.id for dead in comparison.deaths] if comparison else [],
+        "ari": comparison.ari if comparison else 1.0,
+        "comparison": comparison.model_dump(mode="json") if comparison else None,
+        "records": done.explained.records if done.explained else None,
+        "explained": done.explained.to_dict() if done.explained else None,
+    }
+
+
+def refit_summary(done: Refit, config: Path, root: Path) -> Iterator[str]:
+    """What a person wants to know, a line each, and what to type next."""
+    if done.comparison is None:
+        yield f"nothing new: {done.old.model_id} is fitted so, on what the archive holds now"
+        return
+    yield f"{done.model.model_id}, a refit of {done.old.model_id}"
+    yield from _comparison(done.comparison, done.names)
+    name = shlex.quote(str(config))
+    if done.explained is None:
+        yield ""
+        yield f"next: ecgscale refit {name} --model {done.model.model_id}     (explains the archive with it)"
+        return
+    explained = done.explained
+    yield ""
+    yield (
+        f"{counted(explained.records, 'record')} in {counted(explained.shards, 'shard')} explained: {explained.path}"
+        + (f"; {counted(len(explained.held), 'shard')} held back" if explained.held else "")
+    )
+    yield from (f"  set aside {aside.key} (why: `ecgscale status`)" for aside in explained.set_aside)
+    yield f"{done.served_id} is still what is served."
+    yield f"next: ecgscale report {shlex.quote(str(root))} --dataset {done.dataset_id}     (look at it)"
+    yield f"      ecgscale promote {shlex.quote(str(root))} {done.dataset_id} --reason TEXT     (serve it)"
+
+
+def _comparison(comparison: Comparison, names: Mapping[int, str]) -> Iterator[str]:
+    """Old and new side by side. Distances in the features' units, and as a share of the way to the old neighbour."""
+    old, new, sample = comparison.old, comparison.new, comparison.sample
+    yield "  old   new  distance  of spacing  share old  share new   kept  name"
+    for pair in comparison.persisting:
+        yield (
+            f"{pair.old:5d} {pair.new:5d} {pair.distance:9.4f} {_share(pair.relative):>11} "
+            f"{_share(pair.share_old):>10} {_share(pair.share_new):>10} {_share(pair.kept):>6}  "
+            f"{names.get(pair.new, '')}"
+        ).rstrip()
+    for born in comparison.births:
+        yield (
+            f"{'':>5} {born.id:5d} {born.distance:9.4f} {_share(born.relative):>11} {'':>10} {_share(born.share):>10} "
+            f"{'':>6}  born; nearest old cluster {born.nearest}"
+        )
+    for dead in comparison.deaths:
+        yield (
+            f"{dead.id:5d} {'':>5} {dead.distance:9.4f} {_share(dead.relative):>11} {_share(dead.share):>10} {'':>10} "
+            f"{'':>6}  died; nearest new cluster {dead.nearest}"
+        )
+    yield (
+        f"adjusted Rand index {comparison.ari:.3f} on {sample.timesteps:,} timesteps of {sample.records:,} records; "
+        f"variance explained there: old {old.explained_variance:.1%}, new {new.explained_variance:.1%}"
+    )
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1%}"

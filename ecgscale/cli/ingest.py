@@ -1,23 +1,24 @@
-"""`ecgscale ingest`: public or own recordings into an archive."""
+"""`ecgscale ingest` and `ecgscale simulate`: public or own recordings, or made ones, into an archive."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from ecgscale.cli.command import command
-from ecgscale.cli.options import PLACE, pool_of, runtime_options
+from ecgscale.cli.options import PLACE, Where, option_of, options_of, runtime_options
+from ecgscale.config import ArchiveConfig
 from ecgscale.progress import Progress
 from ecgscale.words import counted
 
 if TYPE_CHECKING:
     from ecgscale.archive.sources.source import IngestResult
 
-_TOLD = 5
+_PROBLEMS = 5
 
 
 @click.group()
@@ -48,22 +49,12 @@ def _source_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--overwrite", is_flag=True, help="Replace the archive that is there, once the new one is complete."
         ),
-        click.option("--shard-records", type=click.IntRange(min=1), help="Records a shard; by default about 128 MB."),
-        click.option(
-            "--carry",
-            multiple=True,
-            metavar="COLUMN",
-            help="Take this column of the source along too; may be given several times.",
-        ),
-        click.option(
-            "--pseudonymise",
-            type=PLACE,
-            metavar="KEYFILE",
-            help="Replace ids by keyed hashes, pool ages from 90 on. KEYFILE: head -c 32 /dev/urandom, mode 600.",
-        ),
-        click.option("--shift-dates", is_flag=True, help="With a key: move dates by 1 to 52 whole weeks a patient."),
+        options_of(ArchiveConfig, "shard_records"),
+        option_of(ArchiveConfig, "carry", metavar="COLUMN"),
+        option_of(ArchiveConfig, "pseudonymise", metavar="KEYFILE"),
+        options_of(ArchiveConfig, "shift_dates"),
+        runtime_options,
     )
-    function = runtime_options(function)
     for decorator in reversed(decorators):
         function = decorator(function)
     return function
@@ -71,11 +62,9 @@ def _source_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @ingest.command()
 @_source_options
-@click.option(
-    "--rate", type=click.Choice(["500", "100"]), default="500", show_default=True, help="Which recordings, Hz."
-)
+@option_of(ArchiveConfig, "rate", type=click.Choice([500, 100]))
 @command
-def ptbxl(progress: Progress, src: Path, archive: Path, rate: str, **shared: Any) -> dict[str, Any]:
+def ptbxl(progress: Progress, src: Path, archive: Path, **asked: Any) -> dict[str, Any]:
     """PTB-XL: SRC holds ptbxl_database.csv, scp_statements.csv, records500/ and records100/.
 
     Columns: superclasses (diagnostic classes of all listed SCP codes, whatever their likelihood), scp_codes with
@@ -87,7 +76,7 @@ def ptbxl(progress: Progress, src: Path, archive: Path, rate: str, **shared: Any
       ecgscale ingest ptbxl ptb-xl-1.0.3 ptbxl.archive
       ecgscale inspect ptbxl.archive
     """
-    return _ingested(progress, "ptbxl", src, archive, shared, rate=int(rate))
+    return _ingested(progress, "ptbxl", src, archive, **asked)
 
 
 @ingest.command()
@@ -100,7 +89,7 @@ def ptbxl(progress: Progress, src: Path, archive: Path, rate: str, **shared: Any
     help="What 1 mV is in the released values. The published scale is ambiguous; values are kept as they are.",
 )
 @command
-def code15(progress: Progress, src: Path, archive: Path, units_per_mv: float, **shared: Any) -> dict[str, Any]:
+def code15(progress: Progress, src: Path, archive: Path, **asked: Any) -> dict[str, Any]:
     """CODE-15 %: SRC holds exams.csv and exams_part*.hdf5 (some parts are enough).
 
     Columns: 1dAVb, RBBB, LBBB, SB, ST, AF, normal_ecg, nn_predicted_age, age, sex. The all-zero row of exam_id 0 at
@@ -110,14 +99,14 @@ def code15(progress: Progress, src: Path, archive: Path, units_per_mv: float, **
     Example:
       ecgscale ingest code15 code15 code15.archive
     """
-    return _ingested(progress, "code15", src, archive, shared, units_per_mv=units_per_mv)
+    return _ingested(progress, "code15", src, archive, **asked)
 
 
 @ingest.command()
 @_source_options
 @click.option("--units-per-mv", type=float, help="Ignore gains and baselines of the headers: digital units per mV.")
 @command
-def wfdb(progress: Progress, src: Path, archive: Path, units_per_mv: float | None, **shared: Any) -> dict[str, Any]:
+def wfdb(progress: Progress, src: Path, archive: Path, **asked: Any) -> dict[str, Any]:
     """WFDB: every .hea below SRC is a record.
 
     Age, sex and SNOMED codes (column snomed) come from header comments as in the CinC challenges, P, QRS and T waves
@@ -129,7 +118,7 @@ def wfdb(progress: Progress, src: Path, archive: Path, units_per_mv: float | Non
       ecgscale ingest wfdb chapman-shaoxing cinc.archive
       ecgscale ingest wfdb ludb-1.0.1 ludb.archive --carry Rhythm --units-per-mv 1000
     """
-    return _ingested(progress, "wfdb", src, archive, shared, units_per_mv=units_per_mv)
+    return _ingested(progress, "wfdb", src, archive, **asked)
 
 
 def _ingested(
@@ -137,45 +126,79 @@ def _ingested(
     source: Literal["ptbxl", "code15", "wfdb"],
     src: Path,
     archive: Path,
-    shared: dict[str, Any],
-    **own: Any,
+    where: Where,
+    overwrite: bool,
+    **asked: Any,
 ) -> dict[str, Any]:
     """Ingest with the options that all sources share and those of one of them."""
-    from ecgscale.config import ArchiveConfig
     from ecgscale.errors import UsageError
     from ecgscale.passes.ingest.ingest import ingest_archive
 
-    if shared["shift_dates"] and shared["pseudonymise"] is None:
+    if asked["shift_dates"] and asked["pseudonymise"] is None:
         raise UsageError("--shift-dates needs a key: --pseudonymise KEYFILE")
-    units = own.get("units_per_mv")
+    units = asked.get("units_per_mv")
     if units is not None and not (math.isfinite(units) and units > 0):
         raise UsageError(f"--units-per-mv {units}: expected a positive number, such as 1 or 1000")
-    where = {name: shared.pop(name) for name in ("runtime", "workers", "gpus_per_worker")}
-    pool, _ = pool_of(**where, device="cpu", progress=progress)
-    overwrite = shared.pop("overwrite")
-    config = ArchiveConfig(path=archive, source=source, src=src, **shared, **own)
-    return _told(ingest_archive(config, progress, pool, overwrite=overwrite))
-
-
-def _told(result: IngestResult) -> dict[str, Any]:
-    """Print the summary and return the facts for --json."""
-    records, shards = counted(result.records, "record"), counted(result.shards, "shard")
-    click.echo(f"{records} in {shards} ({result.signal}): {result.archive}")
-    if result.dropped:
-        click.echo(f"{counted(result.dropped, 'row')} dropped: no recordings (all zero, exam_id 0)")
-    if result.problems.count:
-        click.echo(f"{counted(result.problems.count, 'problem')}, also in {result.archive}/_archive.json:")
-        for problem in result.problems.first[:_TOLD]:
-            click.echo(f"  {problem}")
-    for note in result.notes:
-        click.echo(f"note: {note}")
-    click.echo(f"next: ecgscale inspect {result.archive}")
+    config = ArchiveConfig(path=archive, source=source, src=src, **asked)
+    result = ingest_archive(config, progress, where.placement("cpu", progress).pool, overwrite=overwrite)
+    for line in summary(result):
+        click.echo(line)
     return {
-        "archive": result.archive,
-        "archive_id": result.archive_id,
-        "records": result.records,
-        "shards": result.shards,
-        "dropped": result.dropped,
+        **{name: getattr(result, name) for name in ("archive", "archive_id", "records", "shards", "dropped")},
         "problems": result.problems.count,
         "signal": result.signal,
     }
+
+
+def summary(result: IngestResult) -> Iterator[str]:
+    """What was made, what is wrong with it, and what to type next."""
+    records, shards = counted(result.records, "record"), counted(result.shards, "shard")
+    yield f"{records} in {shards} ({result.signal}): {result.archive}"
+    if result.dropped:
+        yield f"{counted(result.dropped, 'row')} dropped: no recordings (all zero, exam_id 0)"
+    if result.problems.count:
+        yield f"{counted(result.problems.count, 'problem')}, also in {result.archive}/_archive.json:"
+        yield from (f"  {problem}" for problem in result.problems.first[:_PROBLEMS])
+    yield from (f"note: {note}" for note in result.notes)
+    yield f"next: ecgscale inspect {result.archive}"
+
+
+@click.command()
+@click.argument("archive", type=PLACE)
+@option_of(ArchiveConfig, "records", type=int, default=None, required=True, metavar="N")
+@options_of(ArchiveConfig, "seed")
+@option_of(
+    ArchiveConfig, "shard_records", type=int, metavar="N", help="Records a shard; by default shards of about 128 MB."
+)
+@click.option("--rate", type=float, default=500.0, show_default=True, help="Sampling rate in Hz.")
+@click.option("--seconds", type=float, default=10.0, show_default=True, help="Length of each recording.")
+@click.option("--overwrite", is_flag=True, help="Replace the archive that is there.")
+@runtime_options
+@command
+def simulate(progress: Progress, archive: Path, where: Where, **asked: Any) -> dict[str, Any]:
+    """Write a synthetic 12-lead archive to ARCHIVE: no data needed, and the truth is known.
+
+    Patients with one of five diagnostic superclasses (or several), five rhythms, noise, and the onset, peak and
+    offset of every P, QRS and T. A record depends on the seed and its number alone.
+
+    \b
+    Try it:
+      ecgscale simulate demo.archive --records 400
+      ecgscale inspect demo.archive
+      ecgscale train demo.archive --target superclasses --out demo.encoder
+
+    A large one, for measurements of scale; on any number of workers the same bytes:
+
+    \b
+      ecgscale simulate big.archive --records 100000 --seed 7 --shard-records 2000 --workers 8
+    """
+    from ecgscale.passes.ingest.simulate import simulate_archive
+
+    pool = where.placement("cpu", progress).pool
+    facts = simulate_archive(archive, progress=progress, pool=pool, **asked)
+    click.echo(
+        f"{counted(facts['records'], 'recording')} of {counted(facts['patients'], 'patient')} in "
+        f"{counted(facts['shards'], 'shard')}: {archive}"
+    )
+    click.echo(f"next: ecgscale inspect {archive}")
+    return facts

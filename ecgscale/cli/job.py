@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ecgscale.cli.command import command
-from ecgscale.cli.options import PLACE, Placement, placement_of
+from ecgscale.cli.options import PLACE, job_of
 from ecgscale.config import RunConfig, load_config
 from ecgscale.errors import UsageError
 from ecgscale.io.places import is_remote
 from ecgscale.progress import Progress
-from ecgscale.words import counted
 
 if TYPE_CHECKING:
-    from ecgscale.passes.explain.explain import ExplainResult
-    from ecgscale.runtime.run_record import RunRecord
+    pass
 
 RAY_COPIES = "working_dir_files"
 """The folder of a node in which Ray unpacks what `--working-dir` sent."""
@@ -34,25 +31,6 @@ config_option = click.option(
 model_option = click.option("--model", type=PLACE, help="Explain with this model: ROOT/models/ID.")
 
 
-@dataclass(frozen=True)
-class Job:
-    """A job on its way: what it was asked for, where it runs, and the record it leaves below ROOT."""
-
-    config: RunConfig
-    where: Placement
-    progress: Progress
-    record: RunRecord
-
-    def explained(self, result: ExplainResult) -> dict[str, Any]:
-        """Record and tell what an explain pass did; the facts of the job."""
-        facts = result.to_dict()
-        self.record.add(result.exit_code, explained=facts)
-        click.echo(
-            f"{counted(facts['records'], 'record')} explained, {facts['quarantined']} quarantined: {facts['path']}"
-        )
-        return {**facts, "exit_code": int(result.exit_code)}
-
-
 def job(function: Callable[..., dict[str, Any]]) -> Callable[..., None]:
     """Make a job of a function that takes a `Job` (and its own options) and returns facts.
 
@@ -61,14 +39,11 @@ def job(function: Callable[..., dict[str, Any]]) -> Callable[..., None]:
 
     @command
     def body(progress: Progress, config_path: Path, **options: Any) -> dict[str, Any]:
-        from ecgscale.runtime.run_record import run_record
-
         config = load_config(config_path)
         _require_lasting(config, config_path)
-        where = placement_of(config, progress)
-        with run_record(config.root, f"jobs/{function.__name__}", where.facts(), progress) as record:
-            facts = function(Job(config, where, progress, record), **options)
-        return {**facts, "run": str(config.root / record.key)}
+        with job_of(config, f"jobs/{function.__name__}", progress) as job:
+            facts = function(job, **options)
+        return {**facts, "run": str(config.root / job.record.key)}
 
     body.__name__, body.__doc__ = function.__name__, function.__doc__
     return body

@@ -1,24 +1,33 @@
-"""What several commands share: lists of numbers, sizes in bytes, and where work runs."""
+"""What several commands share: kinds of values, options made of the configuration, and where work runs."""
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from types import NoneType
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
 
 import click
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
-from ecgscale.config import RunConfig, byte_size
+from ecgscale.config import RunConfig, RuntimeConfig, byte_size
 from ecgscale.errors import UsageError
 from ecgscale.io.places import place
 from ecgscale.progress import Progress
+from ecgscale.words import counted
 
 if TYPE_CHECKING:
+    from ecgscale.passes.explain.explain import ExplainResult
     from ecgscale.passes.spread import Spread
     from ecgscale.passes.workers import OpenPool
+    from ecgscale.runtime.run_record import RunRecord
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class IntegerList(click.ParamType):
@@ -91,64 +100,83 @@ PLACE = PlaceType()
 BYTES = ByteSize()
 
 
-def runtime_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add --runtime, --workers and --gpus-per-worker; the body takes them as keywords of these names."""
-    options = (
-        click.option(
-            "--runtime",
-            type=click.Choice(["local", "ray"]),
-            default="local",
-            show_default=True,
-            help="ray joins the cluster of RAY_ADDRESS, or starts a private one.",
-        ),
-        click.option("--workers", type=click.IntRange(min=1), help="Processes or Ray actors. Default: 1."),
-        click.option(
-            "--gpus-per-worker",
-            type=click.FloatRange(min=0),
-            help="Of Ray actors; a fraction shares a GPU. Default: 1 with --device cuda, else 0.",
-        ),
-    )
-    for option in reversed(options):
-        function = option(function)
-    return function
+def option_of(model: type[BaseModel], field: str, name: str | None = None, **given: Any) -> Callable[[F], F]:
+    """The option `name` (--field-with-hyphens by default) of a field of a configuration.
+
+    Type, bounds, choices, default and description are the field's; what is `given` is said to click instead.
+    """
+    info = model.model_fields[field]
+    attributes: dict[str, Any] = {"help": info.description, "type": _type_of(info)}
+    if info.is_required():
+        attributes["required"] = True
+    elif attributes["type"] is click.BOOL:
+        attributes |= {"type": None, "is_flag": True}
+    elif get_origin(info.annotation) is tuple and get_args(info.annotation)[0] is str:
+        attributes["multiple"] = True
+    elif info.default is not None:
+        default = float(info.default) if info.annotation is float else info.default
+        attributes |= {"default": default, "show_default": default != ()}
+    return click.option(name or f"--{field.replace('_', '-')}", **{**attributes, **given})
 
 
-def pool_of(
-    runtime: Literal["local", "ray"],
-    workers: int | None,
-    gpus_per_worker: float | None,
-    device: str,
-    progress: Progress,
-) -> tuple[OpenPool, str]:
-    """The pool that these options mean, and the device its workers use ("auto" on Ray: CPUs unless GPUs are given)."""
-    from ecgscale.runtime.choose import choose_runtime
+def options_of(model: type[BaseModel], *fields: str) -> Callable[[F], F]:
+    """The options of several fields, in this order."""
 
-    if runtime == "ray" or (workers or 1) > 1:
-        gpus = gpus_per_worker if gpus_per_worker is not None else float(device == "cuda")
-        device = "cuda" if gpus > 0 or device == "cuda" else "cpu"
-        return choose_runtime(runtime, workers, gpus=gpus, progress=progress), device
-    return choose_runtime("local", 1), device
+    def decorate(function: F) -> F:
+        for field in reversed(fields):
+            function = option_of(model, field)(function)
+        return function
+
+    return decorate
 
 
-@contextmanager
-def spread_of(
-    runtime: Literal["local", "ray"],
-    workers: int | None,
-    gpus_per_worker: float | None,
-    device: str,
-    progress: Progress,
-) -> Iterator[tuple[Spread, str]]:
-    """Where the tasks of an evaluation are done, and the device of whoever does them; workers end with the block."""
-    from ecgscale.passes.spread import Spread
+def _type_of(info: FieldInfo) -> click.ParamType:
+    """What click has to take for a field: without None, which is an option left out."""
+    kinds = [kind for kind in get_args(info.annotation) if kind is not NoneType]
+    kind = kinds[0] if NoneType in get_args(info.annotation) else info.annotation
+    if get_origin(kind) is Literal:
+        return click.Choice(get_args(kind))
+    if get_origin(kind) is tuple:
+        return INTEGERS if get_args(kind)[0] is int else click.STRING
+    names = ("gt", "ge", "lt", "le")
+    bounds = {name: getattr(rule, name) for rule in info.metadata for name in names if hasattr(rule, name)}
+    low, high = bounds.get("ge", bounds.get("gt")), bounds.get("le", bounds.get("lt"))
+    if kind is int:
+        return click.IntRange(low + ("gt" in bounds), high) if low is not None else click.INT
+    if kind is float and bounds:
+        return click.FloatRange(low, high, min_open="gt" in bounds, max_open="lt" in bounds)
+    plain: dict[Any, click.ParamType] = {bool: click.BOOL, float: click.FLOAT, str: click.STRING}
+    return plain.get(kind, PLACE)
 
-    pool, device = pool_of(runtime, workers, gpus_per_worker, device, progress)
-    with Spread(pool, device) as spread:
-        yield spread, device
+
+dataset_option = click.option("--dataset", metavar="ID", help="Which explanations; by default those that are served.")
+archive_option = click.option("--archive", type=PLACE, help="Where the archive is now, if it moved.")
+target_option = click.option(
+    "--target", metavar="COLUMN", help="Label column; by default the one the encoder was trained on."
+)
+rotation_option = click.option(
+    "--folds", metavar="fold|patients:N", help="Cross-validate by the archive's folds, or by patient."
+)
+seed_option = click.option("--seed", type=int, default=0, show_default=True)
+bootstrap_option = click.option(
+    "--bootstrap",
+    "n_bootstrap",
+    type=click.IntRange(10),
+    default=1000,
+    show_default=True,
+    help="Resamples of patients.",
+)
+device_option = option_of(RunConfig, "device")
+
+
+def trees_option(default: int) -> Callable[[F], F]:
+    """--trees of a command's forests."""
+    return click.option("--trees", type=click.IntRange(1), default=default, show_default=True, help="Of each forest.")
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where the work of a configuration runs: a pool, and the device of who computes."""
+    """Where work runs: a pool, and the device of who computes."""
 
     runtime: Literal["local", "ray"]
     workers: int
@@ -160,6 +188,51 @@ class Placement:
         return {"name": self.runtime, "workers": self.workers, "device": self.device}
 
 
+@dataclass(frozen=True)
+class Where:
+    """--runtime, --workers and --gpus-per-worker, as they were typed or stand in a configuration."""
+
+    runtime: Literal["local", "ray"]
+    workers: int | None
+    gpus_per_worker: float | None
+
+    def placement(self, device: str, progress: Progress) -> Placement:
+        """The pool that they mean, and the device its workers use ("auto" on Ray: CPUs unless GPUs are given)."""
+        from ecgscale.runtime.choose import choose_runtime
+
+        workers, gpus = self.workers or 1, self.gpus_per_worker
+        if self.runtime == "local" and workers == 1:
+            return Placement("local", 1, device, choose_runtime("local", 1))
+        gpus = gpus if gpus is not None else float(device == "cuda")
+        device = "cuda" if gpus > 0 or device == "cuda" else "cpu"
+        pool = choose_runtime(self.runtime, self.workers, gpus=gpus, progress=progress)
+        return Placement(self.runtime, workers, device, pool)
+
+    @contextmanager
+    def spread(self, device: str, progress: Progress) -> Iterator[tuple[Spread, str]]:
+        """Where the tasks of an evaluation are done, and the device of whoever does them; workers end with it."""
+        from ecgscale.passes.spread import Spread
+
+        place = self.placement(device, progress)
+        with Spread(place.pool, place.device) as spread:
+            yield spread, place.device
+
+
+def runtime_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --runtime, --workers and --gpus-per-worker; the body takes them together, as `where`."""
+
+    @option_of(RuntimeConfig, "name", "--runtime")
+    @option_of(RuntimeConfig, "workers", default=None, show_default=False)
+    @option_of(RuntimeConfig, "gpus_per_worker")
+    @functools.wraps(function)
+    def wrapped(
+        *args: Any, runtime: Literal["local", "ray"], workers: int | None, gpus_per_worker: float | None, **options: Any
+    ) -> Any:
+        return function(*args, where=Where(runtime, workers, gpus_per_worker), **options)
+
+    return wrapped
+
+
 def placement_of(config: RunConfig, progress: Progress) -> Placement:
     """What `[runtime]` means here.
 
@@ -169,12 +242,42 @@ def placement_of(config: RunConfig, progress: Progress) -> Placement:
     from ecgscale.runtime.ray_pool import under_ray_job, workers_that_fit
 
     where = config.runtime
-    runtime, workers = where.name, where.workers
+    runtime, workers, gpus = where.name, where.workers, where.gpus_per_worker
     if under_ray_job():
         if "name" not in where.model_fields_set:
             runtime = "ray"
         if runtime == "ray" and "workers" not in where.model_fields_set:
-            gpus = where.gpus_per_worker
             workers = workers_that_fit(gpus if gpus is not None else float(config.device == "cuda"))
-    pool, device = pool_of(runtime, workers, where.gpus_per_worker, config.device, progress)
-    return Placement(runtime, workers, device, pool)
+    return Where(runtime, workers, gpus).placement(config.device, progress)
+
+
+@dataclass(frozen=True)
+class Job:
+    """The job of a configuration on its way: where it runs, and the record that it leaves below ROOT."""
+
+    config: RunConfig
+    where: Placement
+    progress: Progress
+    record: RunRecord
+
+    def explained(self, result: ExplainResult) -> dict[str, Any]:
+        """Record and say what an explain pass did; the facts of the job."""
+        self.record.add(result.exit_code, explained=result.to_dict())
+        return {**say_explained(result), "exit_code": int(result.exit_code)}
+
+
+@contextmanager
+def job_of(config: RunConfig, name: str, progress: Progress) -> Iterator[Job]:
+    """Do the work of the block where `[runtime]` says; the record is written when it ends, however it ends."""
+    from ecgscale.runtime.run_record import run_record
+
+    where = placement_of(config, progress)
+    with run_record(config.root, name, where.facts(), progress) as record:
+        yield Job(config, where, progress, record)
+
+
+def say_explained(result: ExplainResult) -> dict[str, Any]:
+    """Print how many records were explained, and where they are; all facts."""
+    facts = result.to_dict()
+    click.echo(f"{counted(facts['records'], 'record')} explained, {facts['quarantined']} quarantined: {facts['path']}")
+    return facts

@@ -70,7 +70,7 @@ def plan(
     now = estimate(outlook.sizes, rates, here) if rates else None
     train_s = _training(loaded, outlook, encoder, rates)
     place = f"{here} workers" if on_ray else "this machine"
-    for line in (*_told(loaded, outlook, memory), *_told_time(outlook, rates, now, train_s, place)):
+    for line in (*_steps(loaded, outlook, memory), *_duration(outlook, rates, now, train_s, place)):
         click.echo(line)
     if rates and outlook.anything:
         click.echo("\n".join(["", *sizing_table(outlook.sizes, rates, workers)]))
@@ -119,14 +119,14 @@ def _training(config: RunConfig, outlook: Outlook, encoder: Encoder, rates: Rate
     return TRAINING * config.train.epochs * outlook.train_records / rates.forward
 
 
-def _told(config: RunConfig, outlook: Outlook, memory: str | None) -> list[str]:
+def _steps(config: RunConfig, outlook: Outlook, memory: str | None) -> list[str]:
     from ecgscale.passes.run.sizing import volume
 
     archive, explain = outlook.archive, outlook.explain
     size = f"{counted(archive.records, 'record')} in {counted(archive.shards, 'shard')}, {volume(archive.bytes)}"
     state = "there," if archive.there else f"to be made from {archive.source}, about"
     lines = [f"archive    {archive.path}: {state} {size}"]
-    lines.append(f"encoder    {outlook.encoder}: {'there' if outlook.encoder_there else _told_train(config, outlook)}")
+    lines.append(f"encoder    {outlook.encoder}: {'there' if outlook.encoder_there else _to_train(config, outlook)}")
     if outlook.model:
         lines.append(f"fit        {outlook.model} is there")
     else:
@@ -145,14 +145,14 @@ def _told(config: RunConfig, outlook: Outlook, memory: str | None) -> list[str]:
     return lines
 
 
-def _told_train(config: RunConfig, outlook: Outlook) -> str:
+def _to_train(config: RunConfig, outlook: Outlook) -> str:
     if config.train is None:
         return "not there"
     records = counted(outlook.train_records, "record")
     return f"to be trained on {config.train.target}, {records} in each of {config.train.epochs} epochs"
 
 
-def _told_time(
+def _duration(
     outlook: Outlook, rates: Rates | None, now: Estimate | None, train_s: float | None, place: str
 ) -> list[str]:
     from ecgscale.passes.run.sizing import duration
@@ -162,8 +162,8 @@ def _told_time(
     if rates is None or now is None:
         return ["time       not known: workers have GPUs, and none is here to measure; give --rate"]
     parts = [("train", train_s or 0.0), ("fit", now.fit_s), ("explain", now.explain_s)]
-    told = ", ".join(f"{name} {duration(seconds)}" for name, seconds in parts if seconds)
+    steps = ", ".join(f"{name} {duration(seconds)}" for name, seconds in parts if seconds)
     return [
         f"rate       {rates.explain:,.1f} records/s a worker, {rates.source}",
-        f"time       about {duration(sum(s for _, s in parts))} on {place}: {told}",
+        f"time       about {duration(sum(s for _, s in parts))} on {place}: {steps}",
     ]

@@ -1,7 +1,8 @@
-"""`ecgscale status`: what is going on below a ROOT."""
+"""`ecgscale status` and `ecgscale quarantine`: what is going on below a ROOT, what is held back, and why."""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,20 +10,25 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ecgscale.cli.command import command
-from ecgscale.cli.options import PLACE
+from ecgscale.cli.options import PLACE, archive_option
+from ecgscale.errors import UsageError
 from ecgscale.progress import Progress
-from ecgscale.words import named
+from ecgscale.tables import Table
+from ecgscale.words import age, by_reason, counted, named, size
 
 if TYPE_CHECKING:
     from ecgscale.nightly.history import History
+    from ecgscale.nightly.rows import HeldLine
     from ecgscale.nightly.status import DatasetStatus, RootStatus
+    from ecgscale.store.dataset import ExplainedDataset
+
 
 NAMED = 5
 
 
 @click.command()
 @click.argument("root", type=PLACE)
-@click.option("--archive", type=PLACE, help="Where the archive is now, if it moved.")
+@archive_option
 @click.option("--history", type=click.IntRange(min=0), default=0, metavar="N",
               help="Also the last N manifests, and the last N decisions: who, when, why.")  # fmt: skip
 @command
@@ -50,11 +56,9 @@ def status(progress: Progress, root: Path, archive: Path | None, history: int) -
 
 
 def _tables(found: RootStatus) -> Iterator[str]:
-    from ecgscale.cli.tables import age, facts_table, rows_table
-
     for dataset in found.datasets:
         title = f"dataset {dataset.dataset_id}" + (" (served)" if dataset.served else "")
-        yield facts_table(title, dict(_facts(dataset))) + "\n"
+        yield Table.of_facts(title, _facts(dataset)).text() + "\n"
     if not found.datasets:
         yield f"no explanations lie below {found.root} yet"
     if found.running:
@@ -73,14 +77,12 @@ def _tables(found: RootStatus) -> Iterator[str]:
     ]
     heads = ["run", "started (UTC)", "ended", "outcome", "exit", "computed", "took"]
     if rows:
-        yield rows_table(heads, rows, "last runs", right=("exit", "computed", "took"))
+        yield Table.of(heads, rows, "last runs", right=("exit", "computed", "took")).text()
     if found.remark:
         yield f"note: {found.remark}"
 
 
 def _history(past: History) -> Iterator[str]:
-    from ecgscale.cli.tables import rows_table
-
     manifests = [
         [
             line.dataset_id,
@@ -96,7 +98,8 @@ def _history(past: History) -> Iterator[str]:
     ]
     heads = ["dataset", "manifest", "published (UTC)", "by", "run", "records", "shards", "held"]
     if manifests:
-        yield "\n" + rows_table(heads, manifests, "last manifests", right=("manifest", "records", "shards", "held"))
+        numbers = ("manifest", "records", "shards", "held")
+        yield "\n" + Table.of(heads, manifests, "last manifests", numbers).text()
     decisions = [
         [
             _minute(line.at),
@@ -108,7 +111,7 @@ def _history(past: History) -> Iterator[str]:
         for line in past.decisions
     ]
     if decisions:
-        yield "\n" + rows_table(["decided (UTC)", "by", "what", "on", "reason"], decisions, "last decisions")
+        yield "\n" + Table.of(["decided (UTC)", "by", "what", "on", "reason"], decisions, "last decisions").text()
     else:
         yield "\nnobody has released, rejected, rolled back or promoted anything yet"
 
@@ -118,8 +121,6 @@ def _minute(time: str) -> str:
 
 
 def _facts(dataset: DatasetStatus) -> Iterator[tuple[str, str]]:
-    from ecgscale.cli.tables import age, size
-
     yield "model", dataset.model_id
     yield "archive", f"{dataset.archive or 'not known'} ({dataset.archive_id})"
     number = f"{dataset.manifest}, {age(dataset.published_s)} old" if dataset.manifest else "none: nothing is published"
@@ -137,13 +138,132 @@ def _facts(dataset: DatasetStatus) -> Iterator[tuple[str, str]]:
     yield "held", _named(dataset.held)
     yield "rejected", _named(dataset.rejected)
     yield "set aside", _named(dataset.set_aside)
-    by_reason = ", ".join(f"{count:,} {reason}" for reason, count in dataset.quarantined.items())
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in dataset.quarantined.items())
     total = sum(dataset.quarantined.values())
-    yield "records quarantined", f"{total:,}" + (f": {by_reason}" if by_reason else "")
+    yield "records quarantined", f"{total:,}" + (f": {reasons}" if reasons else "")
 
 
 def _named(shards: Mapping[str, str]) -> str:
     """How many, and the first reasons with their shards, a line each."""
-    from ecgscale.cli.tables import by_reason
-
     return "\n".join([f"{len(shards):,}", *by_reason(shards, NAMED)])
+
+
+@click.command()
+@click.argument("root", type=PLACE)
+@click.option("--dataset", metavar="ID", help="Id of a dataset below ROOT. Default: the one that is served.")
+@click.option("--held", is_flag=True, help="List the shards that are held back or rejected, and how to look at them.")
+@click.option("--reason", metavar="STATUS", help="Records of this status alone, such as flat_signal.")
+@click.option("--limit", type=click.IntRange(min=0), default=50, show_default=True, metavar="N",
+              help="List the first N; all are counted.")  # fmt: skip
+@command
+def quarantine(
+    progress: Progress, root: Path, dataset: str | None, held: bool, reason: str | None, limit: int
+) -> dict[str, Any]:
+    """List the quarantined records of what is published below ROOT: record id, shard, row, status, flags.
+
+    A quarantined record keeps its row, with a status that says why it has no facts; docs/operations.md says what to do
+    about each. Patient ids are not shown.
+
+    Whole shards that the quality gates hold back are not published, and so not among them: --held lists those, since
+    when and why, with a recording of each to plot. The files that --json names hold all that was explained of them.
+
+    \b
+    Example:
+      ecgscale quarantine results
+      ecgscale quarantine results --reason bad_units --limit 1000
+      ecgscale quarantine results --held
+      ecgscale plot results RECORD_ID --held -o odd.png
+    """
+    from ecgscale.store.dataset import find_dataset
+
+    if held and reason is not None:
+        raise UsageError("--reason picks records, and --held lists shards: leave one of them out")
+    found = find_dataset(root, dataset)
+    return _held(found, root, limit) if held else _quarantined(found, root, reason, limit)
+
+
+def _quarantined(found: ExplainedDataset, root: Path, reason: str | None, limit: int) -> dict[str, Any]:
+    from ecgscale.nightly.rows import quarantined_records
+
+    assert found.manifest is not None
+    totals = found.manifest.content.totals
+    records = quarantined_records(found.store, found.manifest, reason, limit)
+    everything = sum(totals.quarantined.values())
+    total = everything if reason is None else totals.quarantined.get(reason, 0)
+    rows = [[r.record_id or "", r.shard, str(r.row), r.status, ", ".join(r.flags)] for r in records]
+    click.echo(
+        f"dataset {found.dataset_id}, manifest {found.manifest.number}: {everything:,} of "
+        f"{counted(totals.records, 'record')} {'is' if everything == 1 else 'are'} quarantined"
+    )
+    for status, count in sorted(totals.quarantined.items(), key=lambda pair: -pair[1]):
+        click.echo(f"  {count:,} {status}")
+    if rows:
+        click.echo(Table.of(["record", "shard", "row", "status", "flags"], rows, right=("row",)).text())
+    if total > len(records):
+        click.echo(f"and {total - len(records):,} more; --limit shows more of them")
+    back = len(found.manifest.content.held)
+    if back:
+        verb = "is" if back == 1 else "are"
+        click.echo(f"{counted(back, 'shard')} {verb} held back or rejected: ecgscale quarantine {_typed(root)} --held")
+    return {
+        "dataset_id": found.dataset_id,
+        "manifest": found.manifest.number,
+        "quarantined": everything,
+        "by_reason": dict(totals.quarantined),
+        "records": [record.to_dict() for record in records],
+        "left_out": total - len(records),
+    }
+
+
+def _held(found: ExplainedDataset, root: Path, limit: int) -> dict[str, Any]:
+    from ecgscale.nightly.rows import held_lines
+
+    assert found.manifest is not None
+    lines = held_lines(found)
+    for text in _held_summary(found, lines, lines[:limit], _typed(root)):
+        click.echo(text)
+    return {
+        "dataset_id": found.dataset_id,
+        "manifest": found.manifest.number,
+        "held": [line.to_dict() for line in lines[:limit]],
+        "left_out": len(lines) - len(lines[:limit]),
+    }
+
+
+def _held_summary(found: ExplainedDataset, lines: list[HeldLine], shown: list[HeldLine], root: str) -> Iterator[str]:
+    """Which shards, why, and what to type next."""
+    assert found.manifest is not None
+    where = f"dataset {found.dataset_id}, manifest {found.manifest.number}"
+    if not lines:
+        yield f"{where}: no shard is held back"
+        return
+    states = {state: [line for line in lines if line.state == state] for state in ("held", "rejected")}
+    counts = [f"{counted(len(of), 'shard')} {state}" for state, of in states.items() if of]
+    yield f"{where}: {', '.join(counts)}, of {counted(sum(line.records for line in lines), 'record')}"
+    heads = ["shard", "state", "since (UTC)", "records", "quarantined", "a record to plot"]
+    rows = [
+        [
+            line.shard,
+            line.state,
+            line.held_at[:16].replace("T", " "),
+            f"{line.records:,}",
+            f"{line.quarantined:,}",
+            line.record_id or "none",
+        ]
+        for line in shown
+    ]
+    if rows:
+        yield Table.of(heads, rows, right=("records", "quarantined")).text()
+    if len(lines) > len(shown):
+        yield f"and {counted(len(lines) - len(shown), 'shard')} more; --limit shows more of them"
+    for state, of in states.items():
+        yield from (f"{state}: {line}" for line in by_reason({line.shard: line.reason for line in of}))
+    some = next((line.record_id for line in lines if line.record_id is not None), None)
+    if some is not None:
+        yield f"look:   ecgscale plot {root} {shlex.quote(some)} --held -o odd.png"
+    if states["held"]:
+        yield f"decide: ecgscale release {root} {states['held'][0].shard} --reason TEXT     (or reject)"
+
+
+def _typed(root: Path) -> str:
+    return shlex.quote(str(root))

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ecgscale.cli.command import command
-from ecgscale.cli.options import INTEGERS, PLACE, runtime_options, spread_of
+from ecgscale.cli.options import (
+    INTEGERS,
+    PLACE,
+    Where,
+    archive_option,
+    bootstrap_option,
+    dataset_option,
+    option_of,
+    rotation_option,
+    runtime_options,
+    seed_option,
+    target_option,
+    trees_option,
+)
+from ecgscale.config import RunConfig
 from ecgscale.progress import Progress
+from ecgscale.tables import aligned, bracketed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from ecgscale.evaluate.written import SurrogateResult
 
 _LINES = {
@@ -58,8 +71,8 @@ _SHORT = {
 
 @click.command()
 @click.argument("root", type=PLACE)
-@click.option("--target", metavar="COLUMN", help="Label column; by default the one the encoder was trained on.")
-@click.option("--folds", metavar="fold|patients:N", help="Cross-validate by the archive's folds, or by patient.")
+@target_option
+@rotation_option
 @click.option("--train-folds", type=INTEGERS, default=(), help="No rotation: folds that fit the forests, e.g. 1-8 …")
 @click.option("--test-folds", type=INTEGERS, default=(), help="… and folds that score them.")
 @click.option("--within", type=INTEGERS, default=(), help="Use the records of these folds alone.")
@@ -75,39 +88,31 @@ _SHORT = {
 @click.option(
     "--baseline-records", type=click.IntRange(30), default=2000, show_default=True, help="Size of the sample."
 )
-@click.option("--archive", type=PLACE, help="Where the archive is now, if it moved.")
-@click.option("--trees", type=click.IntRange(1), default=200, show_default=True, help="Of each forest.")
+@archive_option
+@trees_option(200)
 @click.option("--fit-records", type=click.IntRange(20), default=20_000, show_default=True, help="At most, a forest.")
 @click.option("--out-of-core", is_flag=True, help="Never hold all proportions in memory; no baselines then.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Of network baselines.")
-@click.option("--dataset", metavar="ID", help="Which explanations; by default those that are served.")
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--bootstrap", type=click.IntRange(10), default=1000, show_default=True, help="Resamples of patients.")
+@option_of(RunConfig, "device", help="Of network baselines.", show_default=False)
+@dataset_option
+@seed_option
+@bootstrap_option
 @runtime_options
 @command
 def surrogate(
     progress: Progress,
     root: Path,
     target: str | None,
-    folds: str | None,
-    train_folds: tuple[int, ...],
-    test_folds: tuple[int, ...],
-    within: tuple[int, ...],
-    thresholds: Literal["accuracy", "f1", "half"],
+    dataset: str | None,
+    archive: Path | None,
     baselines: bool,
     with_network_baselines: bool,
     baseline_records: int,
-    archive: Path | None,
     trees: int,
     fit_records: int,
-    out_of_core: bool,
     device: str,
-    dataset: str | None,
     seed: int,
-    bootstrap: int,
-    runtime: Literal["local", "ray"],
-    workers: int | None,
-    gpus_per_worker: float | None,
+    where: Where,
+    **asked: Any,
 ) -> dict[str, Any]:
     """Score random forests that know nothing of a recording but its cluster proportions.
 
@@ -133,18 +138,14 @@ def surrogate(
     from ecgscale.evaluate.surrogate.archive_baselines import archive_baselines
     from ecgscale.evaluate.surrogate.check import check_published
     from ecgscale.evaluate.surrogate.surrogate import SurrogateRequest
+    from ecgscale.runtime.ray_pool import dask_on_ray
 
+    out_of_core = asked["out_of_core"]
     request = SurrogateRequest(
-        folds=folds,
-        train_folds=train_folds,
-        test_folds=test_folds,
-        within=within,
-        thresholds=thresholds,
         forests=ForestSettings(trees=trees, fit_records=fit_records, seed=seed),
-        n_bootstrap=bootstrap,
         baselines=baselines and not out_of_core,
         importance=not out_of_core,
-        out_of_core=out_of_core,
+        **asked,
     )
     more = partial(
         archive_baselines,
@@ -155,9 +156,10 @@ def surrogate(
         device=device,
         progress=progress,
     )
+    dask = out_of_core and where.runtime == "ray"
     with (
-        _scheduler(runtime if out_of_core else "local", workers or 1) as scheduler,
-        spread_of(runtime, workers, gpus_per_worker, "cpu", progress) as (spread, _),
+        dask_on_ray(where.workers or 1) if dask else nullcontext() as scheduler,
+        where.spread("cpu", progress) as (spread, _),
     ):
         checked = check_published(
             root,
@@ -169,14 +171,14 @@ def surrogate(
             spread=spread,
             progress=progress,
         )
-    click.echo(told(checked.result))
+    click.echo(summary(checked.result))
     for line in checked.seen_by():
         click.echo(f"seen before by the {line}")
     click.echo(f"written: {checked.path}")
     return checked.to_dict()
 
 
-def told(result: SurrogateResult) -> str:
+def summary(result: SurrogateResult) -> str:
     """The scores as lines for people."""
     from ecgscale.evaluate.seen import GROUPS
 
@@ -188,7 +190,7 @@ def told(result: SurrogateResult) -> str:
         value, pair = result.scores[name], result.intervals.get(name)
         if value is not None:
             spread = _over_parts(result, name)
-            lines.append(f"  {text:<43} {value:.3f}" + (f"  [{pair[0]:.3f}, {pair[1]:.3f}]" if pair else "") + spread)
+            lines.append(f"  {text:<43} {value:.3f}" + bracketed(pair, "  ") + spread)
     lines += [*_labels(result), *_groups(result), *_baselines(result), *_importance(result)]
     return "\n".join([*lines, *(f"note: {remark}" for remark in result.remarks)])
 
@@ -207,7 +209,7 @@ def _labels(result: SurrogateResult) -> list[str]:
         [name, str(scores["records_with"]), *(_number(scores[column]) for column in columns)]
         for name, scores in result.per_label.items()
     ]
-    return ["", *table_lines(["label", *heads], rows)]
+    return ["", *aligned(["label", *heads], rows)]
 
 
 def _groups(result: SurrogateResult) -> list[str]:
@@ -222,7 +224,7 @@ def _groups(result: SurrogateResult) -> list[str]:
         [GROUPS[name], str(facts["records"]), *(_number(facts.get("scores", {}).get(column)) for column in columns)]
         for name, facts in result.groups.items()
     ]
-    return ["", *table_lines(["records", "", *(column.replace("_", " ") for column in columns)], rows)]
+    return ["", *aligned(["records", "", *(column.replace("_", " ") for column in columns)], rows)]
 
 
 def _baselines(result: SurrogateResult) -> list[str]:
@@ -236,7 +238,7 @@ def _baselines(result: SurrogateResult) -> list[str]:
             rows.append(["  proportions have", *(_signed(facts, column) for column in columns), ""])
         else:
             rows.append([f"{name}: {facts['remark']}", *("" for _ in columns), ""])
-    table = table_lines(["instead of proportions", *(_SHORT[column] for column in columns), "records"], rows)
+    table = aligned(["instead of proportions", *(_SHORT[column] for column in columns), "records"], rows)
     return ["", *table, "  * the 95 % interval of the difference leaves out 0"]
 
 
@@ -258,20 +260,3 @@ def _signed(facts: dict[str, Any], name: str) -> str:
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
-
-
-def table_lines(heads: list[str], rows: list[list[str]]) -> list[str]:
-    """Columns of text, the first to the left and the others to the right."""
-    widths = [max(len(row[i]) for row in [heads, *rows]) for i in range(len(heads))]
-    return [
-        "  " + "  ".join(cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(pairs))
-        for pairs in (list(zip(row, widths, strict=True)) for row in [heads, *rows])
-    ]
-
-
-def _scheduler(runtime: Literal["local", "ray"], workers: int) -> AbstractContextManager[Callable[..., Any] | None]:
-    if runtime == "local":
-        return nullcontext()
-    from ecgscale.runtime.ray_pool import dask_on_ray
-
-    return dask_on_ray(workers)

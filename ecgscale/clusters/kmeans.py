@@ -27,6 +27,7 @@ from ecgscale.clusters.accumulate import PartialSums
 from ecgscale.clusters.checkpoint import Checkpoint, FitState
 from ecgscale.clusters.features import BlockLayout
 from ecgscale.clusters.init import Earlier, from_earlier, plus_plus
+from ecgscale.config import FIT
 from ecgscale.errors import UsageError
 from ecgscale.progress import SILENT, Progress, Stage
 
@@ -63,11 +64,11 @@ class FitSettings:
     A mini-batch holds `batch_records` records, fewer on a small archive, so that an epoch has ten steps.
     """
 
-    algorithm: Literal["minibatch", "lloyd"] = "minibatch"
-    seed: int = 0
+    algorithm: Literal["minibatch", "lloyd"] = FIT.algorithm
+    seed: int = FIT.seed
     batch_records: int = 64
-    max_epochs: int = 30
-    max_iterations: int = 100
+    max_epochs: int = FIT.max_epochs
+    max_iterations: int = FIT.max_iterations
     tol: float = 1e-4
     patience: int = 20
     n_init: int = 3

@@ -17,12 +17,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from ecgscale.config import BATCH
 from ecgscale.encoders.spec import EncoderSpec, encoder_digest, encoder_id, load_spec
 from ecgscale.encoders.weights import build_module, load_weights
 from ecgscale.errors import EncoderError, UsageError, did_you_mean
 from ecgscale.io.places import local_copy
 
-DEFAULT_BATCH = 32
 Precision = Literal["float32", "bfloat16"]
 
 
@@ -48,7 +48,7 @@ class Encoder:
         spec: EncoderSpec,
         *,
         device: str = "cpu",
-        batch: int = DEFAULT_BATCH,
+        batch: int = BATCH,
         precision: Precision = "float32",
         digest: str = "",
     ) -> None:
@@ -77,7 +77,7 @@ class Encoder:
         cls,
         directory: str | Path,
         device: str = "cpu",
-        batch: int = DEFAULT_BATCH,
+        batch: int = BATCH,
         precision: Precision = "float32",
     ) -> Encoder:
         """The encoder in `directory`, ready to run; EncoderError says what does not fit and what would."""

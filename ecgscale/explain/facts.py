@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ecgscale.archive.validate import OK
 from ecgscale.clusters.model import ClusterModel
 from ecgscale.clusters.soft import Assignment, assign
+from ecgscale.config import BATCH
 from ecgscale.encoders.preprocess import Prepared
 from ecgscale.encoders.taps import Activations, Encoder, Precision
 from ecgscale.errors import ModelError
@@ -39,7 +40,7 @@ class Facts:
     assignment: Assignment | None
 
 
-def load_encoder(model: ClusterModel, device: str = "auto", batch: int = 32) -> Encoder:
+def load_encoder(model: ClusterModel, device: str = "auto", batch: int = BATCH) -> Encoder:
     """The encoder that `model` was fitted for; `ModelError` when the one beside it is another."""
     encoder = Encoder.load(model.encoder_path, device=device, batch=batch, precision=fitted_precision(model))
     if encoder.digest != encoder_digest_of(model):

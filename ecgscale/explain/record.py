@@ -15,11 +15,11 @@ from ecgscale.archive.batch import RawBatch
 from ecgscale.archive.validate import OK, check_batch, describe
 from ecgscale.clusters.model import ClusterModel
 from ecgscale.clusters.soft import Assignment
+from ecgscale.config import BATCH
 from ecgscale.encoders.preprocess import prepare
 from ecgscale.encoders.taps import Encoder
 from ecgscale.errors import UsageError
 from ecgscale.explain.facts import Facts, explain_batch, fitted_with_padding, load_encoder
-from ecgscale.explain.schema import BATCH_RECORDS
 from ecgscale.explain.segments import find_segments, summarise
 from ecgscale.io.places import absolute
 from ecgscale.leads import canonical_lead
@@ -84,7 +84,7 @@ def explain_record(
     units_per_mv: float = 1.0,
     valid: tuple[int, int] | None = None,
     entropy: bool = True,
-    batch: int = BATCH_RECORDS,
+    batch: int = BATCH,
     device: str = "auto",
 ) -> ExplainedRecord:
     """Explain `signal`, (n_leads, samples) with the names of its `leads`, under a cluster model (ROOT/models/ID).

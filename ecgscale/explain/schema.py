@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ecgscale.archive.batch import RawBatch
+from ecgscale.config import BATCH
 from ecgscale.encoders.preprocess import Prepared
 from ecgscale.encoders.spec import InputSpec
 from ecgscale.errors import UsageError
@@ -175,7 +176,6 @@ RESULTS_VERSION = 1
 """Raised whenever the facts computed from the same input change; a golden test guards it."""
 
 EntropyDetail = Literal["none", "timestep"]
-BATCH_RECORDS = 32
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ class ExplainSettings:
     """
 
     entropy: EntropyDetail = "none"
-    batch: int = BATCH_RECORDS
+    batch: int = BATCH
     include_padding: bool = False
     dtype: Literal["float32", "bfloat16"] = "float32"
 

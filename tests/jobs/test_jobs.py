@@ -15,10 +15,10 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from ecgscale.cli import options
 from ecgscale.cli.options import placement_of
 from ecgscale.config import load_config
 from ecgscale.progress import SILENT
+from ecgscale.runtime import ray_pool
 from ecgscale.runtime.ray_pool import JOB_CONFIG, submission_id
 from jobs.evaluate import evaluate
 from jobs.explain_archive import explain_archive
@@ -163,7 +163,7 @@ def test_under_a_ray_job_the_cluster_is_what_is_not_said(
     config = load_config(write_config(tmp_path / "job.toml", tmp_path, "results", more))
     assert placement_of(config, SILENT).runtime == "local"
     asked: list[float] = []
-    monkeypatch.setattr(options, "workers_that_fit", lambda gpus: asked.append(gpus) or 7)
+    monkeypatch.setattr(ray_pool, "workers_that_fit", lambda gpus: asked.append(gpus) or 7)
     monkeypatch.setenv(JOB_CONFIG, json.dumps({"metadata": {"job_submission_id": "raysubmit_1"}}))
     where = placement_of(config, SILENT)
     assert (where.runtime, where.workers, where.device) == expected

@@ -17,6 +17,7 @@ from typing import Any
 
 from ecgscale.archive.reader import Archive
 from ecgscale.clusters.model import ClusterModel
+from ecgscale.config import BATCH
 from ecgscale.errors import ExitCode, PublishError, ShardError
 from ecgscale.explain.facts import encoder_digest_of, fitted_precision, fitted_with_padding
 from ecgscale.explain.schema import RESULTS_VERSION, EntropyDetail, ExplainSettings
@@ -124,7 +125,7 @@ def explain_archive(
     root: str | Path,
     *,
     entropy: EntropyDetail = "none",
-    batch: int = 32,
+    batch: int = BATCH,
     include_padding: bool | None = None,
     device: str = "auto",
     progress: Progress = SILENT,

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from ecgscale.archive.reader import Archive
 from ecgscale.clusters.kmeans import FitSettings
 from ecgscale.clusters.model import MIN_TAU
+from ecgscale.config import BATCH, FIT
 from ecgscale.encoders.taps import Precision
 from ecgscale.errors import ArchiveError, ShardError, UsageError
 from ecgscale.words import named
@@ -30,17 +31,17 @@ from ecgscale.words import named
 class FitRequest:
     """What a user asks of `ecgscale fit`; `gamma` and `tau` as in docs/method.md (tau None: the rule for gamma)."""
 
-    clusters: tuple[int, ...] = (20,)
+    clusters: tuple[int, ...] = (FIT.clusters,)
     folds: tuple[int, ...] | None = None
     records: int | None = None
     settings: FitSettings = field(default_factory=FitSettings)
-    gamma: Literal[1, 2] = 2
+    gamma: Literal[1, 2] = FIT.gamma
     tau: float | None = None
-    batch: int = 32
+    batch: int = BATCH
     device: str = "auto"
     include_padding: bool = False
     precision: Precision = "float32"
-    cache_dtype: Literal["float32", "float16"] = "float32"
+    cache_dtype: Literal["float32", "float16"] = FIT.cache_dtype
     memory: int | None = None
     scratch: Path | None = None
 

@@ -1,19 +1,143 @@
-"""`ecgscale sweep`: how much rests on K, the training records, the layers, their weights, γ and τ."""
+"""`ecgscale probe` and `ecgscale sweep`: what needs the network again, on a sample."""
 
 from __future__ import annotations
 
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ecgscale.cli.command import command
-from ecgscale.cli.options import INTEGERS, PLACE, CommandOfK, runtime_options, spread_of
+from ecgscale.cli.options import (
+    INTEGERS,
+    PLACE,
+    CommandOfK,
+    Where,
+    archive_option,
+    dataset_option,
+    device_option,
+    option_of,
+    runtime_options,
+    seed_option,
+    target_option,
+    trees_option,
+)
+from ecgscale.config import FitConfig
 from ecgscale.progress import Progress
+from ecgscale.tables import aligned, bracketed
+from ecgscale.words import counted
 
 if TYPE_CHECKING:
+    from ecgscale.evaluate.localise.shifts import AgainstShifts
+    from ecgscale.evaluate.probe import Mean, ProbeSummary
     from ecgscale.evaluate.sweep.result import SweepResult
+
+
+_NAMES = ("gradcam", "dropout", "masking", "randomisation", "waves")
+
+
+@click.command()
+@click.argument("root", type=PLACE)
+@click.option("--sample", type=float, default=0.01, show_default=True, help="Share of the records.")
+@click.option(
+    "--only", type=click.Choice(_NAMES), multiple=True, help="These probes; may be given again. Default: all."
+)
+@click.option("--dropout-passes", type=click.IntRange(2), default=20, show_default=True)
+@click.option("--mask-shifts", type=click.IntRange(1), default=2, show_default=True, help="Moved masks beside each.")
+@archive_option
+@dataset_option
+@click.option("--batch", type=click.IntRange(1), default=16, show_default=True, help="Records in a forward pass.")
+@device_option
+@seed_option
+@runtime_options
+@command
+def probe(
+    progress: Progress,
+    root: Path,
+    only: tuple[str, ...],
+    archive: Path | None,
+    dataset: str | None,
+    device: str,
+    where: Where,
+    **asked: Any,
+) -> dict[str, Any]:
+    """Put questions to the network that explanations cannot answer, on a sample of the recordings.
+
+    \b
+    gradcam        Grad-CAM of each tapped layer, against entropy over time
+    dropout        MC dropout, against entropy (refused where the network has no dropout)
+    masking        all segments of a cluster taken out: what does the network say then?
+    randomisation  weights put out of order: what is left of Grad-CAM and entropy?
+    waves          do waves of one shape lie near each other in the latent space?
+
+    A recording of a CODE-sized network takes about 80 forward passes. What was probed is committed like explanations,
+    under ROOT/probes; typed again, the command goes on where it was stopped.
+
+    \b
+      ecgscale probe results
+      ecgscale probe results --sample 0.1 --only masking --only gradcam
+    """
+    from ecgscale.evaluate.probe import write_probes
+    from ecgscale.evaluate.written import plain
+    from ecgscale.passes.probe.probe import probe_explained
+    from ecgscale.passes.probe.schema import ProbeSettings
+
+    settings = ProbeSettings(probes=tuple(name for name in _NAMES if not only or name in only), **asked)
+    place = where.placement(device, progress)
+    result = probe_explained(
+        root, settings, dataset=dataset, archive=archive, device=place.device, progress=progress, pool=place.pool
+    )
+    done = write_probes(root, result, settings)
+    click.echo(f"{counted(result.records, 'record')} probed: {result.path}")
+    for line in probe_summary(done.result):
+        click.echo(f"  {line}")
+    for remark in done.facts["remarks"]:
+        click.echo(f"note: {remark}")
+    facts: dict[str, Any] = plain(done.facts)
+    return {**result.to_dict(), **facts, "evaluation": str(done.path), "exit_code": result.exit_code}
+
+
+def probe_summary(probed: ProbeSummary) -> list[str]:
+    """The scores as lines for people."""
+    lines = [
+        _shifted(f"entropy and Grad-CAM over time, {layer}", score) for layer, score in probed.gradcam_entropy.items()
+    ]
+    if probed.votes_entropy is not None:
+        lines.append(_shifted("entropy and indecision under MC dropout over time", probed.votes_entropy))
+    if probed.dropout_entropy is not None:
+        lines.append(_mean("entropy and spread under MC dropout over records", probed.dropout_entropy))
+    names = {
+        "change": "output changes without a cluster by",
+        "change_elsewhere": "  without as much elsewhere by",
+        "with_share_of_time": "what a cluster changes, and its share of time",
+        "with_entropy": "what a cluster changes, and its entropy",
+    }
+    for name, mean in probed.faithfulness.items():
+        layer = name.partition(":")[2]
+        text = names.get(name, f"what a cluster changes, Grad-CAM of {layer}" if layer else "")
+        if text:
+            lines.append(_mean(text, mean))
+    for stage in probed.randomisation:
+        lines.append(_mean(f"entropy left with random {stage['stage']}", stage["entropy"]))
+    lines += [_shifted(f"latent and DTW distance of {wave} waves", score) for wave, score in probed.waves.items()]
+    return [line for line in lines if line]
+
+
+def _shifted(text: str, score: AgainstShifts) -> str:
+    if score.value is None:
+        return ""
+    pair = bracketed(score.interval)
+    null = f"   shifted {score.shifted_mean:.3f}, p {score.p_value:.3f}" if score.shifted_mean is not None else ""
+    return f"{text:<52} {score.value:.3f}{pair}{null}"
+
+
+def _mean(text: str, mean: Mean) -> str:
+    if mean.value is None:
+        return ""
+    pair = bracketed(mean.interval)
+    return f"{text:<52} {mean.value:.3f}{pair}"
+
 
 _COLUMNS = (
     ("agreement", "agreement"),
@@ -41,7 +165,7 @@ _HEADS = {
 
 @click.command(cls=CommandOfK)
 @click.argument("source", metavar="ROOT|ARCHIVE", type=PLACE)
-@click.option("--target", metavar="COLUMN", help="Label column; by default the one the encoder was trained on.")
+@target_option
 @click.option("--encoder", type=PLACE, help="Of an ARCHIVE: the network's directory.")
 @click.option("--out", type=PLACE, help="Of an ARCHIVE: the ROOT to write below.")
 @click.option("--archive", type=PLACE, help="Of a ROOT: where its archive is now, if it moved.")
@@ -49,16 +173,16 @@ _HEADS = {
     "--only", type=click.Choice(list(_HEADS)), multiple=True, help="Vary this alone; repeatable. Default: all."
 )
 @click.option("--clusters", type=INTEGERS, default="5,10,20,30,50", show_default=True, help="Values of K.")
-@click.option("--base", type=click.IntRange(2), default=20, show_default=True, help="K of all other sweeps.")
+@option_of(FitConfig, "clusters", "--base", type=click.IntRange(2), help="K of all other sweeps.")
 @click.option("--train-records", type=INTEGERS, default="50,100,200,500,1000,2198", show_default=True)
 @click.option("--layers", multiple=True, metavar="N,N", help="A subset of tapped layers, by number from 0; repeatable.")
 @click.option("--depth", multiple=True, metavar="W,W,…", help="Depth factors, one a layer; repeatable.")
 @click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Fits of every setting.")
 @click.option("--records", type=click.IntRange(60), default=400, show_default=True, help="That go through the network.")
-@click.option("--trees", type=click.IntRange(1), default=100, show_default=True, help="Of each forest.")
-@click.option("--max-epochs", type=click.IntRange(1), default=30, show_default=True, help="Of each K-means.")
-@click.option("--dataset", metavar="ID", help="Which explanations; by default those that are served.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@trees_option(100)
+@option_of(FitConfig, "max_epochs", help="Of each K-means.")
+@dataset_option
+@device_option
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the draw of records and of the first fit.")
 @click.option("-o", "--output", type=PLACE, help="The figure, .png, .svg or .pdf.")
 @runtime_options
@@ -84,9 +208,7 @@ def sweep(
     device: str,
     seed: int,
     output: Path | None,
-    runtime: Literal["local", "ray"],
-    workers: int | None,
-    gpus_per_worker: float | None,
+    where: Where,
 ) -> dict[str, Any]:
     """Vary one choice at a time: K, training records, tapped layers, depth factors, γ and τ.
 
@@ -128,12 +250,12 @@ def sweep(
     if (source / "_archive.json").exists():
         if encoder is None or out is None:
             raise click.UsageError(f"{source} is an archive: give --encoder and --out as well")
-        where = partial(sweep_archive, source, encoder, out, target, request)
+        swept = partial(sweep_archive, source, encoder, out, target, request)
     else:
-        where = partial(sweep_root, source, target, request, dataset=dataset, archive=archive)
-    with spread_of(runtime, workers, gpus_per_worker, device, progress) as (spread, device):
-        result = where(device=device, spread=spread, progress=progress)
-    click.echo(told(result))
+        swept = partial(sweep_root, source, target, request, dataset=dataset, archive=archive)
+    with where.spread(device, progress) as (spread, device):
+        result = swept(device=device, spread=spread, progress=progress)
+    click.echo(sweep_summary(result))
     assert result.path is not None
     picture = output or result.path.with_suffix(".svg")
     drawn = BytesIO()
@@ -144,21 +266,19 @@ def sweep(
     return {**result.to_dict(), "path": str(result.path), "picture": str(picture)}
 
 
-def told(result: SweepResult) -> str:
+def sweep_summary(result: SweepResult) -> str:
     """The settings as lines for people."""
-    from ecgscale.cli.surrogate import table_lines
-
     lines = [f"{result.target}: {result.train_records} records fit, {result.records} score ({result.told})"]
-    usual = _usual(result)
-    if usual is not None:
-        lines.append(f"always the most frequent answer agrees in {usual:.3f}")
+    majority = _majority(result)
+    if majority is not None:
+        lines.append(f"always the most frequent answer agrees in {majority:.3f}")
     for axis, head in _HEADS.items():
         rows = result.summary.get(axis)
         if not rows:
             continue
         columns = [(key, name) for key, name in _COLUMNS if any(row.get(key) is not None for row in rows)]
         cells = [[row["setting"], *(_cell(row, key) for key, _ in columns)] for row in rows]
-        lines += ["", *table_lines([head, *(name for _, name in columns)], cells)]
+        lines += ["", *aligned([head, *(name for _, name in columns)], cells)]
     if result.elbow is not None:
         lines.append(f"\nelbow of the explained variance: K = {result.elbow:g}")
     if result.plateau is not None:
@@ -166,7 +286,7 @@ def told(result: SweepResult) -> str:
     return "\n".join([*lines, *(f"note: {remark}" for remark in result.remarks)])
 
 
-def _usual(result: SweepResult) -> float | None:
+def _majority(result: SweepResult) -> float | None:
     """How often the most frequent answer is the network's: the same whatever is varied."""
     found = (row.get("majority_agreement") for rows in result.summary.values() for row in rows)
     return next((value for value in found if value is not None), None)

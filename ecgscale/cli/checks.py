@@ -1,18 +1,21 @@
-"""`ecgscale inspect`: what an archive holds, and what is wrong with it."""
+"""`ecgscale inspect` and `ecgscale verify`: what an archive holds; whether what is published is whole and right."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ecgscale.cli.command import command
-from ecgscale.cli.options import PLACE
+from ecgscale.cli.options import PLACE, archive_option
 from ecgscale.errors import ExitCode
 from ecgscale.progress import Progress
-from ecgscale.words import counted
+from ecgscale.words import counted, size
+
+if TYPE_CHECKING:
+    from ecgscale.nightly.verify.verify import Verified, VerifiedDataset
 
 
 @click.command()
@@ -36,12 +39,13 @@ def inspect(progress: Progress, archive: Path, quick: bool) -> dict[str, Any]:
     from ecgscale.archive.reader import Archive
 
     facts = inspect_archive(Archive.open(archive), quick, progress)
-    for line in _lines(facts):
+    for line in inspect_summary(facts):
         click.echo(line)
     return {**facts, "exit_code": ExitCode.SHARDS_SET_ASIDE} if facts["unreadable"] else facts
 
 
-def _lines(facts: dict[str, Any]) -> Iterator[str]:
+def inspect_summary(facts: dict[str, Any]) -> Iterator[str]:
+    """What is in an archive, column by column, and its problems."""
     source = facts["source"]
     yield f"{facts['archive']}  archive {facts['archive_id']}, from {source.get('kind', 'an unnamed source')}"
     patients = "unknown patients" if facts["patients"] is None else counted(facts["patients"], "patient")
@@ -92,12 +96,12 @@ def _counts(values: dict[str, int]) -> str:
 
 def _length_lines(facts: dict[str, Any]) -> Iterator[str]:
     lengths = facts["lengths"]
-    told = ", ".join(
+    written = ", ".join(
         f"{one['samples']}" + (f" = {one['seconds']:g} s" if one["seconds"] else "") + f" ({one['records']:,})"
         for one in lengths
     )
     more = facts["distinct_lengths"] - len(lengths)
-    yield f"samples        {told}" + (f" and {more} more lengths" if more > 0 else "")
+    yield f"samples        {written}" + (f" and {more} more lengths" if more > 0 else "")
     valid = facts["valid_samples"]
     rest = facts["distinct_valid"] - len(valid)
     yield f"not padding    {_counts(valid)} samples" + (f" and {rest} more lengths" if rest > 0 else "")
@@ -141,7 +145,73 @@ def _problem_lines(facts: dict[str, Any]) -> Iterator[str]:
         yield f"  {flag}: {count:,} (usable)"
         yield from (f"    {example}" for example in facts["examples"].get(flag, []))
     yield from (f"note: {note}" for note in facts["source"].get("notes", []))
-    told = facts["source"].get("first_problems", [])
-    if told:
-        yield f"told at ingest: {facts['source'].get('problems', len(told)):,}"
-        yield from (f"    {problem}" for problem in told[:3])
+    problems = facts["source"].get("first_problems", [])
+    if problems:
+        yield f"told at ingest: {facts['source'].get('problems', len(problems)):,}"
+        yield from (f"    {problem}" for problem in problems[:3])
+
+
+@click.command()
+@click.argument("root", type=PLACE)
+@click.option("--dataset", metavar="ID", help="Look at this dataset alone. Default: all below ROOT.")
+@click.option("--sample", type=click.FloatRange(0, 1), default=0.001, show_default=True,
+              help="Share of the records to compute again from the archive, at least one batch; 0: none.")  # fmt: skip
+@archive_option
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Draws another sample.")
+@command
+def verify(
+    progress: Progress, root: Path, dataset: str | None, sample: float, archive: Path | None, seed: int
+) -> dict[str, Any]:
+    """Check everything that the newest manifests below ROOT refer to.
+
+    Every file is there with its size and hash, its rows are as many as the plan says, no record is explained twice,
+    shares and entropies are possible, segments cover, commit records fit; and a sample of the records, computed again
+    from the archive, is what is published: to the last bit on the machine that computed it, else within tolerances.
+    Nothing is changed. Garbage is told, and is no problem: `ecgscale gc` removes it.
+
+    \b
+    Example:
+      ecgscale verify results
+      ecgscale verify s3://bucket/results --sample 0.01 --archive /data/archive
+
+    Exit codes: 0 all is right, 1 there are problems.
+    """
+    from ecgscale.nightly.verify.verify import verify_root
+
+    verified = verify_root(root, dataset, sample=sample, archive=archive, seed=seed, progress=progress)
+    for line in verify_summary(verified):
+        click.echo(line)
+    return {**verified.to_dict(), "exit_code": verified.exit_code}
+
+
+def verify_summary(verified: Verified) -> Iterator[str]:
+    """What is wrong, dataset by dataset."""
+    for dataset in verified.datasets:
+        yield from _dataset_lines(dataset)
+    if verified.problems:
+        yield f"{counted(verified.problems, 'problem')}: docs/operations.md says what each means"
+    else:
+        yield "all is right"
+
+
+def _dataset_lines(dataset: VerifiedDataset) -> Iterator[str]:
+    if not dataset.manifest:
+        yield f"dataset {dataset.dataset_id}: nothing was published yet"
+    else:
+        yield (
+            f"dataset {dataset.dataset_id}, manifest {dataset.manifest}: {counted(dataset.files, 'file')}, "
+            f"{counted(dataset.records, 'record')}, {counted(sum(dataset.counts.values()), 'problem')}"
+        )
+    again = dataset.recomputed
+    if again.records:
+        yield f"  {counted(again.records, 'record')} computed again, {again.exactly:,} of them the same to the last bit"
+    yield from (f"  not computed again: {reason}" for reason in again.skipped)
+    garbage = dataset.garbage
+    if garbage.objects:
+        named = ", ".join(garbage.first) + (" …" if garbage.objects > len(garbage.first) else "")
+        objects = counted(garbage.objects, "object")
+        yield f"  garbage: {objects} of {size(garbage.bytes)} that nothing refers to: {named}"
+    for kind, count in dataset.counts.items():
+        kept = [problem for problem in dataset.problems if problem.kind == kind]
+        yield f"  {kind}: {count:,}" + (f", the first {len(kept)}:" if count > len(kept) else "")
+        yield from (f"    {problem.where}: {problem.message}" for problem in kept)
