@@ -10,7 +10,7 @@ PROBES_VERSION. Typing the same command again resumes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,9 @@ from ecgscale.errors import ExitCode, PublishError, ShardError, UsageError
 from ecgscale.io.numbered import to_json
 from ecgscale.io.objects import ObjectStore, open_objects
 from ecgscale.io.places import absolute, place
+from ecgscale.passes.probe.batch import has_dtaidistance
 from ecgscale.passes.probe.network import ProbeNetwork
 from ecgscale.passes.probe.schema import DROPOUT, PROBES, PROBES_VERSION, SCHEMA, WAVES, ProbeSettings
-from ecgscale.passes.probe.waves import has_dtaidistance
 from ecgscale.passes.workers import Call, Done, OpenPool, WorkerSpec, in_process
 from ecgscale.progress import SILENT, Progress
 from ecgscale.store.commit import Commit, Source, find_commit
@@ -44,7 +44,7 @@ from ecgscale.store.manifest import (
     read_manifest,
 )
 from ecgscale.store.presence import announced
-from ecgscale.store.provenance import run_facts
+from ecgscale.store.provenance import RunFacts, run_facts
 
 PROBES_FOLDER = "probes"
 IDENTITY_FILE = "_probes.json"
@@ -71,16 +71,7 @@ class ProbeResult:
 
     def to_dict(self) -> dict[str, Any]:
         """For `--json`."""
-        return {
-            "probe_id": self.probe_id,
-            "dataset_id": self.dataset_id,
-            "path": self.path,
-            "records": self.records,
-            "shards": self.shards,
-            "computed": self.computed,
-            "set_aside": [aside.model_dump(include={"key", "reason"}) for aside in self.set_aside],
-            "remarks": list(self.remarks),
-        }
+        return {**vars(self), "set_aside": [aside.model_dump(include={"key", "reason"}) for aside in self.set_aside]}
 
 
 def probe_store(root: str | Path, dataset_id: str, probe_id: str) -> ObjectStore:
@@ -137,11 +128,8 @@ def probe_explained(
         "device": device,
     }
     run = _Run(opened, content.shards, store, identity, arguments, progress, pool)
-    for _ in range(_ATTEMPTS):
-        manifest = run.attempt()
-        if manifest is not None:
-            break
-    else:
+    manifest = next((made for _ in range(_ATTEMPTS) if (made := run.attempt())), None)
+    if manifest is None:
         raise PublishError(f"{_ATTEMPTS} times another run published {store.where} first; type the command again")
     totals = manifest.content.totals
     return ProbeResult(
@@ -158,39 +146,35 @@ def probe_explained(
 
 def _refusals(model: ClusterModel, settings: ProbeSettings, marked: bool) -> tuple[str, ...]:
     """What cannot be done here, in words; `UsageError` when nothing is left of what was asked for."""
-    told = {}
+    refused = {}
     if DROPOUT in settings.probes and not ProbeNetwork.load(model.encoder_path, "cpu", 1).has_dropout:
         name = load_spec(model.encoder_path).name
-        told[DROPOUT] = (
+        refused[DROPOUT] = (
             f"MC dropout refused: {name} has no dropout layer that drops anything; its passes would all agree"
         )
     if WAVES in settings.probes and not has_dtaidistance():
-        told[WAVES] = "waves cannot be compared: pip install 'ecgscale[evaluate]'"
+        refused[WAVES] = "waves cannot be compared: pip install 'ecgscale[evaluate]'"
     elif WAVES in settings.probes and not marked and not has_neurokit():
-        told[WAVES] = "the archive has no annotated waves, and finding them takes: pip install 'ecgscale[evaluate]'"
-    if set(settings.probes) == told.keys():
-        others = ", ".join(name for name in PROBES if name not in told)
-        raise UsageError(f"{'; '.join(told.values())}. Other probes are: {others}")
-    return tuple(told.values())
+        refused[WAVES] = "the archive has no annotated waves, and finding them takes: pip install 'ecgscale[evaluate]'"
+    if set(settings.probes) == refused.keys():
+        others = ", ".join(name for name in PROBES if name not in refused)
+        raise UsageError(f"{'; '.join(refused.values())}. Other probes are: {others}")
+    return tuple(refused.values())
 
 
+@dataclass
 class _Run:
     """One run of one process."""
 
-    def __init__(
-        self,
-        archive: Archive,
-        explained: Sequence[ShardEntry],
-        store: ObjectStore,
-        identity: DatasetFacts,
-        arguments: dict[str, Any],
-        progress: Progress,
-        pool: OpenPool,
-    ) -> None:
-        self.archive, self.explained, self.store, self.identity = archive, explained, store, identity
-        self.arguments, self.progress, self.pool = arguments, progress, pool
-        self.facts = run_facts()
-        self.computed = 0
+    archive: Archive
+    explained: Sequence[ShardEntry]
+    store: ObjectStore
+    identity: DatasetFacts
+    arguments: dict[str, Any]
+    progress: Progress
+    pool: OpenPool
+    facts: RunFacts = field(default_factory=run_facts)
+    computed: int = 0
 
     def attempt(self) -> Manifest | None:
         """Compute what is not committed and publish; None when another run published meanwhile."""

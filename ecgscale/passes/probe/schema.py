@@ -47,49 +47,33 @@ class ProbeSettings:
         return {**asdict(self), "probes": list(self.probes)}
 
 
-_SERIES = pa.list_(pa.float32())
-_MASKED = pa.struct(
-    [
-        ("cluster", pa.int16()),
-        ("share", pa.float32()),
-        ("entropy", pa.float32()),
-        ("gradcam", _SERIES),
-        ("prediction", _SERIES),
-        ("moved", pa.list_(_SERIES)),
-    ]
-)
-_RANDOMISED = pa.struct(
-    [("stage", pa.string()), ("prediction", _SERIES), ("entropy", _SERIES), ("gradcam", pa.list_(_SERIES))]
-)
-_PAIR = pa.struct(
-    [
-        ("other", pa.string()),
-        ("wave", pa.string()),
-        ("dtw_mv", pa.float32()),
-        ("latent", pa.float32()),
-        ("shifted", _SERIES),
-    ]
-)
+_SERIES, _MAPS = pa.list_(pa.float32()), pa.list_(pa.list_(pa.float32()))
+_MASKED = {
+    "cluster": pa.int16(),
+    "share": pa.float32(),
+    "entropy": pa.float32(),
+    "gradcam": _SERIES,
+    "prediction": _SERIES,
+    "moved": _MAPS,
+}
+_RANDOMISED = {"stage": pa.string(), "prediction": _SERIES, "entropy": _SERIES, "gradcam": _MAPS}
+_PAIR = {"other": pa.string(), "wave": pa.string(), "dtw_mv": pa.float32(), "latent": pa.float32(), "shifted": _SERIES}
 
 SCHEMA = pa.schema(
-    [
-        ("record_id", pa.string()),
-        ("patient_id", pa.string()),
-        ("source_shard", pa.string()),
-        ("status", pa.string()),
-        ("valid_start", pa.int32()),
-        ("valid_stop", pa.int32()),
-        ("prediction", _SERIES),
-        ("target", pa.int16()),
-        ("mean_entropy", pa.float32()),
-        ("entropy", _SERIES),
-        ("gradcam", pa.list_(_SERIES)),
-        ("dropout", pa.list_(_SERIES)),
-        ("votes", _SERIES),
-        ("masked", pa.list_(_MASKED)),
-        ("randomised", pa.list_(_RANDOMISED)),
-        ("pairs", pa.list_(_PAIR)),
-    ]
+    {
+        **dict.fromkeys(("record_id", "patient_id", "source_shard", "status"), pa.string()),
+        **dict.fromkeys(("valid_start", "valid_stop"), pa.int32()),
+        "prediction": _SERIES,
+        "target": pa.int16(),
+        "mean_entropy": pa.float32(),
+        "entropy": _SERIES,
+        "gradcam": _MAPS,
+        "dropout": _MAPS,
+        "votes": _SERIES,
+        "masked": pa.list_(pa.struct(_MASKED)),
+        "randomised": pa.list_(pa.struct(_RANDOMISED)),
+        "pairs": pa.list_(pa.struct(_PAIR)),
+    }
 )
 """One row a sampled record. Series over time have one value a step of the finest tapped layer, NaN outside the valid
 span; `gradcam` has one list a tapped layer, of that layer's own length. `target` is the output that Grad-CAM and

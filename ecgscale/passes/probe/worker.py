@@ -21,10 +21,17 @@ from ecgscale.encoders.preprocess import Prepared, prepare
 from ecgscale.explain.facts import fitted_with_padding, load_encoder
 from ecgscale.explain.schema import to_parquet
 from ecgscale.io.objects import open_objects
-from ecgscale.passes.probe.batch import BatchProber
+from ecgscale.passes.probe.batch import (
+    PARTNERS,
+    BatchProber,
+    ProbedRecord,
+    WaveProbe,
+    has_dtaidistance,
+    pairs_of,
+    probe_waves,
+)
 from ecgscale.passes.probe.network import ProbeNetwork
 from ecgscale.passes.probe.schema import EMPTY, PROBES_VERSION, SCHEMA, WAVES, ProbeSettings
-from ecgscale.passes.probe.waves import PARTNERS, ProbedRecord, WaveProbe, has_dtaidistance, pairs_of, probe_waves
 from ecgscale.store.commit import Commit, Source, commit_output, find_commit
 from ecgscale.store.provenance import run_facts
 

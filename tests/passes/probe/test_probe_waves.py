@@ -7,7 +7,7 @@ import pytest
 
 from ecgscale.archive.waves import QRS, P
 from ecgscale.clusters.features import BlockLayout, dense_features
-from ecgscale.passes.probe.waves import ProbedRecord, WaveProbe, has_dtaidistance, pairs_of, probe_waves
+from ecgscale.passes.probe.batch import ProbedRecord, WaveProbe, has_dtaidistance, pairs_of, probe_waves
 
 LAYOUT = BlockLayout((3, 4), (16, 8), 64, (1.0, 1.0))
 RNG = np.random.default_rng(0)

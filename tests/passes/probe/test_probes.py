@@ -10,11 +10,10 @@ import pytest
 
 from ecgscale.archive import Archive
 from ecgscale.errors import ShardError, UsageError
-from ecgscale.passes.probe.batch import pooled, share_within
+from ecgscale.passes.probe.batch import has_dtaidistance, pooled, share_within
 from ecgscale.passes.probe.network import ProbeNetwork
 from ecgscale.passes.probe.probe import ProbeResult, open_probes, probe_explained
 from ecgscale.passes.probe.schema import SCHEMA, ProbeSettings
-from ecgscale.passes.probe.waves import has_dtaidistance
 from ecgscale.passes.probe.worker import ProbeWorker, is_sampled
 from tests.explain.golden import write_archive
 from tests.passes.world import explain, rewrite
