@@ -190,3 +190,62 @@ def test_nothing_of_one_machine_is_tracked() -> None:
         if re.search("|".join((*MACHINE_PATHS, *REGISTRIES)), line)
     ]
     assert not found, "paths of a machine or hosts of a registry:\n" + "\n".join(found)
+
+
+PATHS = re.compile(r"(?<![\w/.-])(?:[a-z0-9_]+/)+[a-z0-9_]+\.py\b")
+DOTTED = re.compile(r"\becgscale((?:\.[a-z0-9_]+)+)")
+
+
+def documents() -> Iterator[tuple[str, str]]:
+    """Name and text of every document for readers."""
+    for path in (REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))):
+        if path.is_file():
+            yield name_of(path), path.read_text(encoding="utf-8")
+
+
+def is_there(dotted: list[str]) -> bool:
+    """Whether ecgscale.<dotted> is a package, a module, or a name in one.
+
+    Of one word alone that is no module (a name of the facade, a key of a Parquet file) nothing is said.
+    """
+    place = PACKAGE
+    for i, word in enumerate(dotted):
+        if (place / word).is_dir():
+            place /= word
+            continue
+        file = place / f"{word}.py"
+        if file.is_file():
+            return len(dotted) - i <= 2 and (i + 1 == len(dotted) or dotted[i + 1] in file.read_text(encoding="utf-8"))
+        return i == 0 == len(dotted) - 1 or (i > 0 and word in (place / "__init__.py").read_text(encoding="utf-8"))
+    return True
+
+
+def test_modules_that_documents_name_are_there() -> None:
+    wrong = []
+    for name, text in documents():
+        for path in set(PATHS.findall(text)):
+            below = (REPOSITORY / path, PACKAGE / path)
+            if ("/" in path or path in ("config.py", "errors.py")) and not any(file.is_file() for file in below):
+                wrong.append(f"{name}: {path}")
+        wrong += [
+            f"{name}: ecgscale{found}" for found in set(DOTTED.findall(text)) if not is_there(found[1:].split("."))
+        ]
+    assert not wrong
+
+
+def test_each_path_of_the_walk_is_short() -> None:
+    sections = (REPOSITORY / "docs" / "architecture.md").read_text(encoding="utf-8").split("\n## ")[1:]
+    assert [section.split("\n")[0] for section in sections] == [
+        f"The path of {what}" for what in ("a signal", "the centroids", "a commit", "a configuration")
+    ]
+    named = [re.findall(r"^\| `([\w/]+\.py)` \|", section, re.MULTILINE) for section in sections]
+    assert all(1 < len(set(modules)) == len(modules) <= 10 for modules in named)
+    assert not [module for modules in named for module in modules if not (PACKAGE / module).is_file()]
+
+
+def test_the_readme_names_every_room() -> None:
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    tree = readme.partition("## What is where")[2].partition("## ")[0]
+    parts = {part_of(path) for path in SOURCES if part_of(path)}
+    assert not sorted(part for part in parts if not re.search(rf"\b{part}(/|\.py)", tree))
+    assert not [name for name in re.findall(r"\b(\w+)\.py\b", tree) if name not in parts]
