@@ -223,13 +223,9 @@ def is_there(dotted: list[str]) -> bool:
 def test_modules_that_documents_name_are_there() -> None:
     wrong = []
     for name, text in documents():
-        for path in set(PATHS.findall(text)):
-            below = (REPOSITORY / path, PACKAGE / path)
-            if ("/" in path or path in ("config.py", "errors.py")) and not any(file.is_file() for file in below):
-                wrong.append(f"{name}: {path}")
-        wrong += [
-            f"{name}: ecgscale{found}" for found in set(DOTTED.findall(text)) if not is_there(found[1:].split("."))
-        ]
+        paths, dotted = set(PATHS.findall(text)), set(DOTTED.findall(text))
+        wrong += [f"{name}: {path}" for path in paths if not any((at / path).is_file() for at in (REPOSITORY, PACKAGE))]
+        wrong += [f"{name}: ecgscale{found}" for found in dotted if not is_there(found[1:].split("."))]
     assert not wrong
 
 
