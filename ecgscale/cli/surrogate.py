@@ -28,7 +28,7 @@ from ecgscale.progress import Progress
 from ecgscale.tables import aligned, bracketed
 
 if TYPE_CHECKING:
-    from ecgscale.evaluate.written import SurrogateResult
+    from ecgscale.evaluate.surrogate.surrogate import SurrogateResult
 
 _LINES = {
     "agreement": "agrees with the network",

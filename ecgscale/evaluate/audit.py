@@ -4,17 +4,15 @@ What judges a label never learnt from it: the forest on proportions that was fit
 where the network has not seen the record, the network. (What the network has learnt by heart would agree with a wrong
 label. Proportions come from that network too, so among records that it has seen wrong labels are found less well.)
 
-How likely a given label is, by probabilities that did not come from it: cleanlab's scores, one a record.
-
-Northcutt et al. 2021 (confident learning); Thyagarajan et al. 2023 for several labels a record. Of a record's labels
-the worst one decides (a soft minimum): one wrong label among five has to be found.
+How likely the label is by these probabilities are cleanlab's scores (Northcutt et al. 2021; Thyagarajan et al. 2023 for
+several labels a record, of which the worst decides, by a soft minimum: one wrong label among five has to be found).
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -22,9 +20,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ecgscale.errors import UsageError
-from ecgscale.evaluate.forests import ForestSettings, Kind
-from ecgscale.evaluate.surrogate.out_of_fold import Answers, InMemory, answer_each
-from ecgscale.evaluate.surrogate.questions import Questions
+from ecgscale.evaluate.forests import ForestSettings, InMemory
+from ecgscale.evaluate.questions import Kind, Questions
+from ecgscale.evaluate.surrogate.out_of_fold import Answers, answer
 from ecgscale.evaluate.surrogate.rotation import Rotation, rotate
 from ecgscale.evaluate.surrogate.surrogate import ExplainedRecords
 from ecgscale.passes.spread import HERE, Spread
@@ -98,18 +96,8 @@ class AuditResult:
 
     def to_dict(self, top: int = 50) -> dict[str, Any]:
         """For `--json` and the evaluation's facts, with the first `top` rows."""
-        return {
-            "target": self.target,
-            "kind": self.kind,
-            "records": self.records,
-            "unlabelled": self.unlabelled,
-            "judged_by_network": self.judged_by_network,
-            "stands_alone": self.stands_alone,
-            "flipped": self.flipped,
-            "split": self.split,
-            "remarks": list(self.remarks),
-            "top": self.table.slice(0, top).to_pylist(),
-        }
+        facts = {each.name: getattr(self, each.name) for each in fields(self) if each.repr}
+        return {**facts, "top": self.table.slice(0, top).to_pylist()}
 
 
 def audit_labels(
@@ -130,21 +118,17 @@ def audit_labels(
         raise UsageError(f"{known.sum()} explained records have a label: too few to judge any; {FEWEST_LABELLED} do")
     assert data.proportions is not None
     rotation = rotate(data.table, request.folds, seed=request.forests.seed)
-    features = InMemory(data.proportions)
-    swaps = _flips(questions, request)
-    asked = [questions, *(changed for _, changed in swaps)]
-    answers, *flipped_answers = answer_each(
+    flips = _flips(questions, request)
+    asked, features = [questions, *(changed for _, changed in flips)], InMemory(data.proportions)
+    answers, *of_flips = answer(
         asked, features, rotation, request.forests, spread=spread, progress=progress, stage="audit"
     )
-    judged = known & answers.told_known
+    judged = known & answers.has_learnt
     unseen = np.ones(len(questions), bool) if data.seen is None or data.seen.encoder is None else ~data.seen.encoder
     quality = np.full(len(questions), np.nan)
     quality[judged] = label_quality(questions.y[judged], judgement(questions, answers, unseen)[judged], questions.kind)
     alone = stands_alone(questions, answers)
     order = np.flatnonzero(judged)[np.argsort(quality[judged], kind="stable")]
-    flipped = None
-    if swaps:
-        flipped = _flip_test(questions, swaps, flipped_answers, unseen, request)
     return AuditResult(
         target=data.target,
         kind=questions.kind,
@@ -152,7 +136,7 @@ def audit_labels(
         unlabelled=int((~questions.known).sum()),
         judged_by_network=int((judged & unseen).sum()),
         stands_alone=dict(Counter(alone[judged].tolist())),
-        flipped=flipped,
+        flipped=_flip_test(questions, flips, of_flips, unseen, request) if flips else None,
         split=rotation.split,
         remarks=tuple(_remarks(data, questions, judged, unseen, rotation)),
         table=_table(data, answers, quality, alone, unseen, order),
@@ -162,24 +146,24 @@ def audit_labels(
 def judgement(questions: Questions, answers: Answers, unseen: NDArray[np.bool_]) -> NDArray[np.float64]:
     """What is believed of every record: the forest on labels, and its mean with the network where that is `unseen`
     (N,)."""
-    mixed = (answers.told_says + questions.says) / 2
+    mixed = (answers.learnt_says + questions.says) / 2
     rows = unseen if mixed.ndim == 1 else unseen[:, None]
-    return np.where(rows, mixed, answers.told_says)
+    return np.where(rows, mixed, answers.learnt_says)
 
 
 def stands_alone(questions: Questions, answers: Answers) -> NDArray[np.str_]:
     """(N,) whose word stands against that of the other two in some label: "label", else "network", else "surrogate",
     else "nothing"."""
-    y, network, told = questions.y, questions.network, answers.told
+    y, network, learnt = questions.y, questions.network, answers.learnt
     if questions.kind == "regression":
-        known = questions.known & answers.told_known
-        errors = np.where(known, network - y, 0.0), np.where(known, told - y, 0.0)
+        known = questions.known & answers.has_learnt
+        errors = np.where(known, network - y, 0.0), np.where(known, learnt - y, 0.0)
         far = [
             np.abs(e) > FAR * max(float(np.median(np.abs(e[known]))), 1e-9) if known.any() else known for e in errors
         ]
         alone = far[0] & far[1] & (np.sign(errors[0]) == np.sign(errors[1])), far[0] & ~far[1], far[1] & ~far[0]
     else:
-        parts = (network == told) & (told != y), (told == y) & (network != y), (network == y) & (told != y)
+        parts = (network == learnt) & (learnt != y), (learnt == y) & (network != y), (network == y) & (learnt != y)
         alone = tuple(part.any(axis=1) for part in parts)
     return np.select(list(alone), [LABEL, NETWORK, SURROGATE], NOTHING)
 
@@ -209,31 +193,23 @@ def _flip_test(
 
     A label that was wrong before counts against the ranking.
     """
-    n_labelled, n_flipped = int(questions.can_fit.sum()), len(flips[0][0])
-    found: dict[str, list[float]] = {"ranking": [], "surrogate": [], "network": []}
+    found: dict[str, list[float]] = {"precision": [], "precision_surrogate_alone": [], "precision_network_alone": []}
     for (chosen, changed), answers in zip(flips, said, strict=True):
-        judged = np.flatnonzero(changed.can_fit & answers.told_known)
-        believed = {
-            "ranking": judgement(changed, answers, unseen),
-            "surrogate": answers.told_says,
-            "network": questions.says,
-        }
-        for name, says in believed.items():
+        judged = np.flatnonzero(changed.can_fit & answers.has_learnt)
+        believed = judgement(changed, answers, unseen), answers.learnt_says, questions.says
+        for values, says in zip(found.values(), believed, strict=True):
             quality = label_quality(changed.y[judged], says[judged], questions.kind)
-            top = judged[np.argsort(quality, kind="stable")[:n_flipped]]
-            found[name].append(float(np.isin(top, chosen).mean()))
-    precision = {
-        name: {"mean": float(np.mean(values)), "sd": float(np.std(values, ddof=1)) if len(values) > 1 else None}
-        for name, values in found.items()
-    }
+            top = judged[np.argsort(quality, kind="stable")[: len(chosen)]]
+            values.append(float(np.isin(top, chosen).mean()))
     return {
         "share": request.flip_share,
-        "records": n_flipped,
+        "records": len(flips[0][0]),
         "repeats": request.flips,
-        "precision": precision["ranking"],
-        "precision_surrogate_alone": precision["surrogate"],
-        "precision_network_alone": precision["network"],
-        "chance": n_flipped / n_labelled,
+        **{
+            name: {"mean": float(np.mean(values)), "sd": float(np.std(values, ddof=1)) if len(values) > 1 else None}
+            for name, values in found.items()
+        },
+        "chance": len(flips[0][0]) / int(questions.can_fit.sum()),
     }
 
 
@@ -283,34 +259,22 @@ def _table(
     order: NDArray[np.int64],
 ) -> pa.Table:
     """A row a record in the given order: ids, quality, who stands alone, and what all three say."""
-    questions = data.questions
+    questions, known = data.questions, data.seen is not None and data.seen.encoder is not None
     columns: dict[str, Any] = {
         "record_id": data.table.column("record_id").take(order),
         "patient_id": data.table.column("patient_id").take(order),
         "quality": quality[order],
         "stands_alone": alone[order].tolist(),
-        "seen_by_encoder": ~unseen[order]
-        if data.seen and data.seen.encoder is not None
-        else pa.nulls(len(order), pa.bool_()),
+        "seen_by_encoder": ~unseen[order] if known else pa.nulls(len(order), pa.bool_()),
     }
+    said = {"label": questions.y, "network": questions.network, "surrogate": answers.learnt}
     if questions.kind == "regression":
-        columns |= {
-            "label": questions.y[order].astype(np.float64),
-            "network": questions.network[order],
-            "surrogate": answers.told[order],
-        }
-        return pa.table(columns)
-
-    def names(decided: NDArray) -> list[list[str]]:
-        return [[questions.names[i] for i in np.flatnonzero(row)] for row in decided[order]]
-
-    doubted = (questions.network == answers.told) & (answers.told != questions.y)
+        return pa.table(columns | {name: values[order].astype(np.float64) for name, values in said.items()})
+    said["doubted"] = (questions.network == answers.learnt) & (answers.learnt != questions.y)
+    for name, decided in said.items():
+        columns[name] = [[questions.names[i] for i in np.flatnonzero(row)] for row in decided[order]]
     columns |= {
-        "label": names(questions.y),
-        "network": names(questions.network),
-        "surrogate": names(answers.told),
-        "doubted": names(doubted),
         "network_says": questions.says[order].tolist(),
-        "surrogate_says": answers.told_says[order].tolist(),
+        "surrogate_says": answers.learnt_says[order].tolist(),
     }
     return pa.table(columns)

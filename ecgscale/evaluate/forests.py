@@ -1,22 +1,34 @@
-"""Random forests from a vector a record (cluster proportions, a baseline's features) to what was said about it."""
+"""Random forests from a vector a record to what was said about it, and where the vectors come from.
+
+Features come through a seam of two methods, so that the same code fits on a matrix in memory and asks proportions that
+never lie in memory at once: there forests are fitted on a sample, and dask carries them to the files of the
+explanations, a partition a file, on this machine's cores or on whatever scheduler is handed in.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Protocol
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from joblib import Parallel, delayed
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 
+from ecgscale.evaluate.questions import Kind
+from ecgscale.io.places import arrow_place
+from ecgscale.io.settings import storage_variables
+
 LEAF_RECORDS = 2
 TREES = 200
 _ROWS_AT_ONCE = 4096
-
-Kind = Literal["multilabel", "multiclass", "regression"]
 
 
 @dataclass(frozen=True)
@@ -68,13 +80,13 @@ class SurrogateForest(BaseEstimator):
             values = [part for [part] in self._asked(self.forest_.predict, x)]
             return np.asarray(np.concatenate(values), dtype=np.float64)
         parts = self._asked(self.forest_.predict_proba, x)
-        told = [np.concatenate(label) for label in zip(*parts, strict=True)]
+        columns = [np.concatenate(label) for label in zip(*parts, strict=True)]
         shares = np.zeros((len(x), self.n_labels_))
         if self.kind == "multiclass":
-            shares[:, self.forest_.classes_] = told[0]
+            shares[:, self.forest_.classes_] = columns[0]
             return shares
         classes = [self.forest_.classes_] if self.n_labels_ == 1 else self.forest_.classes_
-        for i, (column, seen) in enumerate(zip(told, classes, strict=True)):
+        for i, (column, seen) in enumerate(zip(columns, classes, strict=True)):
             if 1 in seen:
                 shares[:, i] = column[:, list(seen).index(1)]
         return shares
@@ -87,8 +99,8 @@ class SurrogateForest(BaseEstimator):
         return [part if isinstance(part, list) else [part] for part in found]
 
 
-def decided(says: NDArray[np.floating], kind: Kind, thresholds: NDArray[np.floating] | None = None) -> NDArray:
-    """Probabilities (n, n_labels) as 0/1: above the thresholds (0.5), or the largest alone for exclusive classes.
+def decided(says: NDArray[np.floating], kind: Kind) -> NDArray:
+    """Probabilities (n, n_labels) as 0/1: above a half, or the largest alone for exclusive classes.
 
     Values of a regression stay as they are.
     """
@@ -96,4 +108,114 @@ def decided(says: NDArray[np.floating], kind: Kind, thresholds: NDArray[np.float
         return says
     if kind == "multiclass":
         return (says.argmax(axis=1)[:, None] == np.arange(says.shape[1])).astype(np.int64)
-    return (says > (0.5 if thresholds is None else thresholds)).astype(np.int64)
+    return (says > 0.5).astype(np.int64)
+
+
+class Features(Protocol):
+    """A vector a record."""
+
+    def fitting(self, records: NDArray[np.int64]) -> NDArray[np.float32]:
+        """(n, F) vectors of these record numbers."""
+
+    def ask(self, forest: SurrogateForest, records: NDArray[np.int64]) -> NDArray[np.float64]:
+        """What the forest predicts for these record numbers."""
+
+
+@dataclass(frozen=True)
+class InMemory:
+    """Features (N, F) as a matrix."""
+
+    x: NDArray[np.float32]
+
+    def fitting(self, records: NDArray[np.int64]) -> NDArray[np.float32]:
+        """(n, F) vectors of these record numbers."""
+        return self.x[records]
+
+    def ask(self, forest: SurrogateForest, records: NDArray[np.int64]) -> NDArray[np.float64]:
+        """What the forest predicts for these record numbers."""
+        return forest.predict(self.x[records])
+
+
+@dataclass(frozen=True)
+class OutOfCore:
+    """Features of N records in Parquet files: record i lies in file `file_of[i]`; `at` numbers the rows of each file.
+
+    `at[f]` (rows of file f,) holds the record's number, −1 for a row that is not asked about.
+    """
+
+    files: tuple[str, ...]
+    at: tuple[NDArray[np.int64], ...]
+    n_clusters: int
+    scheduler: Callable[..., Any] | str | None = None
+
+    @classmethod
+    def over(
+        cls,
+        files: Sequence[str],
+        record_ids: Sequence[str],
+        n_clusters: int,
+        scheduler: Callable[..., Any] | str | None = None,
+    ) -> OutOfCore:
+        """The proportions of these records; only ids are read here."""
+        number = {record: i for i, record in enumerate(record_ids)}
+        at = []
+        for file in files:
+            rows = _columns(file, ["record_id", "status"])
+            ok = pc.equal(rows.column("status"), "ok").to_pylist()
+            ids = rows.column("record_id").to_pylist()
+            at.append(np.array([number.get(r, -1) if k else -1 for r, k in zip(ids, ok, strict=True)], np.int64))
+        return cls(tuple(files), tuple(at), n_clusters, scheduler)
+
+    def fitting(self, records: NDArray[np.int64]) -> NDArray[np.float32]:
+        """(n, K) proportions of these record numbers, read file by file."""
+        x = np.empty((len(records), self.n_clusters), np.float32)
+        place = {int(record): i for i, record in enumerate(records)}
+        for file, at in zip(self.files, self.at, strict=True):
+            wanted = np.where(np.isin(at, records), at, -1)
+            rows = [place[int(record)] for record in wanted[wanted >= 0]]
+            x[rows] = _proportions(file, wanted, self.n_clusters).to_numpy(np.float32)
+        return x
+
+    def ask(self, forest: SurrogateForest, records: NDArray[np.int64]) -> NDArray[np.float64]:
+        """What the forest predicts for these record numbers: dask reads and asks, file by file."""
+        import dask
+        import dask.dataframe as dd
+        from dask_ml.wrappers import ParallelPostFit
+
+        wanted = [np.where(np.isin(at, records), at, -1) for at in self.at]
+        pairs = [(file, at) for file, at in zip(self.files, wanted, strict=True) if (at >= 0).any()]
+        frame = dd.from_map(
+            _proportions,
+            [file for file, _ in pairs],
+            [at for _, at in pairs],
+            n_clusters=self.n_clusters,
+            storage=storage_variables(),
+            meta=_frame(np.empty((0, self.n_clusters), np.float32)),
+        )
+        shape = (1,) if forest.kind == "regression" else (1, forest.n_labels_)
+        carried = ParallelPostFit(forest, predict_meta=np.zeros(shape))
+        [said] = dask.compute(carried.predict(frame), scheduler=self.scheduler)
+        numbers = np.concatenate([at[at >= 0] for _, at in pairs])
+        order = np.argsort(numbers)
+        return np.asarray(np.asarray(said)[order[np.searchsorted(numbers[order], records)]])
+
+
+def _proportions(
+    file: str, at: NDArray[np.int64], n_clusters: int, storage: Mapping[str, str] | None = None
+) -> pd.DataFrame:
+    """One file's rows with a number in `at`, as a frame with a column a cluster; `storage` tells dask's workers on
+    other machines how the store is reached."""
+    os.environ.update(storage or {})
+    kept = np.flatnonzero(at >= 0)
+    column = _columns(file, ["proportions"]).column(0).take(kept).combine_chunks()
+    x = column.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
+    return _frame(x.reshape(len(kept), n_clusters))
+
+
+def _columns(file: str, names: list[str]) -> pa.Table:
+    path, system = arrow_place(file)
+    return pq.read_table(path, filesystem=system, columns=names, partitioning=None)
+
+
+def _frame(x: NDArray[np.float32]) -> pd.DataFrame:
+    return pd.DataFrame(x, columns=[f"c{k}" for k in range(x.shape[1])])

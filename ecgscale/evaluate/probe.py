@@ -27,10 +27,10 @@ from scipy.stats import rankdata
 
 from ecgscale.clusters.features import half_pixel
 from ecgscale.encoders.spec import OutputSpec
-from ecgscale.evaluate.bootstrap import Weights, interval, patient_weights, spearman, weighted_mean
 from ecgscale.evaluate.localise.shifts import N_SHIFTS, NOTHING, AgainstShifts, against_shifts
+from ecgscale.evaluate.metrics import Weights, interval, patient_weights, spearman, weighted_mean
 from ecgscale.evaluate.published import USABLE, open_published
-from ecgscale.evaluate.truth import probabilities
+from ecgscale.evaluate.questions import probabilities
 from ecgscale.evaluate.written import Written, write_evaluation
 from ecgscale.passes.probe.probe import ProbeResult, open_probes
 from ecgscale.passes.probe.schema import WAVES, ProbeSettings

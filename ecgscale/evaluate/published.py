@@ -22,8 +22,8 @@ from ecgscale.archive import Archive
 from ecgscale.clusters.model import ClusterModel
 from ecgscale.encoders.spec import EncoderSpec, load_spec
 from ecgscale.errors import ArchiveError, UsageError
+from ecgscale.evaluate.questions import label_columns
 from ecgscale.evaluate.seen import Seen, what_was_seen
-from ecgscale.evaluate.truth import label_columns
 from ecgscale.io.places import place
 from ecgscale.store.dataset import ExplainedDataset, find_dataset, open_explanations
 from ecgscale.store.manifest import Manifest
@@ -99,8 +99,9 @@ class Published:
         return open_source(self.manifest, moved_to)
 
     def left_out(self) -> list[str]:
-        """`left_out` of this dataset."""
-        return left_out(self.explanations)
+        """A remark on the quarantined records; none where there are none."""
+        quarantined = self.explanations.count_rows(filter=~USABLE)
+        return [f"{quarantined} quarantined records are left out"] if quarantined else []
 
 
 def open_published(root: str | Path, dataset: str | None = None) -> Published:
@@ -138,12 +139,6 @@ def open_source(manifest: Manifest, moved_to: str | Path | None) -> tuple[Archiv
     if moved_to is not None:
         raise UsageError(other)
     return None, other
-
-
-def left_out(explanations: pyarrow.dataset.Dataset) -> list[str]:
-    """A remark on the quarantined records of a dataset; none where there are none."""
-    quarantined = explanations.count_rows(filter=~USABLE)
-    return [f"{quarantined} quarantined records are left out"] if quarantined else []
 
 
 def draw_records(n_there: int, n: int | None, seed: int) -> NDArray[np.int64]:

@@ -24,9 +24,8 @@ from numpy.typing import NDArray
 from sklearn.model_selection import GroupKFold
 
 from ecgscale.errors import UsageError
-from ecgscale.evaluate.bootstrap import Scorer, intervals, macro_auroc, weighted_mean
 from ecgscale.evaluate.forests import ForestSettings, SurrogateForest
-from ecgscale.evaluate.metrics import among, difference
+from ecgscale.evaluate.metrics import Scorer, among, difference, intervals, macro_auroc, weighted_mean
 from ecgscale.evaluate.order import (
     KINDS,
     Sequences,
@@ -40,8 +39,8 @@ from ecgscale.evaluate.order import (
     shuffled,
 )
 from ecgscale.evaluate.published import USABLE, draw_records, open_published
+from ecgscale.evaluate.questions import label_columns, target_columns
 from ecgscale.evaluate.seen import patients_of
-from ecgscale.evaluate.truth import label_columns, target_columns
 from ecgscale.evaluate.written import Written, evaluation_name, write_evaluation
 from ecgscale.passes.spread import HERE, Spread
 from ecgscale.progress import SILENT, Progress

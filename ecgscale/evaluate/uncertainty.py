@@ -27,12 +27,20 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ecgscale.errors import UsageError
-from ecgscale.evaluate.bootstrap import Scorer, Weights, auroc, intervals, partial_spearman, spearman, weighted_mean
-from ecgscale.evaluate.metrics import among, difference
+from ecgscale.evaluate.metrics import (
+    Scorer,
+    Weights,
+    among,
+    auroc,
+    difference,
+    intervals,
+    partial_spearman,
+    spearman,
+    weighted_mean,
+)
 from ecgscale.evaluate.published import open_published
+from ecgscale.evaluate.questions import Questions, list_matrix, pose, read_truth, suitable_columns
 from ecgscale.evaluate.seen import ALL, Seen, groups_of, headline_of, patients_of
-from ecgscale.evaluate.surrogate.questions import Questions, list_matrix, pose
-from ecgscale.evaluate.truth import read_truth, suitable_columns
 from ecgscale.evaluate.written import Written, evaluation_name, write_evaluation
 from ecgscale.passes.spread import HERE, Spread
 from ecgscale.progress import SILENT, Progress

@@ -1,9 +1,7 @@
-"""Results of evaluations, beside the explanations they are about: ROOT/evaluations/<dataset_id>/<name>.json.
+"""Results of evaluations, next to the explanations they are about: ROOT/evaluations/<dataset_id>/<name>.json.
 
 Facts are JSON, tables are Parquet (`<name>.<table>.parquet`). Each file is put in place whole, the JSON last; a later
 evaluation of the same name takes the place of the earlier one. Numbers that could not be computed are null.
-
-What a surrogate check found, as numbers by name and as a table of records.
 """
 
 from __future__ import annotations
@@ -12,10 +10,8 @@ import json
 import math
 import os
 import re
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, is_dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -25,7 +21,7 @@ import pyarrow.parquet as pq
 
 from ecgscale.errors import EcgscaleError, UsageError
 from ecgscale.io.objects import put_whole
-from ecgscale.io.places import is_remote, place
+from ecgscale.io.places import arrow_place, place
 from ecgscale.store.provenance import utc_now, versions
 
 EVALUATIONS = "evaluations"
@@ -53,7 +49,8 @@ class Evaluation:
             there = ", ".join(self.table_names) or "none"
             raise EcgscaleError(f"evaluation {self.name} has no table {name!r}; it has: {there}")
         path = self.folder / f"{self.name}.{name}.parquet"
-        table = pq.read_table(path)
+        where, system = arrow_place(str(path))
+        table = pq.read_table(where, filesystem=system, partitioning=None)
         if (table.schema.metadata or {}).get(CREATED_KEY) != self.created_at.encode():
             raise EcgscaleError(f"{path} is of another run than {self.name}.json; run the evaluation again")
         return table
@@ -100,12 +97,12 @@ def write_evaluation(
         if not _NAME.fullmatch(word):
             raise UsageError(f"{word!r} cannot name an evaluation: letters, digits, - _ . % + = only")
     folder = evaluations_folder(root, dataset_id)
-    if not is_remote(folder):
-        folder.mkdir(parents=True, exist_ok=True)
     created = utc_now()
     for table_name, table in tables.items():
         stamped = table.replace_schema_metadata({**(table.schema.metadata or {}), CREATED_KEY: created.encode()})
-        _put(folder / f"{name}.{table_name}.parquet", partial(pq.write_table, stamped))
+        sink = pa.BufferOutputStream()
+        pq.write_table(stamped, sink)
+        put_whole(folder / f"{name}.{table_name}.parquet", sink.getvalue().to_pybytes())
     content = {
         "name": name,
         "dataset_id": dataset_id,
@@ -115,8 +112,9 @@ def write_evaluation(
         "tables": sorted(tables),
         "facts": plain(facts),
     }
-    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
-    return _put(folder / f"{name}.json", lambda path: path.write_text(text, encoding="utf-8"))
+    path = folder / f"{name}.json"
+    put_whole(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+    return path
 
 
 def read_evaluations(root: str | Path, dataset_id: str) -> dict[str, Evaluation]:
@@ -150,85 +148,7 @@ def plain(value: Any) -> Any:
 def _read(path: Path) -> Evaluation:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return Evaluation(
-            name=content["name"],
-            dataset_id=content["dataset_id"],
-            created_at=content["created_at"],
-            facts=content["facts"],
-            settings=content["settings"],
-            versions=content["versions"],
-            table_names=tuple(content["tables"]),
-            folder=path.parent,
-        )
+        kept = {key: content[key] for key in ("name", "dataset_id", "created_at", "facts", "settings", "versions")}
+        return Evaluation(**kept, table_names=tuple(content["tables"]), folder=path.parent)
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise EcgscaleError(f"{path} is no evaluation that this version reads ({error!r}); run it again") from error
-
-
-def _put(final: Path, write: Callable[[Path], object]) -> Path:
-    """Let `write` fill a file, and put it in its place whole."""
-    with tempfile.TemporaryDirectory() as folder:
-        local = Path(folder) / final.name
-        write(local)
-        put_whole(final, local.read_bytes())
-    return final
-
-
-@dataclass(frozen=True)
-class SurrogateResult:
-    """Scores of the headline group (`scores`, `intervals`), and everything else beside them, None where it cannot be
-    computed.
-
-    `per_label`: the same for each label; `groups`: for each group of records by what had seen them; `folds`: mean, SD
-    and number over the parts; `differences`: paired, with intervals; `baselines` as `baselines.compare` tells them;
-    `importance` as `importance.Importance.result`. `out_of_fold` has a row for every record scored.
-    """
-
-    target: str
-    kind: str
-    names: tuple[str, ...]
-    scores: dict[str, float | None]
-    intervals: dict[str, tuple[float, float] | None]
-    per_label: dict[str, dict[str, float | None]]
-    groups: dict[str, dict[str, Any]]
-    headline: str
-    folds: dict[str, Any]
-    differences: dict[str, dict[str, Any]]
-    baselines: dict[str, dict[str, Any]]
-    importance: list[dict[str, Any]]
-    thresholds: dict[str, float]
-    records: int
-    train_records: int
-    labelled_records: int
-    quarantined: int
-    split: str
-    seen_by_encoder: int | None
-    """Of the records in the headline, how many had been seen; None where that is not known."""
-    seen_by_clusters: int | None
-    remarks: tuple[str, ...]
-    out_of_fold: pa.Table = field(repr=False)
-
-    def to_dict(self) -> dict[str, Any]:
-        """For `--json`: every score by its name, and the rest."""
-        return {
-            "target": self.target,
-            "kind": self.kind,
-            **self.scores,
-            "records": self.records,
-            "train_records": self.train_records,
-            "labelled_records": self.labelled_records,
-            "quarantined": self.quarantined,
-            "split": self.split,
-            "headline": self.headline,
-            "seen_by_encoder": self.seen_by_encoder,
-            "seen_by_clusters": self.seen_by_clusters,
-            "names": list(self.names),
-            "thresholds": self.thresholds,
-            "intervals": {name: list(pair) if pair else None for name, pair in self.intervals.items()},
-            "per_label": self.per_label,
-            "groups": self.groups,
-            "folds": self.folds,
-            "differences": self.differences,
-            "baselines": self.baselines,
-            "importance": self.importance,
-            "remarks": list(self.remarks),
-        }

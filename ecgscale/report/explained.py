@@ -20,7 +20,7 @@ from ecgscale.archive import Archive
 from ecgscale.encoders.spec import load_spec
 from ecgscale.errors import EcgscaleError, UsageError
 from ecgscale.evaluate.published import open_source
-from ecgscale.evaluate.truth import probabilities
+from ecgscale.evaluate.questions import probabilities
 from ecgscale.io.places import place
 from ecgscale.report.choice import Recording, read_recordings
 from ecgscale.report.ecg_paper import Layout, draw_recording

@@ -29,8 +29,8 @@ from ecgscale.clusters.model import ClusterModel
 from ecgscale.encoders.spec import EncoderSpec, load_spec
 from ecgscale.errors import EncoderError, UsageError
 from ecgscale.evaluate.published import open_source
+from ecgscale.evaluate.questions import Truth, decisions, label_columns, probabilities, read_truth, target_columns
 from ecgscale.evaluate.seen import Seen, what_was_seen
-from ecgscale.evaluate.truth import Truth, decisions, label_columns, probabilities, read_truth, target_columns
 from ecgscale.evaluate.written import Evaluation, read_evaluations
 from ecgscale.io.places import is_remote, place
 from ecgscale.store.dataset import find_dataset, open_explanations

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import r2_score, roc_auc_score
 
-from ecgscale.evaluate.bootstrap import interval, macro_auroc, patient_weights, r_squared, weighted_mean
+from ecgscale.evaluate.metrics import interval, macro_auroc, patient_weights, r_squared, weighted_mean
 
 RNG = np.random.default_rng(5)
 N, B = 60, 12

@@ -8,8 +8,16 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
-from ecgscale.evaluate.bootstrap import intervals, weighted_mean
-from ecgscale.evaluate.metrics import among, average_precision, cohens_kappa, difference, fixed_thresholds, macro
+from ecgscale.evaluate.metrics import (
+    among,
+    average_precision,
+    cohens_kappa,
+    difference,
+    intervals,
+    macro,
+    weighted_mean,
+)
+from ecgscale.evaluate.questions import fixed_thresholds
 
 RNG = np.random.default_rng(3)
 N = 200

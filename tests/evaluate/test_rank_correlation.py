@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import rankdata, spearmanr
 
-from ecgscale.evaluate.bootstrap import partial_spearman, ranker, spearman
+from ecgscale.evaluate.metrics import partial_spearman, ranker, spearman
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=60).round(1)

@@ -8,7 +8,7 @@ import pytest
 
 from ecgscale.encoders.spec import EncoderSpec, OutputSpec
 from ecgscale.errors import UsageError
-from ecgscale.evaluate.truth import decisions, label_columns, probabilities, read_truth, suitable_columns
+from ecgscale.evaluate.questions import decisions, label_columns, probabilities, read_truth, suitable_columns
 
 LABELS = OutputSpec(kind="multilabel", scale="logit", names=("CD", "MI"))
 CLASSES = OutputSpec(kind="multiclass", scale="logit", names=("female", "male"))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ecgscale.errors import UsageError
-from ecgscale.evaluate.surrogate.questions import Questions
+from ecgscale.evaluate.questions import Questions
 from ecgscale.evaluate.uncertainty import FEWEST, Uncertainty, measure_uncertainty, uncertainty_published
 from ecgscale.evaluate.written import read_evaluations
 from tests.evaluate.heart_root import publish_heart

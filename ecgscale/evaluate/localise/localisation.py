@@ -32,7 +32,6 @@ from numpy.typing import NDArray
 from scipy.special import entr
 
 from ecgscale.archive.waves import QRS
-from ecgscale.evaluate.bootstrap import Weights, patient_weights
 from ecgscale.evaluate.localise.shifts import (
     N_SHIFTS,
     NOTHING,
@@ -44,6 +43,7 @@ from ecgscale.evaluate.localise.shifts import (
     shifted_matches,
 )
 from ecgscale.evaluate.localise.timelines import MAIN_PARTS, PARTS, Timelines
+from ecgscale.evaluate.metrics import Weights, patient_weights
 
 Counts = NDArray[np.floating] | NDArray[np.integer]
 Scores = NDArray[np.float64]

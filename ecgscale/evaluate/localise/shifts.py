@@ -23,8 +23,8 @@ from numba import prange
 from numpy.typing import NDArray
 
 from ecgscale.clusters.packed import kernel
-from ecgscale.evaluate.bootstrap import interval
 from ecgscale.evaluate.localise.timelines import PARTS, Ragged, Timelines
+from ecgscale.evaluate.metrics import interval
 
 N_SHIFTS = 200
 

@@ -1,16 +1,28 @@
-"""Baselines of a published dataset that need its archive again: from its signals, and from its network."""
+"""Baselines of a published dataset that need its archive again: from its signals, and from its network.
+
+From signals, what a forest can make of recordings without any network: principal components of the raw signal, and the
+heart rate with the amplitudes of every lead. Signals are read as the encoder would see them (its leads, rate and
+millivolts), so that both start from the same.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
+from sklearn.decomposition import PCA
 
-from ecgscale.archive.reader import Archive
+from ecgscale.archive.reader import Archive, chosen_batches
+from ecgscale.archive.validate import OK, check_batch
+from ecgscale.encoders.preprocess import Prepared, prepare
+from ecgscale.encoders.spec import InputSpec
+from ecgscale.errors import ArchiveError, ShardError
 from ecgscale.evaluate.published import Published, by_shard, draw_records
-from ecgscale.evaluate.surrogate.baselines import Baseline
-from ecgscale.evaluate.surrogate.signal_features import signal_baselines
+from ecgscale.evaluate.surrogate.scores import Baseline
 from ecgscale.evaluate.surrogate.surrogate import ExplainedRecords
 from ecgscale.passes.features import network_features
 from ecgscale.progress import SILENT, Progress
@@ -82,10 +94,133 @@ def _from_network(
     found = {}
     for features in made:
         at = np.array([number[record] for record in features.record_ids])
-        has = np.zeros(len(ids), dtype=bool)
-        has[at] = True
         for name, values in features.by_name.items():
-            x = np.zeros((len(ids), values.shape[1]), np.float32)
-            x[at] = values
-            found[name] = Baseline(WORDS[name], x, has)
+            found[name] = _baseline(WORDS[name], values, at, len(ids))
     return found
+
+
+RAW_RATE = 50.0
+COMPONENTS = 50
+SLOWEST_S, FASTEST_S = 2.0, 0.3
+"""Beats further apart or nearer than this are not looked for (30 to 200 a minute)."""
+
+_SMOOTH_S = 0.12
+
+
+def signal_baselines(
+    archive: Archive,
+    spec: InputSpec,
+    record_ids: Sequence[str],
+    wanted: Mapping[str, Sequence[str]],
+    seed: int = 0,
+    progress: Progress = SILENT,
+) -> dict[str, Baseline]:
+    """Two baselines of N records, "signal" and "rate_and_amplitudes", read for those `wanted` (shard key → record ids).
+
+    Principal components are those of all records chosen; they know no labels. Records of shards that cannot be
+    read have no features.
+    """
+    number = {record: i for i, record in enumerate(record_ids)}
+    raw, simple, rows = [], [], []
+    with progress.stage("signals", sum(map(len, wanted.values())), "records") as stage:
+        for at, prepared in _prepared(archive, spec, wanted, number, progress):
+            raw.append(downsampled(prepared.x, spec.sampling_rate))
+            simple.append(rate_and_amplitudes(prepared, spec.sampling_rate))
+            rows.append(at)
+            stage.advance(len(at))
+    if not rows:
+        return {}
+    at = np.concatenate(rows)
+    signals, n_components = np.concatenate(raw), min(COMPONENTS, len(at))
+    parts = PCA(n_components, svd_solver="randomized", random_state=seed).fit_transform(signals).astype(np.float32)
+    words = f"{n_components} principal components of the signal at {RAW_RATE:.0f} Hz"
+    rate = "heart rate, its regularity, and for each lead 1 % and 99 % quantile and SD of the voltage"
+    return {
+        "signal": _baseline(words, parts, at, len(record_ids)),
+        "rate_and_amplitudes": _baseline(rate, np.concatenate(simple), at, len(record_ids)),
+    }
+
+
+def downsampled(x: NDArray[np.float32], rate: float) -> NDArray[np.float32]:
+    """(N, leads, D) → (N, leads · D') block means at about RAW_RATE."""
+    step = max(round(rate / RAW_RATE), 1)
+    kept = x[..., : x.shape[-1] // step * step]
+    return kept.reshape(*x.shape[:2], -1, step).mean(axis=-1).reshape(len(x), -1)
+
+
+def rate_and_amplitudes(prepared: Prepared, rate: float) -> NDArray[np.float32]:
+    """(N, 2 + 3 · leads): beats a minute, how regular they are (0 to 1), and three amplitudes in mV a lead.
+
+    The rate is the lag at which the signal's activity, the smoothed size of its slope over all leads, resembles itself
+    most; regularity is that autocorrelation. No beat is searched for, so there is none to miss.
+    """
+    x = prepared.x.astype(np.float64)
+    time = np.arange(x.shape[-1])
+    valid = (time >= prepared.valid_start[:, None]) & (time < prepared.valid_stop[:, None])
+    bpm, regularity = heart_rate(x, valid, rate)
+    inside = np.where(valid[:, None], x, np.nan)
+    low, high = np.nanquantile(inside, [0.01, 0.99], axis=-1)
+    return np.column_stack([bpm, regularity, low, high, np.nanstd(inside, axis=-1)]).astype(np.float32)
+
+
+def heart_rate(
+    x: NDArray[np.float64], valid: NDArray[np.bool_], rate: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(N,) beats a minute and (N,) autocorrelation there, from signals (N, leads, D) and valid timesteps (N, D)."""
+    slope = np.abs(np.diff(x, axis=-1, prepend=x[..., :1])).sum(axis=1)
+    slope[:, 1:] *= valid[:, 1:] & valid[:, :-1]  # the step into the padding is no activity
+    width = max(int(_SMOOTH_S * rate), 1)
+    total = np.cumsum(np.pad(slope, ((0, 0), (width, 0))), axis=1)
+    activity = (total[:, width:] - total[:, :-width]) / width
+    mean = (activity * valid).sum(axis=1, keepdims=True) / np.maximum(valid.sum(axis=1, keepdims=True), 1)
+    centred = (activity - mean) * valid
+    n = 2 * x.shape[-1]
+    spectrum = np.abs(np.fft.rfft(centred, n)) ** 2
+    overlap = np.fft.irfft(np.abs(np.fft.rfft(valid.astype(np.float64), n)) ** 2, n)
+    correlation = np.fft.irfft(spectrum, n) / np.maximum(overlap, 1)
+    lags = slice(max(int(FASTEST_S * rate), 1), min(int(SLOWEST_S * rate) + 1, x.shape[-1]))
+    there = np.where(overlap[:, lags] > rate * FASTEST_S, correlation[:, lags], -np.inf)
+    power = np.maximum(correlation[:, 0], 1e-12)
+    # Of nearly equal peaks the first: a rhythm resembles itself after two beats as well.
+    best = there.max(axis=1, keepdims=True)
+    peak = (there >= np.roll(there, 1, axis=1)) & (there >= np.roll(there, -1, axis=1)) & (there >= 0.8 * best)
+    first = np.where(peak.any(axis=1), peak.argmax(axis=1), there.argmax(axis=1))
+    value = np.take_along_axis(there, first[:, None], axis=1)[:, 0]
+    return 60.0 * rate / (lags.start + first), np.clip(np.where(np.isfinite(value), value, 0) / power, 0, 1)
+
+
+def _prepared(
+    archive: Archive,
+    spec: InputSpec,
+    wanted: Mapping[str, Sequence[str]],
+    number: dict[str, int],
+    progress: Progress,
+) -> Iterator[tuple[NDArray[np.int64], Prepared]]:
+    """Usable records, a row group at a time: their numbers, and their signals as the encoder sees them."""
+    for key, names in wanted.items():
+        try:
+            for raw, rows in chosen_batches(archive, {key: names}):
+                status, flags = check_batch(raw, set())
+                chosen = set(rows)
+                states = [s if i in chosen else "not_chosen" for i, s in enumerate(status)]
+                prepared = prepare(raw, states, flags, spec, hop=1)
+                kept = np.array([i for i in rows if prepared.status[i] == OK], np.int64)
+                if len(kept):
+                    yield np.array([number[str(raw.record_ids[i])] for i in kept]), _some(prepared, kept)
+        except (ShardError, ArchiveError) as error:
+            progress.say(f"no signals from: {error}")
+
+
+def _some(prepared: Prepared, rows: NDArray[np.int64]) -> Prepared:
+    kept: dict[str, Any] = {
+        name: values[rows] if isinstance(values, np.ndarray) else [values[i] for i in rows]
+        for name, values in vars(prepared).items()
+    }
+    return Prepared(**kept)
+
+
+def _baseline(words: str, values: NDArray[np.float32], at: NDArray[np.int64], n: int) -> Baseline:
+    """`values` (n known, F) of the records numbered `at` among n."""
+    x, has = np.zeros((n, values.shape[1]), np.float32), np.zeros(n, dtype=bool)
+    x[at], has[at] = values, True
+    return Baseline(words, x, has)

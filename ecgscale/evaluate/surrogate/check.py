@@ -11,18 +11,19 @@ from ecgscale.archive.reader import Archive
 from ecgscale.config import SurrogateConfig
 from ecgscale.encoders.spec import SPEC_FILE, load_spec
 from ecgscale.errors import UsageError
+from ecgscale.evaluate.forests import OutOfCore
 from ecgscale.evaluate.published import Published, open_published
+from ecgscale.evaluate.questions import suitable_columns, target_columns
 from ecgscale.evaluate.seen import Seen
-from ecgscale.evaluate.surrogate.baselines import Baseline
-from ecgscale.evaluate.surrogate.out_of_core import OutOfCore
+from ecgscale.evaluate.surrogate.scores import Baseline
 from ecgscale.evaluate.surrogate.surrogate import (
     ExplainedRecords,
     SurrogateRequest,
+    SurrogateResult,
     explained_records,
     score_surrogate,
 )
-from ecgscale.evaluate.truth import suitable_columns, target_columns
-from ecgscale.evaluate.written import SurrogateResult, evaluation_name, write_evaluation
+from ecgscale.evaluate.written import evaluation_name, write_evaluation
 from ecgscale.passes.spread import HERE, Spread
 from ecgscale.progress import SILENT, Progress
 from ecgscale.store.presence import announced
@@ -54,8 +55,8 @@ class PublishedSurrogate:
         """Who saw the records of the headline before, in words."""
         result = self.result
         return [
-            f"encoder: {_told_folds(self.seen.encoder_folds)}{_told_count(result.seen_by_encoder, result.records)}",
-            f"K-means: {_told_folds(self.seen.clusters_folds)}{_told_count(result.seen_by_clusters, result.records)}",
+            f"encoder: {_seen(self.seen.encoder_folds, result.seen_by_encoder, result.records)}",
+            f"K-means: {_seen(self.seen.clusters_folds, result.seen_by_clusters, result.records)}",
         ]
 
 
@@ -134,14 +135,11 @@ def check_published(
     progress.say(f"surrogate of {published.spec.name} on {data.target}: {len(data.questions)} records")
     features = None
     if request.out_of_core:
-        files = published.found.files()
-        features = OutOfCore.over(
-            files, data.table.column("record_id").to_pylist(), published.model.n_clusters, scheduler
-        )
-    made = baselines(published, data) if baselines and request.baselines else {}
-    if request.out_of_core:
+        ids = data.table.column("record_id").to_pylist()
+        features = OutOfCore.over(published.found.files(), ids, published.model.n_clusters, scheduler)
         # Dask spreads the questions; forests stay where it is spoken to.
         spread = HERE
+    made = baselines(published, data) if baselines and request.baselines else {}
     result = score_surrogate(data, request, features=features, baselines=made, spread=spread, progress=progress)
     assert data.seen is not None
     checked = PublishedSurrogate(result, data.seen, published.dataset_id)
@@ -153,9 +151,8 @@ def check_published(
     return replace(checked, path=path)
 
 
-def _told_folds(folds: tuple[int, ...] | None) -> str:
-    return f"folds {', '.join(map(str, folds))}; " if folds else ""
-
-
-def _told_count(count: int | None, records: int) -> str:
-    return "what it saw is not told" if count is None else f"{count} of the {records} records scored, or their patients"
+def _seen(folds: tuple[int, ...] | None, count: int | None, records: int) -> str:
+    first = f"folds {', '.join(map(str, folds))}; " if folds else ""
+    if count is None:
+        return f"{first}what it saw is not told"
+    return f"{first}{count} of the {records} records scored, or their patients"

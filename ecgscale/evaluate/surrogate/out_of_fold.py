@@ -1,71 +1,138 @@
 """What forests say about records that they never saw: one forest a part and question, each asked about its own part.
 
-Features come through a seam of two methods, so that the same code fits on a matrix in memory and asks data that
-never lie in memory at once (`out_of_core`).
+Permutation importance (Breiman 2001) asks them once more: what the surrogate loses in agreement with the network (R² of
+a regression) when one cluster's proportion is shuffled across records. It says what the network's decisions rest on, as
+far as proportions carry them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from itertools import islice
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ecgscale.evaluate.forests import ForestSettings, SurrogateForest, decided
-from ecgscale.evaluate.surrogate.questions import Questions
-from ecgscale.evaluate.surrogate.rotation import FEWEST_TRAIN, Importance, Rotation, Said
+from ecgscale.evaluate.forests import Features, ForestSettings, SurrogateForest, decided
+from ecgscale.evaluate.questions import Questions
+from ecgscale.evaluate.surrogate.rotation import FEWEST_TRAIN, Rotation
 from ecgscale.passes.spread import HERE, Spread
 from ecgscale.progress import SILENT, Progress
 
-
-class Features(Protocol):
-    """A vector a record."""
-
-    def fitting(self, records: NDArray[np.int64]) -> NDArray[np.float32]:
-        """(n, F) vectors of these record numbers."""
-
-    def ask(self, forest: SurrogateForest, records: NDArray[np.int64]) -> NDArray[np.float64]:
-        """What the forest predicts for these record numbers."""
+REPEATS = 5
+_ROWS_AT_ONCE = 200_000
 
 
 @dataclass(frozen=True)
-class InMemory:
-    """Features (N, F) as a matrix."""
+class Said:
+    """How right one forest is about its records (their numbers are `rows`): a row of figures a copy of them.
 
+    The first copy is as they are, then come REPEATS with each cluster shuffled. `right` (copies,): decisions equal to
+    the network's (records, where classes exclude each other), or minus the squared error of a regression; `by_label`
+    (copies, n_labels): the same by label, None for a regression.
+    """
+
+    rows: NDArray[np.int64]
+    right: NDArray
+    by_label: NDArray[np.int64] | None
+
+
+@dataclass(frozen=True)
+class Importance:
+    """Shuffles cluster k of x (N, K) among the records of `group` that one forest is asked about."""
+
+    questions: Questions
     x: NDArray[np.float32]
+    group: NDArray[np.bool_]
+    seed: int = 0
 
-    def fitting(self, records: NDArray[np.int64]) -> NDArray[np.float32]:
-        """(n, F) vectors of these record numbers."""
-        return self.x[records]
+    def numbers(self, parts: Sequence[NDArray[np.bool_]]) -> list[int | None]:
+        """For records (N,) of every part, its number for `ask`; None where too few of them are of the group."""
+        enough = [int((part & self.group).sum()) >= 2 for part in parts]
+        return [sum(enough[:i]) if there else None for i, there in enumerate(enough)]
 
-    def ask(self, forest: SurrogateForest, records: NDArray[np.int64]) -> NDArray[np.float64]:
-        """What the forest predicts for these record numbers."""
-        return forest.predict(self.x[records])
+    def ask(self, forest: SurrogateForest, part: NDArray[np.bool_], number: int) -> Said:
+        """How right the forest is about the records of its part, a few copies of them in memory at a time."""
+        rows = np.flatnonzero(part & self.group)
+        copies = self._copies(self.x[rows], np.random.default_rng([self.seed, 6, number]))
+        at_once = max(_ROWS_AT_ONCE // len(rows), 1)
+        right: list[Any] = []
+        by_label: list[NDArray[np.int64]] = []
+        while some := list(islice(copies, at_once)):
+            for says in np.split(forest.predict(np.concatenate(some)), len(some)):
+                if self.questions.kind == "regression":
+                    right.append(-((says - self.questions.network[rows]) ** 2).sum())
+                    continue
+                equal = decided(says, self.questions.kind) == self.questions.network[rows]
+                right.append(equal.all(axis=1).sum() if self.questions.kind == "multiclass" else equal.sum())
+                by_label.append(equal.sum(axis=0))
+        return Said(rows, np.array(right), np.array(by_label) if by_label else None)
+
+    def _copies(self, x: NDArray[np.float32], rng: np.random.Generator) -> Iterator[NDArray[np.float32]]:
+        yield x
+        for k in range(x.shape[1]):
+            for _ in range(REPEATS):
+                shuffled = x.copy()
+                shuffled[:, k] = rng.permutation(x[:, k])
+                yield shuffled
+
+    def result(self, said: Sequence[Said]) -> list[dict[str, Any]]:
+        """One entry a cluster: its number, mean and SD over repeats of what was lost, and by label; [] without records.
+
+        Agreement lost (0.02: two of a hundred decisions), or R² lost.
+        """
+        if not said:
+            return []
+        network = self.questions.network[np.concatenate([one.rows for one in said])]
+        right = np.sum([one.right for one in said], axis=0)
+        if self.questions.kind == "regression":
+            return self._entries(right / max(((network - network.mean()) ** 2).sum(), 1e-12))
+        by_label = np.sum([one.by_label for one in said if one.by_label is not None], axis=0)
+        decisions = len(network) if self.questions.kind == "multiclass" else network.size
+        return self._entries(right / decisions, by_label / len(network))
+
+    def _entries(self, score: NDArray[np.float64], by_label: NDArray[np.float64] | None = None) -> list[dict[str, Any]]:
+        """`score` (1 + K · REPEATS,), the first as the records are."""
+        lost = (score[0] - score[1:]).reshape(-1, REPEATS)
+        entries: list[dict[str, Any]] = [
+            {"cluster": k, "lost": float(row.mean()), "sd": float(row.std(ddof=1))} for k, row in enumerate(lost)
+        ]
+        if by_label is not None:
+            each = (by_label[0] - by_label[1:]).reshape(len(lost), REPEATS, -1).mean(axis=1)
+            for entry, row in zip(entries, each, strict=True):
+                entry["by_label"] = dict(zip(self.questions.names, map(float, row), strict=True))
+        return entries
 
 
 @dataclass(frozen=True)
 class Answers:
-    """N records, as `Questions`; meaningless where `scored` (or `told_known`) is false.
+    """N records, as `Questions`; meaningless where `scored` (or `has_learnt`) is false.
 
-    `imitated_says`, `imitated`: the forest that learnt the network's outputs; `always`: the network's most frequent
-    decision, label by label (mean value); `always_whole`: its most frequent decision as a whole, the set of labels that
-    it gives most often. `told_says`, `told`: the forest that learnt the labels; `usual`: the most frequent label
-    (mean value). Most frequent among the records that fitted, each time. `said` is for `Importance.result`.
+    `imitated_says`, `imitated`: the forest that learnt the network's outputs; `majority`: the network's most frequent
+    decision, label by label (mean value); `majority_whole`: its most frequent decision as a whole, the set of labels
+    that it gives most often. `learnt_says`, `learnt`: the forest that learnt the labels; `majority_label`: the most
+    frequent label (mean value). Most frequent among the records that fitted, each time. `said` is for
+    `Importance.result`.
     """
 
     scored: NDArray[np.bool_]
     imitated_says: NDArray[np.float64]
     imitated: NDArray
-    always: NDArray
-    always_whole: NDArray
-    told_known: NDArray[np.bool_]
-    told_says: NDArray[np.float64]
-    told: NDArray
-    usual: NDArray
+    majority: NDArray
+    majority_whole: NDArray
+    has_learnt: NDArray[np.bool_]
+    learnt_says: NDArray[np.float64]
+    learnt: NDArray
+    majority_label: NDArray
     remarks: tuple[str, ...] = ()
     said: tuple[Said, ...] = ()
+
+    def of(self, records: NDArray[np.bool_]) -> Answers:
+        """The same about some of the records (N,)."""
+        arrays = {name: values[records] for name, values in vars(self).items() if isinstance(values, np.ndarray)}
+        return replace(self, **arrays)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -88,41 +155,7 @@ class _Part:
     number: int | None
 
 
-@dataclass(frozen=True)
-class _PartAnswers:
-    """As `Answers`, of the records of one part; `told_says` None: too few labels for a forest."""
-
-    imitated_says: NDArray[np.float64]
-    always: NDArray
-    always_whole: NDArray
-    told_says: NDArray[np.float64] | None
-    usual: NDArray | None
-    said: Said | None
-
-
 def answer(
-    questions: Questions,
-    features: Features,
-    rotation: Rotation,
-    settings: ForestSettings,
-    *,
-    importance: Importance | None = None,
-    spread: Spread = HERE,
-    progress: Progress = SILENT,
-    stage: str = "forests",
-) -> Answers:
-    """Fit and ask the forests of every part, on the workers of `spread`.
-
-    Forests on labels are left out where a part has fewer than FEWEST_TRAIN labelled records. `importance` asks each
-    forest that imitates the network.
-    """
-    [answers] = answer_each(
-        [questions], features, rotation, settings, importance=importance, spread=spread, progress=progress, stage=stage
-    )
-    return answers
-
-
-def answer_each(
     questions: Sequence[Questions],
     features: Features,
     rotation: Rotation,
@@ -133,7 +166,11 @@ def answer_each(
     progress: Progress = SILENT,
     stage: str = "forests",
 ) -> list[Answers]:
-    """`answer` to several questions about the same records."""
+    """The answers to each of several questions about the same records, by forests on the workers of `spread`.
+
+    Forests on labels are left out where a part has fewer than FEWEST_TRAIN labelled records. `importance` asks each
+    forest that imitates the network.
+    """
     numbers = importance.numbers([part.test for part in rotation.parts]) if importance else [None] * len(rotation.parts)
     asked = _Asked(tuple(questions), features, settings, importance)
     tasks = [
@@ -144,51 +181,57 @@ def answer_each(
     with progress.stage(stage, 2 * len(tasks), "forests") as bar:
         names = [f"{stage}, {name}" for _ in questions for name in rotation.names]
         found = spread.map(_of_part, asked, tasks, bar, [2] * len(tasks), names)
-    answers = []
-    for i, own in enumerate(questions):
-        pairs = [(task, part) for task, part in zip(tasks, found, strict=True) if task.of == i]
-        answers.append(_joined(own, pairs))
-    return answers
+    pairs = list(zip(tasks, found, strict=True))
+    return [_joined(own, [pair for pair in pairs if pair[0].of == i]) for i, own in enumerate(questions)]
 
 
-def _of_part(asked: _Asked, part: _Part) -> _PartAnswers:
+_OfPart = tuple[dict[str, Any], Said | None]
+"""Fields of `Answers` by name, of the records of one part; those of the forest on labels where there is one."""
+
+
+def _of_part(asked: _Asked, part: _Part) -> _OfPart:
     """The forests of one part."""
-    questions, features, settings = asked.questions[part.of], asked.features, asked.settings
+    questions, settings, kind = asked.questions[part.of], asked.settings, asked.questions[part.of].kind
     rows = np.flatnonzero(part.test)
-    forest = _fitted(questions.kind, questions.network, features, drawn(part.train, settings), settings)
-    imitated = features.ask(forest, rows)
+
+    def grown(records: NDArray[np.bool_], y: NDArray) -> SurrogateForest:
+        own = drawn(records, settings)
+        return SurrogateForest(kind, settings).fit(asked.features.fitting(own), y[own])
+
+    forest = grown(part.train, questions.network)
+    found: dict[str, Any] = {
+        "scored": True,
+        "imitated_says": asked.features.ask(forest, rows),
+        "majority": most_frequent(questions.network[part.train], kind),
+        "majority_whole": most_frequent_whole(questions.network[part.train], kind),
+    }
     said = None
     if asked.importance is not None and part.number is not None:
         said = asked.importance.ask(forest, part.test, part.number)
-    always = most_frequent(questions.network[part.train], questions.kind)
-    whole = most_frequent_whole(questions.network[part.train], questions.kind)
     labelled = part.train & questions.can_fit
-    if labelled.sum() < FEWEST_TRAIN:
-        return _PartAnswers(imitated, always, whole, None, None, said)
-    forest = _fitted(questions.kind, questions.y, features, drawn(labelled, settings), settings)
-    usual = most_frequent(questions.y[labelled], questions.kind)
-    return _PartAnswers(imitated, always, whole, features.ask(forest, rows), usual, said)
+    if labelled.sum() >= FEWEST_TRAIN:
+        found["has_learnt"] = True
+        found["learnt_says"] = asked.features.ask(grown(labelled, questions.y), rows)
+        found["majority_label"] = most_frequent(questions.y[labelled], kind)
+    return found, said
 
 
-def _joined(questions: Questions, parts: Sequence[tuple[_Part, _PartAnswers]]) -> Answers:
-    out = _empty(questions)
-    without = 0
-    for part, found in parts:
-        rows = np.flatnonzero(part.test)
-        out.imitated_says[rows], out.always[rows] = found.imitated_says, found.always
-        out.always_whole[rows] = found.always_whole
-        if found.told_says is None:
-            without += 1
-        else:
-            out.told_says[rows], out.usual[rows], out.told_known[rows] = found.told_says, found.usual, True
-        out.scored[rows] = True
-    remarks = [f"too few records have labels in {without} of {len(parts)} parts"] if without else []
-    return replace(
-        out,
-        imitated=decided(out.imitated_says, questions.kind),
-        told=decided(out.told_says, questions.kind),
-        remarks=tuple(remarks),
-        said=tuple(found.said for _, found in parts if found.said is not None),
+def _joined(questions: Questions, parts: Sequence[tuple[_Part, _OfPart]]) -> Answers:
+    kind, shape = questions.kind, questions.network.shape
+    out = {name: np.zeros(len(questions), dtype=bool) for name in ("scored", "has_learnt")}
+    out |= {name: np.zeros(shape) for name in ("imitated_says", "learnt_says")}
+    decision = np.float64 if kind == "regression" else np.int64
+    out |= {name: np.zeros(shape, decision) for name in ("majority", "majority_whole", "majority_label")}
+    for part, (found, _) in parts:
+        for name, values in found.items():
+            out[name][part.test] = values
+    without = sum("has_learnt" not in found for _, (found, _) in parts)
+    return Answers(
+        **out,
+        imitated=decided(out["imitated_says"], kind),
+        learnt=decided(out["learnt_says"], kind),
+        remarks=(f"too few records have labels in {without} of {len(parts)} parts",) if without else (),
+        said=tuple(said for _, (_, said) in parts if said is not None),
     )
 
 
@@ -215,30 +258,3 @@ def most_frequent_whole(values: NDArray, kind: str) -> NDArray:
         return most_frequent(values, kind)
     sets, counts = np.unique(values, axis=0, return_counts=True)
     return np.asarray(sets[counts.argmax()])
-
-
-def _fitted(
-    kind: str, y: NDArray, features: Features, rows: NDArray[np.int64], settings: ForestSettings
-) -> SurrogateForest:
-    return SurrogateForest(kind, settings).fit(features.fitting(rows), y[rows])  # type: ignore[arg-type]
-
-
-def _empty(questions: Questions) -> Answers:
-    shape = questions.network.shape
-    whole = questions.kind == "regression"
-
-    def decisions() -> NDArray:
-        return np.zeros(shape, np.float64 if whole else np.int64)
-
-    flags = [np.zeros(len(questions), dtype=bool) for _ in range(2)]
-    return Answers(
-        scored=flags[0],
-        imitated_says=np.zeros(shape),
-        imitated=decisions(),
-        always=decisions(),
-        always_whole=decisions(),
-        told_known=flags[1],
-        told_says=np.zeros(shape),
-        told=decisions(),
-        usual=decisions(),
-    )

@@ -10,7 +10,7 @@ seen stand apart.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -19,27 +19,26 @@ from numpy.typing import NDArray
 
 from ecgscale.encoders.spec import OutputSpec
 from ecgscale.errors import UsageError
-from ecgscale.evaluate.bootstrap import intervals
-from ecgscale.evaluate.forests import ForestSettings
-from ecgscale.evaluate.metrics import Criterion, difference
+from ecgscale.evaluate.forests import Features, ForestSettings, InMemory
+from ecgscale.evaluate.metrics import difference, intervals
+from ecgscale.evaluate.questions import Criterion, Questions, list_matrix, pose, read_truth
 from ecgscale.evaluate.seen import Seen, groups_of, headline_of, patients_of
-from ecgscale.evaluate.surrogate.baselines import Baseline, Comparison, compare, permuted
-from ecgscale.evaluate.surrogate.out_of_fold import Answers, Features, InMemory, answer
-from ecgscale.evaluate.surrogate.questions import Questions, list_matrix, pose
-from ecgscale.evaluate.surrogate.rotation import Importance, Rotation, rotate
+from ecgscale.evaluate.surrogate.out_of_fold import Answers, Importance, answer
+from ecgscale.evaluate.surrogate.rotation import Rotation, folds_of, rotate
 from ecgscale.evaluate.surrogate.scores import (
     DIFFERENCES,
     SCORES,
-    Scorers,
+    Baseline,
+    Comparison,
     by_group,
     by_label,
     by_part,
     by_record,
+    compare,
+    permuted,
     scorers,
-    value_of,
+    values_of,
 )
-from ecgscale.evaluate.truth import read_truth
-from ecgscale.evaluate.written import SurrogateResult
 from ecgscale.passes.spread import HERE, Spread
 from ecgscale.progress import SILENT, Progress
 
@@ -109,6 +108,46 @@ def explained_records(
     )
 
 
+@dataclass(frozen=True)
+class SurrogateResult:
+    """Scores of the headline group (`scores`, `intervals`), and everything else, None where it cannot be computed.
+
+    `seen_by_encoder`, `seen_by_clusters`: how many of the headline's records, None where not known; `per_label`: the
+    scores of each label; `groups`: for each group of records by what had seen them; `folds`: mean, SD and number over
+    the parts; `differences`: paired, with intervals; `baselines` as `scores.compare` gives them; `importance` as
+    `Importance.result`. `out_of_fold` has a row for every record scored.
+    """
+
+    target: str
+    kind: str
+    scores: dict[str, float | None]
+    records: int
+    train_records: int
+    labelled_records: int
+    quarantined: int
+    split: str
+    headline: str
+    seen_by_encoder: int | None
+    seen_by_clusters: int | None
+    names: tuple[str, ...]
+    thresholds: dict[str, float]
+    intervals: dict[str, tuple[float, float] | None]
+    per_label: dict[str, dict[str, float | None]]
+    groups: dict[str, dict[str, Any]]
+    folds: dict[str, Any]
+    differences: dict[str, dict[str, Any]]
+    baselines: dict[str, dict[str, Any]]
+    importance: list[dict[str, Any]]
+    remarks: tuple[str, ...]
+    out_of_fold: pa.Table = field(repr=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For `--json`: every score by its name, and the rest but for the rows."""
+        facts = {each.name: getattr(self, each.name) for each in fields(self) if each.repr}
+        first = {name: facts.pop(name) for name in ("target", "kind")}
+        return {**first, **facts.pop("scores"), **facts}
+
+
 def score_surrogate(
     data: ExplainedRecords,
     request: SurrogateRequest,
@@ -120,97 +159,76 @@ def score_surrogate(
 ) -> SurrogateResult:
     """Fit the forests, part by part, and score what they say about records they never saw.
 
-    `features` are the proportions in memory unless they come from elsewhere; `baselines` are compared beside the
-    permuted proportions when the request asks for baselines; `spread` is where forests grow.
+    `features` are the proportions in memory unless they come from elsewhere; `baselines` are compared as the permuted
+    proportions are when the request asks for baselines; `spread` is where forests grow.
 
     Raises `UsageError` for splits that make no score.
     """
-    rotation = rotate(data.table, request.folds, request.train_folds, request.test_folds, request.forests.seed)
-    groups = groups_of(rotation.scored, data.seen)
+    questions, seen, patients, seed = data.questions, data.seen, data.patients, request.forests.seed
+    rotation = rotate(data.table, request.folds, request.train_folds, request.test_folds, seed)
+    groups = groups_of(rotation.scored, seen)
     headline, remark = headline_of(groups)
     group = groups[headline]
     importance = None
     if request.importance and data.proportions is not None:
-        importance = Importance(data.questions, data.proportions, group, request.forests.seed)
+        importance = Importance(questions, data.proportions, group, seed)
     if features is None:
         assert data.proportions is not None
         features = InMemory(data.proportions)
-    answers = answer(
-        data.questions,
-        features,
-        rotation,
-        request.forests,
-        importance=importance,
-        spread=spread,
-        progress=progress,
+    [answers] = answer(
+        [questions], features, rotation, request.forests, importance=importance, spread=spread, progress=progress
     )
-    found = scorers(data.questions, answers, group)
-    differences: Scorers = {}
-    for pair in DIFFERENCES:
-        first, second = (found.get(name) for name in pair)
-        if first and second:
-            differences[" - ".join(pair)] = difference(first, second)
-    ranges = intervals(
-        {**found, **differences}, data.patients[group].tolist(), request.n_bootstrap, request.forests.seed
-    )
+    found = scorers(questions, answers, group)
+    pairs = {f"{a} - {b}": difference(found.get(a), found.get(b)) for a, b in DIFFERENCES}
+    differences = {name: scorer for name, scorer in pairs.items() if scorer}
+    ranges = intervals({**found, **differences}, patients[group].tolist(), request.n_bootstrap, seed)
+    n = int(group.sum())
     compared: dict[str, dict[str, Any]] = {}
     if request.baselines and data.proportions is not None:
-        settings = request.forests
-        held = Comparison(
-            data.questions, data.proportions, rotation, answers, group, data.patients, settings, request.n_bootstrap
+        against = Comparison(
+            questions, data.proportions, rotation, answers, group, patients, request.forests, request.n_bootstrap
         )
-        given = {"permuted": permuted(data.proportions, settings.seed), **(baselines or {})}
-        compared = compare(held, given, spread, progress)
-    seen = data.seen
+        given = {"permuted": permuted(data.proportions, seed), **(baselines or {})}
+        compared = compare(against, given, spread, progress)
+    thresholds = [] if questions.thresholds is None else questions.thresholds.tolist()
     return SurrogateResult(
         target=data.target,
-        kind=data.questions.kind,
-        names=data.questions.names,
-        scores={name: value_of(found.get(name), group) for name in SCORES},
+        kind=questions.kind,
+        scores=dict.fromkeys(SCORES) | values_of(found, n),
+        records=n,
+        train_records=round(float(np.mean([part.train.sum() for part in rotation.parts]))),
+        labelled_records=int((group & questions.known).sum()),
+        quarantined=data.quarantined,
+        split=rotation.split,
+        headline=headline,
+        seen_by_encoder=None if seen is None or seen.encoder is None else int(seen.encoder[group].sum()),
+        seen_by_clusters=None if seen is None or seen.clusters is None else int(seen.clusters[group].sum()),
+        names=questions.names,
+        thresholds=dict(zip(questions.names, thresholds, strict=False)),
         intervals={name: ranges[name] for name in found},
-        per_label=by_label(data.questions, answers, group),
+        per_label=by_label(questions, answers, group),
         groups={
-            name: by_group(data.questions, answers, mask, data.patients, request.n_bootstrap, request.forests.seed)
+            name: by_group(questions, answers, mask, patients, request.n_bootstrap, seed)
             for name, mask in groups.items()
         },
-        headline=headline,
-        folds=by_part(data.questions, answers, rotation, group),
+        folds=by_part(questions, answers, rotation, group),
         differences={
-            name: {"value": value_of(scorer, group), "interval": ranges[name]} for name, scorer in differences.items()
+            name: {"value": value, "interval": ranges[name]} for name, value in values_of(differences, n).items()
         },
         baselines=compared,
         importance=importance.result(answers.said) if importance else [],
-        thresholds=_thresholds(data.questions),
-        records=int(group.sum()),
-        train_records=round(float(np.mean([part.train.sum() for part in rotation.parts]))),
-        labelled_records=int((group & data.questions.known).sum()),
-        quarantined=data.quarantined,
-        split=rotation.split,
-        seen_by_encoder=None if seen is None or seen.encoder is None else int(seen.encoder[group].sum()),
-        seen_by_clusters=None if seen is None or seen.clusters is None else int(seen.clusters[group].sum()),
         remarks=tuple(_remarks(data, answers, rotation, group, remark)),
-        out_of_fold=by_record(data.table, data.questions, answers, rotation, seen),
+        out_of_fold=by_record(data.table, questions, answers, rotation, seen),
     )
 
 
 def _within(table: pa.Table, within: tuple[int, ...]) -> NDArray[np.bool_]:
-    if not within:
-        return np.ones(table.num_rows, dtype=bool)
-    own = (
-        [-1 if fold is None else fold for fold in table.column("fold").to_pylist()]
-        if "fold" in table.column_names
-        else []
-    )
-    if absent := sorted(set(within) - set(own)):
-        there = ", ".join(map(str, sorted(set(own) - {-1}))) or "none"
+    own = folds_of(table)
+    have = set(own.tolist()) - {-1}
+    if absent := sorted(set(within) - have):
+        there = ", ".join(map(str, sorted(have))) or "none"
         raise UsageError(f"no record is in fold {', '.join(map(str, absent))}; there are: {there}")
-    return np.isin(own, within)
-
-
-def _thresholds(questions: Questions) -> dict[str, float]:
-    if questions.thresholds is None:
-        return {}
-    return dict(zip(questions.names, map(float, questions.thresholds), strict=True))
+    return np.isin(own, within) if within else np.ones(table.num_rows, dtype=bool)
 
 
 def _remarks(
@@ -221,19 +239,21 @@ def _remarks(
     headline: str | None,
 ) -> list[str]:
     questions = data.questions
-    told = [*([headline] if headline else []), *rotation.remarks, *questions.remarks, *answers.remarks]
+    remarks = [*([headline] if headline else []), *rotation.remarks, *questions.remarks, *answers.remarks]
     if data.quarantined:
-        told.append(f"{data.quarantined} quarantined records are left out")
+        remarks.append(f"{data.quarantined} quarantined records are left out")
     if unlabelled := int((group & ~questions.known).sum()):
-        told.append(f"{unlabelled} records scored have no label: they count for the agreement with the network alone")
+        remarks.append(
+            f"{unlabelled} records scored have no label: they count for the agreement with the network alone"
+        )
     labelled = group & questions.known
     if questions.kind != "regression" and labelled.any():
         counts = questions.y[labelled].sum(axis=0)
         for name, n in zip(questions.names, counts.tolist(), strict=True):
             if n in (0, labelled.sum()):
-                told.append(f"no AUROC for {name}: {n} of the {labelled.sum()} labelled records scored have it")
+                remarks.append(f"no AUROC for {name}: {n} of the {labelled.sum()} labelled records scored have it")
             elif n == 1:
-                told.append(f"one record alone of those scored has {name}: its scores hang on it")
+                remarks.append(f"one record alone of those scored has {name}: its scores hang on it")
     if data.proportions is not None and len(questions) < data.proportions.shape[1]:
-        told.append(f"{len(questions)} records are fewer than the {data.proportions.shape[1]} clusters")
-    return told
+        remarks.append(f"{len(questions)} records are fewer than the {data.proportions.shape[1]} clusters")
+    return remarks

@@ -22,12 +22,12 @@ from sklearn.metrics import adjusted_rand_score
 from ecgscale.clusters.kmeans import FitSettings, KMeansFit, fit_kmeans
 from ecgscale.clusters.model import MIN_TAU
 from ecgscale.errors import UsageError
-from ecgscale.evaluate.forests import ForestSettings
+from ecgscale.evaluate.forests import ForestSettings, InMemory
 from ecgscale.evaluate.localise.heartbeat import Heartbeat
-from ecgscale.evaluate.surrogate.out_of_fold import InMemory, answer
-from ecgscale.evaluate.surrogate.questions import Questions
+from ecgscale.evaluate.questions import Questions
+from ecgscale.evaluate.surrogate.out_of_fold import answer
 from ecgscale.evaluate.surrogate.rotation import Holdout, Rotation
-from ecgscale.evaluate.surrogate.scores import scorers, value_of
+from ecgscale.evaluate.surrogate.scores import scorers, values_of
 from ecgscale.passes.features import Extracted, Shares
 
 
@@ -217,9 +217,9 @@ def _facts(asked: Asked, extracted: Extracted, fit: KMeansFit) -> dict[str, Any]
 def _surrogate(asked: Asked, proportions: NDArray[np.float32]) -> dict[str, float | None]:
     material = asked.material
     rotation = Rotation((Holdout(material.train, material.test, ""),), ("held out",), "")
-    answers = answer(material.questions, InMemory(proportions), rotation, asked.forests)
+    [answers] = answer([material.questions], InMemory(proportions), rotation, asked.forests)
     found = scorers(material.questions, answers, material.test)
-    return {name: value_of(found[name], material.test) for name in KEPT if name in found}
+    return values_of({name: found[name] for name in KEPT if name in found}, int(material.test.sum()))
 
 
 def _localisation(heartbeat: Heartbeat | None, shares: Shares, n_clusters: int) -> dict[str, float | None]:

@@ -16,11 +16,10 @@ from ecgscale.encoders.spec import EncoderSpec, load_spec
 from ecgscale.errors import UsageError
 from ecgscale.evaluate.localise.heartbeat import Heartbeat, find_beats
 from ecgscale.evaluate.published import draw_records, target_of
+from ecgscale.evaluate.questions import Questions, pose, read_truth, suitable_columns
 from ecgscale.evaluate.seen import patients_of
 from ecgscale.evaluate.surrogate.check import open_records
-from ecgscale.evaluate.surrogate.questions import Questions, pose
 from ecgscale.evaluate.sweep.fits import Material
-from ecgscale.evaluate.truth import read_truth, suitable_columns
 from ecgscale.passes.features import extract_on
 from ecgscale.passes.spread import HERE, Spread
 from ecgscale.progress import SILENT, Progress

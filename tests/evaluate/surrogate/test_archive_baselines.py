@@ -13,9 +13,13 @@ from ecgscale.encoders.preprocess import prepare_signal
 from ecgscale.encoders.spec import InputSpec
 from ecgscale.encoders.taps import Encoder
 from ecgscale.evaluate.published import by_shard
-from ecgscale.evaluate.surrogate.archive_baselines import archive_baselines
+from ecgscale.evaluate.surrogate.archive_baselines import (
+    archive_baselines,
+    downsampled,
+    heart_rate,
+    rate_and_amplitudes,
+)
 from ecgscale.evaluate.surrogate.check import check_published, open_records
-from ecgscale.evaluate.surrogate.signal_features import downsampled, heart_rate, rate_and_amplitudes
 from ecgscale.evaluate.surrogate.surrogate import SurrogateRequest
 from ecgscale.leads import CANONICAL_LEADS
 from ecgscale.passes.features import extract

@@ -1,11 +1,14 @@
-"""A label column of the explanations as numbers, in the order in which the network names its outputs.
+"""What the network decided about each record, and what its label says, in one form.
 
-A network's raw outputs as probabilities and decisions, by the kind and scale that its contract states.
+A label column of the explanations becomes numbers in the order in which the network names its outputs; raw outputs
+become probabilities and decisions, by the kind and scale that the network's contract states. From which probability on
+a network says yes is fixed on the records that it was stopped on, never on those scored.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +17,8 @@ from numpy.typing import NDArray
 from ecgscale.archive.schema import CORE_COLUMNS, RESERVED_COLUMNS
 from ecgscale.encoders.spec import EncoderSpec, OutputSpec
 from ecgscale.errors import UsageError, did_you_mean
+
+Kind = Literal["multilabel", "multiclass", "regression"]
 
 _MAY_BE_LABELS = frozenset({"age", "sex", "site", "device"})
 _NO_LABELS = RESERVED_COLUMNS | (frozenset(CORE_COLUMNS) - _MAY_BE_LABELS)
@@ -151,3 +156,131 @@ def decisions(prediction: NDArray[np.floating], output: OutputSpec) -> NDArray[n
     if output.kind == "multiclass":
         return prediction.argmax(axis=1).astype(np.int64)
     return (prediction > (0.0 if output.scale == "logit" else 0.5)).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Questions:
+    """N records, n labels. Classification: `network` (N, n) decisions in 0/1, `says` (N, n) probabilities, `y` (N, n)
+    labels in 0/1; regression: (N,) values each (`network` and `says` are the same).
+
+    `known` (N,): which have a label; `y` means nothing elsewhere. `thresholds` (n,) are those of the decisions of a
+    multilabel network.
+    """
+
+    kind: Kind
+    names: tuple[str, ...]
+    network: NDArray
+    says: NDArray[np.float64]
+    known: NDArray[np.bool_]
+    y: NDArray
+    thresholds: NDArray[np.float64] | None = None
+    remarks: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.known)
+
+    def of(self, records: NDArray[np.bool_] | NDArray[np.integer]) -> Questions:
+        """The same about some of the records, a mask (N,) or numbers, with the same thresholds."""
+        kept = {name: getattr(self, name)[records] for name in ("network", "says", "known", "y")}
+        return replace(self, **kept)
+
+    @property
+    def can_fit(self) -> NDArray[np.bool_]:
+        """(N,) records whose label a forest can learn: known, and of a class that the network knows."""
+        return self.known & (self.y.sum(axis=1) > 0) if self.kind == "multiclass" else self.known
+
+
+def pose(
+    prediction: NDArray[np.floating],
+    truth: Truth,
+    output: OutputSpec,
+    validation: NDArray[np.bool_] | None = None,
+    criterion: Criterion = "accuracy",
+) -> Questions:
+    """The questions about raw outputs (N, n_outputs) and labels.
+
+    `validation` (N,): records that the network was stopped on; a multilabel network's thresholds are fixed there by
+    `criterion`, and are a half where that is not known. Raises `UsageError` when outputs and names differ in number.
+    """
+    n = len(output.names)
+    if prediction.shape[1] != n:
+        raise UsageError(f"predictions have {prediction.shape[1]} values, the encoder names {n} outputs")
+    if output.kind == "regression":
+        values = np.asarray(decisions(prediction, output), dtype=np.float64)
+        return Questions("regression", output.names, values, values, truth.known, truth.y)
+    says = probabilities(prediction, output)
+    if output.kind == "multiclass":
+        network = _as_columns(decisions(prediction, output), n)
+        return Questions("multiclass", output.names, network, says, truth.known, _as_columns(truth.y, n))
+    known = np.zeros(len(says), dtype=bool) if validation is None else validation & truth.known
+    thresholds, remarks = fixed_thresholds(says[known], truth.y[known], output.names, criterion)
+    network = (says > thresholds).astype(np.int64)
+    return Questions("multilabel", output.names, network, says, truth.known, truth.y, thresholds, tuple(remarks))
+
+
+def list_matrix(table: pa.Table, column: str) -> NDArray[np.float32]:
+    """A list column of equally long lists, none null, as (N, n); `UsageError` when it is not that."""
+    flat = table.column(column).combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    if not table.num_rows or len(flat) % table.num_rows:
+        raise UsageError(f"{column}: {len(flat)} values for {table.num_rows} records; nothing to score")
+    return np.asarray(flat, dtype=np.float32).reshape(table.num_rows, -1)
+
+
+def _as_columns(classes: NDArray, n: int) -> NDArray[np.int64]:
+    """Classes (N,) as (N, n) 0/1; an unknown class (−1) as zeros."""
+    return (classes[:, None] == np.arange(n)).astype(np.int64)
+
+
+Criterion = Literal["accuracy", "f1", "half"]
+CRITERIA: tuple[str, ...] = get_args(Criterion)
+
+FEWEST_RECORDS, FEWEST_OF_A_KIND = 20, 3
+SIGNIFICANT = 1.96
+"""Standard errors by which a threshold has to be better than a half."""
+
+
+def fixed_thresholds(
+    says: NDArray[np.floating], y: NDArray[np.integer], names: tuple[str, ...], criterion: Criterion
+) -> tuple[NDArray[np.float64], list[str]]:
+    """One threshold a label (n,), and remarks, from validation probabilities (N, n) and labels y (N, n) in 0/1.
+
+    "accuracy" makes most labels right there, but stays at a half unless that is better by more than chance (sign test
+    on the records whose answer changes); "f1" makes the harmonic mean of precision and recall largest (the rule of the
+    published CODE networks). Among equally good thresholds the one nearest to a half. A half where there are fewer
+    than 20 records, or 3 of either kind, and with "half".
+    """
+    thresholds, kept = np.full(len(names), 0.5), []
+    if criterion == "half":
+        return thresholds, []
+    for i, name in enumerate(names):
+        n_yes = int(y[:, i].sum())
+        if len(y) < FEWEST_RECORDS or min(n_yes, len(y) - n_yes) < FEWEST_OF_A_KIND:
+            kept.append(name)
+        else:
+            thresholds[i] = _best(says[:, i].astype(np.float64), y[:, i] > 0, criterion)
+    told = (
+        f"threshold 0.5 for {', '.join(kept)}: too few of {len(y)} validation records with and without" if kept else ""
+    )
+    return thresholds, [told] if told else []
+
+
+def _best(says: NDArray[np.float64], yes: NDArray[np.bool_], criterion: Criterion) -> float:
+    """The best place to cut, midway between neighbouring probabilities or at a half."""
+    values = np.unique(says)
+    cuts = np.unique(np.concatenate([[0.0, 0.5], (values[1:] + values[:-1]) / 2, values[-1:]]))
+    order = np.argsort(says)
+    above = len(says) - np.searchsorted(says[order], cuts, side="right")
+    hits_before = np.concatenate([[0], np.cumsum(yes[order])])
+    hits = yes.sum() - hits_before[len(says) - above]
+    if criterion == "f1":
+        score = 2 * hits / np.maximum(above + yes.sum(), 1)
+    else:
+        score = (len(says) - (above - hits) - (yes.sum() - hits)) / len(says)
+    best = cuts[score >= score.max() - 1e-12]
+    cut = float(best[np.argmin(np.abs(best - 0.5))])
+    if criterion == "accuracy":
+        changed = (says > cut) != (says > 0.5)
+        fixed = int((changed & ((says > cut) == yes)).sum())
+        if 2 * fixed - changed.sum() <= SIGNIFICANT * np.sqrt(changed.sum()):
+            return 0.5
+    return cut
