@@ -1,12 +1,8 @@
-"""The atlas: what every cluster looks like, when in the heartbeat it is on, in which classes, and how much it matters.
+"""The atlas: what every cluster looks like, when in the heartbeat it is on, in which classes, how much it matters.
 
-Beats aligned by phase come from the evaluation `localisation`; without it, the signal around the middle of segments,
-averaged over a sample of recordings, takes their place.
-
-What the signal looks like around the segments of each cluster: a mean over a sample of recordings.
-
-The stand-in for beats aligned by their phase (which `ecgscale localise` computes): every segment is laid over the
-others with its middle at time 0, so that the signal at 0 is what the network sees while it is in that cluster.
+Beats aligned by phase come from the evaluation `localisation`. Without it a mean over a sample of recordings takes
+their place: every segment is laid over the others with its middle at time 0, so that the signal at 0 is what the
+network sees while it is in that cluster.
 """
 
 from __future__ import annotations
@@ -18,24 +14,27 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from markupsafe import Markup
 from numpy.typing import NDArray
 from scipy.signal import resample_poly
 
 from ecgscale.evaluate.published import draw_records
 from ecgscale.leads import CANONICAL_LEADS, MissingLeads, derive_limb_leads
 from ecgscale.progress import SILENT, Progress
-from ecgscale.report.charts import Beat
-from ecgscale.report.choice import Recording, read_recordings
-from ecgscale.report.embedded import DISPLAY_RATE, as_ratio, by_shard
+from ecgscale.report.blocks import Section, missing, swatch
+from ecgscale.report.charts import Beat, beat_chart, reach_of
+from ecgscale.report.page import PALETTE
+from ecgscale.report.recordings import DISPLAY_RATE, Recording, as_ratio, by_shard, read_recordings
 from ecgscale.report.relations import class_groups, group_means
-from ecgscale.report.subject import Subject
-from ecgscale.report.surrogate_tables import importance_of
+from ecgscale.report.subject import LONGEST_NAME, NAMES_FILE, Subject
+from ecgscale.report.surrogate import COMMAND, importance_of, surrogate_of
 from ecgscale.store.dataset import open_explanations
 from ecgscale.tables import percent
 
 SAMPLE_RECORDS = 256
 FEWEST_SEGMENTS = 10
 HALF_WINDOW_S = 0.5
+_CLASSES_ON_CARD = 8
 
 
 @dataclass(frozen=True)
@@ -167,7 +166,7 @@ class ClusterFacts:
     importance: float | None
     cycle: dict[str, float] = field(default_factory=dict)
     beat: Beat | None = None
-    beat_told: str = ""
+    beat_summary: str = ""
 
 
 @dataclass(frozen=True)
@@ -182,10 +181,10 @@ class Atlas:
 def atlas_of(subject: Subject, progress: Progress = SILENT) -> Atlas:
     """The atlas of a dataset; clusters without a beat (too rare, or no archive) have their other facts."""
     rows, model = subject.rows, subject.model
-    beats, told = _aligned_beats(subject)
+    beats, summaries = _aligned_beats(subject)
     aligned = bool(beats)
     if not aligned:
-        beats, told = _centred_beats(subject, progress)
+        beats, summaries = _centred_beats(subject, progress)
     means = group_means(rows.proportions, groups := class_groups(subject))
     importance, cycles = _importance(subject), _cycles(subject)
     overall, present = rows.proportions.mean(axis=0, dtype=np.float64), (rows.proportions >= PRESENT).mean(axis=0)
@@ -199,7 +198,7 @@ def atlas_of(subject: Subject, progress: Progress = SILENT) -> Atlas:
             importance=importance.get(k),
             cycle=cycles.get(k, {}),
             beat=beats.get(k),
-            beat_told=told.get(k, ""),
+            beat_summary=summaries.get(k, ""),
         )
         for k in range(model.n_clusters)
     )
@@ -211,13 +210,6 @@ def shown_leads(beats: Mapping[int, Beat]) -> tuple[str, ...]:
     there = next((beat.leads for beat in beats.values()), CANONICAL_LEADS)
     usual = [lead for lead in SHOWN_LEADS if lead in there]
     return tuple([*usual, *(lead for lead in there if lead not in usual)][:3])
-
-
-def surrogate_of(subject: Subject) -> str | None:
-    """Name of the surrogate evaluation to show: that of the encoder's target, else the first."""
-    names = [name for name in subject.evaluations if name.startswith("surrogate-")]
-    own = [name for name in names if subject.evaluations[name].facts.get("target") == subject.target]
-    return next(iter([*own, *names]), None)
 
 
 def _importance(subject: Subject) -> dict[int, float]:
@@ -242,7 +234,7 @@ def _aligned_beats(subject: Subject) -> tuple[dict[int, Beat], dict[int, str]]:
     if found is None or "beats" not in found.table_names:
         return {}, {}
     table = found.table("beats")
-    beats, told = {}, {}
+    beats, summaries = {}, {}
     clusters = table.column("cluster").to_numpy()
     for k in np.unique(clusters).tolist():
         part = table.filter(pa.array(clusters == k))
@@ -252,21 +244,85 @@ def _aligned_beats(subject: Subject) -> tuple[dict[int, Beat], dict[int, str]]:
         signal = _column(part, "mean_mv").reshape(shape)
         peak = float(share.max())
         beats[k] = Beat(times, signal, leads, share / peak if peak > 0 else share)
-        told[k] = f"at most {percent(peak)} of beats are in it at the same moment"
-    return beats, told
+        summaries[k] = f"at most {percent(peak)} of beats are in it at the same moment"
+    return beats, summaries
 
 
 def _centred_beats(subject: Subject, progress: Progress) -> tuple[dict[int, Beat], dict[int, str]]:
-    beats, told = {}, {}
+    beats, summaries = {}, {}
     for k, average in segment_averages(subject, progress).items():
         inside = (np.abs(average.times) <= average.median_s / 2).astype(np.float64)
         beats[k] = Beat(average.times, average.signal_mv, average.leads, inside)
-        told[k] = (
+        summaries[k] = (
             f"mean of {average.segments:,} segments in {average.records} recordings, half of them longer than "
             f"{1000 * average.median_s:.0f} ms"
         )
-    return beats, told
+    return beats, summaries
 
 
 def _column(table: pa.Table, name: str) -> NDArray[np.float64]:
     return np.asarray(table.column(name).to_numpy(zero_copy_only=False), dtype=np.float64)
+
+
+def atlas_section(subject: Subject, atlas: Atlas) -> Section:
+    """A card a cluster: its beat, where it occurs, what it is worth to the surrogate, and the name it was given."""
+    beats = {facts.cluster: facts.beat for facts in atlas.clusters if facts.beat is not None}
+    reach = reach_of(beats, atlas.leads) if beats else (-1.0, 1.0)
+    measured = any(facts.importance is not None for facts in atlas.clusters)
+    content = {
+        "cards": [_card(facts, atlas, reach) for facts in atlas.clusters],
+        "names_path": str(subject.root / "models" / subject.model.model_id / NAMES_FILE),
+        "longest_name": LONGEST_NAME,
+        "has_importance": measured,
+        "no_beat": subject.archive_note or "Too few segments for an average beat.",
+        "about_beats": (
+            "Beats are aligned at the R peak and averaged with the weight of the cluster in them; the tint says how "
+            "often the cluster is on at that moment. One large square is 0.2 s and 0.5 mV."
+            if atlas.aligned
+            else "The signal around the middle of the cluster's segments, averaged; the tint is as wide as half of the "
+            "segments. One large square is 0.2 s and 0.5 mV."
+        ),
+    }
+    section = Section(
+        "atlas",
+        "Atlas of clusters",
+        "What the signal looks like while the network is in each cluster, and in which classes it spends its time "
+        "there.",
+        template="atlas.html",
+        content=content,
+    )
+    if not atlas.aligned:
+        what = "Beats aligned by phase, and where in the heartbeat each cluster is, come with"
+        section.blocks.append(missing(what, subject.command("localise ROOT")))
+    if not measured:
+        what = "How much each cluster matters to the network's decisions comes with"
+        section.blocks.append(missing(what, subject.command(COMMAND)))
+    return section
+
+
+def _card(facts: ClusterFacts, atlas: Atlas, reach: tuple[float, float]) -> Mapping[str, Any]:
+    shares = [share for share in facts.by_class.values() if share == share]
+    full = max([*shares, facts.share, 1e-9])
+    text = f"{percent(facts.share, 1)} of the time; in {percent(facts.present)} of recordings"
+    if facts.importance is not None:
+        text += f"; importance {100 * facts.importance:+.1f} points of agreement".replace("-", "−")
+    ranked = sorted(facts.by_class.items(), key=lambda pair: -(pair[1] if pair[1] == pair[1] else -1.0))
+    shown = facts.by_class.items() if len(facts.by_class) <= _CLASSES_ON_CARD else ranked[:_CLASSES_ON_CARD]
+    colour, beat = PALETTE[facts.cluster % len(PALETTE)], None
+    all_leads: list[Markup] = []
+    if facts.beat is not None:
+        label = f"Average beat of cluster {facts.cluster} in leads "
+        beat = beat_chart(facts.beat, atlas.leads, reach, colour, label + ", ".join(atlas.leads))
+        leads = facts.beat.leads
+        rows = [leads[i : i + 3] for i in range(0, len(leads), 3)] if len(leads) > len(atlas.leads) else []
+        all_leads = [beat_chart(facts.beat, row, reach, colour, label + ", ".join(row)) for row in rows]
+    return {
+        "facts": facts,
+        "swatch": swatch(facts.cluster),
+        "colour": colour,
+        "summary": text,
+        "beat": beat,
+        "classes": [(n, percent(s, 1) if s == s else "–", f"{100 * s / full if s == s else 0:.1f}") for n, s in shown],
+        "overall": f"{100 * facts.share / full:.1f}",
+        "all_leads": all_leads,
+    }

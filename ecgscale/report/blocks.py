@@ -1,120 +1,18 @@
-"""What a section of the page is made of. The template knows how each kind of block looks; nothing here is markup."""
+"""What the sections of the page are made of, as HTML in which everything that comes from the data is escaped."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
+from ecgscale.report.page import PALETTE, ink_on
 from ecgscale.report.relations import Correlations
-from ecgscale.tables import Table, percent
-
-
-@dataclass(frozen=True)
-class Heading:
-    """A heading within a section."""
-
-    kind: ClassVar[str] = "heading"
-    text: str
-
-
-@dataclass(frozen=True)
-class Paragraph:
-    """Words."""
-
-    kind: ClassVar[str] = "paragraph"
-    text: str
-
-
-@dataclass(frozen=True)
-class Remark:
-    """Something that a reader has to know before believing a number; `warn` for what weakens it."""
-
-    kind: ClassVar[str] = "remark"
-    text: str
-    warn: bool = False
-
-
-@dataclass(frozen=True)
-class Missing:
-    """What is not there, and the command that makes it."""
-
-    kind: ClassVar[str] = "missing"
-    text: str
-    command: str = ""
-
-
-@dataclass(frozen=True)
-class TableBlock:
-    """A table."""
-
-    kind: ClassVar[str] = "table"
-    table: Table
-
-
-@dataclass(frozen=True)
-class Chart:
-    """An SVG of ours, with what to see in it."""
-
-    kind: ClassVar[str] = "chart"
-    title: str
-    svg: Markup
-    caption: str
-
-
-@dataclass(frozen=True)
-class Tinted:
-    """A cell of a matrix: what it says, how strongly it is tinted (−1 … 1), and what it is about in words."""
-
-    text: str
-    strength: float
-    told: str
-
-    @property
-    def tint(self) -> str:
-        """As CSS."""
-        side = "plus" if self.strength > 0 else "minus"
-        return f"rgba(var(--{side}), {min(abs(self.strength), 1.0) * 0.95:.2f})"
-
-    @property
-    def deep(self) -> bool:
-        """Whether the tint asks for light ink."""
-        return abs(self.strength) > 0.55
-
-
-@dataclass(frozen=True)
-class Matrix:
-    """Rows of tinted cells, one column a cluster; `scale` names what full tint on either side means."""
-
-    kind: ClassVar[str] = "matrix"
-    caption: str
-    rows: Sequence[tuple[str, str, Sequence[Tinted]]]
-    clusters: int
-    scale: tuple[str, str]
-
-
-@dataclass(frozen=True)
-class Folded:
-    """Blocks behind a line that opens them."""
-
-    kind: ClassVar[str] = "folded"
-    title: str
-    blocks: Sequence[Block]
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Blocks beside each other where the page is wide enough."""
-
-    kind: ClassVar[str] = "columns"
-    blocks: Sequence[Block]
-
-
-Block = Columns | Heading | Paragraph | Remark | Missing | TableBlock | Chart | Matrix | Folded
+from ecgscale.tables import Table, percent, tag
 
 
 @dataclass
@@ -124,36 +22,88 @@ class Section:
     id: str
     title: str
     intro: str
-    blocks: list[Block] = field(default_factory=list)
+    blocks: list[Markup] = field(default_factory=list)
     template: str = ""
     content: object = None
 
 
-def correlation_matrix(found: Correlations, caption: str) -> Matrix:
+def heading(text: str) -> Markup:
+    """A heading within a section."""
+    return tag("h3", text)
+
+
+def remark(text: str, warn: bool = False) -> Markup:
+    """Something that a reader has to know before believing a number; `warn` for what weakens it."""
+    return tag("p", text, class_="remark warn" if warn else "remark")
+
+
+def remarks_of(facts: Mapping[str, Any]) -> list[Markup]:
+    """The remarks of an evaluation."""
+    return [remark(str(text)) for text in facts.get("remarks") or []]
+
+
+def missing(text: str, command: str = "") -> Markup:
+    """What is not there, and the command that makes it."""
+    return tag("p", text, *((" ", tag("code", command)) if command else ()), class_="missing")
+
+
+def boxed(table: Table) -> Markup:
+    """A table, in a box that scrolls where the page is narrow."""
+    return tag("div", table.html(), class_="scroll")
+
+
+def chart(title: str, svg: Markup, caption: str) -> Markup:
+    """A chart, with what to see in it."""
+    return tag("figure", tag("h3", title), svg, tag("figcaption", caption, class_="small"))
+
+
+def columns(blocks: Sequence[Markup]) -> Markup:
+    """Blocks alongside each other where the page is wide enough."""
+    return tag("div", *(tag("div", block) for block in blocks), class_="columns")
+
+
+def folded(title: str, blocks: Sequence[Markup]) -> Markup:
+    """Blocks behind a line that opens them."""
+    return tag("details", tag("summary", title), *blocks)
+
+
+def swatch(cluster: int) -> Markup:
+    """The number of a cluster on its colour."""
+    style = f"background:{PALETTE[cluster % len(PALETTE)]};color:{ink_on(cluster)}"
+    return tag("span", cluster, class_="swatch", style=style)
+
+
+def correlation_matrix(found: Correlations, caption: str) -> Markup:
     """Correlations as a matrix whose strongest tint is the strongest correlation, at least 0.3."""
-    finite = np.abs(found.r[np.isfinite(found.r)])
-    full = max(float(finite.max(initial=0.0)), 0.3)
+    full = max(float(np.abs(found.r[np.isfinite(found.r)]).max(initial=0.0)), 0.3)
+    scale = tag("span", f"\N{EM SPACE}−{full:.2f}", tag("span", class_="scale"), f"+{full:.2f}", aria_hidden="true")
     rows = [
-        (name, f"{records:,}", [_correlated(name, cluster, float(r), full) for cluster, r in enumerate(row)])
-        for name, records, row in zip(found.variables, found.records, found.r, strict=True)
+        (
+            name,
+            f"{records:,}",
+            [_tinted(r, full, hundredths, f"{name}, cluster {k}: r = {r:+.2f}") for k, r in enumerate(row)],
+        )
+        for name, records, row in zip(found.variables, found.records, found.r.tolist(), strict=True)
     ]
-    return Matrix(caption, rows, found.r.shape[1], (f"−{full:.2f}", f"+{full:.2f}"))
+    return _matrix((caption, scale), rows, found.r.shape[1])
 
 
-def share_matrix(shares: NDArray[np.float64], names: Sequence[str], counts: Sequence[str], caption: str) -> Matrix:
+def share_matrix(shares: NDArray[np.float64], names: Sequence[str], counts: Sequence[str], caption: str) -> Markup:
     """Shares (n_rows, K), each row adding up to 1, as a matrix."""
     full = max(float(np.nanmax(shares, initial=0.0)), 0.05)
+
+    def written(share: float) -> str:
+        return f"{100 * share:.0f}" if share >= 0.005 else ""
+
     rows = [
-        (name, count, [_share(name, cluster, float(share), full) for cluster, share in enumerate(row)])
-        for name, count, row in zip(names, counts, shares, strict=True)
+        (
+            name,
+            count,
+            [_tinted(s, full, written, f"{percent(s, 1)} of {name} in cluster {k}") for k, s in enumerate(row)],
+        )
+        for name, count, row in zip(names, counts, shares.tolist(), strict=True)
     ]
-    return Matrix(caption, rows, shares.shape[1], ("", percent(full)))
-
-
-def _correlated(name: str, cluster: int, r: float, full: float) -> Tinted:
-    if r != r:
-        return Tinted("", 0.0, f"{name}, cluster {cluster}: cannot be computed")
-    return Tinted(hundredths(r), r / full, f"{name}, cluster {cluster}: r = {r:+.2f}")
+    return _matrix((caption,), rows, shares.shape[1])
 
 
 def hundredths(r: float) -> str:
@@ -161,8 +111,23 @@ def hundredths(r: float) -> str:
     return str(round(100 * r)).replace("-", "−")
 
 
-def _share(name: str, cluster: int, share: float, full: float) -> Tinted:
-    if share != share:
-        return Tinted("", 0.0, f"{name}, cluster {cluster}: cannot be computed")
-    shown = f"{100 * share:.0f}" if share >= 0.005 else ""
-    return Tinted(shown, share / full, f"{percent(share, 1)} of {name} in cluster {cluster}")
+def _tinted(value: float, full: float, written: Callable[[float], str], summary: str) -> Markup:
+    """A cell on the tint of its sign, the stronger the nearer the value is to `full`; deep tints have light ink."""
+    if value != value:
+        return tag("td", title=summary.split(":")[0] + ": cannot be computed")
+    strength = min(abs(value / full), 1.0)
+    tint = f"background:rgba(var(--{'plus' if value > 0 else 'minus'}), {strength * 0.95:.2f})"
+    return tag("td", written(value), style=tint, class_="deep" if strength > 0.55 else None, title=summary)
+
+
+def _matrix(caption: Sequence[object], rows: Sequence[tuple[str, str, Sequence[Markup]]], clusters: int) -> Markup:
+    """Rows of tinted cells, one column a cluster, a count behind each."""
+    heads = (tag("th", swatch(cluster), scope="col") for cluster in range(clusters))
+    lines = (
+        tag("tr", tag("th", name, scope="row"), *cells, tag("td", count, class_="soft count"))
+        for name, count, cells in rows
+    )
+    unseen = tag("span", ", one column a cluster", class_="unseen")
+    head = tag("thead", tag("tr", tag("td"), *heads, tag("td")))
+    table = tag("table", tag("caption", caption[0], unseen, *caption[1:]), head, tag("tbody", *lines), class_="matrix")
+    return tag("div", table, class_="scroll")

@@ -22,9 +22,9 @@ from ecgscale.errors import EcgscaleError, UsageError
 from ecgscale.evaluate.published import open_source
 from ecgscale.evaluate.questions import probabilities
 from ecgscale.io.places import place
-from ecgscale.report.choice import Recording, read_recordings
 from ecgscale.report.ecg_paper import Layout, draw_recording
 from ecgscale.report.page import Band
+from ecgscale.report.recordings import Recording, read_recordings
 from ecgscale.store.dataset import ExplainedDataset, find_dataset, open_explanations
 from ecgscale.store.holds import HeldFile, held_files
 from ecgscale.words import counted, named
@@ -57,8 +57,8 @@ class ExplainedRecording:
             self.rate,
             self.segments,
             self.entropy,
-            title=f"{self.record_id}     {told_outputs(self.outputs)}",
-            subtitle=_told_facts(self.row),
+            title=f"{self.record_id}     {outputs_text(self.outputs)}",
+            subtitle=_facts_text(self.row),
             layout=layout,
             window=window,
             footer=f"explanations {self.dataset_id}{f' ({self.held}, not published)' if self.held else ''}"
@@ -118,7 +118,7 @@ def _published_row(root: str | Path, found: ExplainedDataset, record_id: str) ->
     for file in held_files(found):
         if file.rows(["record_id"], record_id).num_rows:
             raise UsageError(
-                f"record {record_id!r} is in shard {_told_held(file)}, so it is not published. `ecgscale plot --held` "
+                f"record {record_id!r} is in shard {_held_text(file)}, so it is not published. `ecgscale plot --held` "
                 f"draws it all the same; `ecgscale quarantine {root} --held` says why it is not"
             )
     known = explanations.to_table(columns=["record_id"]).column("record_id").to_pylist()
@@ -150,7 +150,7 @@ def _best(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return next((row for row in rows if row["status"] == "ok"), rows[0])
 
 
-def _told_held(file: HeldFile) -> str:
+def _held_text(file: HeldFile) -> str:
     state = "rejected" if file.hold.state == "rejected" else "held back"
     return f"{file.hold.source.key}, which is {state} since {file.hold.held_at[:10]}"
 
@@ -169,20 +169,20 @@ def _read_signal(archive: Archive, shard_key: str, record_id: str) -> Recording:
     )
 
 
-def told_outputs(outputs: dict[str, float]) -> str:
+def outputs_text(outputs: dict[str, float]) -> str:
     """Probabilities or values by name, the largest first."""
     ranked = sorted(outputs.items(), key=lambda pair: -pair[1])
     shown = "   ".join(f"{name} {value:.2f}" for name, value in ranked[:6])
     return shown + (f"   … {len(ranked) - 6} more" if len(ranked) > 6 else "")
 
 
-def _told_facts(row: dict[str, Any]) -> str:
+def _facts_text(row: dict[str, Any]) -> str:
     """Labels that the explanations carry, and what is odd about the recording."""
-    told = []
+    parts = []
     for name in _LABELS:
         value = row.get(name)
         if value is None or value == []:
             continue
         text = ", ".join(value) if isinstance(value, list) else f"{value:g}" if isinstance(value, float) else str(value)
-        told.append(f"{name.replace('_', ' ')}: {text.replace('_', ' ')}")
-    return "   ".join([*told, *row["flags"]])
+        parts.append(f"{name.replace('_', ' ')}: {text.replace('_', ' ')}")
+    return "   ".join([*parts, *row["flags"]])

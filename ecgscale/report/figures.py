@@ -1,7 +1,4 @@
-"""Publication figures: the atlas, correlations, surrogates, sweeps and example recordings, as PNG and as SVG.
-
-The drawings of `ecgscale figures`, each a function from facts to a matplotlib figure.
-"""
+"""Publication figures: the atlas, correlations, surrogates, sweeps and example recordings, as PNG and as SVG."""
 
 from __future__ import annotations
 
@@ -14,29 +11,26 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 
 from ecgscale.progress import SILENT, Progress
-from ecgscale.report.atlas import Atlas, ClusterFacts, atlas_of, surrogate_of
+from ecgscale.report.atlas import Atlas, ClusterFacts, atlas_of
 from ecgscale.report.blocks import hundredths
-from ecgscale.report.charts import reach_of
-from ecgscale.report.choice import choose_records
+from ecgscale.report.charts import LINES, RULE, SOFT, reach_of
 from ecgscale.report.explained import load_explained
 from ecgscale.report.page import INK, MM_PER_MV, MM_PER_S, PALETTE, colour_of
+from ecgscale.report.recordings import choose_records
 from ecgscale.report.relations import Correlations, correlations, label_variables, output_variables
 from ecgscale.report.subject import Subject
-from ecgscale.report.surrogate_tables import figure_rows
-from ecgscale.report.sweeps import SweepChart, sweep_series
+from ecgscale.report.surrogate import figure_rows, surrogate_of
+from ecgscale.report.sweeps import sweep_series
 from ecgscale.tables import percent
 
 _MM_PER_INCH = 25.4
 _ATLAS_COLUMNS = 4
-_MARKS = "osD^P"
-_OWN, _OTHER = "#0072b2", "#555555"
 
 
 def draw_atlas(atlas: Atlas) -> Figure:
@@ -53,10 +47,9 @@ def draw_atlas(atlas: Atlas) -> Figure:
         row, column = divmod(place, _ATLAS_COLUMNS)
         corner = (4 + column * wide, (rows - row - 1) * tall + 8)
         _draw_card(axes, facts, atlas.leads, corner, (low, high), panel)
-    told = (
-        "aligned at the R peak, tinted by how often the cluster is on" if atlas.aligned else "around segments' middle"
-    )
-    axes.text(4, 3, f"25 mm/s, 10 mm/mV; mean signal {told}", fontsize=7, color="#555555")
+    aligned = "aligned at the R peak, tinted by how often the cluster is on"
+    where = aligned if atlas.aligned else "around segments' middle"
+    axes.text(4, 3, f"25 mm/s, 10 mm/mV; mean signal {where}", fontsize=7, color=SOFT)
     return figure
 
 
@@ -94,7 +87,6 @@ def _draw_card(
 def _millimetres(width: float, height: float) -> tuple[Figure, Axes]:
     """Axes over a whole figure whose unit is the millimetre."""
     figure = Figure(figsize=(width / _MM_PER_INCH, height / _MM_PER_INCH), facecolor="white")
-    FigureCanvasAgg(figure)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
     axes.set_xlim(0, width)
@@ -111,7 +103,6 @@ def draw_correlations(subject: Subject) -> Figure:
     panels.append(("the network's outputs", correlations(x, output_variables(subject))))
     tall = [0.32 * len(found.variables) + 0.9 for _, found in panels]
     figure = Figure(figsize=(0.36 * x.shape[1] + 2.4, sum(tall) + 0.3), layout="constrained")
-    FigureCanvasAgg(figure)
     grid = figure.add_gridspec(len(panels), 1, height_ratios=tall)
     axes = [figure.add_subplot(grid[i, 0]) for i in range(len(panels))]
     images = [_draw_matrix(ax, found, title) for ax, (title, found) in zip(axes, panels, strict=True)]
@@ -144,41 +135,19 @@ def draw_surrogate(facts: Mapping[str, Any]) -> Figure:
     panels = figure_rows(facts)
     rows = max(len(entries) for _, entries in panels)
     figure = Figure(figsize=(3.6 * len(panels) + 1.6, 0.3 * rows + 1.2), layout="constrained")
-    FigureCanvasAgg(figure)
     for ax, (title, entries) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         for place, (_, value, interval) in enumerate(reversed(entries)):
             own = place == len(entries) - 1
-            ax.plot([value], [place], "o", color=_OWN if own else _OTHER, markersize=5 if own else 4)
+            ax.plot([value], [place], "o", color=LINES[0] if own else SOFT, markersize=5 if own else 4)
             if interval:
-                ax.plot(interval, [place, place], color=_OWN if own else _OTHER, linewidth=1.2)
+                ax.plot(interval, [place, place], color=LINES[0] if own else SOFT, linewidth=1.2)
         ax.set_yticks(range(len(entries)))
         for label in ax.set_yticklabels([name for name, _, _ in reversed(entries)], fontsize=7):
             label.set_parse_math(False)
         ax.set_title(title, fontsize=9, loc="left")
-        ax.grid(axis="x", color="#e0e0e0", linewidth=0.6)
+        ax.grid(axis="x", color=RULE, linewidth=0.6)
         ax.tick_params(labelsize=7)
         ax.spines[["top", "right", "left"]].set_visible(False)
-    return figure
-
-
-def draw_sweep(sweep: SweepChart) -> Figure:
-    """One sweep: a line a score, with its spread."""
-    figure = Figure(figsize=(5.2, 3.2), layout="constrained")
-    FigureCanvasAgg(figure)
-    ax = figure.subplots()
-    for place, one in enumerate(sweep.series):
-        style: dict[str, Any] = {"marker": _MARKS[place % 5], "markersize": 4, "linewidth": 1.2}
-        ax.errorbar(one.x, one.y, yerr=one.spread, label=one.name, capsize=2, color=colour_of(place), **style)
-    ax.set_xlabel(sweep.x_axis, fontsize=8)
-    ax.set_ylabel(sweep.y_axis, fontsize=8)
-    if sweep.x_names:
-        ax.set_xticks(range(len(sweep.x_names)), sweep.x_names)
-    ax.tick_params(labelsize=7)
-    ax.set_title(sweep.title, fontsize=9, loc="left")
-    ax.grid(color="#e6e6e6", linewidth=0.6)
-    ax.spines[["top", "right"]].set_visible(False)
-    if len(sweep.series) > 1:
-        ax.legend(fontsize=7, frameon=False)
     return figure
 
 
@@ -230,7 +199,7 @@ def _figures(subject: Subject, n_recordings: int, remarks: list[str], progress: 
     for name in subject.evaluations:
         if name.startswith("sweep"):
             for place, sweep in enumerate(sweep_series(subject.evaluations[name])):
-                yield f"{slug(name)}-{place + 1}", partial(draw_sweep, sweep)
+                yield f"{slug(name)}-{place + 1}", partial(sweep.draw, sweep.title)
     yield from _recordings(subject, n_recordings, remarks)
 
 

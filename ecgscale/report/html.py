@@ -22,21 +22,19 @@ from ecgscale.errors import UsageError
 from ecgscale.io.objects import put_whole
 from ecgscale.io.places import is_remote, place
 from ecgscale.progress import SILENT, Progress
-from ecgscale.report.atlas import atlas_of
-from ecgscale.report.blocks import Section
-from ecgscale.report.browsing import atlas_section, recordings_section
-from ecgscale.report.choice import choose_records
-from ecgscale.report.embedded import embed_recordings
-from ecgscale.report.further import UNCERTAINTY, evaluated, further_sections, surrogate_section
+from ecgscale.report.atlas import atlas_of, atlas_section
+from ecgscale.report.evaluated import UNCERTAINTY, evaluated, further_sections
 from ecgscale.report.page import PALETTE, ink_on
+from ecgscale.report.recordings import choose_records, embed_recordings, recordings_section
 from ecgscale.report.sections import (
     correlation_section,
+    glance_section,
     lineage_section,
     quarantine_section,
-    tiles,
     uncertainty_section,
 )
 from ecgscale.report.subject import Subject
+from ecgscale.report.surrogate import surrogate_section
 from ecgscale.store.provenance import utc_now
 
 RECORDS = 60
@@ -78,15 +76,12 @@ def render(subject: Subject, n_records: int = RECORDS, progress: Progress = SILE
     """(the page, how many recordings it holds, what could not be shown)."""
     chosen = choose_records(subject, n_records, _audited(subject))
     recordings, remarks = embed_recordings(subject, chosen, progress)
-    atlas = atlas_of(subject, progress)
-    colours = _cluster_data(subject)
-    glance = Section("glance", "At a glance", "", template="glance.html", content=tiles(subject))
     uncertainty = uncertainty_section(subject)
     uncertainty.blocks += evaluated(subject, UNCERTAINTY)
     sections = [
-        glance,
+        glance_section(subject),
         recordings_section(subject, recordings, remarks),
-        atlas_section(subject, atlas),
+        atlas_section(subject, atlas_of(subject, progress)),
         surrogate_section(subject),
         correlation_section(subject),
         uncertainty,
@@ -100,7 +95,7 @@ def render(subject: Subject, n_records: int = RECORDS, progress: Progress = SILE
         title=subject.spec.name,
         subtitle=_subtitle(subject),
         sections=sections,
-        clusters=colours,
+        clusters=_cluster_data(subject),
         outputs={
             "target": subject.target or "label",
             "kind": subject.spec.output.kind,

@@ -6,20 +6,14 @@ The first six are those of Okabe & Ito (2008, "Color Universal Design"). Each fu
 sRGB gamut as the colour farthest, in Oklab, from all before it, where the distance of two colours is the least of
 those that normal, protan, deutan and tritan eyes see (simulated after Machado et al. 2009, IEEE TVCG 15:1291). So the
 low ids are well apart for everybody; no fifty colours are, which is why figures also print the ids.
-
-SVG as text: elements whose attributes and contents are escaped, so that data stays data.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
-from markupsafe import Markup
 from matplotlib.axes import Axes
-from numpy.typing import NDArray
 
 MM_PER_S = 25.0
 MM_PER_MV = 10.0
@@ -80,20 +74,3 @@ def ink_on(cluster: int) -> str:
     linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in colour_of(cluster)]
     luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
     return "white" if luminance < 0.18 else "black"
-
-
-def joined(parts: Iterable[Markup]) -> Markup:
-    """Elements one after the other."""
-    return Markup("").join(parts)
-
-
-def polyline(x: NDArray[np.floating], y: NDArray[np.floating], digits: int = 2) -> str:
-    """The `d` of a path through these points; where y is not finite the line is broken."""
-    commands, pen_down = [], False
-    for px, py in zip(np.round(x, digits).tolist(), np.round(y, digits).tolist(), strict=True):
-        if py != py:
-            pen_down = False
-            continue
-        commands.append(f"{'L' if pen_down else 'M'}{px:g} {py:g}")
-        pen_down = True
-    return "".join(commands)

@@ -29,7 +29,7 @@ from ecgscale.passes.probe.probe import probe_store
 from ecgscale.passes.probe.schema import SCHEMA
 from ecgscale.progress import SILENT, Progress
 from ecgscale.report.ecg_paper import draw_recording
-from ecgscale.report.explained import ExplainedRecording, load_explained, told_outputs
+from ecgscale.report.explained import ExplainedRecording, load_explained, outputs_text
 from ecgscale.report.relations import class_groups
 from ecgscale.report.subject import Subject
 from ecgscale.store.dataset import open_explanations
@@ -100,7 +100,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class WrittenStudy:
-    """Where the folder and the key are, and what was told."""
+    """Where the folder and the key are, and what could not be shown."""
 
     folder: Path
     key: Path
@@ -196,7 +196,7 @@ def _figure(record: ExplainedRecording, picture: Picture, heat: Heat | None) -> 
         record.entropy if clusters else None,
         heat=heat if picture.kind == GRADCAM else None,
         title=f"Session {picture.session}, picture {picture.number}",
-        subtitle=f"the network says: {told_outputs(record.outputs)}",
+        subtitle=f"the network says: {outputs_text(record.outputs)}",
     )
 
 

@@ -12,6 +12,7 @@ Names are for readers alone: nothing is computed from them, and the model's iden
 from __future__ import annotations
 
 import json
+import shlex
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
@@ -151,6 +152,11 @@ class Subject:
     def is_regression(self) -> bool:
         """Whether the network gives a value instead of classes."""
         return self.spec.output.kind == "regression"
+
+    def command(self, words: str) -> str:
+        """`ecgscale WORDS` with ROOT and TARGET filled in, as it can be typed."""
+        words = words.replace("ROOT", shlex.quote(str(self.root)))
+        return f"ecgscale {words.replace('TARGET', self.target or 'COLUMN')}"
 
     def decided(self) -> NDArray[np.bool_]:
         """(M, n) which classes the network says of each record; all False for a regression."""

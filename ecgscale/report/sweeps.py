@@ -1,8 +1,4 @@
-"""Sweeps as curves where what was varied has an order, and as tables where it has none.
-
-A sweep as one figure: the elbow of the explained variance, the plateau of the surrogate, stability, and the other
-axes.
-"""
+"""Sweeps as curves where what was varied has an order, as tables, and as one figure of all that was varied."""
 
 from __future__ import annotations
 
@@ -15,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ecgscale.evaluate.written import Evaluation
-from ecgscale.report.charts import Series
+from ecgscale.report.charts import LINES, SOFT, Series, line_chart, plot_lines
 from ecgscale.tables import Row, Table, number, readable, written
 
 _TITLES = {
@@ -53,6 +49,10 @@ class SweepChart:
     series: Sequence[Series]
     caption: str
     x_names: Sequence[str] | None = None
+
+    def draw(self, title: str = "") -> Figure:
+        """A line a score, with its spread."""
+        return line_chart(self.series, self.x_axis, self.y_axis, self.x_names, title=title)
 
 
 def sweep_series(found: Evaluation) -> list[SweepChart]:
@@ -92,11 +92,10 @@ def _sd(row: Mapping[str, Any], name: str) -> str:
 
 
 def _chart(axis: str, rows: Rows, facts: Mapping[str, Any]) -> SweepChart:
-    scores = [name for name in _ON_CHARTS if sum(row.get(name) is not None for row in rows) >= 2][:_MOST_LINES]
     # Numbers of records double from one to the next: equal steps, named.
     names = [written(int(row["x"])) for row in rows] if axis == "records" else None
-    x = [float(place) for place in range(len(rows))] if names else [float(row["x"]) for row in rows]
-    series = [Series(_SCORES[name], x, _values(rows, name), _values(rows, f"{name}_sd")) for name in scores]
+    x = [float(place) for place in range(len(rows))] if names else None
+    series = _series(rows, {name: _SCORES[name] for name in _ON_CHARTS}, 2, x)[:_MOST_LINES]
     return SweepChart(_TITLES[axis], _ORDERED[axis], "score", series, _caption(axis, facts), names)
 
 
@@ -105,80 +104,73 @@ def _values(rows: Sequence[Mapping[str, Any]], name: str) -> list[float]:
 
 
 def _caption(axis: str, facts: Mapping[str, Any]) -> str:
-    told = f"On {written(facts.get('records'))} records that took no part in the fits; bars: SD over seeds."
+    text = f"On {written(facts.get('records'))} records that took no part in the fits; bars: SD over seeds."
     if axis == "clusters":
         elbow, plateau = facts.get("elbow"), facts.get("plateau")
         if elbow is not None:
-            told += f" The explained variance bends at K = {elbow:g}."
+            text += f" The explained variance bends at K = {elbow:g}."
         if plateau is not None:
-            told += f" From K = {plateau:g} on, {_SCORES.get(str(facts.get('plateau_score')), 'the score')} is flat."
-    return told
-
-
-_SCORE_NAMES = {"agreement": "agreement with the network", "r2": "R² to the network"}
-_INK, _SECOND, _THIRD = "#1b4f72", "#b9770e", "#5d6d7e"
+            text += f" From K = {plateau:g} on, {_SCORES.get(str(facts.get('plateau_score')), 'the score')} is flat."
+    return text
 
 
 def draw_sweep(facts: Mapping[str, Any]) -> Figure:
-    """The figure of `sweep_result.SweepResult.to_dict()`."""
+    """The figure of `SweepResult.to_dict()`: elbow, plateau, stability, and what else was varied."""
     figure = Figure(figsize=(11, 10), layout="constrained")
-    axes = figure.subplots(3, 2)
+    panels = figure.subplots(3, 2).flat
     summary, score = facts["summary"], str(facts["plateau_score"])
-    name = _SCORE_NAMES.get(score, score)
+    name = {"agreement": "agreement with the network", "r2": "R² to the network"}.get(score, score)
     clusters = [row for row in summary.get("clusters", ()) if row["x"] is not None]
-    x = [row["x"] for row in clusters]
-    _line(axes[0, 0], x, clusters, "explained_variance", "explained variance", _INK)
-    _mark(axes[0, 0], facts["elbow"], "elbow")
-    axes[0, 0].set(xlabel="clusters K", ylabel="explained variance", title="K-means")
-    _line(axes[0, 1], x, clusters, score, name, _INK)
-    _mark(axes[0, 1], facts["plateau"], "plateau from")
-    axes[0, 1].set(xlabel="clusters K", ylabel=name, title="Surrogate")
-    for key, told, colour in (
-        ("ari_seeds", "ARI, other seeds", _INK),
-        ("ari_parts", "ARI, a third of patients left out", _SECOND),
-        ("information", "of the waves' entropy explained", _THIRD),
-    ):
-        _line(axes[1, 0], x, clusters, key, told, colour)
-    axes[1, 0].set(xlabel="clusters K", ylim=(0, 1), title="Stability and localisation")
     records = [row for row in summary.get("records", ()) if row["x"] is not None]
-    sizes = [row["x"] for row in records]
-    _line(axes[1, 1], sizes, records, score, name, _INK)
-    _line(axes[1, 1], sizes, records, "ari_seeds", "ARI, other seeds", _SECOND)
-    axes[1, 1].set(xlabel="training records of K-means", title="Training records")
-    if sizes:
-        axes[1, 1].set_xscale("log")
-    _bars(axes[2, 0], summary.get("layers", ()), score, name, "Tapped layers")
-    _bars(axes[2, 1], summary.get("depth", ()), score, name, "Depth factors, shallowest block first")
-    for axis in axes.flat:
-        # What was not varied has no panel.
-        axis.set_visible(axis.has_data())
-        if axis.get_legend_handles_labels()[0]:
-            axis.legend(frameon=False, fontsize=8)
+    stability = {
+        "ari_seeds": "ARI, other seeds",
+        "ari_parts": "ARI, a third of patients left out",
+        "information": "of the waves' entropy explained",
+    }
+    lines = (
+        ("K-means", "clusters K", clusters, {"explained_variance": "explained variance"}),
+        ("Surrogate", "clusters K", clusters, {score: name}),
+        ("Stability and localisation", "clusters K", clusters, stability),
+        ("Training records", "training records of K-means", records, {score: name, "ari_seeds": "ARI, other seeds"}),
+    )
+    for axes, (title, x_axis, rows, scores) in zip(panels, lines, strict=False):
+        plot_lines(axes, _series(rows, scores, 1), x_axis, name if title == "Surrogate" else "")
+        axes.set_title(title)
+        axes.set_visible(axes.has_data())
+    for axes, elbow, label in ((panels[0], facts["elbow"], "elbow"), (panels[1], facts["plateau"], "plateau from")):
+        if elbow is not None:
+            axes.axvline(elbow, color=SOFT, linestyle=":", label=f"{label} K = {elbow:g}")
+    panels[2].set_ylim(0, 1)
+    if records:
+        panels[3].set_xscale("log")
+    for axes, axis, title in (
+        (panels[4], "layers", "Tapped layers"),
+        (panels[5], "depth", "Depth factors, shallowest block first"),
+    ):
+        _points(axes, [row for row in summary.get(axis, ()) if row.get(score) is not None], score)
+        axes.set(xlabel=name, title=title)
+        axes.set_visible(axes.has_data())
+    for axes in panels:
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(frameon=False, fontsize=8)
     return figure
 
 
-def _line(axis: Axes, x: Sequence[float], rows: Sequence[Mapping[str, Any]], key: str, told: str, colour: str) -> None:
-    """One score over x with its SD over seeds as bars; nothing where no row has it."""
-    points = [
-        (at, row[key], row.get(f"{key}_sd") or 0.0) for at, row in zip(x, rows, strict=True) if row.get(key) is not None
+def _series(rows: Rows, scores: Mapping[str, str], fewest: int, x: Sequence[float] | None = None) -> list[Series]:
+    """A line a score that at least so many rows have, with its SD over seeds; over `x`, or what was varied."""
+    x = [float(row["x"]) for row in rows] if x is None else x
+    return [
+        Series(words, x, _values(rows, key), _values(rows, f"{key}_sd"))
+        for key, words in scores.items()
+        if sum(row.get(key) is not None for row in rows) >= fewest
     ]
-    if points:
-        at, value, sd = np.array(points, float).T
-        axis.errorbar(at, value, sd, marker="o", markersize=4, capsize=2, color=colour, label=told)
 
 
-def _mark(axis: Axes, x: float | None, told: str) -> None:
-    if x is not None:
-        axis.axvline(x, color=_THIRD, linestyle=":", label=f"{told} K = {x:g}")
-
-
-def _bars(axis: Axes, rows: Sequence[Mapping[str, Any]], key: str, name: str, title: str) -> None:
-    known = [row for row in rows if row.get(key) is not None]
-    if not known:
-        return
-    places = np.arange(len(known))
-    values = [row[key] for row in known]
-    axis.errorbar(values, places, xerr=[row.get(f"{key}_sd") or 0.0 for row in known], fmt="o", color=_INK, capsize=2)
-    axis.set_yticks(places, [str(row["setting"]) for row in known], fontsize=7)
-    axis.invert_yaxis()
-    axis.set(xlabel=name, title=title)
+def _points(axes: Axes, rows: Rows, score: str) -> None:
+    """One score of every setting, settings below one another."""
+    if rows:
+        places = np.arange(len(rows))
+        spread = [row.get(f"{score}_sd") or 0.0 for row in rows]
+        axes.errorbar([row[score] for row in rows], places, xerr=spread, fmt="o", color=LINES[0], capsize=2)
+        axes.set_yticks(places, [str(row["setting"]) for row in rows], fontsize=7)
+        axes.invert_yaxis()

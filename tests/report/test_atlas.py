@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 
 from ecgscale.evaluate.written import write_evaluation
 from ecgscale.report.atlas import CYCLE, atlas_of, segment_averages
-from ecgscale.report.charts import Beat, Series, beat_chart, box_chart, line_chart, reach_of
+from ecgscale.report.charts import Beat, Series, beat_chart, box_chart, inline, line_chart, reach_of
 from ecgscale.report.reader_study import heat_of
 from ecgscale.report.relations import Group
 from ecgscale.report.subject import open_subject
@@ -76,7 +77,7 @@ def test_a_localisation_gives_beats_and_the_cycle(published: PublishedRoot, tmp_
     own = atlas.clusters[1]
     assert own.beat is not None
     assert own.beat.inside.max() == 1.0
-    assert own.beat_told.startswith("at most 50")
+    assert own.beat_summary.startswith("at most 50")
     assert own.cycle == {"QRS": 0.7, "T": 0.3}
     assert set(own.cycle) < set(CYCLE)
     assert atlas.clusters[3].importance == 0.02
@@ -92,9 +93,18 @@ def test_charts_are_svg_and_survive_gaps() -> None:
     assert "V&lt;1&gt;" in drawn
     assert 'aria-label="a &#34;beat&#34;"' in drawn
     assert "NaN" not in drawn.replace("nan", "NaN")
-    lines = [Series("a", [5, 10], [0.5, float("nan")], [0.1, float("nan")]), Series("b", [5, 10], [0.2, 0.9])]
-    assert "NaN" not in str(line_chart(lines, "l", "x", "y")).replace("nan", "NaN")
-    assert str(box_chart([Group("<g>", 5, (0.1, 0.1, 0.1, 0.1, 0.1))], "l", "x")).count("&lt;g&gt;") == 1
+    lines = [Series("$\\frac{", [5, 10], [0.5, float("nan")], [0.1, float("nan")]), Series("<b>", [5, 10], [0.2, 0.9])]
+    drawn = inline(line_chart(lines, "x", "<y>"), '"l"')
+    assert "NaN" not in drawn.replace("nan", "NaN")
+    assert drawn.startswith('<svg class="chart" role="img" aria-label="&#34;l&#34;"')
+    assert "$\\frac{" in drawn, "a dollar sign in a name is no formula"
+    assert "&lt;b&gt;" in drawn
+    assert "&lt;y&gt;" in drawn
+    boxes = inline(box_chart([Group("<g>", 5, (0.1, 0.1, 0.1, 0.1, 0.1))], "x"), "l")
+    assert boxes.count("&lt;g&gt;") == 1
+    for svg in (drawn, boxes):
+        assert "var(--s0)" in svg, "colours are the page's"
+        assert not re.search(r"<style|<script|<metadata|<\?xml|#0072b2|<!--", svg)
 
 
 def test_sweeps_are_charts_and_tables(published: PublishedRoot, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ecgscale.report.choice import AUDITED, DISAGREES, DRAWN, UNCERTAIN, choose_records, disagreement
+from ecgscale.report.recordings import AUDITED, DISAGREES, DRAWN, UNCERTAIN, choose_records, disagreement
 from ecgscale.report.subject import Subject, open_subject
 from tests.report.published_root import publish_by_hand
 

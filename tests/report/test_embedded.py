@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from ecgscale.errors import ShardError
 from ecgscale.leads import CANONICAL_LEADS, derive_limb_leads
-from ecgscale.report.choice import Recording, choose_records, read_recordings
-from ecgscale.report.embedded import embed_recordings, packed_signal
+from ecgscale.report.recordings import Recording, choose_records, embed_recordings, packed_signal, read_recordings
 from ecgscale.report.subject import open_subject
 from tests.report.published_root import publish_by_hand
 

@@ -13,7 +13,7 @@ from ecgscale.errors import UsageError
 from ecgscale.leads import CANONICAL_LEADS
 from ecgscale.report.charts import Series
 from ecgscale.report.ecg_paper import draw_recording
-from ecgscale.report.figures import draw_surrogate, draw_sweep, save, slug, write_figures
+from ecgscale.report.figures import draw_surrogate, save, slug, write_figures
 from ecgscale.report.reader_study import arrange, draw_cases, write_study
 from ecgscale.report.subject import Subject, open_subject
 from ecgscale.report.sweeps import SweepChart
@@ -43,7 +43,7 @@ def test_a_figure_has_the_same_bytes_again(tmp_path: Path) -> None:
 
 def test_sweeps_have_a_line_a_score() -> None:
     series = [Series("agreement", [5, 10, 20], [0.8, 0.9, 0.91], [0.01, 0.01, float("nan")])]
-    figure = draw_sweep(SweepChart("Number of clusters", "K", "score", series, ""))
+    figure = SweepChart("Number of clusters", "K", "score", series, "").draw()
     assert figure.axes[0].get_xlabel() == "K"
 
 

@@ -6,14 +6,17 @@ import base64
 import hashlib
 import json
 import re
+import shlex
 import shutil
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
 
+import click
 import pyarrow as pa
 import pytest
 
+from ecgscale.cli import main
 from ecgscale.encoders.seen import SEEN_FILE
 from ecgscale.encoders.spec import SPEC_FILE
 from ecgscale.errors import UsageError
@@ -33,6 +36,7 @@ class Parsed(HTMLParser):
     tags: list[tuple[str, dict[str, str | None]]] = field(default_factory=list)
     scripts: dict[str, str] = field(default_factory=dict)
     text: list[str] = field(default_factory=list)
+    code: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -51,6 +55,8 @@ class Parsed(HTMLParser):
             self.scripts[attributes.get("id") or "code"] = data
         elif self.path and self.path[-1] != "style":
             self.text.append(data)
+            if self.path and self.path[-1] == "code":
+                self.code.append(data)
 
 
 def parsed(text: str) -> Parsed:
@@ -80,6 +86,23 @@ def test_it_says_what_there_is_and_how_to_make_the_rest(page: Parsed, published:
         assert f"ecgscale {command} {published.root}" in text
     assert "folds it learnt from" in text
     assert {"Drift", "Order in time", "Probes"}.isdisjoint(page.text), "optional, and not there"
+
+
+def test_every_command_that_is_recommended_exists(page: Parsed, published: PublishedRoot) -> None:
+    """On the page, where click takes it as it stands; and in backticks anywhere in the report's sentences."""
+    context = click.Context(main)
+    shown = [shlex.split(text) for text in page.code if text.startswith("ecgscale ")]
+    assert {words[1] for words in shown} == {"surrogate", "localise", "sweep", "audit", "uncertainty", "report"}
+    for words in shown:
+        command = main.get_command(context, words[1])
+        assert command is not None, words
+        command.make_context(words[1], words[2:])
+    for path in (Path(__file__).parents[2] / "ecgscale" / "report").glob("*.py"):
+        for name, rest in re.findall(r"`ecgscale ([a-z-]+)([^`]*)`", path.read_text()):
+            command = main.get_command(context, name)
+            assert command is not None, f"{path.name}: ecgscale {name}"
+            known = {option for parameter in command.params for option in parameter.opts}
+            assert set(re.findall(r"--[a-z-]+", rest)) <= known, f"{path.name}: ecgscale {name}{rest}"
 
 
 def test_data_for_scripts_is_data(page: Parsed) -> None:

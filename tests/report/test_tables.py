@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from ecgscale.errors import UsageError
-from ecgscale.report.evaluated import facts_of
+from ecgscale.report.facts import facts_of
 from ecgscale.report.subject import NAMES_FILE, read_names
-from ecgscale.report.surrogate_tables import figure_rows, importance_of, surrogate_tables
+from ecgscale.report.surrogate import figure_rows, importance_of, surrogate_tables
 
 
 def test_facts_become_pairs_tables_and_remarks() -> None:

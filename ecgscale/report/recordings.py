@@ -1,15 +1,21 @@
-"""Chosen recordings in the form that a page carries: plain JSON, samples as base64 of int16.
+"""The recordings that a report shows: which and why, their signals, and all in the form that a page carries.
 
-What the eye cannot tell apart on paper is left out: rates above 300 Hz come down to 250 Hz, and limb leads that follow
-from I and II are not stored twice. Times are seconds from the recording's first sample, as everywhere.
+A report holds a bounded number of recordings whatever the size of the archive: the most uncertain, those where network
+and label part, the typical of each class. Every one says why it was chosen, and the same dataset gives the same choice.
+
+The page carries plain JSON, samples as base64 of int16. What the eye cannot tell apart on paper is left out: rates
+above 300 Hz come down to 250 Hz, and limb leads that follow from I and II are not stored twice. Times are seconds from
+the recording's first sample, as everywhere.
 """
 
 from __future__ import annotations
 
 import base64
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -18,12 +24,19 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from scipy.signal import resample_poly
 
+from ecgscale.archive import Archive
+from ecgscale.archive.reader import chosen_batches
+from ecgscale.errors import ArchiveError, ShardError
 from ecgscale.leads import CANONICAL_LEADS, derive_limb_leads
 from ecgscale.progress import SILENT, Progress
-from ecgscale.report.choice import Recording, disagreement, read_recordings
+from ecgscale.report.blocks import Section, remark
 from ecgscale.report.subject import Subject
 from ecgscale.store.dataset import open_explanations
 from ecgscale.tables import readable
+
+UNCERTAIN, DISAGREES, AUDITED = "most uncertain", "label disagreement", "label audit"
+TYPICAL, DRAWN = "typical", "drawn"
+"""Why a recording is shown; `TYPICAL` is followed by a class."""
 
 DISPLAY_RATE, FINE_RATE = 250.0, 300.0
 LONGEST_S, SHOWN_S = 12.0, 10.0
@@ -36,6 +49,127 @@ _FACTS = ("age", "sex", "rhythm", "site", "device", "fold")
 _ENTROPY_RATE = 100.0
 
 
+def choose_records(subject: Subject, n: int, audited: Sequence[str] = ()) -> dict[int, list[str]]:
+    """Row number → reasons, of up to `n` explained records.
+
+    Equal parts go to the most uncertain, to those where the network disagrees most with the label, to the first of a
+    label audit where there was one, and to the records nearest to the middle of each class; where there are too few of
+    a kind, seeded draws take the places. A record chosen twice has both reasons.
+    """
+    n = min(n, len(subject.rows))
+    room = n // (4 if audited else 3)
+    number = {record: row for row, record in enumerate(subject.rows.record_ids)}
+    chosen: dict[int, list[str]] = {}
+    for reason, queue in (
+        (UNCERTAIN, _by(subject.rows.mean_entropy)),
+        (AUDITED, [number[record] for record in audited if record in number]),
+        (DISAGREES, _most_disagreeing(subject)),
+    ):
+        for row in queue[:room]:
+            _add(chosen, row, reason)
+    typical = _typical(subject)
+    while len(chosen) < n and (pick := next(typical, None)):
+        _add(chosen, *pick)
+    rest = [row for row in np.random.default_rng(0).permutation(len(subject.rows)).tolist() if row not in chosen]
+    return chosen | {row: [DRAWN] for row in rest[: n - len(chosen)]}
+
+
+def disagreement(subject: Subject) -> NDArray[np.float64]:
+    """(M,) how far the network's output is from the label: the largest |p − label| over classes, or |value − label|.
+
+    NaN where the label is not known.
+    """
+    rows, truth = subject.rows, subject.rows.truth
+    if truth is None:
+        return np.full(len(rows), np.nan)
+    if subject.is_regression:
+        apart = np.abs(rows.outputs[:, 0] - truth.y)
+    elif subject.spec.output.kind == "multiclass":
+        apart = 1.0 - np.where(subject.labelled(), rows.outputs, 0.0).sum(axis=1)
+    else:
+        apart = np.abs(rows.outputs - subject.labelled()).max(axis=1)
+    return np.asarray(np.where(truth.known, apart, np.nan), dtype=np.float64)
+
+
+def _add(chosen: dict[int, list[str]], row: int, reason: str) -> None:
+    reasons = chosen.setdefault(row, [])
+    if reason not in reasons:
+        reasons.append(reason)
+
+
+def _by(values: NDArray[np.floating]) -> list[int]:
+    """Rows in falling order of values, those without a value left out."""
+    order = np.argsort(-values, kind="stable")
+    return [int(row) for row in order if np.isfinite(values[row])]
+
+
+def _most_disagreeing(subject: Subject) -> list[int]:
+    """Rows in which a decision differs from a label, worst first; for a regression the largest errors."""
+    distance = disagreement(subject)
+    if not subject.is_regression and subject.rows.truth is not None:
+        distance = np.where((subject.decided() == subject.labelled()).all(axis=1), np.nan, distance)
+    return _by(distance)
+
+
+def _typical(subject: Subject) -> Iterator[tuple[int, str]]:
+    """(row, reason) going round the classes: the records nearest to a class's mean proportions, if called right."""
+    queues = []
+    for name, members in _groups(subject).items():
+        if len(members):
+            x = subject.rows.proportions[members].astype(np.float64)
+            distance = ((x - x.mean(axis=0)) ** 2).sum(axis=1)
+            queues.append([(int(row), f"{TYPICAL}: {name}") for row in members[np.argsort(distance, kind="stable")]])
+    for picks in zip_longest(*queues):
+        yield from (pick for pick in picks if pick is not None)
+
+
+def _groups(subject: Subject) -> dict[str, NDArray[np.int64]]:
+    """Members of each class; for a regression, of each third of its values."""
+    if subject.is_regression:
+        values = subject.rows.outputs[:, 0]
+        low, high = np.quantile(values, [1 / 3, 2 / 3])
+        thirds = {"low": values <= low, "middle": (values > low) & (values < high), "high": values >= high}
+        return {name: np.flatnonzero(inside) for name, inside in thirds.items()}
+    decided, labelled = subject.decided(), subject.labelled()
+    known = subject.rows.truth is not None
+    agreed = (decided == labelled).all(axis=1) if known else np.ones(len(decided), dtype=bool)
+    return {name: np.flatnonzero(decided[:, i] & agreed) for i, name in enumerate(subject.classes)}
+
+
+@dataclass(frozen=True)
+class Recording:
+    """(n_leads, n_samples) millivolts at `rate` Hz; `leads` in the order of the rows."""
+
+    record_id: str
+    signal_mv: NDArray[np.float64]
+    leads: tuple[str, ...]
+    rate: float
+
+
+def read_recordings(
+    archive: Archive, wanted: Mapping[str, Sequence[str]], unreadable: list[str] | None = None
+) -> Iterator[Recording]:
+    """The recordings of these names, shard key → record ids; those that a shard does not hold any more are left out.
+
+    A shard that cannot be read, or is gone, raises `ShardError` or `ArchiveError`, or is left out and named in
+    `unreadable` where such a list is given.
+    """
+    for key in sorted(wanted):
+        try:
+            yield from _of_shard(archive, key, wanted[key])
+        except (ShardError, ArchiveError) as error:
+            if unreadable is None:
+                raise
+            unreadable.append(str(error))
+
+
+def _of_shard(archive: Archive, key: str, names: Sequence[str]) -> Iterator[Recording]:
+    for batch, rows in chosen_batches(archive, {key: names}):
+        for i in rows:
+            signal_mv = batch.signal(i).astype(np.float64) / float(batch.units_per_mv[i])
+            yield Recording(str(batch.record_ids[i]), signal_mv, batch.leads[i], float(batch.sampling_rate[i]))
+
+
 def embed_recordings(
     subject: Subject, chosen: Mapping[int, list[str]], progress: Progress = SILENT
 ) -> tuple[list[dict[str, Any]], list[str]]:
@@ -45,14 +179,14 @@ def embed_recordings(
     """
     remarks: list[str] = [subject.archive_note] if subject.archive is None else []
     segments = _segments(subject, chosen)
-    told = {row: facts | segments[row] for row, facts in _descriptions(subject, chosen).items()}
+    found = {row: facts | segments[row] for row, facts in _descriptions(subject, chosen).items()}
     numbers = {subject.rows.record_ids[row]: row for row in chosen}
     if subject.archive is not None:
         with progress.stage("signals", len(chosen), "recordings") as stage:
             for recording in read_recordings(subject.archive, by_shard(subject, chosen), remarks):
-                told[numbers[recording.record_id]] |= packed_signal(recording)
+                found[numbers[recording.record_id]] |= packed_signal(recording)
                 stage.advance()
-    return sorted(told.values(), key=lambda record: (-record["mean_entropy"], record["id"])), remarks
+    return sorted(found.values(), key=lambda record: (-record["mean_entropy"], record["id"])), remarks
 
 
 def by_shard(subject: Subject, rows: Mapping[int, Any] | NDArray[np.integer]) -> dict[str, list[str]]:
@@ -181,9 +315,26 @@ def _seen(subject: Subject, row: int) -> str:
 
 
 def _plain(name: str, value: Any) -> str:
-    told = f"{value:g}" if isinstance(value, float) else str(value)
-    return readable(told) if name == "rhythm" else told
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return readable(text) if name == "rhythm" else text
 
 
 def _base64(values: NDArray) -> str:
     return base64.b64encode(np.ascontiguousarray(values).tobytes()).decode("ascii")
+
+
+def recordings_section(subject: Subject, recordings: list[dict[str, Any]], remarks: list[str]) -> Section:
+    """The browser: which recordings are on the page and why, with warnings that belong to them."""
+    there = {reason.split(":")[0] for record in recordings for reason in record["reasons"]}
+    reasons = [reason for reason in (UNCERTAIN, DISAGREES, AUDITED, TYPICAL, DRAWN) if reason in there]
+    classes = [] if subject.is_regression else list(subject.classes)
+    section = Section(
+        "recordings",
+        "Recordings",
+        f"{len(recordings)} of {len(subject.rows):,} explained recordings: the most uncertain, those where the "
+        "network and the label disagree, and typical ones. Move over the paper to read time, cluster and entropy.",
+        template="recordings.html",
+        content={"reasons": reasons, "classes": classes, "recordings": len(recordings)},
+    )
+    section.blocks += [remark(text, warn=True) for text in remarks]
+    return section
