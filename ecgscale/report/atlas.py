@@ -13,10 +13,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from markupsafe import Markup
 from numpy.typing import NDArray
-from scipy.signal import resample_poly
 
 from ecgscale.evaluate.published import draw_records
 from ecgscale.leads import CANONICAL_LEADS, MissingLeads, derive_limb_leads
@@ -24,11 +22,10 @@ from ecgscale.progress import SILENT, Progress
 from ecgscale.report.blocks import Section, missing, swatch
 from ecgscale.report.charts import Beat, beat_chart, reach_of
 from ecgscale.report.page import PALETTE
-from ecgscale.report.recordings import DISPLAY_RATE, Recording, as_ratio, by_shard, read_recordings
+from ecgscale.report.recordings import DISPLAY_RATE, Recording, by_shard, displayed, edges_of, read_recordings
 from ecgscale.report.relations import class_groups, group_means
 from ecgscale.report.subject import LONGEST_NAME, NAMES_FILE, Subject
 from ecgscale.report.surrogate import COMMAND, importance_of, surrogate_of
-from ecgscale.store.dataset import open_explanations
 from ecgscale.tables import percent
 
 SAMPLE_RECORDS = 256
@@ -39,14 +36,12 @@ _CLASSES_ON_CARD = 8
 
 @dataclass(frozen=True)
 class Average:
-    """Mean of a cluster's segments: (n_leads, n_times) mV, NaN where no recording has the lead; times in seconds.
+    """Mean of a cluster's segments, NaN where no recording has the lead; the tint is as wide as half of them.
 
     `median_s` is how long a segment of the cluster is in the middle.
     """
 
-    times: NDArray[np.float64]
-    signal_mv: NDArray[np.float64]
-    leads: tuple[str, ...]
+    beat: Beat
     median_s: float
     segments: int
     records: int
@@ -61,7 +56,12 @@ def segment_averages(subject: Subject, progress: Progress = SILENT) -> dict[int,
     if subject.archive is None:
         return {}
     rows = draw_records(len(subject.rows), SAMPLE_RECORDS, seed=0)
-    segments = _segments(subject, [subject.rows.record_ids[row] for row in rows])
+    columns = ["segments", "start_s", "sampling_rate", "valid_stop"]
+    explained = subject.explained((subject.rows.record_ids[row] for row in rows), columns)
+    segments = {
+        row["record_id"]: (edges_of(row), np.array([segment["cluster"] for segment in row["segments"]]))
+        for row in explained
+    }
     width = round(HALF_WINDOW_S * DISPLAY_RATE)
     sums = _Sums(subject.model.n_clusters, width)
     with progress.stage("average beats", len(rows), "recordings") as stage:
@@ -100,23 +100,17 @@ class _Sums:
         for cluster, counts in enumerate(self.counts):
             if counts.max() >= FEWEST_SEGMENTS:
                 mean = self.sums[cluster] / np.where(counts > 0, counts, np.nan)[:, None]
-                seconds = np.concatenate(self.durations[cluster])
-                found[cluster] = Average(
-                    times=self.offsets / DISPLAY_RATE,
-                    signal_mv=mean,
-                    leads=CANONICAL_LEADS,
-                    median_s=float(np.median(seconds)),
-                    segments=int(counts.max()),
-                    records=len(self.durations[cluster]),
-                )
+                median_s = float(np.median(np.concatenate(self.durations[cluster])))
+                times = self.offsets / DISPLAY_RATE
+                beat = Beat(times, mean, CANONICAL_LEADS, (np.abs(times) <= median_s / 2).astype(np.float64))
+                found[cluster] = Average(beat, median_s, int(counts.max()), len(self.durations[cluster]))
         return found
 
 
 def _twelve_leads(recording: Recording) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """((12, T) mV at the display rate, each lead less its median; 0 where a lead is not there, (12,) which are)."""
     signal = recording.signal_mv - np.median(recording.signal_mv, axis=1, keepdims=True)
-    ratio = as_ratio(DISPLAY_RATE / recording.rate)
-    signal = resample_poly(signal, ratio.numerator, ratio.denominator, axis=1, padtype="line")
+    signal, _ = displayed(signal, recording.rate)
     out, there = np.zeros((len(CANONICAL_LEADS), signal.shape[1])), np.ones(len(CANONICAL_LEADS), dtype=bool)
     for place, lead in enumerate(CANONICAL_LEADS):
         try:
@@ -124,26 +118,6 @@ def _twelve_leads(recording: Recording) -> tuple[NDArray[np.float64], NDArray[np
         except MissingLeads:
             there[place] = False
     return out, there
-
-
-def _segments(subject: Subject, record_ids: list[str]) -> dict[str, tuple[NDArray[np.float64], NDArray[np.int64]]]:
-    """record id → (edges in seconds of the recording, cluster of each segment)."""
-    columns = ["record_id", "segments", "start_s", "sampling_rate", "valid_stop"]
-    wanted = (pc.field("status") == "ok") & pc.field("record_id").isin(pa.array(record_ids, pa.string()))
-    table = open_explanations(subject.root, subject.dataset_id).to_table(columns=columns, filter=wanted)
-    found: dict[str, Any] = {}
-    for batch in table.to_batches():
-        each = batch.column("segments")
-        starts = each.flatten().field("start").to_numpy()
-        clusters = each.flatten().field("cluster").to_numpy().astype(np.int64)
-        offsets = each.offsets.to_numpy() - each.offsets[0].as_py()
-        ids, stops = batch.column("record_id").to_pylist(), batch.column("valid_stop").to_numpy()
-        start_s, rates = batch.column("start_s").to_numpy(), batch.column("sampling_rate").to_numpy().astype(float)
-        for i, name in enumerate(ids):
-            part = slice(offsets[i], offsets[i + 1])
-            edges = start_s[i] + np.append(starts[part], stops[i]) / rates[i]
-            found[name] = (edges, clusters[part])
-    return found
 
 
 SHOWN_LEADS = ("II", "V1", "V5")
@@ -186,7 +160,8 @@ def atlas_of(subject: Subject, progress: Progress = SILENT) -> Atlas:
     if not aligned:
         beats, summaries = _centred_beats(subject, progress)
     means = group_means(rows.proportions, groups := class_groups(subject))
-    importance, cycles = _importance(subject), _cycles(subject)
+    surrogate, cycles = surrogate_of(subject), _cycles(subject)
+    importance = importance_of(subject.evaluations[surrogate].facts) if surrogate else {}
     overall, present = rows.proportions.mean(axis=0, dtype=np.float64), (rows.proportions >= PRESENT).mean(axis=0)
     facts = tuple(
         ClusterFacts(
@@ -210,11 +185,6 @@ def shown_leads(beats: Mapping[int, Beat]) -> tuple[str, ...]:
     there = next((beat.leads for beat in beats.values()), CANONICAL_LEADS)
     usual = [lead for lead in SHOWN_LEADS if lead in there]
     return tuple([*usual, *(lead for lead in there if lead not in usual)][:3])
-
-
-def _importance(subject: Subject) -> dict[int, float]:
-    name = surrogate_of(subject)
-    return importance_of(subject.evaluations[name].facts) if name else {}
 
 
 def _cycles(subject: Subject) -> dict[int, dict[str, float]]:
@@ -249,15 +219,13 @@ def _aligned_beats(subject: Subject) -> tuple[dict[int, Beat], dict[int, str]]:
 
 
 def _centred_beats(subject: Subject, progress: Progress) -> tuple[dict[int, Beat], dict[int, str]]:
-    beats, summaries = {}, {}
-    for k, average in segment_averages(subject, progress).items():
-        inside = (np.abs(average.times) <= average.median_s / 2).astype(np.float64)
-        beats[k] = Beat(average.times, average.signal_mv, average.leads, inside)
-        summaries[k] = (
-            f"mean of {average.segments:,} segments in {average.records} recordings, half of them longer than "
-            f"{1000 * average.median_s:.0f} ms"
-        )
-    return beats, summaries
+    averages = segment_averages(subject, progress)
+    summaries = {
+        k: f"mean of {one.segments:,} segments in {one.records} recordings, half of them longer than "
+        f"{1000 * one.median_s:.0f} ms"
+        for k, one in averages.items()
+    }
+    return {k: one.beat for k, one in averages.items()}, summaries
 
 
 def _column(table: pa.Table, name: str) -> NDArray[np.float64]:

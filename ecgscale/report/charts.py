@@ -176,7 +176,13 @@ def box_chart(groups: Sequence[Group], axis: str) -> Figure:
     axes.grid(axis="x", color=RULE, linewidth=0.6)
     for place, group in enumerate(groups):
         axes.text(1.08, place, f"{group.records:,}", transform=axes.get_yaxis_transform(), ha="right", va="center")
-    below = {"xytext": (0, -14), "textcoords": "offset points", "ha": "right", "va": "top", "color": SOFT}
+    below: dict[str, Any] = {
+        "xytext": (0, -14),
+        "textcoords": "offset points",
+        "ha": "right",
+        "va": "top",
+        "color": SOFT,
+    }
     axes.annotate("records", (1.08, 0), xycoords="axes fraction", **below)
     return figure
 

@@ -12,7 +12,6 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
@@ -21,7 +20,7 @@ from numpy.typing import NDArray
 
 from ecgscale.errors import UsageError
 from ecgscale.leads import CANONICAL_LEADS, MissingLeads, derive_limb_leads
-from ecgscale.report.page import INK, MM_PER_MV, MM_PER_S, Band, Page, tint_of
+from ecgscale.report.page import INK, MM_PER_MV, MM_PER_S, Band, Page, millimetres, tint_of, write
 from ecgscale.report.paper import Curve, draw_heading, draw_strips, heading, strips_height
 
 Layout = Literal["3x4", "stacked"]
@@ -33,7 +32,6 @@ LONGEST_S = 12.0
 _MARGIN_MM = 6.0
 _LEFT_MM = 14.0  # room for the calibration pulse
 _TITLE_MM = 13.0
-_MM_PER_INCH = 25.4
 _FINE, _COARSE = "#f3cfcf", "#e6a5a5"
 _HEAT = "#e06a00"
 
@@ -78,8 +76,8 @@ def draw_recording(
     duration = signal_mv.shape[1] / rate
     part = f"{shown[0]:g} to {shown[1]:g} s of {duration:g} s" if shown != (0.0, duration) else ""
     lines, more_mm = heading(title, subtitle, f"25 mm/s   10 mm/mV   {rate:g} Hz", part, width)
-    page = Page(_blank_page(width, traces_mm, below, more_mm), width, shown)
-    axes = page.axes
+    top = traces_mm + _TITLE_MM + more_mm + _MARGIN_MM / 2
+    axes = millimetres(-_LEFT_MM - _MARGIN_MM, width + _MARGIN_MM, -below - _MARGIN_MM, top)
     draw_heading(axes, lines, width, traces_mm)
     axes.add_patch(Rectangle((-_LEFT_MM, 0), width + _LEFT_MM, traces_mm, facecolor="#fffafa", linewidth=0, zorder=0))
     for number, row in enumerate(names):
@@ -92,7 +90,7 @@ def draw_recording(
             _draw_trace(axes, cell, signal_mv, leads, rate, row_mm)
         _draw_calibration(axes, cells[0].baseline)
     _draw_grid(axes, width, traces_mm)
-    draw_strips(page, bands, segments, entropy, footer)
+    draw_strips(Page(axes, width, shown), bands, segments, entropy, footer)
     return axes.get_figure(root=True)  # type: ignore[return-value]
 
 
@@ -137,22 +135,6 @@ def _can_draw(leads: Sequence[str], wanted: str) -> bool:
     return True
 
 
-def _blank_page(width: float, traces_mm: float, below: float, more_mm: float) -> Axes:
-    """Axes over a whole figure whose unit is the millimetre; (0, 0) is the lower left of the traces.
-
-    more_mm: what the heading needs beyond two lines
-    """
-    left, right = -_LEFT_MM - _MARGIN_MM, width + _MARGIN_MM
-    bottom, top = -below - _MARGIN_MM, traces_mm + _TITLE_MM + more_mm + _MARGIN_MM / 2
-    figure = Figure(figsize=((right - left) / _MM_PER_INCH, (top - bottom) / _MM_PER_INCH), facecolor="white")
-    FigureCanvasAgg(figure)
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.set_axis_off()
-    axes.set_xlim(left, right)
-    axes.set_ylim(bottom, top)
-    return axes
-
-
 def _cells(row: Sequence[str], baseline: float, shown: tuple[float, float]) -> list[_Cell]:
     """A row's leads one after another, each with its share of the time shown."""
     edges = np.linspace(shown[0], shown[1], len(row) + 1)
@@ -188,20 +170,11 @@ def _draw_heat(axes: Axes, cell: _Cell, heat: Curve, bottom: float, height: floa
 def _draw_trace(
     axes: Axes, cell: _Cell, signal_mv: NDArray[np.floating], leads: Sequence[str], rate: float, row_mm: float
 ) -> None:
-    axes.text(
-        cell.left + 1,
-        cell.baseline + 0.36 * row_mm,
-        cell.lead,
-        fontsize=8.5,
-        weight="bold",
-        color=INK,
-        zorder=6,
-        parse_math=False,
-    )
+    write(axes, cell.left + 1, cell.baseline + 0.36 * row_mm, cell.lead, 8.5, weight="bold", zorder=6)
     if cell.left > 0:
         axes.plot([cell.left] * 2, [cell.baseline - 3, cell.baseline + 3], color=INK, linewidth=0.5, zorder=5)
     if not _can_draw(leads, cell.lead):
-        axes.text(cell.left + 8, cell.baseline, "not recorded", fontsize=7, color="#666666", zorder=6)
+        write(axes, cell.left + 8, cell.baseline, "not recorded", 7, color="#666666", zorder=6)
         return
     trace = derive_limb_leads(signal_mv, leads, [cell.lead])[0]
     finite = trace[np.isfinite(trace)]

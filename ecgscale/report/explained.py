@@ -16,7 +16,6 @@ import pyarrow.compute as pc
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from ecgscale.archive import Archive
 from ecgscale.encoders.spec import load_spec
 from ecgscale.errors import EcgscaleError, UsageError
 from ecgscale.evaluate.published import open_source
@@ -24,7 +23,7 @@ from ecgscale.evaluate.questions import probabilities
 from ecgscale.io.places import place
 from ecgscale.report.ecg_paper import Layout, draw_recording
 from ecgscale.report.page import Band
-from ecgscale.report.recordings import Recording, read_recordings
+from ecgscale.report.recordings import read_recordings
 from ecgscale.store.dataset import ExplainedDataset, find_dataset, open_explanations
 from ecgscale.store.holds import HeldFile, held_files
 from ecgscale.words import counted, named
@@ -91,7 +90,13 @@ def load_explained(
     opened, why_not = open_source(found.manifest, archive)
     if opened is None:
         raise UsageError(why_not)
-    recording = _read_signal(opened, str(row["source_shard"]), record_id)
+    shard = str(row["source_shard"])
+    recording = next(read_recordings(opened, {shard: [record_id]}), None)
+    if recording is None:
+        raise EcgscaleError(
+            f"{opened.path}: shard {shard} no longer holds record {record_id!r}; it changed after it was explained. "
+            "Explain the archive again."
+        )
     start_s, encoder_rate = float(row["start_s"]), float(row["sampling_rate"])
 
     def seconds(step: int) -> float:
@@ -160,15 +165,6 @@ def _near(record_id: str, known: list[Any]) -> str:
     return ", ".join(difflib.get_close_matches(record_id, ids, n=5, cutoff=0.4) or sorted(ids)[:5])
 
 
-def _read_signal(archive: Archive, shard_key: str, record_id: str) -> Recording:
-    for recording in read_recordings(archive, {shard_key: [record_id]}):
-        return recording
-    raise EcgscaleError(
-        f"{archive.path}: shard {shard_key} no longer holds record {record_id!r}; it changed after it was explained. "
-        "Explain the archive again."
-    )
-
-
 def outputs_text(outputs: dict[str, float]) -> str:
     """Probabilities or values by name, the largest first."""
     ranked = sorted(outputs.items(), key=lambda pair: -pair[1])
@@ -181,8 +177,8 @@ def _facts_text(row: dict[str, Any]) -> str:
     parts = []
     for name in _LABELS:
         value = row.get(name)
-        if value is None or value == []:
-            continue
-        text = ", ".join(value) if isinstance(value, list) else f"{value:g}" if isinstance(value, float) else str(value)
-        parts.append(f"{name.replace('_', ' ')}: {text.replace('_', ' ')}")
+        if value is not None and value != []:
+            text = ", ".join(value) if isinstance(value, list) else str(value)
+            text = f"{value:g}" if isinstance(value, float) else text
+            parts.append(f"{name}: {text.replace('_', ' ')}")
     return "   ".join([*parts, *row["flags"]])

@@ -21,7 +21,7 @@ from ecgscale.report.atlas import Atlas, ClusterFacts, atlas_of
 from ecgscale.report.blocks import hundredths
 from ecgscale.report.charts import LINES, RULE, SOFT, reach_of
 from ecgscale.report.explained import load_explained
-from ecgscale.report.page import INK, MM_PER_MV, MM_PER_S, PALETTE, colour_of
+from ecgscale.report.page import INK, MM_PER_MV, MM_PER_S, PALETTE, colour_of, millimetres, write
 from ecgscale.report.recordings import choose_records
 from ecgscale.report.relations import Correlations, correlations, label_variables, output_variables
 from ecgscale.report.subject import Subject
@@ -29,7 +29,6 @@ from ecgscale.report.surrogate import figure_rows, surrogate_of
 from ecgscale.report.sweeps import sweep_series
 from ecgscale.tables import percent
 
-_MM_PER_INCH = 25.4
 _ATLAS_COLUMNS = 4
 
 
@@ -42,7 +41,7 @@ def draw_atlas(atlas: Atlas) -> Figure:
     panel = float(first.times[-1] - first.times[0]) * MM_PER_S
     wide, tall = len(atlas.leads) * (panel + 2) + 4, (high - low) * MM_PER_MV + 11
     rows = -(-len(shown) // _ATLAS_COLUMNS)
-    figure, axes = _millimetres(wide * _ATLAS_COLUMNS + 4, tall * rows + 10)
+    axes = millimetres(0, wide * _ATLAS_COLUMNS + 4, 0, tall * rows + 10)
     for place, facts in enumerate(shown):
         row, column = divmod(place, _ATLAS_COLUMNS)
         corner = (4 + column * wide, (rows - row - 1) * tall + 8)
@@ -50,7 +49,7 @@ def draw_atlas(atlas: Atlas) -> Figure:
     aligned = "aligned at the R peak, tinted by how often the cluster is on"
     where = aligned if atlas.aligned else "around segments' middle"
     axes.text(4, 3, f"25 mm/s, 10 mm/mV; mean signal {where}", fontsize=7, color=SOFT)
-    return figure
+    return axes.get_figure(root=True)  # type: ignore[return-value]
 
 
 def _draw_card(
@@ -64,10 +63,8 @@ def _draw_card(
     assert facts.beat is not None
     (left, bottom), (low, high), colour = corner, reach, PALETTE[facts.cluster % len(PALETTE)]
     top = bottom + (high - low) * MM_PER_MV
-    axes.text(left, top + 1.6, str(facts.cluster), fontsize=9, weight="bold", color=INK)
-    axes.text(
-        left + 6, top + 1.6, f"{facts.name or ''}  {percent(facts.share, 1)}", fontsize=7, color=INK, parse_math=False
-    )
+    write(axes, left, top + 1.6, str(facts.cluster), 9, weight="bold")
+    write(axes, left + 6, top + 1.6, f"{facts.name or ''}  {percent(facts.share, 1)}", 7)
     for place, lead in enumerate(leads):
         start = left + place * (panel + 2)
         x = start + (facts.beat.times - facts.beat.times[0]) * MM_PER_S
@@ -80,18 +77,8 @@ def _draw_card(
         axes.imshow(tint, extent=(x[0], x[-1], bottom, top), aspect="auto", interpolation="nearest", zorder=2)
         signal = np.clip(facts.beat.signal_mv[facts.beat.leads.index(lead)], low, high)
         axes.plot(x, bottom + (signal - low) * MM_PER_MV, color=INK, linewidth=0.8, zorder=3)
-        axes.text(start + 0.8, top - 3.4, lead, fontsize=6.5, weight="bold", color=INK, zorder=4)
+        write(axes, start + 0.8, top - 3.4, lead, 6.5, weight="bold", zorder=4)
     axes.add_patch(Rectangle((left, top + 0.6), 4.6, 0.7, facecolor=colour, linewidth=0))
-
-
-def _millimetres(width: float, height: float) -> tuple[Figure, Axes]:
-    """Axes over a whole figure whose unit is the millimetre."""
-    figure = Figure(figsize=(width / _MM_PER_INCH, height / _MM_PER_INCH), facecolor="white")
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.set_axis_off()
-    axes.set_xlim(0, width)
-    axes.set_ylim(0, height)
-    return figure, axes
 
 
 def draw_correlations(subject: Subject) -> Figure:

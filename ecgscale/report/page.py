@@ -11,12 +11,14 @@ low ids are well apart for everybody; no fifty colours are, which is why figures
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 MM_PER_S = 25.0
 MM_PER_MV = 10.0
+MM_PER_INCH = 25.4
 INK = "#1a1a1a"
 
 
@@ -41,6 +43,21 @@ class Page:
     def x(self, seconds: float) -> float:
         """Where a moment stands on the full-width strips."""
         return (seconds - self.window[0]) * MM_PER_S
+
+
+def millimetres(left: float, right: float, bottom: float, top: float) -> Axes:
+    """Axes over a whole new figure whose unit is the millimetre."""
+    figure = Figure(figsize=((right - left) / MM_PER_INCH, (top - bottom) / MM_PER_INCH), facecolor="white")
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    axes.set_xlim(left, right)
+    axes.set_ylim(bottom, top)
+    return axes
+
+
+def write(axes: Axes, x: float, y: float, text: str, size: float, **style: Any) -> None:
+    """Text of so many points. Names come from data: a dollar sign in one is no formula."""
+    axes.text(x, y, text, fontsize=size, parse_math=False, **{"color": INK, **style})
 
 
 PALETTE = (

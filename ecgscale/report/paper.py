@@ -1,9 +1,7 @@
-"""Text above and below a recording, broken into lines that fit the width of its page.
+"""What stands around the traces of a recording: text above and below, the cluster ribbon, the entropy, the legend.
 
-Paper of 25 mm/s makes short recordings narrow pictures: what stands in one line above ten seconds takes two or three
-above five. Widths are measured with the renderer that draws them.
-
-What stands under the traces of a recording: the cluster ribbon, the entropy, and the legend by share of time.
+Paper of 25 mm/s makes short recordings narrow pictures: text that stands in one line above ten seconds takes two or
+three above five. Widths are measured with the renderer that draws them.
 """
 
 from __future__ import annotations
@@ -12,6 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -20,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from ecgscale.report.page import INK, MM_PER_S, Band, Page, colour_of, ink_on
+from ecgscale.report.page import INK, MM_PER_INCH, MM_PER_S, Band, Page, colour_of, ink_on, write
 
 SCALE_PT, FOOTER_PT = 7.0, 6.5
 _TITLE_PT, _SUBTITLE_PT = 11.0, 8.0
@@ -28,7 +27,6 @@ _FIRST_MM = 2.8  # baseline of the lowest line above the traces
 _TITLE_ABOVE_MM, _TITLE_PITCH_MM, _SUBTITLE_PITCH_MM, _SCALE_PITCH_MM = 4.7, 5.0, 3.8, 3.6
 _GAP_MM = 4.0
 _DPI = 300
-_MM_PER_INCH = 25.4
 # Hinting makes text a little wider at low resolutions than where it is measured.
 _SLACK = 1.03
 
@@ -50,7 +48,7 @@ def width_mm(text: str, size: float, bold: bool = False) -> float:
     figure = Figure(dpi=_DPI)
     canvas = FigureCanvasAgg(figure)
     drawn = figure.text(0, 0, text, fontsize=size, weight="bold" if bold else "normal", parse_math=False)
-    return float(drawn.get_window_extent(canvas.get_renderer()).width) / _DPI * _MM_PER_INCH * _SLACK
+    return float(drawn.get_window_extent(canvas.get_renderer()).width) / _DPI * MM_PER_INCH * _SLACK
 
 
 def lines_within(text: str, size: float, width: float, bold: bool = False) -> tuple[list[str], float]:
@@ -95,8 +93,8 @@ def heading(title: str, subtitle: str, scale: str, part: str, width: float) -> t
         lines.append(Line(part, SCALE_PT, _FIRST_MM, right=True))
     else:
         top = lines[-1].baseline + _TITLE_PITCH_MM
-        told, size = lines_within(f"{part}     {scale}", SCALE_PT, width)
-        for at, text in enumerate(reversed(told)):
+        both, size = lines_within(f"{part}     {scale}", SCALE_PT, width)
+        for at, text in enumerate(reversed(both)):
             lines.append(Line(text, size, top + at * _SCALE_PITCH_MM, right=True))
     lines.sort(key=lambda line: -line.baseline)
     return [line for line in lines if line.text], lines[0].baseline - _FIRST_MM - _TITLE_ABOVE_MM
@@ -105,23 +103,14 @@ def heading(title: str, subtitle: str, scale: str, part: str, width: float) -> t
 def draw_heading(axes: Axes, lines: list[Line], width: float, traces_mm: float) -> None:
     """Draw the lines of a heading above traces of so many millimetres."""
     for line in lines:
-        # Names come from data: a dollar sign in one is no formula.
-        axes.text(
-            width if line.right else 0,
-            traces_mm + line.baseline,
-            line.text,
-            fontsize=line.size,
-            weight="bold" if line.bold else "normal",
-            color=INK,
-            ha="right" if line.right else "left",
-            va="baseline",
-            parse_math=False,
-        )
+        x, side = (width, "right") if line.right else (0, "left")
+        weight = "bold" if line.bold else "normal"
+        write(axes, x, traces_mm + line.baseline, line.text, line.size, weight=weight, ha=side, va="baseline")
 
 
 Curve = tuple[NDArray[np.floating], NDArray[np.floating]]
 
-_strips_GAP_MM = 2.5
+_STRIP_GAP_MM = 2.5
 _RIBBON_MM = 4.5
 _ENTROPY_MM = 15.0
 _AXIS_MM = 5.0
@@ -136,7 +125,7 @@ def strips_height(segments: Sequence[Band], entropy: Curve | None, width: float,
     """Millimetres that the strips of these segments need on a page of `width` millimetres."""
     height = _FOOTER_MM + _AXIS_MM + _FOOTER_PITCH_MM * (len(lines_within(footer, FOOTER_PT, width)[0]) - 1)
     if segments:
-        height += _strips_GAP_MM + _RIBBON_MM + _strips_GAP_MM + _LEGEND_ROW_MM * _legend_rows(_shares(segments), width)
+        height += _STRIP_GAP_MM + _RIBBON_MM + _STRIP_GAP_MM + _LEGEND_ROW_MM * _legend_rows(_shares(segments), width)
     if segments or entropy is not None:
         height += 1.0 + _ENTROPY_MM
     return height
@@ -148,7 +137,7 @@ def draw_strips(
     """Ribbon, entropy and time axis of the bands `shown`, then the legend of all `segments`, then the footer."""
     y = 0.0
     if segments:
-        y -= _strips_GAP_MM + _RIBBON_MM
+        y -= _STRIP_GAP_MM + _RIBBON_MM
         _draw_ribbon(page, shown, y)
     if segments or entropy is not None:
         y -= 1.0 + _ENTROPY_MM
@@ -156,12 +145,12 @@ def draw_strips(
     y -= _AXIS_MM
     _draw_seconds(page, y)
     if segments:
-        y -= _strips_GAP_MM
+        y -= _STRIP_GAP_MM
         y = _draw_legend(page, _shares(segments), y)
     lines, size = lines_within(footer, FOOTER_PT, page.width)
     for at, line in enumerate(lines):
         baseline = y - _FOOTER_MM + 1.0 - at * _FOOTER_PITCH_MM
-        page.axes.text(0, baseline, line, fontsize=size, color="#666666", va="baseline", parse_math=False)
+        write(page.axes, 0, baseline, line, size, color="#666666", va="baseline")
 
 
 def _shares(segments: Sequence[Band]) -> list[tuple[int, float]]:
@@ -174,7 +163,7 @@ def _shares(segments: Sequence[Band]) -> list[tuple[int, float]]:
 
 
 def _label(page: Page, text: str, y: float) -> None:
-    page.axes.text(-2.5, y, text, fontsize=7, color=INK, ha="right", va="center")
+    write(page.axes, -2.5, y, text, 7, ha="right", va="center")
 
 
 def _draw_ribbon(page: Page, shown: Sequence[Band], y: float) -> None:
@@ -185,16 +174,13 @@ def _draw_ribbon(page: Page, shown: Sequence[Band], y: float) -> None:
             Rectangle((left, y), right - left, _RIBBON_MM, facecolor=colour_of(band.cluster), linewidth=0, zorder=4)
         )
         if right - left >= 1.3 * len(str(band.cluster)) + 0.6:
-            page.axes.text(
-                (left + right) / 2,
-                y + _RIBBON_MM / 2 - 0.1,
-                str(band.cluster),
-                fontsize=5.5,
-                color=ink_on(band.cluster),
-                ha="center",
-                va="center_baseline",
-                zorder=5,
-            )
+            _number(page, (left + right) / 2, y + _RIBBON_MM / 2, band.cluster, zorder=5)
+
+
+def _number(page: Page, x: float, y: float, cluster: int, **style: Any) -> None:
+    """The number of a cluster on its colour."""
+    centred = {"ha": "center", "va": "center_baseline"}
+    write(page.axes, x, y - 0.1, str(cluster), 5.5, color=ink_on(cluster), **centred, **style)
 
 
 def _draw_entropy(page: Page, shown: Sequence[Band], entropy: Curve | None, y: float) -> None:
@@ -204,7 +190,7 @@ def _draw_entropy(page: Page, shown: Sequence[Band], entropy: Curve | None, y: f
     for level in (0.0, 0.5, 1.0):
         height = y + level * _ENTROPY_MM
         axes.plot([0, page.width], [height] * 2, color="#bbbbbb", linewidth=0.4, zorder=2)
-        axes.text(page.width + 0.8, height, f"{level:g}", fontsize=5.5, color=INK, va="center")
+        write(axes, page.width + 0.8, height, f"{level:g}", 5.5, va="center")
     if entropy is not None:
         times, values = np.asarray(entropy[0], float), np.asarray(entropy[1], float)
         kept = (times >= page.window[0]) & (times <= page.window[1])
@@ -225,7 +211,7 @@ def _draw_seconds(page: Page, y: float) -> None:
     for second in np.arange(int(np.ceil(first - 1e-9)), last + 1e-9):
         page.axes.plot([page.x(second)] * 2, [top, top - 1.0], color=INK, linewidth=0.4)
         text = f"{second:g} s" if second + 1 > last + 1e-9 else f"{second:g}"
-        page.axes.text(page.x(second), top - 1.6, text, fontsize=6, color=INK, ha="center", va="top")
+        write(page.axes, page.x(second), top - 1.6, text, 6, ha="center", va="top")
 
 
 def _per_row(width: float) -> int:
@@ -246,12 +232,10 @@ def _draw_legend(page: Page, shares: Sequence[tuple[int, float]], y: float) -> f
         row, column = divmod(place, per_row)
         left, middle = column * _LEGEND_ENTRY_MM, y - (row + 0.5) * _LEGEND_ROW_MM
         page.axes.add_patch(Rectangle((left, middle - 1.5), 4.0, 3.0, facecolor=colour_of(cluster), linewidth=0))
-        page.axes.text(
-            left + 2, middle - 0.1, str(cluster), fontsize=5.5, color=ink_on(cluster), ha="center", va="center_baseline"
-        )
-        page.axes.text(left + 5, middle - 0.1, f"{share:.1%}", fontsize=7, color=INK, va="center_baseline")
+        _number(page, left + 2, middle, cluster)
+        write(page.axes, left + 5, middle - 0.1, f"{share:.1%}", 7, va="center_baseline")
     if rest:
         left, middle = (per_row - 1) * _LEGEND_ENTRY_MM, y - (_LEGEND_ROWS - 0.5) * _LEGEND_ROW_MM
         text = f"{len(rest)} more {sum(share for _, share in rest):.1%}"
-        page.axes.text(left, middle, text, fontsize=6.5, color=INK, va="center_baseline")
+        write(page.axes, left, middle, text, 6.5, va="center_baseline")
     return y - _LEGEND_ROW_MM * _legend_rows(shares, page.width)

@@ -13,12 +13,11 @@ from __future__ import annotations
 import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import cycle
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset
 from matplotlib.figure import Figure
@@ -32,7 +31,6 @@ from ecgscale.report.ecg_paper import draw_recording
 from ecgscale.report.explained import ExplainedRecording, load_explained, outputs_text
 from ecgscale.report.relations import class_groups
 from ecgscale.report.subject import Subject
-from ecgscale.store.dataset import open_explanations
 from ecgscale.store.manifest import newest_number, read_manifest
 
 Heat = tuple[NDArray[np.float64], NDArray[np.float64]]
@@ -55,20 +53,13 @@ def heat_of(subject: Subject) -> dict[str, Heat]:
     wanted = (pc.field("status") == "ok") & pc.field("gradcam").is_valid()
     maps = {row["record_id"]: row["gradcam"] for row in probed.to_table(["record_id", "gradcam"], wanted).to_pylist()}
     heat = {}
-    for record, start_s, rate, length in _axes(subject, list(maps)):
-        deepest = np.array(maps[record][-1] if maps[record] else [], dtype=np.float64)
+    for row in subject.explained(maps, ["start_s", "sampling_rate", "length"]):
+        deepest = np.array((maps[row["record_id"]] or [[]])[-1], dtype=np.float64)
         if len(deepest) and deepest.max() > 0:
-            steps = (np.arange(len(deepest)) + 0.5) * length / len(deepest) - 0.5
-            heat[record] = (start_s + steps / rate, np.clip(deepest / deepest.max(), 0, 1))
+            steps = (np.arange(len(deepest)) + 0.5) * row["length"] / len(deepest) - 0.5
+            seconds = row["start_s"] + steps / float(row["sampling_rate"])
+            heat[row["record_id"]] = (seconds, np.clip(deepest / deepest.max(), 0, 1))
     return heat
-
-
-def _axes(subject: Subject, records: list[str]) -> list[tuple[str, float, float, int]]:
-    """(record id, seconds of timestep 0, Hz, timesteps) of these explained records."""
-    columns = ["record_id", "start_s", "sampling_rate", "length"]
-    wanted = (pc.field("status") == "ok") & pc.field("record_id").isin(pa.array(records, pa.string()))
-    rows = open_explanations(subject.root, subject.dataset_id).to_table(columns=columns, filter=wanted).to_pylist()
-    return [(row["record_id"], row["start_s"], float(row["sampling_rate"]), row["length"]) for row in rows]
 
 
 CLUSTERS, GRADCAM, NEITHER = "clusters", "gradcam", "neither"
@@ -154,16 +145,10 @@ def draw_cases(subject: Subject, n: int, seed: int, among: Sequence[str] | None 
     if allowed.sum() < n:
         raise UsageError(f"{n} cases were asked for; {int(allowed.sum())} recordings can be shown. Ask for fewer")
     rng = np.random.default_rng([seed, 11])
-    queues = [rng.permutation(np.flatnonzero(members & allowed)).tolist() for members in class_groups(subject).values()]
-    queues = [queue for queue in queues if queue] or [rng.permutation(np.flatnonzero(allowed)).tolist()]
-    chosen: dict[int, None] = {}
-    for queue in cycle(queues):
-        if len(chosen) >= n or not any(queues):
-            break
-        if queue:
-            chosen[int(queue.pop())] = None
-    rest = [row for row in rng.permutation(np.flatnonzero(allowed)).tolist() if row not in chosen]
-    return [*chosen, *rest[: n - len(chosen)]]
+    queues = [rng.permutation(np.flatnonzero(own & allowed)).tolist()[::-1] for own in class_groups(subject).values()]
+    queues = [queue for queue in queues if queue] or [rng.permutation(np.flatnonzero(allowed)).tolist()[::-1]]
+    in_turn = [row for rows in zip_longest(*queues) for row in rows if row is not None]
+    return list(dict.fromkeys([*in_turn, *rng.permutation(np.flatnonzero(allowed)).tolist()]))[:n]
 
 
 def arrange(rows: Sequence[int], kinds: Sequence[str], seed: int) -> list[Picture]:

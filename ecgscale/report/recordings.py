@@ -19,8 +19,6 @@ from itertools import zip_longest
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 from scipy.signal import resample_poly
 
@@ -31,7 +29,6 @@ from ecgscale.leads import CANONICAL_LEADS, derive_limb_leads
 from ecgscale.progress import SILENT, Progress
 from ecgscale.report.blocks import Section, remark
 from ecgscale.report.subject import Subject
-from ecgscale.store.dataset import open_explanations
 from ecgscale.tables import readable
 
 UNCERTAIN, DISAGREES, AUDITED = "most uncertain", "label disagreement", "label audit"
@@ -198,9 +195,11 @@ def by_shard(subject: Subject, rows: Mapping[int, Any] | NDArray[np.integer]) ->
     return found
 
 
-def as_ratio(factor: float) -> Fraction:
-    """A change of rate as whole numbers, near enough for the eye."""
-    return Fraction(factor).limit_denominator(1000)
+def displayed(signal: NDArray[np.float64], rate: float) -> tuple[NDArray[np.float64], float]:
+    """(a signal (n_leads, n_samples) at the display rate, that rate), near enough for the eye."""
+    ratio = Fraction(DISPLAY_RATE / rate).limit_denominator(1000)
+    shown = resample_poly(signal, ratio.numerator, ratio.denominator, axis=1, padtype="line")
+    return shown, rate * ratio.numerator / ratio.denominator
 
 
 def packed_signal(recording: Recording) -> dict[str, Any]:
@@ -212,9 +211,7 @@ def packed_signal(recording: Recording) -> dict[str, Any]:
     signal = signal - np.median(signal, axis=1, keepdims=True)
     rate = recording.rate
     if rate > FINE_RATE:
-        ratio = as_ratio(DISPLAY_RATE / rate)
-        signal = resample_poly(signal, ratio.numerator, ratio.denominator, axis=1, padtype="line")
-        rate *= ratio.numerator / ratio.denominator
+        signal, rate = displayed(signal, rate)
     leads, derived = _stored_leads(signal, recording.leads)
     stored = signal[[recording.leads.index(lead) for lead in leads]]
     unit = max(1.0, float(np.ceil(np.abs(stored).max(initial=0) * 1000 / 32767)))
@@ -243,17 +240,20 @@ def _stored_leads(signal: NDArray[np.float64], leads: tuple[str, ...]) -> tuple[
     return sorted(kept, key=lambda lead: order.get(lead, len(order))), derived
 
 
+def edges_of(row: Mapping[str, Any]) -> NDArray[np.float64]:
+    """(S + 1,) seconds of the recording at which its segments begin, and the last one ends."""
+    steps = [*(segment["start"] for segment in row["segments"]), row["valid_stop"]]
+    return np.asarray(float(row["start_s"]) + np.array(steps) / float(row["sampling_rate"]))
+
+
 def _segments(subject: Subject, chosen: Mapping[int, list[str]]) -> dict[int, dict[str, Any]]:
     names = {subject.rows.record_ids[row]: row for row in chosen}
-    columns = ["record_id", "segments", "entropy", "start_s", "sampling_rate", "valid_start", "valid_stop"]
-    wanted = (pc.field("status") == "ok") & pc.field("record_id").isin(pa.array(list(names), pa.string()))
-    table = open_explanations(subject.root, subject.dataset_id).to_table(columns=columns, filter=wanted)
     found = {}
-    for row in table.to_pylist():
+    columns = ["segments", "entropy", "start_s", "sampling_rate", "valid_start", "valid_stop"]
+    for row in subject.explained(names, columns):
         rate, start_s = float(row["sampling_rate"]), float(row["start_s"])
-        edges = [start_s + s["start"] / rate for s in row["segments"]] + [start_s + row["valid_stop"] / rate]
         found[names[row["record_id"]]] = {
-            "edges": [round(edge, 3) for edge in edges],
+            "edges": [round(edge, 3) for edge in edges_of(row).tolist()],
             "clusters": [s["cluster"] for s in row["segments"]],
             "entropies": [round(s["entropy"], 3) for s in row["segments"]],
             **_entropy_curve(row["entropy"], rate, start_s + row["valid_start"] / rate),

@@ -14,9 +14,11 @@ from __future__ import annotations
 import json
 import shlex
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -67,8 +69,8 @@ def read_names(model_dir: str | Path, n_clusters: int) -> dict[int, str]:
         raise UsageError(f"{path} names the clusters of model {content.model_id}; move it beside that model")
     unknown = sorted(cluster for cluster in content.names if not 0 <= cluster < n_clusters)
     if unknown:
-        told = ", ".join(map(str, unknown))
-        raise UsageError(f"{path} names cluster {told}; the model has clusters 0 to {n_clusters - 1}")
+        listed = ", ".join(map(str, unknown))
+        raise UsageError(f"{path} names cluster {listed}; the model has clusters 0 to {n_clusters - 1}")
     cleaned = {cluster: " ".join(name.split())[:LONGEST_NAME] for cluster, name in content.names.items()}
     return {cluster: name for cluster, name in sorted(cleaned.items()) if name}
 
@@ -158,6 +160,12 @@ class Subject:
         words = words.replace("ROOT", shlex.quote(str(self.root)))
         return f"ecgscale {words.replace('TARGET', self.target or 'COLUMN')}"
 
+    def explained(self, record_ids: Iterable[str], columns: Sequence[str]) -> list[dict[str, Any]]:
+        """record_id and these columns of the explanations of these records, in any order."""
+        wanted = (pc.field("status") == "ok") & pc.field("record_id").isin(pa.array(list(record_ids), pa.string()))
+        table = open_explanations(self.root, self.dataset_id).to_table(["record_id", *columns], filter=wanted)
+        return table.to_pylist()
+
     def decided(self) -> NDArray[np.bool_]:
         """(M, n) which classes the network says of each record; all False for a regression."""
         return _as_sets(decisions(self.rows.raw, self.spec.output), self.spec.output.kind, len(self.classes))
@@ -217,13 +225,13 @@ def open_subject(root: str | Path, dataset: str | None = None, archive: str | Pa
 def _target(spec: EncoderSpec, schema: pa.Schema) -> tuple[str | None, list[str], str]:
     """(target, its columns, a remark): what the encoder was trained on, or columns of the names of its outputs."""
     known = label_columns(schema)
-    told = spec.training.get("target")
-    asked = str(told) if told else ",".join(spec.output.names)
+    target = spec.training.get("target")
+    asked = str(target) if target else ",".join(spec.output.names)
     try:
         return asked, target_columns(schema, asked), ""
     except UsageError:
         there = ", ".join(known) or "none"
-        what = f"{told!r}, on which the network was trained" if told else "what the network tells"
+        what = f"{target!r}, on which the network was trained" if target else "what the network tells"
         return None, [], f"no label column holds {what}; label columns are: {there}"
 
 

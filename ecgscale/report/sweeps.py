@@ -134,7 +134,7 @@ def draw_sweep(facts: Mapping[str, Any]) -> Figure:
         ("Training records", "training records of K-means", records, {score: name, "ari_seeds": "ARI, other seeds"}),
     )
     for axes, (title, x_axis, rows, scores) in zip(panels, lines, strict=False):
-        plot_lines(axes, _series(rows, scores, 1), x_axis, name if title == "Surrogate" else "")
+        plot_lines(axes, _series(rows, scores, 1), x_axis, "".join(scores.values()) if len(scores) == 1 else "")
         axes.set_title(title)
         axes.set_visible(axes.has_data())
     for axes, elbow, label in ((panels[0], facts["elbow"], "elbow"), (panels[1], facts["plateau"], "plateau from")):

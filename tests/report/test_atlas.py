@@ -18,7 +18,7 @@ from ecgscale.report.relations import Group
 from ecgscale.report.subject import open_subject
 from ecgscale.report.sweeps import sweep_series, sweep_tables
 from tests.report.published_root import K, PublishedRoot, publish_by_hand
-from tests.report.test_tables import SURROGATE
+from tests.report.test_surrogate import SURROGATE
 
 
 @pytest.fixture(scope="module")

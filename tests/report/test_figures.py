@@ -18,7 +18,7 @@ from ecgscale.report.reader_study import arrange, draw_cases, write_study
 from ecgscale.report.subject import Subject, open_subject
 from ecgscale.report.sweeps import SweepChart
 from tests.report.published_root import publish_by_hand
-from tests.report.test_tables import SURROGATE
+from tests.report.test_surrogate import SURROGATE
 
 
 @pytest.fixture(scope="module")
