@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 
 from ecgscale.archive.reader import Archive
+from ecgscale.archive.synthetic.signal import twelve_leads
 from ecgscale.archive.synthetic.simulation import EXTRA_FIELDS, simulate_records
-from ecgscale.archive.synthetic.waves import twelve_leads
 from ecgscale.archive.traits import TRAITS, traits_of_shard, with_traits
 from ecgscale.archive.writer import ArchiveWriter
 from ecgscale.clusters.kmeans import FitSettings

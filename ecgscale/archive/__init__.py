@@ -16,8 +16,7 @@ synthetic   a simulated archive with known truth
 
 from __future__ import annotations
 
-from ecgscale.archive.batch import RawBatch
-from ecgscale.archive.reader import Archive
+from ecgscale.archive.reader import Archive, RawBatch
 from ecgscale.archive.schema import CORE_COLUMNS, FIDUCIAL_TYPE, RESERVED_COLUMNS, SCHEMA_VERSION, archive_schema
 from ecgscale.archive.shard import Shard, ShardFooter
 from ecgscale.archive.validate import RECORD_STATUS, check_batch

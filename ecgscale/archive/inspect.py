@@ -11,9 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ecgscale.archive.batch import RawBatch
-from ecgscale.archive.reader import Archive, Shard
-from ecgscale.archive.schema import is_list
+from ecgscale.archive.reader import Archive, RawBatch, Shard
+from ecgscale.archive.schema import is_list, signal_of
 from ecgscale.archive.validate import check_batch, describe
 from ecgscale.errors import ShardError
 from ecgscale.progress import SILENT, Progress, Stage
@@ -82,10 +81,8 @@ class _Signals:
 
     def merge(self, other: _Signals) -> None:
         """Take in the counts of another shard."""
-        for mine, theirs in ((self.status, other.status), (self.flags, other.flags)):
-            mine.update(theirs)
-        self.lengths.update(other.lengths)
-        self.valid.update(other.valid)
+        for name in ("lengths", "valid", "status", "flags"):
+            getattr(self, name).update(getattr(other, name))
         for reason, places in other.examples.items():
             self.examples[reason] = (self.examples[reason] + places)[:EXAMPLES]
         self.peaks_mv += other.peaks_mv
@@ -139,6 +136,7 @@ def inspect_archive(archive: Archive, quick: bool = False, progress: Progress = 
             for name, column in columns.items():
                 column.add(rows.column(name))
     people = pa.concat_tables(identities) if identities else None
+    waves = columns.get("fiducials")
     return {
         "archive": str(archive.path),
         "archive_id": archive.archive_id,
@@ -147,20 +145,16 @@ def inspect_archive(archive: Archive, quick: bool = False, progress: Progress = 
         "shards": len(archive.shards),
         "at_ingest": {name: archive.info.get(name) for name in ("records", "shards")},
         "bytes": sum(shard.size for shard in archive.shards),
-        "signal": _sample_type(archive),
+        "signal": signal_of(archive.schema()),
         **_people(people),
         **{name: dict(_top(counter)) for name, counter in counts.items()},
         "columns": {name: column.facts() for name, column in columns.items() if name != "fiducials"},
         "labels": labels,
-        "fiducials": _fiducials(columns.get("fiducials")),
+        "fiducials": {"records": waves.present if waves else 0, "waves": dict(_top(waves.words)) if waves else {}},
         **({} if quick else _signal_facts(signals)),
         "duplicates": _duplicates(people),
         "unreadable": unreadable,
     }
-
-
-def _sample_type(archive: Archive) -> str:
-    return "int16" if archive.schema().field("signal").type.value_type == pa.int16() else "float32"
 
 
 def _records(archive: Archive) -> int | None:
@@ -213,11 +207,6 @@ def _duplicates(people: pa.Table | None) -> dict[str, Any]:
         places = people.filter(pc.equal(people.column("record_id"), record_id)).slice(0, EXAMPLES).to_pylist()
         examples.append(f"record {record_id!r}: " + " and ".join(f"{p['shard']}, row {p['row']}" for p in places))
     return {"across_shards": len(doubled), "examples": examples}
-
-
-def _fiducials(column: _Column | None) -> dict[str, Any]:
-    """How many records have annotated waves, and how many of each."""
-    return {"records": column.present, "waves": dict(_top(column.words))} if column else {"records": 0, "waves": {}}
 
 
 def _peaks_mv(raw: RawBatch, status: list[str]) -> np.ndarray:

@@ -1,9 +1,8 @@
 """Reading an archive: listing, footers, and batches of records streamed row group by row group.
 
 Nothing here holds more than one row group and one batch, so memory does not grow with the archive. Samples are never
-touched by Python: a batch's signals are one flat array that shares memory with what Parquet decoded.
-
-Chosen recordings out of a large archive, reading only the row groups that they are in.
+touched by Python: a batch's signals are one flat array that shares memory with what Parquet decoded. Chosen recordings
+come from the row groups that they are in, and no other is read.
 """
 
 from __future__ import annotations
@@ -11,20 +10,108 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
-from ecgscale.archive.batch import BATCH_COLUMNS, RawBatch, raw_batch
-from ecgscale.archive.schema import CORE_COLUMNS, NOT_CARRIED, SCHEMA_VERSION, check_extra_names
+from ecgscale.archive.schema import CORE_COLUMNS, NOT_CARRIED, REQUIRED_COLUMNS, SCHEMA_VERSION, check_extra_names
 from ecgscale.archive.shard import Shard, ShardFooter, list_shards, open_parquet, read_footer, record_tables
 from ecgscale.errors import ArchiveError, ShardError, did_you_mean
 from ecgscale.io.objects import open_objects
 from ecgscale.io.places import Place, is_remote, place
+from ecgscale.leads import canonical_lead
 
 BATCH_RECORDS = 32
+AT_ONCE = 64
+BATCH_COLUMNS = ("patient_id", *REQUIRED_COLUMNS)
+"""Columns a batch always reads."""
+
+
+@dataclass(frozen=True)
+class RawBatch:
+    """N records as they stand in the archive, unchecked (`archive.validate` checks them).
+
+    values: flat samples of all records, int16 or float32, sharing memory with the decoded Parquet page
+    offsets: int64 (N + 1,), record i has values[offsets[i]:offsets[i + 1]], lead after lead
+    table: the other columns that were asked for; record_id, patient_id, leads and the like included
+    leads: canonical names, in the order of the samples
+    sampling_rate, units_per_mv: float32 (N,), NaN where null
+    valid_start, valid_stop: int32 (N,), the whole record where null
+    """
+
+    shard: str
+    first_row: int
+    table: pa.RecordBatch
+    record_ids: list[str | None]
+    values: NDArray[np.int16] | NDArray[np.float32]
+    offsets: NDArray[np.int64]
+    leads: list[tuple[str, ...]]
+    sampling_rate: NDArray[np.float32]
+    units_per_mv: NDArray[np.float32]
+    valid_start: NDArray[np.int32]
+    valid_stop: NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.record_ids)
+
+    @cached_property
+    def n_samples(self) -> NDArray[np.int64]:
+        """int64 (N,): samples per lead, rounded down where the samples are no multiple of the leads."""
+        return np.diff(self.offsets) // np.array([max(len(leads), 1) for leads in self.leads], dtype=np.int64)
+
+    def signal(self, i: int) -> NDArray[np.int16] | NDArray[np.float32]:
+        """(n_leads, n_samples) view of record i; only for records that passed the check."""
+        return self.values[self.offsets[i] : self.offsets[i + 1]].reshape(len(self.leads[i]), -1)
+
+
+def raw_batch(shard: str, first_row: int, table: pa.Table) -> RawBatch:
+    """The batch of a slice of a shard; `table` has `BATCH_COLUMNS` (patient_id may be absent) and others."""
+    record = table.combine_chunks().to_batches()[0] if table.num_rows else pa.RecordBatch.from_pylist([], table.schema)
+    values, offsets = _samples(record.column("signal"))
+    others = record.select([name for name in record.schema.names if name != "signal"])
+    leads = [_canonical(tuple(names or ())) for names in record.column("leads").to_pylist()]
+    whole = np.diff(offsets) // np.array([max(len(names), 1) for names in leads], dtype=np.int64)
+    return RawBatch(
+        shard=shard,
+        first_row=first_row,
+        table=others,
+        record_ids=record.column("record_id").cast(pa.string()).to_pylist(),
+        values=values,
+        offsets=offsets,
+        leads=leads,
+        sampling_rate=_numbers(record.column("sampling_rate"), np.nan, np.float32),
+        units_per_mv=_numbers(record.column("units_per_mv"), np.nan, np.float32),
+        valid_start=_numbers(record.column("valid_start"), 0, np.int32),
+        valid_stop=_numbers(record.column("valid_stop"), whole, np.int32),
+    )
+
+
+@lru_cache(maxsize=1024)
+def _canonical(leads: tuple[str | None, ...]) -> tuple[str, ...]:
+    return tuple(canonical_lead(lead or "") for lead in leads)
+
+
+def _numbers(array: pa.Array, missing: float | NDArray, dtype: type[np.generic]) -> NDArray:
+    values = array.to_numpy(zero_copy_only=False)
+    if array.null_count:
+        values = np.where(array.is_null().to_numpy(zero_copy_only=False), missing, values)
+    return values.astype(dtype)
+
+
+def _samples(signal: pa.Array) -> tuple[NDArray, NDArray[np.int64]]:
+    """Flat samples and record boundaries of a list column; a null list is an empty one, a null sample is NaN."""
+    offsets = np.zeros(len(signal) + 1, dtype=np.int64)
+    np.cumsum(pc.list_value_length(signal).fill_null(0).to_numpy(zero_copy_only=False), out=offsets[1:])
+    flat = signal.flatten()
+    if flat.null_count:
+        # int16 has no NaN; float32 holds every int16 exactly.
+        flat = flat.cast(pa.float32()).fill_null(float("nan"))
+    return flat.to_numpy(zero_copy_only=True), offsets
 
 
 @dataclass(frozen=True)
@@ -92,7 +179,7 @@ class Archive:
     ) -> Iterator[RawBatch]:
         """The shard's records in order, `batch_records` at a time; only the last batch may be shorter.
 
-        `columns` are read beside those a batch always has (None: all). Raises `ArchiveError` for an unknown column
+        `columns` are read besides those a batch always has (None: all). Raises `ArchiveError` for an unknown column
         and `ShardError` when the file breaks off while it is read.
         """
         with open_parquet(shard, whole=True) as file:
@@ -112,7 +199,7 @@ class Archive:
         """These columns of all shards, without signals, and where each row stands: `shard` (string), `row` (int32).
 
         Raises `ArchiveError` for a column that is not there. A shard that cannot be read raises `ShardError`, or is
-        left out and told in `unreadable` where such a list is given.
+        left out and named in `unreadable` where such a list is given.
         """
         self._check_columns(columns, self.schema().names, self.shards[0])
         tables = []
@@ -168,9 +255,6 @@ def _archive_json(folder: Place) -> dict[str, Any]:
     if version != SCHEMA_VERSION:
         raise ArchiveError(f"{folder} has archive schema {version!r}, this version reads schema {SCHEMA_VERSION}")
     return info
-
-
-AT_ONCE = 64
 
 
 def chunks(wanted: Mapping[str, Sequence[str]], at_most: int = AT_ONCE) -> list[tuple[str, tuple[str, ...]]]:

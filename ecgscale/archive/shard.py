@@ -1,31 +1,20 @@
-"""Reading one shard: its stamp, its footer, its row groups one after the other.
+"""One shard as a file: built whole in memory and put in place in one piece; its stamp, its footer, its row groups.
 
-One shard as a file: built whole in memory, then put in place in one piece.
-
-A digest of what a table says, not of how a file says it.
-
-Two tables with equal rows have equal digests whatever their chunks, offsets, compression or writer version. A shard's
-footer carries it, so an unchanged shard is recognised without reading it.
+A shard's footer carries a digest of what its rows say, not of how the file says it: two tables with equal rows have
+equal digests whatever their chunks, offsets, compression or writer version. So an unchanged shard is recognised without
+reading it.
 """
 
 from __future__ import annotations
 
-from hashlib import sha256
-from typing import TYPE_CHECKING
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-
-from ecgscale.archive.schema import is_list
-
-if TYPE_CHECKING:
-    from hashlib import _Hash
-import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
-
 import pyarrow.parquet as pq
 
 from ecgscale.archive.schema import (
@@ -35,18 +24,26 @@ from ecgscale.archive.schema import (
     REQUIRED_COLUMNS,
     SCHEMA_VERSION,
     VERSION_KEY,
+    is_list,
 )
 from ecgscale.errors import ShardError
 from ecgscale.io.objects import StoreError, open_objects
 from ecgscale.io.places import Place, fetch, is_remote
 from ecgscale.io.settings import is_of_the_store, s3, storage_errors
 
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
+ROW_GROUP_RECORDS = 128
+_READ_BUFFER = 2**20
+_FOOTER_BLOCK = 2**18
+
 
 class ContentDigest:
     """sha256 over the rows of a shard, fed one row group after the other (the groups are part of the content)."""
 
     def __init__(self, schema: pa.Schema) -> None:
-        self._hasher = sha256()
+        self._hasher = hashlib.sha256()
         for field in schema:
             self._hasher.update(f"{field.name}\0{_type_name(field.type)}\n".encode())
 
@@ -94,9 +91,6 @@ def _feed(hasher: _Hash, array: pa.Array) -> None:
         hasher.update("".join(texts.to_pylist()).encode())
 
 
-ROW_GROUP_RECORDS = 128
-
-
 class ShardInMemory:
     """One shard's Parquet file, growing row group by row group in memory."""
 
@@ -119,7 +113,7 @@ class ShardInMemory:
         self.rows += table.num_rows
 
     def close(self) -> pa.Buffer:
-        """The finished file; its metadata tell the content digest and where the data it belongs to end."""
+        """The finished file; its metadata hold the content digest and where the data it belongs to end."""
         self._writer.add_key_value_metadata(
             {
                 DIGEST_KEY: self._digest.hexdigest().encode(),
@@ -151,10 +145,6 @@ def _word_columns(path: str, kind: pa.DataType) -> list[str]:
     if pa.types.is_struct(kind):
         return [leaf for child in kind for leaf in _word_columns(f"{path}.{child.name}", child.type)]
     return [path] if pa.types.is_string(kind) else []
-
-
-_READ_BUFFER = 2**20
-_FOOTER_BLOCK = 2**18
 
 
 @dataclass(frozen=True)
@@ -247,9 +237,9 @@ def read_footer(shard: Shard) -> ShardFooter:
     """
     with open_parquet(shard) as file:
         meta = file.metadata
-        told = meta.metadata or {}
-        digest = told.get(DIGEST_KEY, b"").decode()
-        if not digest or told.get(DATA_BYTES_KEY) != str(_data_end(meta)).encode():
+        facts = meta.metadata or {}
+        digest = facts.get(DIGEST_KEY, b"").decode()
+        if not digest or facts.get(DATA_BYTES_KEY) != str(_data_end(meta)).encode():
             digest = _file_digest(shard)
         return ShardFooter(meta.num_rows, meta.num_row_groups, digest, file.schema_arrow.remove_metadata())
 
@@ -282,30 +272,20 @@ def _data_end(meta: pq.FileMetaData) -> int:
 def record_tables(file: pq.ParquetFile, shard: Shard, columns: list[str], size: int) -> Iterator[pa.Table]:
     """The rows of a shard in order, `size` at a time (the last table may be shorter), decoded as they are asked for.
 
+    Up to a row group of ours is decoded at once, of whatever size the file's own are, and sliced where that allows it.
     Raises `ShardError` where the file breaks off.
     """
-    yield from _rechunk(_stretches(file, shard, columns), size)
-
-
-def _stretches(file: pq.ParquetFile, shard: Shard, columns: list[str]) -> Iterator[pa.Table]:
-    """Up to a row group of ours at a time, of whatever size the file's own row groups are."""
+    rest: pa.Table | None = None
     row = 0
     try:
         for batch in file.iter_batches(batch_size=ROW_GROUP_RECORDS, columns=columns, use_threads=False):
             row += batch.num_rows
-            yield pa.Table.from_batches([batch])
+            new = pa.Table.from_batches([batch])
+            table = pa.concat_tables([rest, new]) if rest is not None and rest.num_rows else new
+            whole = table.num_rows - table.num_rows % size
+            yield from (table.slice(start, size) for start in range(0, whole, size))
+            rest = table.slice(whole)
     except (pa.ArrowException, OSError) as error:
         raise ShardError(f"{shard.path} breaks off after row {row} of {file.metadata.num_rows}: {error}") from error
-
-
-def _rechunk(tables: Iterator[pa.Table], size: int) -> Iterator[pa.Table]:
-    """Tables of exactly `size` rows, slices where a row group allows it; the last one may be shorter."""
-    rest: pa.Table | None = None
-    for new in tables:
-        table = pa.concat_tables([rest, new]) if rest is not None and rest.num_rows else new
-        whole = table.num_rows - table.num_rows % size
-        for start in range(0, whole, size):
-            yield table.slice(start, size)
-        rest = table.slice(whole)
     if rest is not None and rest.num_rows:
         yield rest

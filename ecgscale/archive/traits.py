@@ -21,8 +21,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ecgscale.archive.batch import RawBatch
-from ecgscale.archive.reader import Archive
+from ecgscale.archive.reader import Archive, RawBatch
 from ecgscale.archive.shard import Shard
 from ecgscale.archive.validate import OK, check_batch
 from ecgscale.errors import EcgscaleError
@@ -71,7 +70,7 @@ def traits(signal: NDArray, leads: tuple[str, ...], rate: float) -> NDArray[np.f
 
 
 def with_traits(rows: pa.Table, found: pa.Table) -> pa.Table:
-    """Explanations of a shard with the traits of the same shard beside them; EcgscaleError when they do not fit."""
+    """Explanations of a shard with the traits of the same shard alongside; EcgscaleError when they do not fit."""
     if rows.num_rows != found.num_rows:
         raise EcgscaleError(
             f"{found.num_rows} records have traits and {rows.num_rows} are explained; they are not of the same shard"

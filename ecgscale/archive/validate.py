@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ecgscale.archive.batch import RawBatch
+from ecgscale.archive.reader import RawBatch
 
 OK = "ok"
 """The status of a record that can be used."""

@@ -1,18 +1,15 @@
-"""Annotated waves of many recordings, brought from one annotation a lead to one wave of the heart.
+"""P, QRS and T of many recordings: annotations a lead brought to one wave of the heart, or found by NeuroKit2.
 
 The rule for merging leads: at every sample it is counted how many leads are inside a wave of a kind; where at least
 half of the record's annotated leads are, there is a wave, and its onset, peak and offset are the medians over the
 annotations that overlap it. A record with one annotated lead, or with the simulator's "global" one, keeps its waves as
 they are. Annotations without an onset or an offset cannot be placed and are left out.
 
-All records are worked on at once: nothing here loops over records or waves.
+All records are worked on at once: nothing of this loops over records or waves.
 
-P, QRS and T of recordings that nobody annotated, found by NeuroKit2 (Makowski et al. 2021).
-
-Up to three leads are delineated each for itself by NeuroKit2's "prominence" method, and merged by the rule of
-`archive.waves`: a wave has to be seen in two of three. On the annotated recordings of LUDB this method comes nearest to
-the annotations among NeuroKit2's, and takes milliseconds. A recording in which it fails, or finds no beat, has no waves
-and a reason.
+Of recordings that nobody annotated, up to three leads are delineated each for itself by NeuroKit2 (Makowski et al.
+2021; its "prominence" method comes nearest to the annotations of LUDB, and takes milliseconds), and merged by the same
+rule: a wave has to be seen in two of three. A recording in which it fails, or finds no beat, has no waves and a reason.
 """
 
 from __future__ import annotations
@@ -27,7 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from ecgscale.archive.batch import RawBatch
+from ecgscale.archive.reader import RawBatch
 from ecgscale.errors import UsageError
 
 WAVES = ("P", "QRS", "T")
@@ -35,8 +32,10 @@ P, QRS, T = range(3)
 
 LEAST_SHARE = 0.5
 """Of a record's annotated leads that have to be inside a wave."""
-
-
+PREFERRED_LEADS = ("II", "V5", "V2")
+METHOD = "prominence"
+FEWEST_BEATS = 2
+_NEUROKIT_NAMES = {P: "P", QRS: "R", T: "T"}
 _ROUNDING = 1e-6
 """Timesteps: a sample that lies on one must not miss it by rounding."""
 
@@ -195,12 +194,6 @@ def _chunk(column: pa.Array | pa.ChunkedArray) -> pa.Array:
     return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
 
 
-PREFERRED_LEADS = ("II", "V5", "V2")
-METHOD = "prominence"
-FEWEST_BEATS = 2
-_NEUROKIT_NAMES = {P: "P", QRS: "R", T: "T"}
-
-
 @dataclass(frozen=True)
 class Delineated:
     """Waves of N records, and for each the reason why it has none ("" where it has)."""
@@ -283,10 +276,10 @@ def _lead_points(signal: NDArray[np.float64], rate: float) -> NDArray[np.float64
 def _only_with_beats(waves: Waves, failures: list[str]) -> tuple[Waves, list[str]]:
     """Leave out the waves of records with fewer than two merged beats, and say so."""
     beats = np.bincount(waves.record[waves.kind == QRS], minlength=len(waves))
-    told = [
+    reasons = [
         reason or ("" if enough else f"fewer than {FEWEST_BEATS} heartbeats on which leads agree")
         for reason, enough in zip(failures, beats >= FEWEST_BEATS, strict=True)
     ]
     kept = (beats >= FEWEST_BEATS)[waves.record]
     points = (waves.onset[kept], waves.peak[kept], waves.offset[kept])
-    return waves_of(len(waves), waves.record[kept], waves.kind[kept], *points), told
+    return waves_of(len(waves), waves.record[kept], waves.kind[kept], *points), reasons

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
-from ecgscale.archive.batch import RawBatch
+from ecgscale.archive.reader import RawBatch
 from ecgscale.archive.validate import OK, check_batch, describe
 from ecgscale.clusters.model import ClusterModel
 from ecgscale.clusters.soft import Assignment

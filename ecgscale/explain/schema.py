@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from ecgscale.archive.batch import RawBatch
+from ecgscale.archive.reader import RawBatch
 from ecgscale.config import BATCH
 from ecgscale.encoders.preprocess import Prepared
 from ecgscale.encoders.spec import InputSpec

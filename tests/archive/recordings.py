@@ -12,7 +12,7 @@ import pyarrow as pa
 import wfdb
 
 from ecgscale.archive import Archive, ArchiveWriter, RawBatch, archive_schema
-from ecgscale.archive.batch import raw_batch
+from ecgscale.archive.reader import raw_batch
 from ecgscale.leads import CANONICAL_LEADS
 
 

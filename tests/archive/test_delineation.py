@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ecgscale.archive import Archive
-from ecgscale.archive.batch import raw_batch
+from ecgscale.archive.reader import raw_batch
 from ecgscale.archive.sources.wfdb import ingest_wfdb
 from ecgscale.archive.synthetic.simulation import simulate_records
 from ecgscale.archive.waves import QRS, delineate, merge_leads, require_neurokit

@@ -72,7 +72,7 @@ class Intake(BaseModel):
     refused: key → why; incomplete: key → when first seen
     record_ids: whether WFDB records are known by name or by path, where `_archive.json` does not say so
     info: the `_archive.json` of an archive that begins with this entry
-    dropped, problems, first_problems: as the ingest of these shards told them
+    dropped, problems, first_problems: as the ingest of these shards gave them
     """
 
     model_config = ConfigDict(frozen=True)
@@ -103,7 +103,7 @@ class IntakeLog:
 
     def __init__(self, archive: Place) -> None:
         self._store = open_objects(archive)
-        # Before the entries: whatever an entry tells to be there is then either there, or that entry's own.
+        # Before the entries: whatever an entry says is there is then either there, or that entry's own.
         self.info = self._read_info()
         self._staged = dict(self._store.list_stats(STAGED))
         self.entries = _read_entries(self._store)

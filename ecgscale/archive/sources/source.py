@@ -257,7 +257,7 @@ class Source(ABC):
         signal: SignalType,
         extra: Sequence[pa.Field],
     ) -> Ingest:
-        """An ingest that is about to begin; `facts` are what `_archive.json` says of the source beside the usual."""
+        """An ingest that is about to begin; `facts` are what `_archive.json` says of this source alone."""
         source = {
             "kind": self.kind,
             # Links followed: what the records came from is called so.
@@ -277,7 +277,7 @@ class Source(ABC):
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What `_archive.json` says of the whole, beside what the ingest of one piece says."""
+        """What `_archive.json` says of the whole, over what the ingest of one piece says."""
         return {}
 
     @abstractmethod

@@ -1,7 +1,7 @@
 """What was forgotten stays forgotten: hashes of patients and records that no ingest takes in again.
 
 ARCHIVE/_forgotten.json holds them, each hashed with a salt that was drawn for this archive. They are hashes of the ids
-as the archive has them. Where those are pseudonyms, nobody without the key can tell whose they are. Where they are the
+as the archive has them. Where those are pseudonyms, nobody without the key can say whose they are. Where they are the
 ids of the source, whoever can read the file and can list all ids that there might be can find out who was forgotten:
 that is the price of keeping a patient out, and docs/privacy.md says what to do about it.
 """
@@ -86,7 +86,7 @@ def write_tombstones(archive: Place, tombstones: Tombstones) -> None:
 
 
 def check_tombstones(tombstones: Tombstones | None, pseudonyms: Pseudonyms | None, where: Place) -> None:
-    """Raise `ArchiveError` when an ingest could not tell who was forgotten, because ids would be written otherwise."""
+    """Raise `ArchiveError` when an ingest could not know who was forgotten, because ids would be written otherwise."""
     key_id = pseudonyms.key_id if pseudonyms else None
     if tombstones is not None and tombstones.key_id != key_id:
         patients = len(tombstones.patients)

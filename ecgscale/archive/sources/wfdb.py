@@ -155,7 +155,7 @@ class WfdbSource(Source):
 
     def ingest(self, target: Place, options: IngestOptions = DEFAULTS, listed_at: str | None = None) -> IngestResult:
         portion = options.portion
-        records = self._records if portion is None else self._beside(portion.sets)
+        records = self._records if portion is None else self._alongside(portion.sets)
         # What a schema that is kept to would not ask for need not be looked for.
         seen = self.header_facts(records, options.progress) if options.schema is None else HeaderFacts()
         ids, named = name_by(list(records))
@@ -164,8 +164,8 @@ class WfdbSource(Source):
         ids = ids if portion is None else list(portion.sets.values())
         return ingest.write(self._rows(records, ids, ingest), len(records))
 
-    def _beside(self, stems: Iterable[str]) -> dict[str, list[str]]:
-        """These records and what lies beside them in the folder."""
+    def _alongside(self, stems: Iterable[str]) -> dict[str, list[str]]:
+        """These records and what lies alongside in the folder."""
         # A listing a folder: asking for each annotation file by itself would be twelve times the requests.
         folders = [folder for folder in {posixpath.dirname(stem) for stem in stems} if self.files.path(folder).is_dir()]
         there = (posixpath.join(folder, name) for folder in folders for name in os.listdir(self.files.path(folder)))

@@ -1,16 +1,13 @@
-"""Who is recorded: the patients of a simulated archive, their diagnoses, and which record is whose.
+"""Who is recorded in a simulated archive: patients, their diagnoses and rhythms, and which record is whose.
 
 Everything follows from (seed, number) through counter-based random streams, so any worker can make any record in any
 order. Records come in blocks of 32 that belong to 25 patients: most have one recording, some two or three, which is
 why splits have to be made by patient. Folds 1..10 go round over the patients and therefore never divide one.
-
 Superclass sets come about as often as they do in PTB-XL (Wagner et al. 2020, table of superclass overlaps).
 
-When the simulated heart beats: R-R intervals of five rhythms, and the fibrillating atria between beats.
-
-Sinus rhythms vary with breathing and with the slow (0.1 Hz) blood-pressure wave (McSharry et al. 2003, IEEE TBME
-50:289); atrial fibrillation draws independent intervals; a ventricular premature beat comes early and leaves the sinus
-node's own beats where they were, which makes the compensatory pause.
+The hearts beat in five rhythms. Sinus rhythms vary with breathing and with the slow (0.1 Hz) blood-pressure wave
+(McSharry et al. 2003, IEEE TBME 50:289); atrial fibrillation draws independent intervals; a ventricular premature beat
+comes early and leaves the sinus node's own beats where they were, which makes the compensatory pause.
 """
 
 from __future__ import annotations
@@ -148,7 +145,7 @@ def draw_visit(patient: Patient, before: int, rng: np.random.Generator) -> Visit
     """The circumstances of a recording; `rng` is the record's stream, `before` counts the patient's earlier ones."""
     years = before * 0.8 + float(rng.uniform(0, 0.7)) * (before > 0)
     age = patient.age + years
-    usual_device = (patient.site + int(rng.random() < 0.25)) % len(DEVICES)
+    own_device = (patient.site + int(rng.random() < 0.25)) % len(DEVICES)
     fibrillation = 0.01 + 0.14 * float(np.clip((age - 45) / 45, 0, 1)) ** 1.5
     edges = np.cumsum([fibrillation, 0.07, 0.06, 0.06])
     rhythm = (RHYTHMS[3], RHYTHMS[1], RHYTHMS[2], RHYTHMS[4], RHYTHMS[0])[int(np.searchsorted(edges, rng.random()))]
@@ -156,7 +153,7 @@ def draw_visit(patient: Patient, before: int, rng: np.random.Generator) -> Visit
         patient=patient,
         age=age,
         acquired_at=patient.first_recorded + timedelta(seconds=int(years * 365.25 * 86400)),
-        device=usual_device,
+        device=own_device,
         rhythm=rhythm,
     )
 

@@ -30,8 +30,7 @@ from ecgscale.archive.synthetic.patients import (
     patient_of,
     record_stream,
 )
-from ecgscale.archive.synthetic.signal import FIDUCIAL_WAVES, UNITS_PER_MV, draw_signal
-from ecgscale.archive.synthetic.waves import beat_of
+from ecgscale.archive.synthetic.signal import FIDUCIAL_WAVES, UNITS_PER_MV, beat_of, draw_signal
 from ecgscale.archive.writer import ArchiveWriter
 from ecgscale.errors import UsageError
 from ecgscale.io.objects import put_whole

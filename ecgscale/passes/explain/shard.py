@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from ecgscale.archive.batch import RawBatch
-from ecgscale.archive.reader import Archive, Shard
+from ecgscale.archive.reader import Archive, RawBatch, Shard
 from ecgscale.archive.shard import require_unchanged
 from ecgscale.archive.validate import OK, check_batch
 from ecgscale.clusters.model import ClusterModel

@@ -12,8 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ecgscale.archive.batch import RawBatch
-from ecgscale.archive.reader import Archive
+from ecgscale.archive.reader import Archive, RawBatch
 from ecgscale.archive.validate import OK, check_batch
 from ecgscale.archive.waves import Waves, delineate, has_neurokit, merge_leads, on_axis, whole_steps
 from ecgscale.clusters.model import ClusterModel
