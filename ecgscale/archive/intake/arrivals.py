@@ -12,7 +12,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -186,7 +186,7 @@ class _Night:
                 if built is not None:
                     self._enter(fresh, built, contents)
                 else:
-                    self._found.refuse(replace(fresh[0], refusal=str(error)))
+                    self._found.refuse(fresh[0], str(error))
                 break
             fresh = still
         self._files.discard(files)

@@ -6,17 +6,16 @@ An archive without a log is taken on as it is: the sets whose records are in it 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from ecgscale.archive.intake.intake import Intake, IntakeLog
 from ecgscale.archive.reader import Archive
-from ecgscale.archive.sources.files import Known, SourceFile, SourceSet, newest_of
+from ecgscale.archive.sources.files import Known, SourceSet
 from ecgscale.archive.sources.pseudonyms import Pseudonyms
 from ecgscale.archive.sources.source import IngestResult, Source
 from ecgscale.archive.sources.tombstones import forgotten_note
@@ -27,6 +26,11 @@ if TYPE_CHECKING:
     from ecgscale.config import ArchiveConfig
 
 _NAMED = 5
+_NAMED_AS = {
+    "refused": "refused",
+    "incomplete": "incomplete, waited for",
+    "given_up": "taken as they are, after waiting for long enough",
+}
 _AHEAD = timedelta(hours=1)
 _KINDS = ("ptbxl", "code15", "wfdb", "simulate")
 _SIGNAL_SUFFIXES = (".dat", ".mat")
@@ -80,9 +84,7 @@ class NightTally:
         """Forget what was seen, not what was done."""
         self.seen: Counter[str] = Counter()
         self.notes: list[str] = []
-        self._incomplete: list[str] = []
-        self._given_up: list[str] = []
-        self._refused: list[str] = []
+        self._named: dict[str, list[str]] = {what: [] for what in _NAMED_AS}
 
     def put(self, entry: Intake, changed: int = 0) -> None:
         """The shards of an entry are in place; so many of its sets had been ingested before."""
@@ -96,27 +98,16 @@ class NightTally:
         self.seen["forgotten"] += len(result.refused)
         self._of_ingest += [note for note in result.notes if note not in forgotten_note(len(result.refused))]
 
-    def incomplete(self, one: SourceSet, since: datetime) -> None:
-        """A set lacks something since then, and is waited for."""
-        self._incomplete.append(f"{one.archived_as}: {one.lacks}, since {since:%Y-%m-%d %H:%M} UTC")
-
-    def give_up(self, one: SourceSet) -> None:
-        """A set is taken; worth saying if it lacks something."""
-        if one.lacks:
-            self._given_up.append(f"{one.archived_as}: {one.lacks}")
-
-    def refuse(self, one: SourceSet) -> None:
-        """A set cannot come in."""
-        self._refused.append(f"{one.archived_as}: {one.refusal}")
+    def name(self, what: str, one: SourceSet, why: str) -> None:
+        """A set is "refused", "incomplete" (and waited for), or "given_up" (and taken as it is)."""
+        self._named[what].append(f"{one.archived_as}: {why}")
 
     def arrivals(self) -> Arrivals:
         """The result."""
         notes = [
             *self.notes,
             *self._of_ingest,
-            *_one_line("refused", self._refused),
-            *_one_line("incomplete, waited for", self._incomplete),
-            *_one_line("taken as they are, after waiting for long enough", self._given_up),
+            *(line for what, text in _NAMED_AS.items() for line in _one_line(text, self._named[what])),
             *_one_line("ingested with problems", self._problems, self.done["problems"]),
             *forgotten_note(self.seen["forgotten"]),
         ]
@@ -125,9 +116,7 @@ class NightTally:
         return Arrivals(
             **self.done,
             **self.seen,
-            incomplete=len(self._incomplete),
-            given_up=len(self._given_up),
-            refused=len(self._refused),
+            **{what: len(sets) for what, sets in self._named.items()},
             records=sum(self._shards.values()),
             shards=tuple(sorted(self._shards)),
             notes=tuple(dict.fromkeys(notes)),
@@ -189,17 +178,20 @@ def adopted(archive: Archive, source: Source, known: Known) -> dict[SourceSet, s
 
 def _record_ids_of(archive: Archive) -> str:
     """Whether the records of an archive of WFDB files are known by name or by path, from the ids themselves."""
+    return BY_PATH if any("/" in (name or "") for name in _ids_of(archive)) else BY_NAME
+
+
+def _ids_of(archive: Archive) -> list[str | None]:
+    """All record ids, but for those in shards that cannot be read."""
     unreadable: list[ShardError] = []
-    ids = archive.metadata(["record_id"], unreadable).column("record_id")
-    return BY_PATH if pc.any(pc.match_substring(ids, "/")).as_py() else BY_NAME
+    return list(archive.metadata(["record_id"], unreadable).column("record_id").to_pylist())
 
 
 def _is_in(archive: Archive, made: dict[str, Any]) -> Callable[[SourceSet], bool]:
     if "parts" in made:
         parts = frozenset(made["parts"])
         return lambda one: one.name in parts
-    unreadable: list[ShardError] = []
-    ids = frozenset(archive.metadata(["record_id"], unreadable).column("record_id").to_pylist())
+    ids = frozenset(_ids_of(archive))
     return lambda one: one.archived_as in ids
 
 
@@ -231,11 +223,11 @@ class FoundSets:
             if past is None or past.look or past.stamp != one.stamp:
                 new.append(one)
             elif past.refusal:
-                self.tally.refuse(replace(one, refusal=past.refusal))
+                self.tally.name("refused", one, past.refusal)
             elif past.at != one.at:
                 # Moved as it was: from now on this is its place.
                 self.same[one] = past.content
-        settled = [one for one in new if self._has_settled(one.files)]
+        settled = [one for one in new if one.newest <= self.settled]
         self.tally.seen["waiting"] += len(new) - len(settled)
         ahead = sum(one.newest > self.now + _AHEAD for one in new)
         if ahead:
@@ -245,33 +237,31 @@ class FoundSets:
         looked_into = map(_without_file_names, self.source.looked_into(settled, schema))
         return [one for one in looked_into if self._is_ready(one)]
 
-    def refuse(self, one: SourceSet) -> None:
+    def refuse(self, one: SourceSet, why: str) -> None:
         """A set cannot come in; that is said as long as it is as it is."""
-        self.tally.refuse(one)
-        self.refused.append(one)
-
-    def _has_settled(self, files: Iterable[SourceFile]) -> bool:
-        return newest_of(files) <= self.settled
+        self.tally.name("refused", one, why)
+        self.refused.append(replace(one, refusal=why))
 
     def _is_ready(self, one: SourceSet) -> bool:
         past = self.known.of(one)
         if past is not None and past.stamp == one.stamp and past.at == one.at:
             if past.refusal:
-                self.tally.refuse(replace(one, refusal=past.refusal))
+                self.tally.name("refused", one, past.refusal)
             return False
-        if not self._has_settled(one.files):
+        if one.newest > self.settled:
             self.tally.seen["waiting"] += 1
             return False
         if one.refusal:
-            self.refuse(one)
+            self.refuse(one, one.refusal)
             return False
         if one.lacks and (since := self._since(one)) > self.given_up:
-            self.tally.incomplete(one, since)
+            self.tally.name("incomplete", one, f"{one.lacks}, since {since:%Y-%m-%d %H:%M} UTC")
             return False
         if one.lacks and one.hopeless:
-            self.refuse(replace(one, refusal=one.lacks))
+            self.refuse(one, one.lacks)
             return False
-        self.tally.give_up(one)
+        if one.lacks:
+            self.tally.name("given_up", one, one.lacks)
         return True
 
     def _since(self, one: SourceSet) -> datetime:

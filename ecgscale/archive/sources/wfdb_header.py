@@ -95,6 +95,11 @@ class Header:
         """Canonical names of the voltage channels."""
         return tuple(self.channels[i].lead for i in self.voltages)
 
+    def signal_files(self, folder: str) -> dict[str, str]:
+        """Names of its signal files, and their paths when it lies in `folder`."""
+        names = (channel.file for channel in self.channels if channel.file not in NO_FILE)
+        return {name: posixpath.join(folder, name) for name in names}
+
     def fits_int16(self) -> bool:
         """True if one resolution represents every voltage channel exactly in 16 bits, whatever the samples are."""
         channels = [self.channels[i] for i in self.voltages]
@@ -310,7 +315,7 @@ def fetch_records(source: SourceFolder, names: Sequence[str]) -> None:
     if source.is_local:
         return
     source.fetch(names)
-    named = set()
+    named: set[str] = set()
     for name in names:
         if name.endswith(HEADER):
             try:
@@ -318,8 +323,7 @@ def fetch_records(source: SourceFolder, names: Sequence[str]) -> None:
             except UnreadableRecord:
                 # Named when its row is written.
                 continue
-            files = {channel.file for channel in header.channels}.difference(NO_FILE)
-            named |= {posixpath.normpath(posixpath.join(posixpath.dirname(name), file)) for file in files}
+            named.update(map(posixpath.normpath, header.signal_files(posixpath.dirname(name)).values()))
     source.fetch(path for path in sorted(named) if not path.startswith(("../", "/")))
 
 
@@ -353,8 +357,7 @@ def _looked_into(source: SourceFolder, one: SourceSet, read: Callable[[Path], He
         why = "its gains or format need float32, and this archive holds int16; ingest the whole source into a new one"
         return replace(one, refusal=why)
     folder, own = posixpath.split(stem)
-    named = {channel.file: posixpath.join(folder, channel.file) for channel in header.channels}
-    named = {file: path for file, path in named.items() if file not in NO_FILE}
+    named = header.signal_files(folder)
     there = {file.name: file for file in one.files}
     there |= {path: source.listed[path] for path in named.values() if path in source.listed}
     return replace(
