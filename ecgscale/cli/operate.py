@@ -83,7 +83,7 @@ def _decide(
     reason: str,
     dataset: str | None,
 ) -> dict[str, Any]:
-    from ecgscale.nightly.decisions import decide_on
+    from ecgscale.nightly.history import decide_on
     from ecgscale.store.dataset import find_dataset
 
     if not shards and not every:
@@ -121,7 +121,7 @@ def rollback(progress: Progress, root: Path, number: int, reason: str, dataset: 
       ecgscale rollback ROOT 41 --reason "wrong units since Tuesday"
       ecgscale release ROOT --all --reason "units mended"
     """
-    from ecgscale.nightly.decisions import roll_back
+    from ecgscale.nightly.history import roll_back
 
     manifest = roll_back(root, number, reason, dataset)
     content = manifest.content

@@ -18,8 +18,7 @@ from ecgscale.words import age, by_reason, counted, named, size
 
 if TYPE_CHECKING:
     from ecgscale.nightly.history import History
-    from ecgscale.nightly.rows import HeldLine
-    from ecgscale.nightly.status import DatasetStatus, RootStatus
+    from ecgscale.nightly.status import DatasetStatus, HeldLine, RootStatus
     from ecgscale.store.dataset import ExplainedDataset
 
 
@@ -183,7 +182,7 @@ def quarantine(
 
 
 def _quarantined(found: ExplainedDataset, root: Path, reason: str | None, limit: int) -> dict[str, Any]:
-    from ecgscale.nightly.rows import quarantined_records
+    from ecgscale.nightly.status import quarantined_records
 
     assert found.manifest is not None
     totals = found.manifest.content.totals
@@ -216,7 +215,7 @@ def _quarantined(found: ExplainedDataset, root: Path, reason: str | None, limit:
 
 
 def _held(found: ExplainedDataset, root: Path, limit: int) -> dict[str, Any]:
-    from ecgscale.nightly.rows import held_lines
+    from ecgscale.nightly.status import held_lines
 
     assert found.manifest is not None
     lines = held_lines(found)
@@ -225,7 +224,7 @@ def _held(found: ExplainedDataset, root: Path, limit: int) -> dict[str, Any]:
     return {
         "dataset_id": found.dataset_id,
         "manifest": found.manifest.number,
-        "held": [line.to_dict() for line in lines[:limit]],
+        "held": [vars(line) for line in lines[:limit]],
         "left_out": len(lines) - len(lines[:limit]),
     }
 

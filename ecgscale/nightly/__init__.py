@@ -1,14 +1,10 @@
-"""What runs every night.
+"""What runs every night, and what people do about it.
 
-gates           may what was explained tonight be published? quarantine rate (quarantine), freshness and volume
-                (volume, usual), drift against a reference period (drift; drift_told: as sentences)
-gate_settings   thresholds; evidence: what the gates look at; findings: what they say
-reference       the reference period: a sample of sound records
-quantities      the numbers of a record that may drift; placements: where they lie within the reference
-refit           a new cluster model under the old ids (lineage), compared with the old one (comparison)
-promote         which dataset is served; carried: what goes over from one to the next
-verify          is everything there, possible, and what the network computes? (verify_*); runs: records of runs
-status          what is published, waits, failed or is held back; quarantined: records, one by one; held: shards;
-                history: what was published and decided before
-forget          a patient goes from everything (forget_*), and all of it is searched (traces_of_patient, patient_search)
+night      what is new is ingested, explained, judged, published; preflight: seconds of looking before hours of work
+gates/     may what was explained tonight be published? counts (quarantine rate, volume, freshness) and drift against
+           the reference period, over one table of evidence; the gatekeeper reads, judges and keeps
+status     what is published, waits, failed or is held back; history: what was published and decided, and deciding
+models/    a new cluster model under the old ids (refit), compared with the old one; which dataset is served (promote)
+verify/    is everything there, possible, and what the network computes?
+forget/    a patient goes from everything, and all of it is searched
 """

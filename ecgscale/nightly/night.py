@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -35,7 +36,7 @@ from ecgscale.progress import SILENT, Progress
 from ecgscale.store.dataset import dataset_store, find_dataset
 from ecgscale.store.garbage import collect_garbage
 from ecgscale.store.lease import Lease
-from ecgscale.store.manifest import Manifest, newest_number, read_manifest
+from ecgscale.store.manifest import newest_number, read_manifest
 
 if TYPE_CHECKING:
     from ecgscale.archive.intake.arrivals import Arrivals
@@ -108,6 +109,9 @@ def run_night(
         archive, model = Archive.open(config.archive.path), ClusterModel.load(frozen)
         identity = identify(archive, model, explain_settings(config, model))
         store = dataset_store(config.root, identity.dataset_id)
+        served = None
+        with suppress(UsageError):
+            served = find_dataset(config.root).manifest
         keeper = Gatekeeper(
             store=store,
             settings=config.gates,
@@ -132,15 +136,7 @@ def run_night(
             watch,
             Unattended(
                 admission=admission,
-                before_work=RecomputeGuard(
-                    share=night.recompute_share,
-                    max_records=night.max_records,
-                    allowed=allow_recompute,
-                    withdraw_share=night.withdraw_share,
-                    withdrawal_allowed=allow_withdrawal,
-                    served=_served(config),
-                    dataset_id=identity.dataset_id,
-                ),
+                before_work=RecomputeGuard(night, allow_recompute, allow_withdrawal, served, identity.dataset_id),
                 limits=RunLimits(night.max_shards, _deadline(night.deadline, now)),
                 partial=night.policy == "committed",
             ),
@@ -177,13 +173,6 @@ def _arrivals(config: RunConfig, progress: Progress) -> tuple[Arrivals | None, s
     return arrivals, None
 
 
-def _served(config: RunConfig) -> Manifest | None:
-    try:
-        return find_dataset(config.root).manifest
-    except UsageError:
-        return None
-
-
 def _deadline(clock: str | None, now: datetime) -> float:
     """The next time that it is `clock` (UTC, HH:MM), on the monotonic clock."""
     if clock is None:
@@ -206,7 +195,7 @@ def _prune(config: RunConfig, progress: Progress) -> int:
 
 
 def _refresh(config: RunConfig, explained: ExplainResult, keeper: Gatekeeper, progress: Progress) -> dict[str, Any]:
-    """Scores and the table of nights, after publishing: what cannot be computed is told and undoes nothing."""
+    """Scores and the table of nights, after publishing: what cannot be computed is noted and undoes nothing."""
     past = night_records(keeper.store)[-SHOWN_NIGHTS:]
     write_evaluation(
         config.root,

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from ecgscale.clusters.model import ClusterModel
+from ecgscale.config import NightlyConfig
 from ecgscale.encoders.spec import encoder_digest
 from ecgscale.errors import UsageError
 from ecgscale.explain.facts import encoder_digest_of
@@ -56,7 +57,7 @@ def preflight(root: Place, model_dir: Place | None) -> Preflight:
         if free is not None and free < LEAST_FREE_BYTES:
             raise StoreError(f"{where} has {free / 2**20:.0f} MiB left; a night needs at least 1 GiB. Free some space")
     if model_dir is not None:
-        require_published_digests(root, model_dir)
+        _require_published_digests(root, model_dir)
     return Preflight(off, scratch, root_free)
 
 
@@ -76,7 +77,7 @@ def _require_protocol(store: ObjectStore) -> None:
         store.delete(key)
 
 
-def require_published_digests(root: Place, model_dir: Place) -> None:
+def _require_published_digests(root: Place, model_dir: Place) -> None:
     """Raise `UsageError` when the model's or its encoder's content is not what its name was published with."""
     model = ClusterModel.load(model_dir)
     found = encoder_digest(model.encoder_path)
@@ -87,8 +88,7 @@ def require_published_digests(root: Place, model_dir: Place) -> None:
         )
     for dataset_id in dataset_ids(root):
         store = dataset_store(root, dataset_id)
-        number = newest_number(store)
-        manifest = read_manifest(store, number) if number else None
+        manifest = read_manifest(store, newest_number(store))
         if manifest is None or manifest.content.identity.model_id != model.model_id:
             continue
         if manifest.content.identity.model_digest != model.digest:
@@ -100,17 +100,15 @@ def require_published_digests(root: Place, model_dir: Place) -> None:
 
 @dataclass(frozen=True)
 class RecomputeGuard:
-    """Raises `UsageError` for a plan that recomputes more than a share of what is published, or more than max_records,
-    or that withdraws more than `withdraw_share` of it, each unless that is allowed.
+    """Raises `UsageError` for a plan that recomputes more than `recompute_share` of what is published, or more than
+    `max_records`, or that withdraws more than `withdraw_share` of it, each unless that is allowed.
 
     served: the manifest that is served now; where it is of another dataset (another model, setting or version of the
     results), publishing there would recompute all of it.
     """
 
-    share: float
-    max_records: int | None
+    limits: NightlyConfig
     allowed: bool
-    withdraw_share: float
     withdrawal_allowed: bool
     served: Manifest | None
     dataset_id: str
@@ -135,27 +133,28 @@ class RecomputeGuard:
         keys = {entry.key for entry in published.content.shards}
         again = [pending for pending in plan.pending if pending.source.key in keys]
         rows = sum(pending.source.rows for pending in again)
-        limit = self.share * records
-        if rows > limit or (self.max_records is not None and rows > self.max_records):
+        share, most = self.limits.recompute_share, self.limits.max_records
+        if rows > share * records or (most is not None and rows > most):
             raise UsageError(
                 f"{len(again)} of {len(keys)} published shards have changed: {counted(rows, 'record')} would be "
-                f"computed again, {rows / max(records, 1):.1%} of what is published (the limit is {self.share:.0%}"
-                + (f", and {counted(self.max_records, 'record')}" if self.max_records is not None else "")
+                f"computed again, {rows / max(records, 1):.1%} of what is published (the limit is {share:.0%}"
+                + (f", and {counted(most, 'record')}" if most is not None else "")
                 + f"). First: {again[0].source.key}. If that is meant, give --allow-recompute; nothing was computed"
             )
 
     def _require_presence(self, plan: Plan, newest: Manifest) -> None:
-        """What cannot be read is no matter of this: it is set aside, and told by the exit code."""
+        """What cannot be read is no matter of this: it is set aside, and the exit code says so."""
         there = {entry.key for entry in plan.published} | {aside.key for aside in plan.set_aside}
         there |= {commit.source.key for commit in plan.committed} | {moved.source.key for moved in plan.moved}
         there |= {pending.source.key for pending in plan.pending}
         gone = [entry for entry in newest.content.shards if entry.key not in there]
         rows, records = sum(entry.rows for entry in gone), newest.content.totals.records
-        if rows > self.withdraw_share * records:
+        limit = self.limits.withdraw_share
+        if rows > limit * records:
             raise UsageError(
                 f"{len(gone)} of {len(newest.content.shards)} published shards are gone from the archive "
                 f"{newest.content.archive.path}: {counted(rows, 'record')} would be withdrawn, "
-                f"{rows / max(records, 1):.1%} of what is published (the limit is {self.withdraw_share:.0%}). First: "
+                f"{rows / max(records, 1):.1%} of what is published (the limit is {limit:.0%}). First: "
                 f"{gone[0].key}. Is its disk mounted, and its path right? If they are to go, give --allow-withdrawal; "
                 "nothing was changed"
             )

@@ -1,30 +1,39 @@
 """What is going on below a ROOT: what is published, what waits, what failed, what is held back, and who ran last.
 
-From listings, one manifest a dataset, and the few records of holds and failures: no data file and no shard is read, so
-it takes seconds however much there is. Ages are by the clock of the store.
+`root_status`: from listings, one manifest a dataset, and the few records of holds and failures: no data file and no
+shard is read, so it takes seconds however much there is. Ages are by the clock of the store. `quarantined_records` and
+`held_lines` list single records that could not be explained, and shards that somebody has to decide on.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
 from ecgscale.archive.reader import Archive
-from ecgscale.errors import ArchiveError, UsageError
+from ecgscale.archive.validate import OK, RECORD_STATUS
+from ecgscale.errors import ArchiveError, UsageError, did_you_mean
 from ecgscale.io.numbered import read_json_object
 from ecgscale.io.objects import ObjectStat, ObjectStore, StoreError, open_objects
-from ecgscale.io.places import Place
+from ecgscale.io.places import Place, arrow_place
+from ecgscale.io.settings import storage_errors
 from ecgscale.nightly.history import RunLine, last_runs
 from ecgscale.store.commit import COMMITS, commit_name
-from ecgscale.store.dataset import DATASET_FILE, dataset_store, find_dataset
+from ecgscale.store.dataset import DATASET_FILE, ExplainedDataset, dataset_store, find_dataset
 from ecgscale.store.failures import Failure, failures
-from ecgscale.store.holds import Hold, holds, standing_holds
+from ecgscale.store.holds import HeldFile, Hold, held_files, holds, standing_holds
 from ecgscale.store.lease import lease_standing
-from ecgscale.store.manifest import DatasetFacts, Manifest, manifest_key, newest_number, read_manifest
+from ecgscale.store.manifest import DatasetFacts, Manifest, ShardEntry, manifest_key, newest_number, read_manifest
 from ecgscale.store.root import dataset_ids, existing_root
 
 RUNS_SHOWN = 5
@@ -87,14 +96,8 @@ class RootStatus:
 
     def to_dict(self) -> dict[str, Any]:
         """For `--json`."""
-        return {
-            "root": self.root,
-            "time": self.time.isoformat(),
-            "running": self.running,
-            "datasets": [dataset.to_dict() for dataset in self.datasets],
-            "runs": [run.to_dict() for run in self.runs],
-            "remark": self.remark,
-        }
+        datasets, runs = [one.to_dict() for one in self.datasets], [run.to_dict() for run in self.runs]
+        return {**vars(self), "time": self.time.isoformat(), "datasets": datasets, "runs": runs}
 
 
 def root_status(root: str | Path, archive: str | Path | None = None) -> RootStatus:
@@ -107,7 +110,9 @@ def root_status(root: str | Path, archive: str | Path | None = None) -> RootStat
     store = open_objects(where)
     now, remark = _time(store)
     archives = _Archives(Archive.open(archive) if archive is not None else None)
-    served = _served(where)
+    served = None
+    with suppress(UsageError):
+        served = find_dataset(where).dataset_id
     datasets = [_dataset(where, name, name == served, archives, now) for name in dataset_ids(where)]
     holder = lease_standing(store).holder
     running = f"{holder.purpose}, process {holder.pid} on {holder.host}, since {holder.acquired}" if holder else ""
@@ -124,31 +129,24 @@ def _time(store: ObjectStore) -> tuple[datetime, str]:
         return datetime.now(UTC), f"ages are by the clock of this machine: {error}"
 
 
-def _served(root: Place) -> str | None:
-    try:
-        return find_dataset(root).dataset_id
-    except UsageError:
-        return None
-
-
+@dataclass
 class _Archives:
-    """Archives as they are listed now, each listed once; an error says why one cannot be."""
+    """Archives as they are listed now, each listed once; an error says why one cannot be. given: where it moved to"""
 
-    def __init__(self, given: Archive | None) -> None:
-        self._given = given
-        self._known: dict[str, Archive | str] = {}
+    given: Archive | None
+    known: dict[str, Archive | str] = field(default_factory=dict)
 
     def of(self, manifest: Manifest) -> Archive | str:
         """The archive of a dataset, or why there is none."""
         facts = manifest.content.archive
-        if self._given is not None and self._given.archive_id == facts.archive_id:
-            return self._given
-        if facts.path not in self._known:
+        if self.given is not None and self.given.archive_id == facts.archive_id:
+            return self.given
+        if facts.path not in self.known:
             try:
-                self._known[facts.path] = Archive.open(facts.path)
+                self.known[facts.path] = Archive.open(facts.path)
             except (ArchiveError, StoreError) as error:
-                self._known[facts.path] = str(error)
-        found = self._known[facts.path]
+                self.known[facts.path] = str(error)
+        found = self.known[facts.path]
         if isinstance(found, Archive) and found.archive_id != facts.archive_id:
             return f"{facts.path} is another archive by now ({found.archive_id})"
         return found
@@ -179,14 +177,10 @@ def _dataset(root: Place, dataset_id: str, served: bool, archives: _Archives, no
         quarantined=manifest.content.totals.quarantined if manifest else {},
         set_aside={aside.key: aside.reason for aside in manifest.content.set_aside} if manifest else {},
         failed=failed,
-        held=_reasons(standing, "held"),
-        rejected=_reasons(standing, "rejected"),
+        held={hold.source.key: hold.why for hold in standing if hold.state == "held"},
+        rejected={hold.source.key: hold.why for hold in standing if hold.state == "rejected"},
         waiting=_waiting(manifest, stat, commits, standing, set(failed), archives),
     )
-
-
-def _reasons(standing: list[Hold], state: str) -> dict[str, str]:
-    return {hold.source.key: hold.why for hold in standing if hold.state == state}
 
 
 def _stands(failure: Failure, manifest: Manifest | None) -> bool:
@@ -212,7 +206,7 @@ def _waiting(
         named = {entry.commit for entry in manifest.content.shards} | {hold.commit for hold in back}
         newer = [name for name, stat in commits.items() if name not in named and stat.modified > published.modified]
         return Waiting(len(newer), None, None, archive)
-    # What was set aside is told by itself, until it comes with other content.
+    # What was set aside has a line of its own, until it comes with other content.
     there = {(aside.key, aside.size, aside.stamp) for aside in manifest.content.set_aside}
     there |= {(entry.key, entry.size, entry.stamp) for entry in manifest.content.shards}
     kept_back = {hold.source.key for hold in back}
@@ -226,3 +220,89 @@ def _waiting(
             counts["failed" if shard.key in failed else "pending"] += 1
     gone = {entry.key for entry in manifest.content.shards} - {shard.key for shard in archive.shards}
     return Waiting(counts["unpublished"], counts["pending"], len(gone))
+
+
+@dataclass(frozen=True)
+class QuarantinedRecord:
+    """One record; `row` counts from 0 in the published file of its shard."""
+
+    record_id: str | None
+    shard: str
+    row: int
+    status: str
+    flags: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {**vars(self), "flags": list(self.flags)}
+
+
+def quarantined_records(
+    store: ObjectStore, manifest: Manifest, reason: str | None = None, limit: int | None = None
+) -> list[QuarantinedRecord]:
+    """The first `limit` quarantined records of a manifest (None: all), in the order of the shards.
+
+    `reason` picks those of one status; `UsageError` for one that there is not.
+    """
+    known = [status for status in RECORD_STATUS if status != OK]
+    if reason is not None and reason not in known:
+        raise UsageError(
+            f"{reason!r} is no reason of quarantine.{did_you_mean(reason, known)} There are: {', '.join(known)}"
+        )
+    some = (e for e in manifest.content.shards if (e.quarantined if reason is None else e.quarantined.get(reason)))
+    return list(islice(chain.from_iterable(_of_file(store, entry, reason) for entry in some), limit))
+
+
+def _of_file(store: ObjectStore, entry: ShardEntry, reason: str | None) -> Iterator[QuarantinedRecord]:
+    path, system = arrow_place(store.location(entry.file))
+    with storage_errors(f"cannot read {store.location(entry.file)}"):
+        table = pq.read_table(path, filesystem=system, columns=["record_id", "status", "flags"], partitioning=None)
+    status = table["status"]
+    wanted = pc.not_equal(status, OK) if reason is None else pc.equal(status, reason)
+    rows = np.flatnonzero(pc.fill_null(wanted, False).to_numpy())
+    for row, record in zip(rows.tolist(), table.take(rows).to_pylist(), strict=True):
+        flags = tuple(record["flags"] or ())
+        yield QuarantinedRecord(record["record_id"], entry.key, row, record["status"], flags)
+
+
+@dataclass(frozen=True)
+class HeldLine:
+    """One shard. state: "held" or "rejected"; held_at: since when; reason: why it is held, or was rejected.
+
+    decided_by, decided_at: who rejected it, and when; record_id: the first of its recordings that can be plotted
+    file: where what was explained of it lies, as Parquet
+    """
+
+    shard: str
+    state: str
+    records: int
+    quarantined: int
+    held_at: str
+    reason: str
+    decided_by: str | None
+    decided_at: str | None
+    record_id: str | None
+    file: str
+
+
+def held_lines(found: ExplainedDataset) -> list[HeldLine]:
+    """What is held back or rejected, in the order of the shards. Two columns of each file are read."""
+    return [_held_line(file) for file in held_files(found)]
+
+
+def _held_line(file: HeldFile) -> HeldLine:
+    hold, rows = file.hold, file.rows(["record_id", "status"])
+    usable = rows.filter(pc.equal(rows["status"], OK))["record_id"]
+    last = hold.decisions[-1] if hold.decisions else None
+    return HeldLine(
+        shard=hold.source.key,
+        state=hold.state,
+        records=file.output.rows,
+        quarantined=sum(file.output.quarantined.values()),
+        held_at=hold.held_at,
+        reason=hold.why,
+        decided_by=last.decided_by if last else None,
+        decided_at=last.decided_at if last else None,
+        record_id=usable[0].as_py() if len(usable) else None,
+        file=file.location,
+    )

@@ -23,9 +23,7 @@ from ecgscale.runtime import metrics
 from ecgscale.runtime.ray_pool import submission_id
 from ecgscale.store.failures import code_digest
 from ecgscale.store.presence import at_work
-from ecgscale.store.provenance import run_facts, utc_now, versions
-
-RUNS = "runs"
+from ecgscale.store.provenance import RUNS, run_facts, utc_now, versions
 
 
 class RunRecord:

@@ -16,6 +16,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+RUNS = "runs"
+"""Folder of a ROOT with a record a run, written when it ends."""
+
 
 class RunFacts(BaseModel):
     """One run of one process."""

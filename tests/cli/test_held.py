@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from ecgscale.nightly.decisions import decide_on
+from ecgscale.nightly.history import decide_on
 from ecgscale.passes.explain.explain import Unattended
 from tests.cli.operated import facts, typed
 from tests.explain.golden import write_archive, write_model

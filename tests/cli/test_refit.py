@@ -105,7 +105,7 @@ def test_a_stopped_refit_is_exit_code_6_and_goes_on(world: World, monkeypatch: p
 
     world.grow(4)
     with monkeypatch.context() as patch:
-        patch.setattr(refit_pass, "explain_archive", stop)
+        patch.setattr(refit_pass, "explain_config", stop)
         stopped = run("refit", str(world.config_file()))
     assert (stopped.exit_code, facts(stopped)["error"]) == (6, "stopped")
     assert facts(run("refit", str(world.config_file())))["records"] == 64

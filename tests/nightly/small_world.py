@@ -78,12 +78,12 @@ class SmallWorld:
         store, manifest = self.store, self.manifest
         old = manifest.content.shards[position]
         table = change(self.table(position))
-        told = {
+        said = {
             key.decode().removeprefix(METADATA): value.decode()
             for key, value in (table.schema.metadata or {}).items()
             if key.decode().startswith(METADATA)
         } | (metadata or {})
-        data = to_parquet(table.replace_schema_metadata(None).to_batches(), table.schema.remove_metadata(), told)
+        data = to_parquet(table.replace_schema_metadata(None).to_batches(), table.schema.remove_metadata(), said)
         sha256 = hashlib.sha256(data).hexdigest()
         facts = {"file": f"data/forged-{sha256[:16]}.parquet", "file_size": len(data), "sha256": sha256, **entry}
         new = old.model_copy(update=facts)

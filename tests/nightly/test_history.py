@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from ecgscale.errors import UsageError
-from ecgscale.nightly.decisions import decide_on, roll_back
-from ecgscale.nightly.history import _moments, root_history
+from ecgscale.nightly.history import _moments, decide_on, roll_back, root_history
 from ecgscale.nightly.models.promote import promote
 from ecgscale.store.holds import Decision, hold, holds
 from tests.cli.operated import facts, typed
@@ -62,8 +61,8 @@ def test_status_shows_it_when_asked(world: World) -> None:
     found = facts(result)["history"]
     assert [line["number"] for line in found["manifests"]] == [4, 3, 2]
     assert [line["what"] for line in found["decisions"]] == ["released", "rolled back"]
-    for told in ("last manifests", "last decisions", "units mended", "rollback", "part-00002.parquet"):
-        assert told in result.stdout
+    for text in ("last manifests", "last decisions", "units mended", "rollback", "part-00002.parquet"):
+        assert text in result.stdout
     assert "history" not in facts(typed("status", world.root))
 
 

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from ecgscale.cli import main
 from ecgscale.leads import CANONICAL_LEADS
 from ecgscale.store import find_dataset, newest_manifest
-from ecgscale.store.holds import Hold, holds
+from ecgscale.store.holds import holds
 from ecgscale.store.lease import Lease
 from tests.encoders.small_networks import write_small_encoder
 from tests.nightly.nights import CONFIG, World, new_world
@@ -60,10 +60,6 @@ def test_another_setting_does_not_silently_fill_another_dataset(world: World) ->
     assert "would be computed again" in world.night(code=2)["error"]
 
 
-def undecided(world: World) -> list[Hold]:
-    return [hold for hold in holds(find_dataset(world.root).store).values() if hold.state == "held"]
-
-
 def test_a_bad_night_is_held_released_and_rejected(world: World) -> None:
     def broken(table):  # type: ignore[no-untyped-def]
         import pyarrow as pa
@@ -77,7 +73,7 @@ def test_a_bad_night_is_held_released_and_rejected(world: World) -> None:
     assert [(shard["key"], shard["state"]) for shard in night["held"]] == [("part-00003.parquet", "held")]
     assert night["gates"]["findings"][0]["gate"] == "quarantine_rate"
     # What is kept is read on other days.
-    [hold] = undecided(world)
+    [hold] = holds(find_dataset(world.root).store).values()
     today = datetime.now(UTC).date().isoformat()
     assert hold.reasons[0].startswith(f"all records, {today}: 40 of 80 records are quarantined")
     assert "tonight" not in json.dumps(night)
@@ -87,7 +83,9 @@ def test_a_bad_night_is_held_released_and_rejected(world: World) -> None:
     world.arrive(4, seed=5)
     later = world.night()
     assert (later["computed"], len(later["held"])) == (1, 1)
-    assert [hold.source.key for hold in undecided(world)] == ["part-00003.parquet"]
+    assert [(h.source.key, h.state) for h in holds(find_dataset(world.root).store).values()] == [
+        ("part-00003.parquet", "held")
+    ]
     assert (
         "Held are: part-00003.parquet"
         in world.run("release", world.root, "part-3.parquet", "--reason", "x", code=2)["error"]
@@ -180,11 +178,11 @@ def test_a_held_night_says_what_to_type(tmp_path: Path) -> None:
     world.arrive(2, seed=2)
     world.night()
     world.run("rollback", world.root, "1", "--reason", "wrong units")
-    told = CliRunner().invoke(main, ["nightly", str(world.config)]).stdout
-    assert "explained: 0 shards computed" in told
-    assert "1 shard held back: part-00002.parquet" in told
-    assert f"look:   ecgscale quarantine {world.root} --held" in told
-    assert f"decide: ecgscale release {world.root} part-00002.parquet --reason TEXT" in told
+    printed = CliRunner().invoke(main, ["nightly", str(world.config)]).stdout
+    assert "explained: 0 shards computed" in printed
+    assert "1 shard held back: part-00002.parquet" in printed
+    assert f"look:   ecgscale quarantine {world.root} --held" in printed
+    assert f"decide: ecgscale release {world.root} part-00002.parquet --reason TEXT" in printed
 
 
 def test_the_night_is_kept_with_what_the_gates_said(world: World) -> None:

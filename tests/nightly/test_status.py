@@ -14,7 +14,7 @@ import pytest
 from ecgscale.archive.reader import Archive
 from ecgscale.errors import ArchiveError, UsageError
 from ecgscale.io.objects import LocalObjects, StoreError, open_objects
-from ecgscale.nightly.decisions import decide_on
+from ecgscale.nightly.history import decide_on
 from ecgscale.nightly.status import DatasetStatus, RootStatus, root_status
 from ecgscale.passes.explain.explain import Unattended
 from ecgscale.store.commit import Source

@@ -1,4 +1,4 @@
-"""Forgetting in what lies beside explanations: lists of what was seen, evaluations, records of runs and nights, caches.
+"""Forgetting in what lies alongside explanations: lists of what was seen, evaluations, run records, nights, caches.
 
 Digests and names of encoders and models do not rest on their lists (`seen.tsv`), so lines may go from them. Evaluations
 that name a record go as a whole: they can be made again. From other JSON the ids alone are taken.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -24,7 +23,6 @@ from ecgscale.nightly.gates.reference import Reference, RowsWithTraits
 from ecgscale.store.commit import COMMITS
 from ecgscale.store.manifest import MANIFESTS, newest_number, read_manifest
 
-LISTS = ("encoders", "models")
 LEFTOVERS = ("_writing-", "_tmp-")
 """What names of files begin with that killed writers left."""
 _FIXED = frozenset({COMMITS, MANIFESTS})
@@ -45,15 +43,17 @@ def without_seen(store: ObjectStore, keys: Iterable[str], traces: Traces) -> int
 
 
 def seen_lists(root: ObjectStore) -> list[str]:
-    """Keys of the lists beside the encoders and models of a ROOT."""
-    return [key for folder in LISTS for key in root.list_prefix(folder) if key.endswith(f"/{SEEN_FILE}")]
+    """Keys of the lists alongside the encoders and models of a ROOT."""
+    return [
+        key for folder in ("encoders", "models") for key in root.list_prefix(folder) if key.endswith(f"/{SEEN_FILE}")
+    ]
 
 
 def evaluations_with(root: ObjectStore, skip: Callable[[str], bool], traces: Traces) -> list[str]:
     """Keys of all files of those evaluations of which one file tells of the patient, but for those to skip."""
     keys = [key for key in root.list_prefix(EVALUATIONS) if not skip(key)]
-    told = {_evaluation(key) for key in keys if holds_traces(root, key, traces)}
-    return [key for key in keys if _evaluation(key) in told]
+    found = {_evaluation(key) for key in keys if holds_traces(root, key, traces)}
+    return [key for key in keys if _evaluation(key) in found]
 
 
 def _evaluation(key: str) -> tuple[str, str]:
@@ -85,8 +85,7 @@ def rebuild_reference(store: ObjectStore, archive: Archive) -> None:
     data = store.read(REFERENCE)
     if data is None:
         return
-    number = newest_number(store)
-    newest = read_manifest(store, number) if number else None
+    newest = read_manifest(store, newest_number(store))
     old = Reference.from_bytes(data)
     entries = newest.content.shards if newest else ()
     judged = {key for record in night_records(store) for key in record.shards}
@@ -109,9 +108,3 @@ def stale_copies(traces: Traces) -> list[Path]:
         if any(not key.endswith(_OF_ENCODERS) or holds_traces(store, key, traces) for key in keys):
             found.append(copy)
     return found
-
-
-def remove_copies(copies: Iterable[Path]) -> None:
-    """They are fetched again when they are needed."""
-    for copy in copies:
-        shutil.rmtree(copy)

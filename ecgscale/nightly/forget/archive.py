@@ -28,7 +28,7 @@ from ecgscale.archive.shard import (
 from ecgscale.errors import EcgscaleError
 from ecgscale.io.objects import ObjectStore, open_objects, put_whole
 from ecgscale.io.places import Place, arrow_place
-from ecgscale.nightly.forget.search import Traces
+from ecgscale.nightly.forget.search import Traces, ids_in
 from ecgscale.progress import Progress
 from ecgscale.store.commit import DATA, Source
 
@@ -82,17 +82,10 @@ def own_records(tables: Sequence[pa.Table], patient: str, known: Iterable[str]) 
     """Ids of a patient's records in these tables of ids, `known` ones among them."""
     own, others = set(known), set()
     for table in tables:
-        own |= {record for record, owner in _pairs(table) if record is not None and owner == patient}
+        own |= {record for record, owner in ids_in(table) if record is not None and owner == patient}
     for table in tables:
-        others |= {
-            record for record, owner in _pairs(table) if owner is not None and owner != patient and record in own
-        }
+        others |= {record for record, owner in ids_in(table) if owner not in (None, patient) and record in own}
     return OwnRecords(frozenset(own - others), frozenset(own & others))
-
-
-def _pairs(table: pa.Table) -> Iterator[tuple[str | None, str | None]]:
-    patients = table["patient_id"].to_pylist() if "patient_id" in table.column_names else [None] * table.num_rows
-    return zip(table["record_id"].to_pylist(), patients, strict=True)
 
 
 def shards_with(archive: Archive, ids: Mapping[str, pa.Table], traces: Traces) -> dict[str, Source]:
@@ -110,29 +103,21 @@ def rewrite_shard(archive: Archive, shard: Shard, traces: Traces) -> None:
     """
     with open_parquet(shard, whole=True) as file:
         schema = file.schema_arrow.remove_metadata()
-        names = schema.names
-        pending: list[pa.Table] = []
-        built = ShardInMemory(schema)
-        for table in record_tables(file, shard, names, ROW_GROUP_RECORDS):
+        pending, built = schema.empty_table(), ShardInMemory(schema)
+        for table in record_tables(file, shard, schema.names, ROW_GROUP_RECORDS):
             kept = table.cast(schema).filter(pa.array(~traces.rows(table)))
-            pending = _written(built, [*pending, kept])
-        for table in pending:
-            if table.num_rows:
-                built.write(table)
+            pending = pa.concat_tables([pending, kept])
+            # Whole row groups, as an ingest writes them.
+            while pending.num_rows >= ROW_GROUP_RECORDS:
+                built.write(pending.slice(0, ROW_GROUP_RECORDS))
+                pending = pending.slice(ROW_GROUP_RECORDS)
+        if pending.num_rows:
+            built.write(pending)
     require_unchanged(shard)
     if built.rows:
         put_whole(archive.path / shard.key, built.close())
     else:
         open_objects(archive.path).delete(shard.key)
-
-
-def _written(built: ShardInMemory, pending: Sequence[pa.Table]) -> list[pa.Table]:
-    """Write whole row groups; the rest."""
-    table = pa.concat_tables(pending)
-    while table.num_rows >= ROW_GROUP_RECORDS:
-        built.write(table.slice(0, ROW_GROUP_RECORDS))
-        table = table.slice(ROW_GROUP_RECORDS)
-    return [table]
 
 
 def source_of(archive: Archive, key: str) -> Source | None:
@@ -143,44 +128,34 @@ def source_of(archive: Archive, key: str) -> Source | None:
 
 def _source(archive: Archive, shard: Shard) -> Source:
     footer = archive.footer(shard)
-    return Source(
-        key=shard.key, size=shard.size, stamp=shard.stamp, rows=footer.rows, content_digest=footer.content_digest
-    )
+    digest = footer.content_digest
+    return Source(key=shard.key, size=shard.size, stamp=shard.stamp, rows=footer.rows, content_digest=digest)
 
 
 def mend_records(archive: Archive, records: int, traces: Traces) -> None:
     """Bring `_archive.json` and the log of what was ingested in line with the shards, which hold so many records."""
     store = open_objects(archive.path)
     info = json.loads(store.read(ARCHIVE_JSON) or b"{}")
-    mended = _mended_info(info, traces)
-    mended |= {"records": records, "shards": len(archive.shards)}
+    mended = _mended_info(info, traces) | {"records": records, "shards": len(archive.shards)}
     if mended != info:
         store.put(ARCHIVE_JSON, (json.dumps(mended, indent=2, ensure_ascii=False) + "\n").encode())
     for key in store.list_prefix(LOG):
         if key.endswith(".json"):
             entry = json.loads(store.read(key) or b"{}")
-            mended = _mended_entry(entry, traces)
+            mended = _without_lines(entry, ("first_problems", "look"), traces)
+            if mended.get("info"):
+                mended["info"] = _mended_info(mended["info"], traces)
+            mended = traces.redacted(mended)
             if mended != entry:
                 store.put(key, (json.dumps(mended) + "\n").encode())
 
 
 def _mended_info(info: Mapping[str, Any], traces: Traces) -> dict[str, Any]:
-    source = dict(info.get("source", {}))
-    if "first_problems" in source:
-        source["first_problems"] = _untouched(source["first_problems"], traces)
+    source = _without_lines(info.get("source", {}), ("first_problems",), traces)
     return {**info, "source": traces.redacted(source)}
 
 
-def _mended_entry(entry: Mapping[str, Any], traces: Traces) -> dict[str, Any]:
-    mended = dict(entry)
-    for name in ("first_problems", "look"):
-        if name in mended:
-            mended[name] = _untouched(mended[name], traces)
-    if mended.get("info"):
-        mended["info"] = _mended_info(mended["info"], traces)
-    redacted: dict[str, Any] = traces.redacted(mended)
-    return redacted
-
-
-def _untouched(lines: Iterable[str], traces: Traces) -> list[str]:
-    return [line for line in lines if not traces.is_in(line)]
+def _without_lines(facts: Mapping[str, Any], names: Sequence[str], traces: Traces) -> dict[str, Any]:
+    """JSON whose lists of lines, of these names, lack those that tell of the patient."""
+    lists = {name: [line for line in facts[name] if not traces.is_in(line)] for name in names if name in facts}
+    return {**facts, **lists}

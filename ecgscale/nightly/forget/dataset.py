@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ecgscale.archive.validate import OK
@@ -127,9 +128,10 @@ class DatasetWithout:
     def _hashed(self, commit: Commit) -> bool:
         return bool(np.isin(self.traces.record_hashes, decode_hashes(commit.output.record_ids)).any())
 
-    def _is_old(self, commit: Commit) -> bool:
-        shard = self.shards.get(commit.source.key)
-        return shard is not None and commit.source.content_digest == shard.old.content_digest
+    def _is_old(self, of: Commit | Hold) -> bool:
+        """Whether it is of a shard as it was until now."""
+        shard = self.shards.get(of.source.key)
+        return shard is not None and of.source.content_digest == shard.old.content_digest
 
     def _about_old(self, key: str) -> bool:
         data = json.loads(self.store.read(key) or b"{}")
@@ -139,15 +141,12 @@ class DatasetWithout:
 
     def _fresh_commits(self) -> dict[str, Commit]:
         """Commits of the shards as they are now, made of those of what they were; by shard key."""
-        earlier: dict[str, Commit] = {}
-        for commit in sorted(self.commits, key=lambda commit: commit.committed_at):
-            if self._is_old(commit):
-                earlier[commit.source.key] = commit
+        # Of commits of the same content under several stamps, the one that was made last.
+        old = sorted(filter(self._is_old, self.commits), key=lambda commit: commit.committed_at)
         fresh = {}
-        for key, commit in earlier.items():
+        for key, commit in {commit.source.key: commit for commit in old}.items():
             new = self.shards[key].new
-            made = self._commit_without(commit, new) if new is not None else None
-            if made is not None:
+            if new is not None and (made := self._commit_without(commit, new)) is not None:
                 fresh[key] = made
             elif new is not None:
                 self.done.again.append(key)
@@ -160,9 +159,12 @@ class DatasetWithout:
             return None
         table = pq.read_table(pa.BufferReader(data))
         theirs = self.traces.rows(table)
-        if _was_double_of(table, theirs):
-            return None
         kept = without_references(table.filter(pa.array(~theirs)), self.traces)
+        # A row that stays may have been set aside for an id that goes: without that it is usable.
+        gone = pc.unique(table["record_id"].filter(pa.array(theirs)))
+        doubles = pc.equal(kept["status"], "duplicate_record_id")
+        if pc.any(pc.and_(doubles, pc.is_in(kept["record_id"], value_set=gone))).as_py():
+            return None
         if kept.num_rows != new.rows and not self.probes:
             return None
         metadata = {
@@ -171,14 +173,11 @@ class DatasetWithout:
             if key.decode().startswith(METADATA_PREFIX)
         }
         statuses, ids = kept["status"].to_pylist(), kept["record_id"].to_pylist()
+        kept = kept.replace_schema_metadata(None).combine_chunks()
         return commit_output(
             self.store,
             new.model_copy(update={"rows": kept.num_rows}),
-            to_parquet(
-                kept.replace_schema_metadata(None).combine_chunks().to_batches(),
-                kept.schema.remove_metadata(),
-                {**metadata, "source_content_digest": new.content_digest},
-            ),
+            to_parquet(kept.to_batches(), kept.schema, {**metadata, "source_content_digest": new.content_digest}),
             record_ids=[record for record, status in zip(ids, statuses, strict=True) if status != NO_ID],
             quarantined=dict(Counter(status for status in statuses if status != OK)),
             rows=kept.num_rows,
@@ -189,27 +188,24 @@ class DatasetWithout:
         """A hold of what a shard was is one of what it is; one of anything else that is forgotten goes."""
         gone = {commit.name for commit in self.commits}
         for hold in holds(self.store).values():
-            fresh = self.fresh.get(hold.source.key)
             if hold.commit not in gone:
                 if self.traces.in_json(hold.model_dump(mode="json")):
                     self.store.put(hold_name(hold.source), to_json(self._redacted(hold)))
                 continue
-            old = self.shards.get(hold.source.key)
-            if fresh is not None and old is not None and hold.source.content_digest == old.old.content_digest:
+            fresh = self.fresh.get(hold.source.key)
+            if fresh is not None and self._is_old(hold):
                 moved = hold.model_copy(update={"source": fresh.source, "commit": fresh.name})
                 self.store.put(hold_name(fresh.source), to_json(self._redacted(moved)))
             self._delete(hold_name(hold.source))
 
     def _move_nights(self) -> None:
         """Nights remember what they judged by the names of commit records."""
-        names = {commit.name: self.fresh[commit.source.key].name for commit in self.commits if self._has_fresh(commit)}
+        old = [commit for commit in self.commits if self._is_old(commit) and commit.source.key in self.fresh]
+        names = {commit.name: self.fresh[commit.source.key].name for commit in old}
         for night in night_records(self.store):
             commits = tuple(names.get(name, name) for name in night.commits)
             if commits != night.commits:
                 self.store.put(night.key, to_json(night.model_copy(update={"commits": commits})))
-
-    def _has_fresh(self, commit: Commit) -> bool:
-        return self._is_old(commit) and commit.source.key in self.fresh
 
     def _redacted(self, hold: Hold) -> Hold:
         return Hold.model_validate(self.traces.redacted(hold.model_dump(mode="json")))
@@ -228,12 +224,11 @@ class DatasetWithout:
     def _content(self, newest: Manifest) -> Content:
         gone = {commit.name for commit in self.commits}
         before = newest.content
-        if not any(entry.commit in gone or entry.file in self.dirty for entry in before.shards) and not any(
-            one.commit in gone for one in before.held
-        ):
-            aside = tuple(one for one in before.set_aside if one.key not in self.shards)
-            if aside == before.set_aside:
-                return before
+        aside = tuple(one for one in before.set_aside if one.key not in self.shards)
+        named = {entry.commit for entry in before.shards} | {one.commit for one in before.held}
+        dirty = any(entry.file in self.dirty for entry in before.shards)
+        if not named & gone and not dirty and aside == before.set_aside:
+            return before
         kept = [entry for entry in before.shards if entry.commit not in gone]
         parts = [
             (ShardEntry.of(commit, entry.since), commit)
@@ -241,64 +236,55 @@ class DatasetWithout:
         ]
         for entry in before.shards:
             fresh = self.fresh.get(entry.key)
-            if entry.commit in gone and fresh is not None and self._is_as_it_was(entry):
+            if entry.commit not in gone:
+                continue
+            shard = self.shards.get(entry.key)
+            # What was published may be an earlier version of what the shard was until now.
+            if fresh is not None and shard is not None and entry.content_digest == shard.old.content_digest:
                 parts.append((ShardEntry.of(fresh, entry.since), fresh))
-            elif entry.commit in gone and (entry.key not in self.shards or self.shards[entry.key].new is not None):
+            elif shard is None or shard.new is not None:
                 self.done.again.append(entry.key)
         entries = (
             tuple(entry for entry, _ in parts) if self.probes else settle(self.store, parts, refuse_new=False).entries
         )
-        aside = tuple(one for one in before.set_aside if one.key not in self.shards)
         held = self._held(before, gone)
         digest = plan_digest([*entries, *aside, *held])
         return compose(before.identity, before.archive, digest, entries, aside, held)
-
-    def _is_as_it_was(self, entry: ShardEntry) -> bool:
-        """Whether what was published is what the shard was until now, and not an earlier version of it."""
-        return entry.content_digest == self.shards[entry.key].old.content_digest
 
     def _held(self, before: Content, gone: set[str]) -> list[HeldShard]:
         standing = holds(self.store)
         held = []
         for one in before.held:
             fresh = self.fresh.get(one.key)
+            hold = standing.get((one.key, fresh.source.content_digest)) if fresh is not None else None
             if one.commit not in gone:
                 held.append(one)
-            elif fresh is not None:
-                hold = standing.get((one.key, fresh.source.content_digest))
-                held += [hold.shard()] if hold is not None and hold.state != "released" else []
+            elif hold is not None and hold.state != "released":
+                held.append(hold.shard())
         return held
 
     def manifests_naming(self, commits: Iterable[Commit], dirty: Iterable[str]) -> list[int]:
         """Numbers of the manifests that refer to any of these commit records or data files."""
         names = {commit.name for commit in commits}
         files = {*dirty, *(commit.output.file for commit in commits)}
-        found = []
-        for number in manifest_numbers(self.store):
+
+        def names_one(number: int) -> bool:
             manifest = read_manifest(self.store, number)
             if manifest is None:
-                continue
+                return False
             content = manifest.content
             named = {entry.commit for entry in content.shards} | {one.commit for one in content.held}
             reasons = [*(one.reason for one in content.set_aside), *(one.reason for one in content.held)]
-            if named & names or set(manifest.files) & files or any(map(self.traces.is_in, reasons)):
-                found.append(number)
-        return found
+            return bool(named & names or set(manifest.files) & files) or any(map(self.traces.is_in, reasons))
+
+        return list(filter(names_one, manifest_numbers(self.store)))
 
     def _newest(self) -> Manifest | None:
-        number = newest_number(self.store)
-        return read_manifest(self.store, number) if number else None
+        return read_manifest(self.store, newest_number(self.store))
 
     def _delete(self, key: str) -> None:
         self.store.delete(key)
         self.done.removed.append(key)
-
-
-def _was_double_of(table: pa.Table, theirs: np.ndarray) -> bool:
-    """Whether a row that stays was set aside for an id that a row which goes has: without that it is usable."""
-    ids, statuses = table["record_id"].to_pylist(), table["status"].to_pylist()
-    gone = {ids[row] for row in np.flatnonzero(theirs)}
-    return any(statuses[row] == "duplicate_record_id" and ids[row] in gone for row in np.flatnonzero(~theirs))
 
 
 def without_references(table: pa.Table, traces: Traces) -> pa.Table:

@@ -4,26 +4,34 @@
 
 The order is such that whatever stops this, the same command finishes it: the journal says whom and what, the tombstone
 keeps the patient from coming back meanwhile, and in the end every object is looked into. What then still tells of the
-patient is named, and the journal stays until nothing does.
+patient is named, and the journal stays until nothing does:
+
+    ROOT/_forgetting/<token>.json       whom, and which records and shards; whoever goes on after a crash has to know
+
+Data files are written again without the patient's rows instead of explaining the shards again: other patients' rows
+stay the same to the last bit, whatever machine this runs on, and datasets are cleaned whose network or version of the
+results nobody can run any more.
 """
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from uuid import uuid4
+
+from pydantic import BaseModel, ConfigDict
 
 from ecgscale.archive.reader import Archive
 from ecgscale.archive.sources.pseudonyms import PSEUDONYMISED, open_pseudonyms
-from ecgscale.archive.sources.tombstones import Tombstones, new_tombstones, read_tombstones, write_tombstones
+from ecgscale.archive.sources.tombstones import new_tombstones, read_tombstones, write_tombstones
 from ecgscale.encoders.seen import SEEN_FILE
 from ecgscale.errors import ExitCode, UsageError
 from ecgscale.evaluate.written import EVALUATIONS
-from ecgscale.io.numbered import read_json_object
+from ecgscale.io.numbered import read_json_object, to_json
 from ecgscale.io.objects import ObjectStore, open_objects
 from ecgscale.io.places import REMOTE, Place, absolute, is_remote, place
 from ecgscale.io.settings import StoreError, s3, storage_errors
@@ -31,7 +39,6 @@ from ecgscale.nightly.forget.alongside import (
     evaluations_with,
     mend,
     rebuild_reference,
-    remove_copies,
     seen_lists,
     stale_copies,
     without_seen,
@@ -48,17 +55,33 @@ from ecgscale.nightly.forget.archive import (
     source_of,
 )
 from ecgscale.nightly.forget.dataset import DatasetWithout, Rewritten
-from ecgscale.nightly.forget.notes import JOURNAL, Journal, keep_journal, note_removal, open_journals
-from ecgscale.nightly.forget.search import Hit, Traces, search
+from ecgscale.nightly.forget.search import Hit, Traces, look, search
+from ecgscale.nightly.history import note_removal
 from ecgscale.passes.probe.probe import PROBES_FOLDER, probe_store
 from ecgscale.progress import SILENT, Progress
-from ecgscale.store.commit import DATA
+from ecgscale.store.commit import DATA, Source
 from ecgscale.store.dataset import DATASET_FILE, dataset_store
 from ecgscale.store.lease import Lease
 from ecgscale.store.manifest import DatasetFacts
 from ecgscale.store.presence import FORGETTING, require_alone
 from ecgscale.store.provenance import run_facts
 from ecgscale.store.root import EXPLANATIONS, dataset_ids, existing_root
+
+JOURNAL = "_forgetting"
+
+
+class Journal(BaseModel):
+    """One patient (None: single records) on the way out, by the ids of the archive.
+
+    records: of this patient alone; shards: of the archive that held them, as they were
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    version: Literal[1] = 1
+    patient: str | None
+    records: tuple[str, ...] = ()
+    shards: dict[str, Source] = {}
 
 
 @dataclass(frozen=True)
@@ -77,8 +100,8 @@ class Whom:
 class ForgetResult:
     """What was done, or would be (`dry_run`).
 
-    left: objects that still tell of the patient (of a dry run: those that do now); again: shards that the next run
-    explains again, because what was published of them was not what the archive held
+    left: objects that still hold traces (of a dry run: those that do now); again: shards that the next run explains
+    again, because what was published of them was not what the archive held
     """
 
     dry_run: bool
@@ -114,7 +137,7 @@ def forget_patient(
 ) -> ForgetResult:
     """Remove a patient from an archive and from everything below ROOT that was made of it; see the module.
 
-    reason: is kept beside the datasets; encoders: directories elsewhere whose lists of what was seen are mended too
+    reason: is kept alongside the datasets; encoders: directories elsewhere whose lists of what was seen are mended too
     Raises `UsageError` for a patient that nobody knows (or a key that is not the archive's), `LockedError` while a
     nightly run is under way or anybody is at work below ROOT, `ShardError` for a shard that cannot be read: whom it
     holds, nobody knows; `LeaseLost` when another command began while this process slept.
@@ -130,14 +153,6 @@ def forget_patient(
         return task.run(lease)
 
 
-@dataclass
-class _Counts:
-    rewritten: int = 0
-    removed: int = 0
-    manifests: int = 0
-    again: list[str] = field(default_factory=list)
-
-
 class _Forgetting:
     """One patient on the way out."""
 
@@ -147,46 +162,49 @@ class _Forgetting:
         self.root, self.archive_path, self.whom, self.reason = root, archive, whom, reason
         self.encoders, self.progress = encoders, progress
         self.store = open_objects(root)
-        self.counts = _Counts()
+        self.removed = self.manifests = 0
+        self.again: set[str] = set()
         self.notes: list[str] = []
 
     def rehearse(self) -> ForgetResult:
         """Count, and change nothing."""
         self._look()
-        counts = self.counts
-        counts.rewritten = len(self.present)
         rewritten = {key: Rewritten(source, None) for key, source in self.affected.items()}
         with self.progress.stage("search", None, "objects") as stage:
             for store, probes in self.stores:
                 without = DatasetWithout(store, rewritten, self.traces, run_facts(), probes)
                 dirty, commits = without.affected(stage)
                 manifests = without.manifests_naming(commits, dirty)
-                counts.manifests += len(manifests)
-                counts.removed += len({*dirty, *(c.output.file for c in commits), *(c.name for c in commits)})
-                counts.removed += len(manifests) + len(without.old_traits(commits))
-        counts.removed += len(evaluations_with(self.store, self._skip, self.traces)) + len(stale_copies(self.traces))
+                self.manifests += len(manifests)
+                self.removed += len({*dirty, *(c.output.file for c in commits), *(c.name for c in commits)})
+                self.removed += len(manifests) + len(without.old_traits(commits))
+        self.removed += len(evaluations_with(self.store, self._skip, self.traces)) + len(stale_copies(self.traces))
         objects, hits = self._search()
-        return self._result(True, objects, hits)
+        return self._result(True, len(self.present), objects, hits)
 
     def run(self, lease: Lease) -> ForgetResult:
         """All of it, in order."""
         self._look()
         journal = Journal(patient=self.traces.patient, records=tuple(sorted(self.traces.records)), shards=self.affected)
-        key = keep_journal(self.store, journal, self.journal_key)
-        self._remember()
+        key = self.journal_key or f"{JOURNAL}/{uuid4().hex}.json"
+        self.store.put(key, to_json(journal))
+        # From here on, no ingest takes the patient in.
+        patients = [self.traces.patient] if self.traces.patient else []
+        write_tombstones(self.archive_path, self.tombstones.with_these(patients, self.traces.records))
         rewritten = self._rewrite()
         for store, probes in self.stores:
             lease.check()
             self._from_dataset(store, rewritten, probes)
-        self._beside()
+        self._alongside()
         objects, hits = self._search()
-        self.counts.removed += len(mend(hits, self.traces))
-        hits = self._again(hits)
+        gone = mend(hits, self.traces)
+        self.removed += len(gone)
+        hits = [left for hit in hits if hit.key not in gone and (left := look(hit.store, hit.key, self.traces))]
         # Whoever slept until another command began has searched for nothing.
         lease.check()
         if not hits:
             self.store.delete(key)
-        return self._result(False, objects, hits)
+        return self._result(False, len(self.affected), objects, hits)
 
     def _look(self) -> None:
         """Who it is, which records these are, which shards and datasets hold them."""
@@ -196,8 +214,11 @@ class _Forgetting:
         patient = None if self.whom.is_record else name
         ids = self._own_datasets()
         self.stores = [(dataset_store(self.root, one), False) for one in ids]
-        self.stores += [(probe_store(self.root, *names), True) for names in self._probes(ids)]
-        journals = open_journals(self.store)
+        keys = (key for one in ids for key in self.store.list_prefix(f"{PROBES_FOLDER}/{one}"))
+        probed = {tuple(key.split("/")[1:3]) for key in keys}
+        self.stores += [(probe_store(self.root, *names), True) for names in sorted(probed)]
+        read = {key: read_json_object(self.store, key, Journal) for key in self.store.list_prefix(JOURNAL)}
+        journals = {key: journal for key, journal in read.items() if journal is not None}
         mine = {k: j for k, j in journals.items() if j.patient == patient and (patient or name in j.records)}
         if len(journals) > len(mine):
             self.notes.append("an earlier `ecgscale forget` of somebody else did not finish: type that command again")
@@ -222,19 +243,23 @@ class _Forgetting:
 
     def _name(self, made: dict[str, Any]) -> str:
         """The id as the archive has it."""
-        whom, told = self.whom, made.get(PSEUDONYMISED)
+        whom, pseudonymised = self.whom, made.get(PSEUDONYMISED)
         if not whom.given.strip():
             raise UsageError("the id is empty")
         if whom.keyfile is None:
             return whom.given
         pseudonyms = open_pseudonyms(whom.keyfile, protected=(self.root, self.archive_path))
-        if told is None or told.get("key_id") != pseudonyms.key_id:
-            of = f"key {told.get('key_id')}" if told else "no key: it has the ids of its source"
+        if pseudonymised is None or pseudonymised.get("key_id") != pseudonyms.key_id:
+            of = f"key {pseudonymised.get('key_id')}" if pseudonymised else "no key: it has the ids of its source"
             raise UsageError(f"{self.archive_path} was made with {of}; --key is {pseudonyms.key_id}")
         return pseudonyms.record(whom.given) if whom.is_record else pseudonyms.patient(whom.given)
 
     def _require_known(self, name: str, begun: bool) -> None:
-        explained = self._is_explained() if self.whom.is_record else bool(self.traces.records)
+        explained = bool(self.traces.records)
+        if self.whom.is_record:
+            # The archive may have lost it, and what was explained of it not.
+            with self.progress.stage("search", None, "objects") as stage:
+                explained = any(search(store, self.traces, stage, below=DATA).hits for store, _ in self.stores)
         there = bool(self.affected) or begun or explained
         known = self.tombstones.has_record(name) if self.whom.is_record else self.tombstones.has_patient(name)
         if not there and not known:
@@ -244,38 +269,16 @@ class _Forgetting:
             raise UsageError(f"{self.archive_path} knows no such {what}, and nothing below {self.root} does.{hint}")
         self.known = there
 
-    def _is_explained(self) -> bool:
-        """Whether a single record that the archive no longer has is in what was explained of it."""
-        with self.progress.stage("search", None, "objects") as stage:
-            return any(search(store, self.traces, stage, below=DATA).hits for store, _ in self.stores)
-
     def _own_datasets(self) -> list[str]:
         """Datasets of this archive; those of others may have the same ids for other people."""
-        own: list[str] = []
-        others: list[str] = []
-        for name in dataset_ids(self.root):
-            facts = read_json_object(dataset_store(self.root, name), DATASET_FILE, DatasetFacts)
-            is_own = facts is None or facts.archive_id == self.archive.archive_id
-            (own if is_own else others).append(name)
+        names = dataset_ids(self.root)
+        facts = {name: read_json_object(dataset_store(self.root, name), DATASET_FILE, DatasetFacts) for name in names}
+        others = [name for name, one in facts.items() if one is not None and one.archive_id != self.archive.archive_id]
         if others:
             self.notes.append(f"datasets of other archives are not touched: {', '.join(others)}")
-        self._foreign = tuple(
-            f"{folder}/{name}/" for name in others for folder in (EXPLANATIONS, PROBES_FOLDER, EVALUATIONS)
-        )
-        return own
-
-    def _probes(self, datasets: Sequence[str]) -> list[tuple[str, str]]:
-        found = set()
-        for name in datasets:
-            for key in self.store.list_prefix(f"{PROBES_FOLDER}/{name}"):
-                found.add((name, key.split("/")[2]))
-        return sorted(found)
-
-    def _remember(self) -> None:
-        """From here on, no ingest takes the patient in."""
-        patients = [self.traces.patient] if self.traces.patient else []
-        tombstones: Tombstones = self.tombstones.with_these(patients, self.traces.records)
-        write_tombstones(self.archive_path, tombstones)
+        folders = (EXPLANATIONS, PROBES_FOLDER, EVALUATIONS)
+        self._foreign = tuple(f"{folder}/{name}/" for name in others for folder in folders)
+        return [name for name in names if name not in others]
 
     def _rewrite(self) -> dict[str, Rewritten]:
         """Shards without the patient."""
@@ -285,7 +288,6 @@ class _Forgetting:
                 rewrite_shard(self.archive, self.archive.shard(key), self.traces)
                 stage.advance()
         self.archive = Archive.open(self.archive_path)
-        self.counts.rewritten = len(self.affected)
         records = sum(int((~self.traces.rows(table)).sum()) for table in self.ids.values())
         mend_records(self.archive, records, self.traces)
         return {key: Rewritten(old, source_of(self.archive, key)) for key, old in self.affected.items()}
@@ -299,11 +301,11 @@ class _Forgetting:
         without.remove()
         if done.removed:
             note_removal(store, self.reason, len(self.traces.records), done.manifests)
-        self.counts.removed += len(done.removed)
-        self.counts.manifests += len(done.manifests)
-        self.counts.again += done.again
+        self.removed += len(done.removed)
+        self.manifests += len(done.manifests)
+        self.again |= set(done.again)
 
-    def _beside(self) -> None:
+    def _alongside(self) -> None:
         """Lists of what was seen, evaluations, copies in the cache."""
         without_seen(self.store, seen_lists(self.store), self.traces)
         for directory in self.encoders:
@@ -313,8 +315,9 @@ class _Forgetting:
         for key in stale:
             self.store.delete(key)
         copies = stale_copies(self.traces)
-        remove_copies(copies)
-        self.counts.removed += len(stale) + len(copies)
+        for copy in copies:
+            shutil.rmtree(copy)  # fetched again when it is needed
+        self.removed += len(stale) + len(copies)
 
     def _skip(self, key: str) -> bool:
         """What belongs to other archives, journals, and the archive itself where it lies below ROOT."""
@@ -327,41 +330,23 @@ class _Forgetting:
             found = [search(self.store, self.traces, stage, self._skip), search(archive, self.traces, stage)]
         return sum(one.objects for one in found), [hit for one in found for hit in one.hits]
 
-    def _again(self, hits: Sequence[Hit]) -> list[Hit]:
-        """Those of the hits that are there still and still tell of the patient."""
-        stores = {hit.store.where: hit.store for hit in hits}
-        left: list[Hit] = []
-        with self.progress.stage("search", len(hits), "objects") as stage:
-            for where, store in stores.items():
-                keys = frozenset(hit.key for hit in hits if hit.store.where == where)
-                left += search(store, self.traces, stage, partial(_not_among, keys)).hits
-        return left
-
-    def _result(self, dry_run: bool, objects: int, hits: Sequence[Hit]) -> ForgetResult:
-        counts = self.counts
+    def _result(self, dry_run: bool, rewritten: int, objects: int, hits: Sequence[Hit]) -> ForgetResult:
         where = [f"{hit.where} ({hit.unreadable})" if hit.unreadable else hit.where for hit in hits]
-        for bucket in sorted({_bucket(one) for one in (self.root, self.archive_path) if is_remote(one)}):
+        remote = (str(one) for one in (self.root, self.archive_path) if is_remote(one))
+        for bucket in sorted({one.removeprefix(REMOTE).partition("/")[0] for one in remote}):
             self.notes += _versions_kept(bucket)
         return ForgetResult(
             dry_run=dry_run,
             patients=int(self.known and not self.whom.is_record),
             records=len(self.traces.records) if self.known else 0,
-            shards_rewritten=counts.rewritten,
-            files_removed=counts.removed,
-            manifests_removed=counts.manifests,
+            shards_rewritten=rewritten,
+            files_removed=self.removed,
+            manifests_removed=self.manifests,
             objects_searched=objects,
             left=tuple(where),
-            again=len(set(counts.again)),
+            again=len(self.again),
             notes=tuple(dict.fromkeys(self.notes)),
         )
-
-
-def _not_among(keys: frozenset[str], key: str) -> bool:
-    return key not in keys
-
-
-def _bucket(where: Place) -> str:
-    return str(where).removeprefix(REMOTE).partition("/")[0]
 
 
 def _versions_kept(bucket: str) -> list[str]:

@@ -1,10 +1,9 @@
 """A search of everything below a place for what is left of a patient: decoded tables, JSON, texts, raw bytes.
 
-What is left of a patient where: ids in cells and texts, and the hashes under which lists and logs know them.
-
-Ids may be as short as "5", which stands in every other file as something else. An id counts as a word of its own when
-it is distinctive (six characters, of digits alone eight), and else where it is said to be one: in a column or under a
-key that is called so, or in a text ("record 5", "patient_id: 5").
+`Traces` are what is looked for: ids in cells and texts, and the hashes under which lists and logs know them. Ids may be
+as short as "5", which stands in every other file as something else. An id counts as a word of its own when it is
+distinctive (six characters, of digits alone eight), and else where it is said to be one: in a column or under a key
+that is called so, or in a text ("record 5", "patient_id: 5").
 """
 
 from __future__ import annotations
@@ -92,11 +91,9 @@ class Traces:
 
         A record that another patient has too is told apart by the patient.
         """
-        records = _texts(table, "record_id")
-        patients = _texts(table, "patient_id")
         if self.patient is None:
-            return np.array([record in self.records for record in records], dtype=bool)
-        pairs = zip(records, patients, strict=True)
+            return np.array([record in self.records for record, _ in ids_in(table)], dtype=bool)
+        pairs = ids_in(table)
         return np.array(
             [patient == self.patient or (patient is None and record in self.records) for record, patient in pairs],
             dtype=bool,
@@ -172,9 +169,13 @@ class Traces:
             return False
 
 
-def _texts(table: pa.Table, name: str) -> list[str | None]:
-    values = table.column(name).to_pylist() if name in table.column_names else [None] * table.num_rows
-    return [None if value is None else str(value) for value in values]
+def ids_in(table: pa.Table) -> list[tuple[str | None, str | None]]:
+    """Record id and patient id of every row, as text; None where it is null or there is no such column."""
+    columns = []
+    for name in ("record_id", "patient_id"):
+        values = table.column(name).to_pylist() if name in table.column_names else [None] * table.num_rows
+        columns.append([None if value is None else str(value) for value in values])
+    return list(zip(*columns, strict=True))
 
 
 READERS = 4
@@ -211,18 +212,22 @@ def search(
     keys = {*store.list_prefix(below), *(key for key in store.list_leftovers() if key.startswith(below))}
     wanted = sorted(key for key in keys if not skip(key))
 
-    def look(key: str) -> Hit | None:
-        try:
-            found = holds_traces(store, key, traces)
-        except (pa.ArrowException, OSError, ValueError) as error:
-            return Hit(store, key, f"{type(error).__name__}: {error}")
-        finally:
-            stage.advance()
-        return Hit(store, key) if found else None
+    def looked(key: str) -> Hit | None:
+        hit = look(store, key, traces)
+        stage.advance()
+        return hit
 
     with ThreadPoolExecutor(READERS) as readers:
-        hits = [hit for hit in readers.map(look, wanted) if hit is not None]
+        hits = [hit for hit in readers.map(looked, wanted) if hit is not None]
     return Searched(len(wanted), tuple(hits))
+
+
+def look(store: ObjectStore, key: str, traces: Traces) -> Hit | None:
+    """The object as a hit when it tells anything of the patient, or cannot be read."""
+    try:
+        return Hit(store, key) if holds_traces(store, key, traces) else None
+    except (pa.ArrowException, OSError, ValueError) as error:
+        return Hit(store, key, f"{type(error).__name__}: {error}")
 
 
 def holds_traces(store: ObjectStore, key: str, traces: Traces) -> bool:
@@ -253,8 +258,8 @@ def _in_bytes(data: bytes, names: Sequence[str] | frozenset[str]) -> bool:
 
 def _in_parquet(store: ObjectStore, key: str, traces: Traces) -> bool:
     with _opened(store, key) as source, pq.ParquetFile(source, pre_buffer=False, buffer_size=_BLOCK) as file:
-        told = file.metadata.metadata or {}
-        if any(traces.is_in(value.decode("utf-8", "replace")) for value in told.values()):
+        texts = (file.metadata.metadata or {}).values()
+        if any(traces.is_in(value.decode("utf-8", "replace")) for value in texts):
             return True
         columns = [field.name for field in file.schema_arrow if has_text(field.type)]
         for group in range(file.num_row_groups):
@@ -281,16 +286,16 @@ def _opened(store: ObjectStore, key: str) -> Iterator[Any]:
 def _in_statistics(group: pq.RowGroupMetaData, traces: Traces) -> bool:
     for i in range(group.num_columns):
         column = group.column(i)
-        told = column.statistics if column.physical_type == "BYTE_ARRAY" else None
+        known = column.statistics if column.physical_type == "BYTE_ARRAY" else None
         name = column.path_in_schema.rsplit(".", 1)[-1]
-        if told is not None and told.has_min_max and any(traces.is_in(str(v), name) for v in (told.min, told.max)):
+        if known is not None and known.has_min_max and any(traces.is_in(str(v), name) for v in (known.min, known.max)):
             return True
     return False
 
 
 def _in_texts(texts: pa.Array, name: str, traces: Traces) -> bool:
     """Whether a flat array of strings or bytes, of the field of that name, has one that tells of the patient."""
-    if pa.types.is_binary(texts.type) or pa.types.is_large_binary(texts.type):
+    if _is_bytes(texts.type):
         return any(_in_bytes(value, traces.distinctive) for value in texts.drop_null().to_pylist())
     return any(traces.is_in(text, name) for text in pc.unique(texts).to_pylist() if text is not None)
 
@@ -324,7 +329,8 @@ def has_text(kind: pa.DataType) -> bool:
         return has_text(kind.value_type)
     if pa.types.is_nested(kind):
         return any(has_text(kind.field(i).type) for i in range(kind.num_fields))
-    return any(
-        is_kind(kind)
-        for is_kind in (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
-    )
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or _is_bytes(kind)
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)

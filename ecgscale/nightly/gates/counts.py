@@ -12,10 +12,11 @@ together, each about its own median.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,70 +39,46 @@ from ecgscale.nightly.gates.evidence import (
 from ecgscale.words import counted
 
 
-@dataclass(frozen=True)
-class _Count:
-    """`bad` of `n` records of a group over so many nights."""
-
-    group: Group
-    nights: int
-    member: NDArray[np.bool_]
-    n: int
-    bad: int
-    p: float
-
-    @property
-    def rate(self) -> float:
-        return self.bad / self.n
-
-
 def check_quarantine(evidence: Evidence, settings: GateSettings) -> list[Finding]:
     """An alarm for each group that has more quarantined records than `quarantine_rate` allows, tonight or over all
     windows; the shards that are over the rate themselves are held."""
-    if not (evidence.age == 0).any():
-        return []
-    bad = ~usable(evidence.rows)
-    counts = list(_counts(evidence, bad, settings))
-    worst: dict[tuple[str, str], _Count] = {}
-    for count in counts:
-        surely = count.p * len(counts) < settings.alpha and count.rate > settings.quarantine_rate
-        standing = worst.get(count.group.key)
-        if surely and (standing is None or count.p < standing.p):
-            worst[count.group.key] = count
-    return without_echoes([_finding(count, evidence, bad, len(counts), settings) for count in worst.values()])
+    bad, allowed = ~usable(evidence.rows), settings.quarantine_rate
+    judged = []
+    for group, nights, member in evidence.windows(settings.windows):
+        n, quarantined = int(member.sum()), int((member & bad).sum())
+        judged.append((float(binom.sf(quarantined - 1, n, allowed)), quarantined / n, group, nights, member))
+    worst: dict[tuple[str, str], tuple[float, Group, int, NDArray[np.bool_]]] = {}
+    for p, rate, group, nights, member in judged:
+        surely = p * len(judged) < settings.alpha and rate > allowed
+        if surely and (group.key not in worst or p < worst[group.key][0]):
+            worst[group.key] = p, group, nights, member
+    found = [_too_many(evidence, bad, one, min(1.0, p * len(judged)), allowed) for p, *one in worst.values()]
+    return without_echoes(found)
 
 
-def _counts(evidence: Evidence, bad: NDArray[np.bool_], settings: GateSettings) -> Iterator[_Count]:
-    for group in evidence.groups():
-        before = -1
-        for nights in settings.windows:
-            member = group.member & (evidence.age < nights)
-            n, found = int(member.sum()), int((member & bad).sum())
-            if n > before:
-                yield _Count(group, nights, member, n, found, float(binom.sf(found - 1, n, settings.quarantine_rate)))
-            before = n
-
-
-def _finding(count: _Count, evidence: Evidence, bad: NDArray[np.bool_], tests: int, settings: GateSettings) -> Finding:
-    shards = _shards_over(evidence, bad, count.member & (evidence.age == 0), settings.quarantine_rate)
-    earlier = _shards_over(evidence, bad, count.member & (evidence.age > 0), settings.quarantine_rate)
-    statuses = Counter(evidence.rows["status"].take(np.flatnonzero(count.member & bad)).to_pylist())
-    reasons = ", ".join(f"{status} ({n})" for status, n in statuses.most_common(3))
+def _too_many(evidence: Evidence, bad: NDArray[np.bool_], which: Sequence[Any], p: float, allowed: float) -> Finding:
+    """Of the records of a group over so many nights; `which`: the group, the nights, its rows."""
+    group, nights, member = which
+    n, quarantined = int(member.sum()), int((member & bad).sum())
+    shards = _shards_over(evidence, bad, member & (evidence.age == 0), allowed)
+    statuses = Counter(evidence.rows["status"].take(np.flatnonzero(member & bad)).to_pylist())
+    reasons = ", ".join(f"{status} ({count})" for status, count in statuses.most_common(3))
     found = (
-        f"{count.group}, {over_nights(count.nights, evidence.date)}: {count.bad} of {count.n} records are quarantined "
-        f"({count.rate:.1%}, allowed are {settings.quarantine_rate:.1%}): {reasons}"
+        f"{group}, {over_nights(nights, evidence.date)}: {quarantined} of {n} records are quarantined "
+        f"({quarantined / n:.1%}, allowed are {allowed:.1%}): {reasons}"
     )
     then = held_back(shards) if shards else "told only: none of the night's shards is over the rate"
     return Finding(
         gate="quarantine_rate",
         alarm=bool(shards),
-        group=str(count.group),
+        group=str(group),
         what="quarantined records",
-        effect=round(count.rate, 4),
-        p_adjusted=min(1.0, count.p * tests),
-        nights=count.nights,
-        records=count.n,
+        effect=round(quarantined / n, 4),
+        p_adjusted=p,
+        nights=nights,
+        records=n,
         shards=shards,
-        earlier=earlier,
+        earlier=_shards_over(evidence, bad, member & (evidence.age > 0), allowed),
         message=f"{found}; {then}",
         found=found,
     )
@@ -116,14 +93,14 @@ def _shards_over(evidence: Evidence, bad: NDArray[np.bool_], member: NDArray[np.
 
 LEAST_HISTORY_DAYS = 28
 LEAST_NIGHTS_A_WEEKDAY = 3
-"""Nothing is usual before this much is known."""
+"""There is no baseline before this much is known."""
 
 _LEAST_SPREAD = 0.05
 
 
 @dataclass(frozen=True)
 class WeekdayBaseline:
-    """The usual number of records of a weekday, its median.
+    """How many records come on a weekday: the median.
 
     spread: standard deviation of log(1 + records) about the median of the weekday
     nights: how many nights the median is of; freedom: degrees of freedom of the spread
@@ -136,7 +113,7 @@ class WeekdayBaseline:
 
     @classmethod
     def of(cls, counts: Mapping[date, int], weekday: int) -> WeekdayBaseline | None:
-        """From records by date of past nights; None when they are too few to call anything usual."""
+        """From records by date of past nights; None when they are too few for a baseline."""
         if not counts or (max(counts) - min(counts)).days + 1 < LEAST_HISTORY_DAYS:
             return None
         days: dict[int, list[float]] = {}
@@ -195,11 +172,7 @@ class _Feed:
 
     def finding(self, what: str, multiple: float | None, p: float | None, alarm: bool, hold: bool) -> Finding:
         """What is to say of it."""
-        then = "nothing is held back: what came is sound"
-        if hold:
-            then = held_back(self.shards)
-        elif not alarm:
-            then = "told only: a holiday"
+        sound = "nothing is held back: what came is sound" if alarm else "told only: a holiday"
         found = f"{self}, {self.today}: {what}"
         return Finding(
             gate="volume",
@@ -210,7 +183,7 @@ class _Feed:
             p_adjusted=None if p is None else min(1.0, p),
             records=self.came,
             shards=self.shards if hold else (),
-            message=f"{found}; {then}",
+            message=f"{found}; {held_back(self.shards) if hold else sound}",
             found=found,
         )
 
@@ -244,17 +217,8 @@ def check_freshness(
         f"all records, {today}: the newest recording is {_days(age)} old, usually {_days(median)}; something"
         " between the devices and the archive stands still. Nothing is held back: what came is sound"
     )
-    return [
-        Finding(
-            gate="freshness",
-            alarm=True,
-            group=ALL,
-            what="newest recording",
-            effect=round(float(age - median), 2),
-            records=sum(shard.rows.num_rows for shard in tonight),
-            message=message,
-        )
-    ]
+    effect, records = round(float(age - median), 2), sum(shard.rows.num_rows for shard in tonight)
+    return [Finding("freshness", True, ALL, "newest recording", message, effect, records=records)]
 
 
 def _judge(feed: _Feed, today: date, settings: GateSettings, comparisons: int) -> Finding | None:

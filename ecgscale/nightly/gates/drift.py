@@ -12,7 +12,7 @@ again, until nothing alarms. So a broken device does not hold back its whole sit
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -98,7 +98,6 @@ class _Search:
     def __init__(self, evidence: Evidence, records: Quantities, reference: Quantities, settings: GateSettings) -> None:
         self.evidence, self.records, self.reference, self.settings = evidence, records, reference, settings
         self.placed: Placed = Strata(reference).place(records)
-        self.groups = evidence.groups()
         self.left = np.ones(len(evidence), bool)
         self.tests = 0
 
@@ -113,14 +112,15 @@ class _Search:
             strongest = max(abs(one.delta) for one in alarms)
             near = [one for one in alarms if abs(one.delta) >= _NEARLY * strongest]
             group = min(near, key=lambda one: _WIDEST_FIRST.index(one.comparison.group.kind)).comparison.group
-            alarming = self._findings([one for one in alarms if one.comparison.group is group])
+            alarming = self._findings([one for one in alarms if one.comparison.group.key == group.key])
             found += alarming
             held = {key for finding in alarming for key in finding.shards}
             self.left &= ~np.isin(self.evidence.shard, [i for i, key in enumerate(self.evidence.keys) if key in held])
 
     def _moved(self) -> list[_Moved]:
         """Every quantity of every comparison that is worth a line."""
-        comparisons = list(self._compare())
+        windows = self.evidence.windows(self.settings.windows, self.left)
+        comparisons = [_Comparison(*one, self.placed.shift(one[2])) for one in windows]
         # The first round counts: what is compared again is a part of it.
         self.tests = self.tests or sum(int((comparison.shift.n > 0).sum()) for comparison in comparisons)
         found = []
@@ -130,16 +130,6 @@ class _Search:
             for quantity in np.flatnonzero(clear):
                 found.append(_Moved(comparison, int(quantity), float(delta[quantity]), float(adjusted[quantity])))
         return found
-
-    def _compare(self) -> Iterator[_Comparison]:
-        for group in self.groups:
-            before = 0
-            for nights in self.settings.windows:
-                member = group.member & self.left & (self.evidence.age < nights)
-                # Without further records, a longer window is the same comparison; without records of tonight, none.
-                if (n := int(member.sum())) > before and (member & (self.evidence.age == 0)).any():
-                    yield _Comparison(group, nights, member, self.placed.shift(member))
-                before = n
 
     def _findings(self, moved: list[_Moved]) -> list[Finding]:
         """Findings: group by group, of each quantity its window with the largest shift, the largest first."""
@@ -226,7 +216,7 @@ class _Search:
         return f"{self.records.names[most]} ({comparison.shift.delta[most]:+.2f})"
 
     def _sentence(self, one: _Moved, more: int) -> str:
-        """What moved, and `more` quantities beside it, in words that stay true."""
+        """What moved, and `more` quantities with it, in words that stay true."""
         comparison, n = one.comparison, one.comparison.shift.n[one.quantity]
         when = over_nights(comparison.nights, self.evidence.date)
         chance = f"{one.p_adjusted:.0e}" if one.p_adjusted >= 1e-99 else "under 1e-99"

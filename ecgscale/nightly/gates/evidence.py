@@ -7,9 +7,10 @@ what is kept of a night to judge later ones by. Findings: a sentence each for th
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -149,6 +150,23 @@ class Evidence:
             if group.member[self.age == 0].any():
                 found.setdefault((group.kind == "shard", group.member.tobytes()), group)
         return list(found.values())
+
+    @cached_property
+    def _groups(self) -> list[Group]:
+        return self.groups()
+
+    def windows(
+        self, windows: Sequence[int], left: NDArray[np.bool_] | None = None
+    ) -> Iterator[tuple[Group, int, NDArray[np.bool_]]]:
+        """Every group over tonight alone and with the nights before: group, nights, bool (n,) of its rows that are
+        `left`. Without further records a longer window is the same as a shorter one; without any of tonight, none."""
+        for group in self._groups:
+            before = 0
+            for nights in windows:
+                member = group.member & (self.age < nights) & (True if left is None else left)
+                if (n := int(member.sum())) > before and (member & (self.age == 0)).any():
+                    yield group, nights, member
+                before = n
 
 
 @dataclass(frozen=True)

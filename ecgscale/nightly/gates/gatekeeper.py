@@ -101,7 +101,7 @@ class NightRecord(BaseModel):
 class Gatekeeper:
     """Judges the shards of one night; called by the explain pass with the commits that are new to the dataset.
 
-    What a night that was killed had judged belongs to this one: what came, and what is to be told, is not lost with it.
+    What a night that was killed had judged belongs to this one: what came, and what it found, is not lost with it.
     """
 
     store: ObjectStore
@@ -112,7 +112,6 @@ class Gatekeeper:
     run_id: str
     archive: Archive | None = None
     progress: Progress = SILENT
-    seed: int = 0
     report: GateReport | None = None
     night: Night | None = None
     commits: tuple[Commit, ...] = ()
@@ -212,7 +211,7 @@ class Gatekeeper:
             f"reference: later nights are compared with {records} of {counted(len(chosen), 'shard')} published so far"
         )
         rows = RowsWithTraits(self.store, self.archive)
-        reference = Reference.of(map(rows, chosen), self.model_id, self.output_names, self.seed)
+        reference = Reference.of(map(rows, chosen), self.model_id, self.output_names)
         self.store.put_if_absent(REFERENCE, reference.to_parquet_bytes())
         return reference
 

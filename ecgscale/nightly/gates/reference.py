@@ -139,7 +139,7 @@ class RowsWithTraits:
 
     ROOT/explanations/<dataset_id>/_traits/<shard>-<content>.parquet    four numbers a record, no ids
 
-    Traits are computed from the archive once, then kept beside the dataset. What a network makes of a signal hardly
+    Traits are computed from the archive once, then kept alongside the dataset. What a network makes of a signal hardly
     shows that arm leads are reversed or that the mains hum; the signal itself does.
     """
 

@@ -1,1 +1,1 @@
-"""models."""
+"""A new cluster model under the old ids, compared with the old one, and the choice of what is served."""

@@ -32,15 +32,17 @@ SAMPLE_SHARDS = 64
 """At most so many shards are opened for the sample."""
 
 
-class Persisting(BaseModel):
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class Persisting(_Frozen):
     """One cluster in both models.
 
     distance: between its centroids; relative: that, as a share of the way to the old centroid's nearest neighbour
     share_old, share_new: of the sample's timesteps under either model
     kept: share of the timesteps that the old model puts here that the new one does too; None without any
     """
-
-    model_config = ConfigDict(frozen=True)
 
     old: int
     new: int
@@ -51,11 +53,9 @@ class Persisting(BaseModel):
     kept: float | None
 
 
-class Alone(BaseModel):
+class Alone(_Frozen):
     """A cluster of one model (`id` in it) without a counterpart, and the nearest cluster of the other; `relative` as in
     `Persisting`, in units of the old model's spacing."""
-
-    model_config = ConfigDict(frozen=True)
 
     id: int
     share: float
@@ -64,11 +64,9 @@ class Alone(BaseModel):
     relative: float | None
 
 
-class Side(BaseModel):
+class Side(_Frozen):
     """One of the two models. `explained_variance` is on the sample, `explained_variance_of_fit` on what it was fitted
     on, of which `records` took part."""
-
-    model_config = ConfigDict(frozen=True)
 
     model_id: str
     digest: str
@@ -78,24 +76,20 @@ class Side(BaseModel):
     explained_variance_of_fit: float
 
 
-class Sample(BaseModel):
+class Sample(_Frozen):
     """What both models assigned: so many timesteps of so many recordings, drawn with `seed`."""
-
-    model_config = ConfigDict(frozen=True)
 
     records: int
     timesteps: int
     seed: int
 
 
-class Comparison(BaseModel):
-    """What is written beside the new model. Lists are in the order of ids; `ari` is 1 for equal partitions, 0 for
+class Comparison(_Frozen):
+    """What is written alongside the new model. Lists are in the order of ids; `ari` is 1 for equal partitions, 0 for
     chance.
 
     `largest_relative` is the share of the spacing under which a cluster persists.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     version: Literal[1] = 1
     old: Side
@@ -113,7 +107,7 @@ def common_sample(
 ) -> tuple[NDArray[np.float32], Sample]:
     """Feature vectors (n, C) of a seeded sample of recordings, run through the network once; padding as `model` has it.
 
-    Raises `UsageError` when none of the recordings can be used. Shards that cannot be read are told and left out.
+    Raises `UsageError` when none of the recordings can be used. Shards that cannot be read are named and left out.
     """
     wanted = _drawn(archive, seed, progress)
     extracted = extract(archive, encoder, wanted, fitted_with_padding(model), progress)
@@ -138,35 +132,40 @@ def compare(
     together = np.zeros((old.n_clusters, new.n_clusters), np.int64)
     np.add.at(together, (labels_old, labels_new), 1)
     share_old, share_new = together.sum(axis=1) / len(features), together.sum(axis=0) / len(features)
-    persisting = []
-    for i, j in matching.persisting.items():
+
+    def persists(i: int, j: int) -> Persisting:
         there = int(together[i].sum())
-        persisting.append(
-            Persisting(
-                old=i,
-                new=j,
-                distance=float(matching.distance[i, j]),
-                relative=matching.relative(i, j),
-                share_old=float(share_old[i]),
-                share_new=float(share_new[j]),
-                kept=float(together[i, j] / there) if there else None,
-            )
+        return Persisting(
+            old=i,
+            new=j,
+            distance=float(matching.distance[i, j]),
+            relative=matching.relative(i, j),
+            share_old=float(share_old[i]),
+            share_new=float(share_new[j]),
+            kept=float(together[i, j] / there) if there else None,
         )
+
+    def alone(old_id: int, new_id: int, born: bool) -> Alone:
+        """A birth or a death, and the nearest cluster of the other side."""
+        own, nearest, share = (new_id, old_id, share_new) if born else (old_id, new_id, share_old)
+        distance, relative = float(matching.distance[old_id, new_id]), matching.relative(old_id, new_id)
+        return Alone(id=own, share=float(share[own]), nearest=nearest, distance=distance, relative=relative)
+
     nearest_old, nearest_new = matching.distance.argmin(axis=0), matching.distance.argmin(axis=1)
     return Comparison(
         old=_side(old, inertia_old, total),
         new=_side(new, inertia_new, total),
         largest_relative=largest_relative,
-        persisting=tuple(persisting),
-        births=tuple(_alone(matching, int(nearest_old[j]), j, "new", share_new) for j in matching.births),
-        deaths=tuple(_alone(matching, i, int(nearest_new[i]), "old", share_old) for i in matching.deaths),
+        persisting=tuple(persists(i, j) for i, j in matching.persisting.items()),
+        births=tuple(alone(int(nearest_old[j]), j, born=True) for j in matching.births),
+        deaths=tuple(alone(i, int(nearest_new[i]), born=False) for i in matching.deaths),
         ari=float(adjusted_rand_score(labels_old, labels_new)),
         sample=sample,
     )
 
 
 def read_comparison(model_dir: Place) -> Comparison:
-    """What was written beside a new model; `ModelError` when it is not there or not what ecgscale writes."""
+    """What was written alongside a new model; `ModelError` when it is not there or not what ecgscale writes."""
     path = model_dir / COMPARISON_FILE
     try:
         return Comparison.model_validate(json.loads(path.read_text(encoding="utf-8")))
@@ -210,16 +209,4 @@ def _side(model: ClusterModel, inertia: float, total: float) -> Side:
         records=int(model.info["records_used"]),
         explained_variance=1.0 - inertia / total if total > 0 else 0.0,
         explained_variance_of_fit=float(model.info["explained_variance"]),
-    )
-
-
-def _alone(matching: Matching, old: int, new: int, own: Literal["old", "new"], share: NDArray[np.float64]) -> Alone:
-    """The cluster of the side `own`, and that of the other side as its nearest."""
-    own_id, nearest = (old, new) if own == "old" else (new, old)
-    return Alone(
-        id=own_id,
-        share=float(share[own_id]),
-        nearest=nearest,
-        distance=float(matching.distance[old, new]),
-        relative=matching.relative(old, new),
     )

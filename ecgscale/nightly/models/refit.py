@@ -1,11 +1,11 @@
 """A new cluster model for an archive that has grown, with the ids and names of the clusters that persist.
 
     fit as [fit] says, from the served centroids → match with the served model → ids of persisting clusters stay
-    → compare → explain all of the archive beside what is served
+    → compare → explain all of the archive alongside what is served
 
 K-means has many ends that are equally good: begun anew on a few more records, it shares half of its clusters with what
 it found before. Begun at the served centroids, it moves them to where the data are now, explains as much, and what
-persists can be told from what does not.
+persists can be known from what does not.
 
 Nothing that is served changes: the new dataset waits for `ecgscale promote`. Typing the same command again goes on
 where it stopped, also when the archive has grown since: a dataset is finished with the model that it was begun with.
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 
 from ecgscale.archive.reader import Archive
@@ -28,26 +28,25 @@ from ecgscale.errors import ModelError, PublishError, UsageError
 from ecgscale.explain.facts import encoder_digest_of, load_encoder
 from ecgscale.io.places import Place
 from ecgscale.nightly.models.comparison import COMPARISON_FILE, Comparison, common_sample, compare, read_comparison
-from ecgscale.nightly.models.inherited import (
+from ecgscale.nightly.models.promote import (
     LINEAGE,
-    carry_holds,
-    carry_names,
-    carry_nights,
+    inherit_holds,
+    inherit_names,
+    inherit_nights,
     is_refit_of,
     names_json,
     names_of_persisting,
     under_old_ids,
 )
-from ecgscale.passes.explain.explain import ExplainResult, Unattended, explain_archive, identify
+from ecgscale.passes.explain.explain import ExplainResult, Unattended, identify
 from ecgscale.passes.fit.fit import FittedModel, fit_archive, is_fit_of
 from ecgscale.passes.fit.request import FitRequest
-from ecgscale.passes.run.pipeline import explain_settings, fit_request, served_manifest
+from ecgscale.passes.run.pipeline import explain_config, explain_settings, fit_request, served_manifest
 from ecgscale.passes.watch import RunWatch, Unwatched
 from ecgscale.passes.workers import OpenPool, driver_device, in_process
 from ecgscale.progress import SILENT, Progress
 from ecgscale.report.subject import NAMES_FILE, read_names
-from ecgscale.store.commit import Commit
-from ecgscale.store.dataset import DATASET_FILE, Pointer, dataset_store, find_dataset, serve, served
+from ecgscale.store.dataset import DATASET_FILE, dataset_store, find_dataset, serve, served
 from ecgscale.store.manifest import Manifest, newest_number
 from ecgscale.store.presence import at_work
 from ecgscale.store.provenance import RunFacts, run_facts
@@ -110,33 +109,18 @@ def refit(
         watch = watch or Unwatched()
         _keep_served(config.root, served_id, run_facts().model_copy(update={"run_id": watch.run_id}))
         dataset_id = identify(archive, model, explain_settings(config, model)).dataset_id
-        result = Refit(old, model, comparison, carry_names(old, model), dataset_id, served_id, None)
+        result = Refit(old, model, comparison, inherit_names(old, model), dataset_id, served_id, None)
         if fit_only:
             return result
-        return replace(result, explained=_explain(config, result, device, progress, pool, watch))
-
-
-def _explain(
-    config: RunConfig, result: Refit, device: str, progress: Progress, pool: OpenPool, watch: RunWatch
-) -> ExplainResult:
-    earlier, later = (dataset_store(config.root, name) for name in (result.served_id, result.dataset_id))
-    carry_holds(earlier, later)
-    carry_nights(earlier, later)
-    assert result.model.directory is not None
-    return explain_archive(
-        Archive.open(config.archive.path),
-        result.model.directory,
-        config.root,
-        entropy=config.explain.entropy,
-        batch=config.batch,
-        include_padding=config.include_padding,
-        device=device,
-        progress=progress,
-        pool=pool,
-        watch=watch,
+        earlier, later = (dataset_store(config.root, name) for name in (served_id, dataset_id))
+        inherit_holds(earlier, later)
+        inherit_nights(earlier, later)
+        assert model.directory is not None
         # A record that was sent twice over the years is no mistake here: the newer one holds, as it did night by night.
-        unattended=Unattended(admission=_admit_all),
-    )
+        admit_all = Unattended(admission=lambda fresh, newest: {})
+        return replace(
+            result, explained=explain_config(config, model.directory, progress, pool, device, watch, admit_all)
+        )
 
 
 @dataclass(frozen=True)
@@ -228,17 +212,14 @@ class _Task:
         return hashlib.sha256(json.dumps([asked, self.fresh], sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _keep_served(root: Place, dataset_id: str, run: RunFacts) -> Pointer:
+def _keep_served(root: Place, dataset_id: str, run: RunFacts) -> None:
     """Make sure that a pointer says what is served, so that publishing another dataset changes nothing."""
-    standing = served(root)
-    if standing is None:
+    if served(root) is None:
         try:
-            return serve(root, dataset_id, "was served when a new cluster model was fitted", run, base=0)
+            serve(root, dataset_id, "was served when a new cluster model was fitted", run, base=0)
         except PublishError:
-            standing = served(root)
-            if standing is None:
+            if served(root) is None:
                 raise
-    return standing
 
 
 def _require_served(config: RunConfig, manifest: Manifest) -> None:
@@ -258,7 +239,3 @@ def _require_same_network(config: RunConfig, old: ClusterModel) -> None:
             f" {old.model_id} ({expected[:12]}). Clusters of two networks cannot be matched: explain with the new"
             " network below a root of its own"
         )
-
-
-def _admit_all(fresh: Sequence[Commit], newest: Manifest | None) -> Mapping[str, Sequence[str]]:
-    return {}

@@ -1,1 +1,1 @@
-"""verify."""
+"""Is what is published whole and right, row by row and computed again?"""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from ecgscale.archive.validate import OK
 from ecgscale.explain.schema import OUTPUT_SCHEMA_VERSION, output_schema
 from ecgscale.io.objects import ObjectStore
-from ecgscale.nightly.verify.problems import Problems, place_of
-from ecgscale.nightly.verify.rows import COLUMNS, Rows, check_rows
+from ecgscale.nightly.verify.rows import COLUMNS, Problems, Rows, check_rows, place_of
 from ecgscale.passes.explain.resolve import PATIENT_CONFLICT
 from ecgscale.passes.explain.shard import NO_ID
 from ecgscale.store.commit import Commit, Source, commit_name, output_is_there
@@ -59,38 +58,36 @@ def _check_content(
     _check_metadata(entry, file.metadata.metadata or {}, identity, problems)
     if file.metadata.num_rows != entry.published_rows:
         gone = f" less {entry.superseded} superseded" if entry.superseded else ""
-        problems.add(
-            "rows",
-            entry.file,
-            f"{file.metadata.num_rows:,} rows; the plan has {entry.rows:,} records of {entry.key}{gone}",
-        )
-    k = n_clusters if n_clusters is not None else _clusters_in(file.schema_arrow)
-    if not _has_schema(entry, file.schema_arrow, k, problems):
+        plan = f"the plan has {entry.rows:,} records of {entry.key}{gone}"
+        problems.add("rows", entry.file, f"{file.metadata.num_rows:,} rows; {plan}")
+    schema = file.schema_arrow
+    if n_clusters is None:
+        kind = schema.field("proportions").type if "proportions" in schema.names else pa.null()
+        n_clusters = kind.list_size if pa.types.is_fixed_size_list(kind) else 0
+    sound = True
+    for field in output_schema(n_clusters):
+        found = schema.field(field.name).type if field.name in schema.names else "not there"
+        if found != field.type:
+            problems.add("schema", entry.file, f"column {field.name} is {found}; expected {field.type}")
+            sound = False
+    if not sound:
         return None
     ids: list[str | None] = []
     statuses: list[str | None] = []
     with_entropy = identity.settings.get("entropy") == "timestep"
-    for first_row, table in _row_groups(file):
-        check_rows(Rows(table, entry.file, first_row, problems), entry.key, k, with_entropy)
+    for group in range(file.num_row_groups):
+        table = file.read_row_group(group, columns=list(COLUMNS))
+        check_rows(Rows(table, entry.file, len(ids), problems), entry.key, n_clusters, with_entropy)
         ids += table["record_id"].to_pylist()
         statuses += table["status"].to_pylist()
     quarantined = Counter(str(status) for status in statuses if status != OK)
     if dict(quarantined) != entry.quarantined:
-        problems.add(
-            "quarantined", entry.file, f"quarantined are {dict(quarantined)}; the manifest says {entry.quarantined}"
-        )
+        says = f"quarantined are {dict(quarantined)}; the manifest says {entry.quarantined}"
+        problems.add("quarantined", entry.file, says)
     return _ids_of(entry, ids, statuses, problems)
 
 
-def _row_groups(file: pq.ParquetFile) -> Iterator[tuple[int, pa.Table]]:
-    first_row = 0
-    for group in range(file.num_row_groups):
-        table = file.read_row_group(group, columns=list(COLUMNS))
-        yield first_row, table
-        first_row += table.num_rows
-
-
-def _check_metadata(entry: ShardEntry, told: dict[bytes, bytes], identity: DatasetFacts, problems: Problems) -> None:
+def _check_metadata(entry: ShardEntry, found: dict[bytes, bytes], identity: DatasetFacts, problems: Problems) -> None:
     expected = {
         "schema_version": str(OUTPUT_SCHEMA_VERSION),
         "results_version": str(identity.results_version),
@@ -103,29 +100,10 @@ def _check_metadata(entry: ShardEntry, told: dict[bytes, bytes], identity: Datas
         "settings": json.dumps(identity.settings, sort_keys=True),
     }
     for name, value in expected.items():
-        found = told.get(f"ecgscale.{name}".encode())
-        if found != value.encode():
-            problems.add(
-                "identity",
-                entry.file,
-                f"its metadata say {name} {found.decode() if found is not None else None!r}; expected {value!r}",
-            )
-
-
-def _clusters_in(schema: pa.Schema) -> int:
-    kind = schema.field("proportions").type if "proportions" in schema.names else None
-    return kind.list_size if kind is not None and pa.types.is_fixed_size_list(kind) else 0
-
-
-def _has_schema(entry: ShardEntry, schema: pa.Schema, n_clusters: int, problems: Problems) -> bool:
-    """Whether the columns that are looked at are there, and of the right types."""
-    sound = True
-    for field in output_schema(n_clusters):
-        found = schema.field(field.name).type if field.name in schema.names else "not there"
-        if found != field.type:
-            problems.add("schema", entry.file, f"column {field.name} is {found}; expected {field.type}")
-            sound = False
-    return sound
+        there = found.get(f"ecgscale.{name}".encode())
+        if there != value.encode():
+            says = None if there is None else there.decode()
+            problems.add("identity", entry.file, f"its metadata say {name} {says!r}; expected {value!r}")
 
 
 def _ids_of(
@@ -158,8 +136,7 @@ def check_commit(
             problems.add("commit", entry.commit, f"names a source with {name} {found!r}; published is {expected!r}")
     output = commit.output
     if is_whole(entry, commit):
-        agreed = (output.size, output.sha256, output.rows) == (entry.file_size, entry.sha256, entry.rows)
-        if not agreed:
+        if (output.size, output.sha256, output.rows) != (entry.file_size, entry.sha256, entry.rows):
             problems.add("commit", entry.commit, f"tells another size, hash or number of rows of {entry.file}")
     elif not (entry.superseded or PATIENT_CONFLICT in entry.quarantined):
         problems.add("commit", entry.commit, f"names {output.file}, but {entry.file} is published")
@@ -183,8 +160,5 @@ def _check_hashes(entry: ShardEntry, commit: Commit, ids: FileIds, problems: Pro
     foreign = int((~np.isin(ids.known, committed)).sum())
     absent = len(committed) - (len(ids.known) - foreign) if is_whole(entry, commit) else 0
     if foreign or absent:
-        problems.add(
-            "record_ids",
-            entry.file,
-            f"{foreign} record ids are not among those of {entry.commit}, {absent} of those are not in the file",
-        )
+        strangers = f"{foreign} record ids are not among those of {entry.commit}"
+        problems.add("record_ids", entry.file, f"{strangers}, {absent} of those are not in the file")

@@ -3,11 +3,9 @@
 Whole batches are drawn, and computed in the very composition that they had: a forward pass may choose its arithmetic by
 the shape of a batch, and so every record of it is compared for the price of one pass.
 
-Published rows against the same rows computed again: to the last bit, and within tolerances where bits may differ.
-
-On equal hardware and software all bits are equal. Another processor, a GPU or another version of a library rounds
-differently in the last digits; then timesteps on the border of two clusters may change sides, and numbers move a
-little. `TOLERANCES` say how much of that is nothing.
+On equal hardware and software all bits are equal to those that are published. Another processor, a GPU or another
+version of a library rounds differently in the last digits; then timesteps on the border of two clusters may change
+sides, and numbers move a little. `TOLERANCES` say how much of that is nothing.
 """
 
 from __future__ import annotations
@@ -15,8 +13,9 @@ from __future__ import annotations
 import math
 import socket
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -26,7 +25,6 @@ from numpy.typing import NDArray
 
 from ecgscale.archive.reader import Archive, Shard
 from ecgscale.archive.shard import ContentDigest, require_unchanged
-from ecgscale.archive.validate import OK
 from ecgscale.clusters.model import ClusterModel
 from ecgscale.errors import EncoderError, ModelError, ShardError
 from ecgscale.evaluate.published import open_source
@@ -35,7 +33,7 @@ from ecgscale.explain.schema import FACT_COLUMNS, RESULTS_VERSION, ExplainSettin
 from ecgscale.io.objects import ObjectStore, StoreError
 from ecgscale.nightly.history import recorded_run
 from ecgscale.nightly.verify.file import is_whole
-from ecgscale.nightly.verify.problems import Problems, place_of
+from ecgscale.nightly.verify.rows import Problems, explained_rows, place_of
 from ecgscale.passes.explain.shard import ShardExplainer
 from ecgscale.progress import Progress
 from ecgscale.store.commit import Commit, read_commit
@@ -88,24 +86,19 @@ def beyond_tolerance(name: str, published: pa.Table, computed: pa.Table, factor:
         return np.ones(n, dtype=bool)
     limit = factor * TOLERANCES[name]
     pairs = zip(published[name].to_pylist(), computed[name].to_pylist(), strict=True)
-    measure = _moved if name == "segments" else _relative if name in _RELATIVE else _apart
+    measure = _moved if name == "segments" else partial(_apart, relative=name in _RELATIVE)
     return np.array([not measure(one, other) <= limit for one, other in pairs], dtype=bool)
 
 
-def _apart(one: object, other: object) -> float:
-    """The largest difference of two numbers or lists; infinite where one is null or of another length."""
+def _apart(one: object, other: object, relative: bool = False) -> float:
+    """The largest difference of two numbers or lists, `relative` to what exceeds 1; infinite where one is null or of
+    another length."""
     if one is None or other is None:
         return np.inf
     a, b = np.atleast_1d(np.asarray(one, float)), np.atleast_1d(np.asarray(other, float))
-    return float(np.abs(a - b).max(initial=0.0)) if a.shape == b.shape else np.inf
-
-
-def _relative(one: object, other: object) -> float:
-    """The largest difference, as a part of the larger number beyond 1."""
-    if one is None or other is None:
+    if a.shape != b.shape:
         return np.inf
-    a, b = np.atleast_1d(np.asarray(one, float)), np.atleast_1d(np.asarray(other, float))
-    return float((np.abs(a - b) / np.maximum(1.0, np.abs(b))).max(initial=0.0)) if a.shape == b.shape else np.inf
+    return float((np.abs(a - b) / (np.maximum(1.0, np.abs(b)) if relative else 1.0)).max(initial=0.0))
 
 
 def _moved(one: list[dict] | None, other: list[dict] | None) -> float:
@@ -130,148 +123,66 @@ class Recomputed:
     skipped: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Draw:
-    """What is drawn from: a share of the records of a manifest, at least one batch, by a seed.
+class Recomputing:
+    """Computes batches of a dataset again and compares them with what is published."""
 
-    archive: the archive as it was given (None: where it was when it was explained)
-    """
-
-    share: float
-    seed: int
-    archive: Archive | None
-
-
-def recompute_sample(
-    root: ObjectStore, store: ObjectStore, manifest: Manifest, model: ClusterModel, draw: Draw, problems: Problems,
-    progress: Progress,
-) -> Recomputed:  # fmt: skip
-    """Compute a sample of a dataset's records again and tell which differ; the records of shards that have changed
-    since, or of an archive that cannot be opened, are left out and told."""
-    identity = manifest.content.identity
-    if identity.results_version != RESULTS_VERSION:
-        return Recomputed(
-            skipped=(
-                f"results version {identity.results_version} was published, this program computes {RESULTS_VERSION}",
-            )
-        )
-    archive, why = _source(manifest, draw.archive)
-    if archive is None:
-        return Recomputed(skipped=(why,))
-    settings = ExplainSettings(**identity.settings)
-    drawn = _Drawn(archive, manifest, settings.batch)
-    chosen = drawn.batches(draw)
-    again = _Again(root, store, _Explainers(archive, model, settings), problems)
-    skipped: list[str] = []
-    with progress.stage("recompute", sum(map(len, chosen.values())), "batches") as stage:
-        for position, batches in chosen.items():
-            entry = manifest.content.shards[position]
-            stage.note(entry.key)
-            try:
-                again.check(entry, archive.shard(entry.key), batches)
-            except (ShardError, StoreError) as error:
-                skipped.append(str(error))
-            except (ModelError, EncoderError) as error:
-                problems.add("model", f"models/{identity.model_id}", str(error))
-                break
-            stage.advance(len(batches))
-    return Recomputed(again.records, again.exactly, (*drawn.told(), *skipped))
-
-
-def _source(manifest: Manifest, given: Archive | None) -> tuple[Archive | None, str]:
-    """The archive that was explained, or why there is none."""
-    explained = manifest.content.archive.archive_id
-    if given is not None:
-        other = f"{given.path} is archive {given.archive_id}; explained was {explained}"
-        return (given, "") if given.archive_id == explained else (None, other)
-    try:
-        return open_source(manifest, None)
-    except StoreError as error:
-        return None, str(error)
-
-
-class _Drawn:
-    """Batches of shards that are still in the archive as they were."""
-
-    def __init__(self, archive: Archive, manifest: Manifest, batch: int) -> None:
-        self._there = {shard.key: shard for shard in archive.shards}
-        self._archive, self._entries, self._batch = archive, manifest.content.shards, batch
-        self._verdicts: dict[int, str] = {}
-
-    def batches(self, draw: Draw) -> dict[int, set[int]]:
-        """Position of an entry → numbers of its batches; as many as hold the share of all records, where they can be
-        had."""
-        counts = np.array([-(-entry.rows // self._batch) for entry in self._entries], dtype=np.int64)
-        ends = np.cumsum(counts)
-        wanted = max(1, math.ceil(draw.share * sum(entry.rows for entry in self._entries) / self._batch))
-        chosen: dict[int, set[int]] = {}
-        for number in np.random.default_rng(draw.seed).permutation(int(counts.sum())):
-            position = int(np.searchsorted(ends, number, side="right"))
-            if self._usable(position):
-                chosen.setdefault(position, set()).add(int(number - (ends[position] - counts[position])))
-                wanted -= 1
-            if not wanted:
-                break
-        return dict(sorted(chosen.items()))
-
-    def told(self) -> list[str]:
-        """Why shards were passed over, as sentences."""
-        counts = Counter(reason for reason in self._verdicts.values() if reason)
-        return [f"{n:,} shard{'s' * (n != 1)} {reason}" for reason, n in sorted(counts.items())]
-
-    def _usable(self, position: int) -> bool:
-        if position not in self._verdicts:
-            self._verdicts[position] = self._verdict(self._entries[position])
-        return not self._verdicts[position]
-
-    def _verdict(self, entry: ShardEntry) -> str:
-        """Why not; "" when it can be computed again. A new stamp with the old content is the same shard."""
-        shard = self._there.get(entry.key)
-        if shard is None:
-            return "not in the archive any more"
-        if (shard.size, shard.stamp) == (entry.size, entry.stamp):
-            return ""
-        try:
-            same = self._archive.footer(shard).content_digest == entry.content_digest
-        except ShardError:
-            return "not readable in the archive any more"
-        return "" if same else "changed in the archive since"
-
-
-class _Explainers:
-    """The network on the kinds of devices that shards were explained on, as far as this machine has them."""
-
-    def __init__(self, archive: Archive, model: ClusterModel, settings: ExplainSettings) -> None:
-        self.settings = settings
-        self._archive, self._model = archive, model
-        self._loaded: dict[str, ShardExplainer] = {}
-
-    def of(self, run: RunFacts | None) -> ShardExplainer:
-        """For a shard that this run explained; raises as `load_encoder` does."""
-        cuda = run is not None and (run.device or "").startswith("cuda") and torch.cuda.is_available()
-        kind = "cuda" if cuda else "cpu"
-        if kind not in self._loaded:
-            encoder = load_encoder(self._model, kind, self.settings.batch)
-            self._loaded[kind] = ShardExplainer(self._archive, encoder, self._model, self.settings)
-        return self._loaded[kind]
-
-
-class _Again:
-    """Computes batches again and compares them with what is published."""
-
-    def __init__(self, root: ObjectStore, store: ObjectStore, explainers: _Explainers, problems: Problems) -> None:
-        self._root, self._store, self._explainers, self._problems = root, store, explainers, problems
+    def __init__(
+        self, root: ObjectStore, store: ObjectStore, manifest: Manifest, model: ClusterModel, problems: Problems
+    ) -> None:
+        self._root, self._store, self._manifest = root, store, manifest
+        self._model, self._problems = model, problems
+        self._explainers: dict[str, ShardExplainer] = {}
         self._versions: dict[str, bool] = {}
         self.records = self.exactly = 0
 
-    def check(self, entry: ShardEntry, shard: Shard, batches: set[int]) -> None:
+    def sample(self, share: float, seed: int, given: Archive | None, progress: Progress) -> Recomputed:
+        """Compute a share of the records again, at least one batch, and tell which differ.
+
+        given: the archive (None: where it was when it was explained). Records of shards that have changed since, or of
+        an archive that cannot be opened, are left out, and named.
+        """
+        identity = self._manifest.content.identity
+        if identity.results_version != RESULTS_VERSION:
+            published = f"results version {identity.results_version} was published"
+            return Recomputed(skipped=(f"{published}, this program computes {RESULTS_VERSION}",))
+        archive, why = _source(self._manifest, given)
+        if archive is None:
+            return Recomputed(skipped=(why,))
+        self._archive, self._settings = archive, ExplainSettings(**identity.settings)
+        drawn = _Drawn(archive, self._manifest, self._settings.batch)
+        chosen = drawn.batches(share, seed)
+        skipped: list[str] = []
+        with progress.stage("recompute", sum(map(len, chosen.values())), "batches") as stage:
+            for position, batches in chosen.items():
+                entry = self._manifest.content.shards[position]
+                stage.note(entry.key)
+                try:
+                    self._check(entry, archive.shard(entry.key), batches)
+                except (ShardError, StoreError) as error:
+                    skipped.append(str(error))
+                except (ModelError, EncoderError) as error:
+                    self._problems.add("model", f"models/{identity.model_id}", str(error))
+                    break
+                stage.advance(len(batches))
+        return Recomputed(self.records, self.exactly, (*drawn.passed_over(), *skipped))
+
+    def _explainer(self, run: RunFacts | None) -> ShardExplainer:
+        """The network on the kind of device that this run explained on, as far as this machine has it."""
+        cuda = run is not None and (run.device or "").startswith("cuda") and torch.cuda.is_available()
+        device = "cuda" if cuda else "cpu"
+        if device not in self._explainers:
+            encoder = load_encoder(self._model, device, self._settings.batch)
+            self._explainers[device] = ShardExplainer(self._archive, encoder, self._model, self._settings)
+        return self._explainers[device]
+
+    def _check(self, entry: ShardEntry, shard: Shard, batches: set[int]) -> None:
         """One shard. Raises `ShardError` when it cannot be read or is replaced meanwhile. A published file that is not
-        whole was told already, and is passed over."""
+        whole is a problem already, and is passed over."""
         published, commit = self._published(entry), read_commit(self._store, entry.commit)
         if published is None or commit is None:
             return
         run = self._computed_by(commit)
-        explainer = self._explainers.of(run)
+        explainer = self._explainer(run)
         computed = list(explainer.rows_of(shard, batches))
         require_unchanged(shard)
         exact = run is not None and self._same_machine(run, str(explainer.encoder.device))
@@ -307,36 +218,86 @@ class _Again:
         """Whether bits have to be equal: this host, this kind of device, and these libraries, as the run recorded."""
         here = (run.host, run.device, run.code_version) == (socket.gethostname(), device, package_version())
         if here and run.run_id not in self._versions:
-            told = (recorded_run(self._root, run.run_id) or {}).get("versions", {})
-            self._versions[run.run_id] = isinstance(told, Mapping) and versions().items() <= told.items()
+            recorded = (recorded_run(self._root, run.run_id) or {}).get("versions", {})
+            self._versions[run.run_id] = isinstance(recorded, Mapping) and versions().items() <= recorded.items()
         return here and self._versions[run.run_id]
 
     def _compare(self, file: str, rows: np.ndarray, published: pa.Table, mine: pa.Table, exact: bool) -> None:
         self.records += mine.num_rows
         differs = np.zeros(mine.num_rows, dtype=bool)
-        factor = HALF_PRECISION if self._explainers.settings.dtype == "bfloat16" else 1.0
+        factor = HALF_PRECISION if self._settings.dtype == "bfloat16" else 1.0
         how = "not to the last bit what this machine computes" if exact else "beyond the tolerance"
         for name, bits in different_columns(published, mine).items():
             differs |= bits
             at = np.flatnonzero(bits)
-            wrong = at if exact else at[beyond_tolerance(name, published.take(at), mine.take(at), factor)]
-            where = [(int(rows[i]), mine["record_id"][int(i)].as_py()) for i in wrong]
-            self._tell(file, where, f"{name} computed again from the archive differs: {how}")
+            for i in at if exact else at[beyond_tolerance(name, published.take(at), mine.take(at), factor)]:
+                where = place_of(file, int(rows[i]), mine["record_id"][int(i)].as_py())
+                self._problems.add("recomputed", where, f"{name} computed again from the archive differs: {how}")
         self.exactly += int((~differs).sum())
 
-    def _tell(self, file: str, where: Sequence[tuple[int, str | None]], message: str) -> None:
-        self._problems.add_many("recomputed", range(len(where)), lambda i: (place_of(file, *where[i]), message))
+
+def _source(manifest: Manifest, given: Archive | None) -> tuple[Archive | None, str]:
+    """The archive that was explained, or why there is none."""
+    explained = manifest.content.archive.archive_id
+    if given is not None:
+        other = f"{given.path} is archive {given.archive_id}; explained was {explained}"
+        return (given, "") if given.archive_id == explained else (None, other)
+    try:
+        return open_source(manifest, None)
+    except StoreError as error:
+        return None, str(error)
+
+
+class _Drawn:
+    """Batches of shards that are still in the archive as they were."""
+
+    def __init__(self, archive: Archive, manifest: Manifest, batch: int) -> None:
+        self._there = {shard.key: shard for shard in archive.shards}
+        self._archive, self._entries, self._batch = archive, manifest.content.shards, batch
+        self._verdicts: dict[int, str] = {}
+
+    def batches(self, share: float, seed: int) -> dict[int, set[int]]:
+        """Position of an entry → numbers of its batches; as many as hold the share of all records, where they can be
+        had."""
+        counts = np.array([-(-entry.rows // self._batch) for entry in self._entries], dtype=np.int64)
+        ends = np.cumsum(counts)
+        wanted = max(1, math.ceil(share * sum(entry.rows for entry in self._entries) / self._batch))
+        chosen: dict[int, set[int]] = {}
+        for number in np.random.default_rng(seed).permutation(int(counts.sum())):
+            position = int(np.searchsorted(ends, number, side="right"))
+            if self._usable(position):
+                chosen.setdefault(position, set()).add(int(number - (ends[position] - counts[position])))
+                wanted -= 1
+            if not wanted:
+                break
+        return dict(sorted(chosen.items()))
+
+    def passed_over(self) -> list[str]:
+        """Why shards were passed over, as sentences."""
+        counts = Counter(reason for reason in self._verdicts.values() if reason)
+        return [f"{n:,} shard{'s' * (n != 1)} {reason}" for reason, n in sorted(counts.items())]
+
+    def _usable(self, position: int) -> bool:
+        if position not in self._verdicts:
+            self._verdicts[position] = self._verdict(self._entries[position])
+        return not self._verdicts[position]
+
+    def _verdict(self, entry: ShardEntry) -> str:
+        """Why not; "" when it can be computed again. A new stamp with the old content is the same shard."""
+        shard = self._there.get(entry.key)
+        if shard is None:
+            return "not in the archive any more"
+        if (shard.size, shard.stamp) == (entry.size, entry.stamp):
+            return ""
+        try:
+            same = self._archive.footer(shard).content_digest == entry.content_digest
+        except ShardError:
+            return "not readable in the archive any more"
+        return "" if same else "changed in the archive since"
 
 
 def _alike(mine: pa.Table, published: pa.Table) -> tuple[np.ndarray, np.ndarray]:
     """Explained rows of both, by record id: rows that gave way to newer ones are not in the file any more."""
-    at = {record_id: row for row, record_id in _explained(published)}
-    pairs = [(row, at[record_id]) for row, record_id in _explained(mine) if record_id in at]
+    at = {record_id: row for row, record_id in explained_rows(published)}
+    pairs = [(row, at[record_id]) for row, record_id in explained_rows(mine) if record_id in at]
     return np.array([row for row, _ in pairs], np.int64), np.array([row for _, row in pairs], np.int64)
-
-
-def _explained(table: pa.Table) -> Iterator[tuple[int, str]]:
-    columns = (table[name].to_pylist() for name in ("record_id", "status"))
-    for row, (record_id, status) in enumerate(zip(*columns, strict=True)):
-        if status == OK:
-            yield row, record_id

@@ -2,7 +2,7 @@
 
     manifest → each file: bytes, metadata, rows, commit → no record twice → a sample recomputed → garbage
 
-Nothing is changed. What is not as it has to be is a problem; what nobody refers to is garbage, which is told and harms
+Nothing is changed. What is not as it has to be is a problem; what nobody refers to is garbage, which is named and harms
 nobody.
 """
 
@@ -24,8 +24,8 @@ from ecgscale.errors import ExitCode, ModelError
 from ecgscale.io.objects import ObjectStore, StoreError, open_objects
 from ecgscale.io.places import Place
 from ecgscale.nightly.verify.file import check_commit, check_file
-from ecgscale.nightly.verify.problems import Problem, Problems, check_doubles
-from ecgscale.nightly.verify.sample import Draw, Recomputed, recompute_sample
+from ecgscale.nightly.verify.rows import Problem, Problems, check_doubles
+from ecgscale.nightly.verify.sample import Recomputed, Recomputing
 from ecgscale.progress import SILENT, Progress
 from ecgscale.store.commit import Commit, read_commit
 from ecgscale.store.dataset import dataset_store
@@ -120,11 +120,9 @@ def verify_root(
     """
     where = existing_root(root)
     given = Archive.open(archive) if archive is not None else None
-    found = []
-    for dataset_id in chosen_datasets(where, dataset):
-        check = _Check(where, dataset_id, progress)
-        found.append(check.all(sample, seed, given))
-    return Verified(open_objects(where).where, tuple(found))
+    datasets = chosen_datasets(where, dataset)
+    found = tuple(_Check(where, dataset_id, progress).all(sample, seed, given) for dataset_id in datasets)
+    return Verified(open_objects(where).where, found)
 
 
 class _Check:
@@ -146,10 +144,8 @@ class _Check:
             hashes = self._files(manifest, model.n_clusters if model else None)
             check_doubles(self.store, hashes, self.problems)
             if sample > 0 and model is not None:
-                draw = Draw(sample, seed + manifest.number, archive)
-                recomputed = recompute_sample(
-                    open_objects(self.root), self.store, manifest, model, draw, self.problems, self.progress
-                )
+                again = Recomputing(open_objects(self.root), self.store, manifest, model, self.problems)
+                recomputed = again.sample(sample, seed + manifest.number, archive, self.progress)
         return VerifiedDataset(
             dataset_id=self.dataset_id,
             manifest=number,
@@ -180,8 +176,7 @@ class _Check:
         """Every shard and file once, and totals that are the sums over them."""
         key, content = manifest_key(manifest.number), manifest.content
         for what, names in (("shard", [entry.key for entry in content.shards]), ("file", manifest.files)):
-            twice = sorted(name for name, count in Counter(names).items() if count > 1)
-            for name in twice:
+            for name in sorted(name for name, count in Counter(names).items() if count > 1):
                 self.problems.add("manifest", key, f"names the {what} {name} more than once")
         quarantined: Counter[str] = Counter()
         for entry in content.shards:

@@ -55,8 +55,8 @@ def test_ids_in_json() -> None:
 
 
 def test_ids_are_taken_from_json() -> None:
-    told = {"error": "record 5: odd; record 7: fine", "top": [{"record_id": "6", "n": 6}], "names": {"5": "P waves"}}
-    assert SHORT.redacted(told) == {
+    record = {"error": "record 5: odd; record 7: fine", "top": [{"record_id": "6", "n": 6}], "names": {"5": "P waves"}}
+    assert SHORT.redacted(record) == {
         "error": "record (forgotten): odd; record 7: fine",
         "top": [{"record_id": "(forgotten)", "n": 6}],
         "names": {"5": "P waves"},

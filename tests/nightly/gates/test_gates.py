@@ -44,10 +44,10 @@ def test_all_gates_speak_and_the_report_is_json() -> None:
     assert {finding.gate for finding in report.alarms} == {"quarantine_rate", "freshness", "volume", "drift"}
     assert not report.passed
     assert report.held == ("a", "b")
-    told = json.loads(json.dumps(report.to_dict()))
-    assert told["held"] == ["a", "b"]
-    assert told["findings"][0]["alarm"]
-    assert "p0-" not in json.dumps(told)
+    read_back = json.loads(json.dumps(report.to_dict()))
+    assert read_back["held"] == ["a", "b"]
+    assert read_back["findings"][0]["alarm"]
+    assert "p0-" not in json.dumps(read_back)
 
 
 def test_a_night_on_which_nothing_came_fails_and_holds_nothing() -> None:

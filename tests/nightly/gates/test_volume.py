@@ -144,9 +144,9 @@ def test_the_usual_needs_four_weeks() -> None:
     counts = {date(2026, 1, 5) + timedelta(days=days): 100 for days in range(27)}
     assert WeekdayBaseline.of(counts, 0) is None
     counts[date(2026, 2, 1)] = 100
-    usual = WeekdayBaseline.of(counts, 0)
-    assert usual is not None
-    assert usual.records == pytest.approx(100)
-    assert usual.spread == pytest.approx(0.0995, abs=1e-3)
-    assert usual.p(100) > 0.4
-    assert usual.p(30) < 1e-6
+    baseline = WeekdayBaseline.of(counts, 0)
+    assert baseline is not None
+    assert baseline.records == pytest.approx(100)
+    assert baseline.spread == pytest.approx(0.0995, abs=1e-3)
+    assert baseline.p(100) > 0.4
+    assert baseline.p(30) < 1e-6

@@ -1,4 +1,4 @@
-"""Serving another dataset: what is refused, what is carried over, and the way back."""
+"""Serving another dataset: what is refused, what is inherited, and the way back."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from ecgscale.io.numbered import to_json
 from ecgscale.io.places import place
 from ecgscale.nightly.gates.gatekeeper import NIGHTS
 from ecgscale.nightly.models import promote as promoting
-from ecgscale.nightly.models.inherited import LINEAGE
-from ecgscale.nightly.models.promote import promote
+from ecgscale.nightly.models.promote import LINEAGE, promote
 from ecgscale.report.subject import read_names
 from ecgscale.store.dataset import DATASET_FILE, newest_pointer, open_explanations, serve, served
 from ecgscale.store.holds import decide, hold, holds
@@ -81,12 +80,12 @@ def test_a_dataset_that_lacks_shards_is_refused_unless_that_is_wanted(tmp_path: 
     two_datasets(tmp_path, new_shards=1)
     with pytest.raises(UsageError) as caught:
         promote(tmp_path, NEW, "in a hurry")
-    told = str(caught.value)
-    assert "lacks 1 shard (part-00001.parquet) of what is served" in told
-    assert f"served: {OLD}, model model-a, manifest 1" in told
-    assert "2 records in 2 shards" in told
-    assert f"to be served: {NEW}, model model-b, manifest 1" in told
-    assert "`ecgscale refit CONFIG.toml --model model-b`" in told
+    message = str(caught.value)
+    assert "lacks 1 shard (part-00001.parquet) of what is served" in message
+    assert f"served: {OLD}, model model-a, manifest 1" in message
+    assert "2 records in 2 shards" in message
+    assert f"to be served: {NEW}, model model-b, manifest 1" in message
+    assert "`ecgscale refit CONFIG.toml --model model-b`" in message
     assert newest_pointer(tmp_path) == 1
     done = promote(tmp_path, NEW, "in a hurry", incomplete=True)
     assert (done.changed, done.lacking) == (True, ("part-00001.parquet",))
@@ -120,10 +119,10 @@ def test_decisions_nights_and_names_come_along(any_root: str) -> None:
     promote(any_root, NEW, "looked at")
     assert read_names(model_b, 3) == {0: "QRS", 2: "T"}
     assert new.read(f"{NIGHTS}/2026-01-01-run.json") == b"{}"
-    [carried] = holds(new).values()
-    assert (carried.state, carried.decisions[0].reason) == ("rejected", "it was")
+    [inherited] = holds(new).values()
+    assert (inherited.state, inherited.decisions[0].reason) == ("rejected", "it was")
     # What is decided here stands, whatever is decided there later.
-    decide(new, carried, "released", "after all", "somebody else")
+    decide(new, inherited, "released", "after all", "somebody else")
     promote(any_root, OLD, "back")
     promote(any_root, NEW, "and there")
     [kept] = holds(new).values()
@@ -140,8 +139,8 @@ def test_a_decision_made_later_is_carried_and_published_shards_that_are_held_are
     decide(old, standing, "rejected", "another hospital's", "somebody")
     with pytest.raises(UsageError, match=r"publishes 1 shard \(part-00001.parquet\) that are held back"):
         promote(tmp_path, NEW, "looked at")
-    [carried] = holds(new).values()
-    assert carried.state == "rejected"
+    [inherited] = holds(new).values()
+    assert inherited.state == "rejected"
     assert newest_pointer(tmp_path) == 1
 
 
@@ -155,11 +154,12 @@ def test_a_rejected_shard_is_not_waited_for(tmp_path: Path) -> None:
     decide(new, made, "rejected", "another ward's", "somebody")
     with pytest.raises(UsageError) as caught:
         promote(tmp_path, NEW, "in a hurry")
-    told = str(caught.value)
-    assert "part-00001.parquet) of them is rejected there (another ward's), and no run brings what is kept out" in told
-    assert f"`ecgscale release {tmp_path} part-00001.parquet --dataset {NEW} --reason TEXT`" in told
-    assert "promote with --incomplete" in told
-    assert "explains what the archive has" not in told
+    message = str(caught.value)
+    assert "part-00001.parquet) of them is rejected there (another ward's), and no run brings" in message
+    assert "brings what is kept out" in message
+    assert f"`ecgscale release {tmp_path} part-00001.parquet --dataset {NEW} --reason TEXT`" in message
+    assert "promote with --incomplete" in message
+    assert "explains what the archive has" not in message
     done = promote(tmp_path, NEW, "without it", incomplete=True)
     assert (done.lacking, done.kept_out) == (("part-00001.parquet",), ("part-00001.parquet",))
     assert done.to_dict()["kept_out"] == ["part-00001.parquet"]

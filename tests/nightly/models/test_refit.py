@@ -15,7 +15,7 @@ from ecgscale.clusters.matching import PERSISTS, match_clusters
 from ecgscale.clusters.model import ClusterModel
 from ecgscale.errors import UsageError
 from ecgscale.nightly.models.comparison import Sample, compare, read_comparison
-from ecgscale.nightly.models.inherited import under_old_ids
+from ecgscale.nightly.models.promote import under_old_ids
 from ecgscale.nightly.models.refit import Refit, refit
 from ecgscale.passes.explain.explain import explain_archive
 from ecgscale.passes.run.pipeline import PipelineResult, published_model, run_pipeline
@@ -270,7 +270,7 @@ def test_what_cannot_be_refitted_is_told_before_any_work(
         raise AssertionError("there was work")
 
     monkeypatch.setattr(refit_pass, "fit_archive", worked)
-    told = {
+    message = {
         "network": "another network .* than that of the served model",
         "nothing served": "so no model is frozen",
         "another archive": "is of another archive",
@@ -293,7 +293,7 @@ def test_what_cannot_be_refitted_is_told_before_any_work(
         model_id = published_model(config).name
     else:
         (published_model(config) / "names.json").write_text("[]")
-    with pytest.raises(UsageError, match=told):
+    with pytest.raises(UsageError, match=message):
         refit(config, model_id=model_id)
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from ecgscale.errors import ArchiveError, UsageError
 from ecgscale.io.numbered import to_json
-from ecgscale.nightly.verify.problems import KINDS
+from ecgscale.nightly.verify.rows import KINDS
 from ecgscale.nightly.verify.verify import Verified
 from ecgscale.passes.explain.explain import Unattended
 from ecgscale.progress import SILENT
@@ -44,7 +44,7 @@ def world(made: SmallWorld, tmp_path: Path) -> SmallWorld:
     return SmallWorld(str(tmp_path / "root"), made.archive, made.model)
 
 
-def told(verified: Verified) -> str:
+def summary(verified: Verified) -> str:
     [dataset] = verified.datasets
     return "\n".join(f"{problem.where}: {problem.message}" for problem in dataset.problems)
 
@@ -75,7 +75,7 @@ def test_a_flipped_byte(world: SmallWorld) -> None:
     data[100] ^= 1
     world.store.put(file, bytes(data))
     assert world.problems()["sha256"] == 1
-    assert file in told(world.verify())
+    assert file in summary(world.verify())
 
 
 def test_what_is_removed_is_computed_again(world: SmallWorld) -> None:
@@ -111,7 +111,7 @@ def test_a_row_removed(world: SmallWorld) -> None:
     world.forge(lambda table: table.slice(1))
     found = world.problems()
     assert found == {"rows": 1, "record_ids": 1}
-    assert "3 rows; the plan has 4 records" in told(world.verify())
+    assert "3 rows; the plan has 4 records" in summary(world.verify())
 
 
 def first_id(_: Any) -> str:
@@ -121,15 +121,15 @@ def first_id(_: Any) -> str:
 def test_a_record_doubled_in_a_file(world: SmallWorld) -> None:
     world.forge(with_value("record_id", 1, first_id))
     assert world.problems() == {"doubled": 1, "record_ids": 1}
-    assert "record 'r0': explained in rows [0, 1] of one file" in told(world.verify())
+    assert "record 'r0': explained in rows [0, 1] of one file" in summary(world.verify())
 
 
 def test_a_record_doubled_over_files(world: SmallWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     world.forge(with_value("record_id", 1, first_id), position=2)
     assert world.problems() == {"doubled": 1, "record_ids": 1}
-    assert "row 0 and data/forged" in told(world.verify())
+    assert "row 0 and data/forged" in summary(world.verify())
     # The same when hashes are compared two at a time.
-    monkeypatch.setattr("ecgscale.nightly.verify.problems.AT_ONCE", 2)
+    monkeypatch.setattr("ecgscale.nightly.verify.rows.AT_ONCE", 2)
     assert world.problems() == {"doubled": 1, "record_ids": 1}
 
 
@@ -164,7 +164,7 @@ def test_a_value_that_cannot_be(
 ) -> None:
     world.forge(with_value(column, 2, change))
     assert world.problems() == kinds
-    assert ", row 2, record" in told(world.verify())
+    assert ", row 2, record" in summary(world.verify())
 
 
 def test_facts_of_a_quarantined_record(world: SmallWorld) -> None:
@@ -198,7 +198,7 @@ def test_totals_and_shards_that_come_twice(world: SmallWorld) -> None:
     entries = world.manifest.content.shards
     world.put_entry(2, entries[1])
     assert world.problems()["manifest"] == 2
-    assert f"names the shard {entries[1].key} more than once" in told(world.verify())
+    assert f"names the shard {entries[1].key} more than once" in summary(world.verify())
 
 
 def test_a_manifest_that_cannot_be_read(world: SmallWorld) -> None:
@@ -217,7 +217,7 @@ def test_commit_records(world: SmallWorld) -> None:
     store.delete(other.commit)
     store.put(third.commit, b"not json")
     assert world.problems() == {"commit": 3}
-    text = told(world.verify())
+    text = summary(world.verify())
     assert "content_digest 'another'" in text
     assert f"the commit record of {other.key} is gone" in text
     assert "is not what ecgscale writes" in text
@@ -254,8 +254,8 @@ def test_a_record_that_computes_to_something_else(world: SmallWorld) -> None:
     verified = world.verify(sample=1.0)
     assert verified.datasets[0].counts == {"recomputed": 2}
     assert verified.datasets[0].recomputed.exactly == 8
-    assert "row 2, record 'r2': prediction computed again from the archive differs" in told(verified)
-    assert "record 'r8': age computed" in told(verified)
+    assert "row 2, record 'r2': prediction computed again from the archive differs" in summary(verified)
+    assert "record 'r8': age computed" in summary(verified)
 
 
 def test_the_last_bit_counts_on_the_same_machine_alone(made: SmallWorld, tmp_path: Path) -> None:
@@ -264,7 +264,7 @@ def test_the_last_bit_counts_on_the_same_machine_alone(made: SmallWorld, tmp_pat
         world.explain(watch=record)
     world.forge(with_value("distortion", 0, lambda d: float(np.nextafter(np.float32(d), np.float32(2)))))
     assert world.problems(sample=1.0) == {"recomputed": 1}
-    assert "to the last bit" in told(world.verify(sample=1.0))
+    assert "to the last bit" in summary(world.verify(sample=1.0))
     # Without the record of the run, nobody knows what it was computed with.
     (Path(world.root) / record.key).unlink()
     verified = world.verify(sample=1.0)
@@ -327,7 +327,7 @@ def test_records_that_gave_way_to_newer_ones(own_archive: SmallWorld, tmp_path: 
         (1, {"patient_conflict": 1}),
     ]
     verified = world.verify(sample=1.0)
-    assert verified.problems == 0, told(verified)
+    assert verified.problems == 0, summary(verified)
     assert verified.datasets[0].recomputed.records == verified.datasets[0].recomputed.exactly == 3 + 4 + 2 + 2
     assert verified.datasets[0].garbage.objects == 0
     cleaned = collect_garbage(world.root, timedelta(0), keep_manifests=1)
@@ -374,7 +374,7 @@ def test_in_an_object_store(made: SmallWorld, s3_root: str) -> None:
     world = SmallWorld(s3_root, made.archive, made.model)
     world.explain()
     verified = world.verify(sample=1.0)
-    assert verified.problems == 0, told(verified)
+    assert verified.problems == 0, summary(verified)
     assert verified.root == s3_root
     assert verified.datasets[0].recomputed.exactly == 10
     world.store.delete(world.manifest.files[1])
