@@ -16,25 +16,6 @@ from ecgscale.archive.reader import RawBatch
 OK = "ok"
 """The status of a record that can be used."""
 
-RECORD_STATUS: tuple[str, ...] = (
-    OK,
-    "missing_record_id",
-    "duplicate_record_id",
-    "empty_signal",
-    "malformed_signal",
-    "bad_sampling_rate",
-    "bad_units",
-    "non_finite_samples",
-    "bad_valid_span",
-    "flat_signal",
-    "missing_leads",
-    "too_short",
-    "non_finite_output",
-    "patient_conflict",
-)
-"""Every status a record can have. The first reason in this order wins. The last is found at publishing, when
-another shard has the record; the three before it are the encoder's to find."""
-
 STATUS_MEANING: dict[str, str] = {
     OK: "usable",
     "missing_record_id": "no record_id",
@@ -51,6 +32,9 @@ STATUS_MEANING: dict[str, str] = {
     "non_finite_output": "the network gave NaN or infinite numbers",
     "patient_conflict": "the record_id is another patient's in an older shard",
 }
+"""Every status a record can have. The first reason in this order wins. The last is found at publishing, when
+another shard has the record; the three before it are the encoder's to find."""
+RECORD_STATUS: tuple[str, ...] = tuple(STATUS_MEANING)
 
 # Most leads that move at all move between samples this far apart, so few need to be looked at in full.
 _FLAT_PROBE_STRIDE = 61

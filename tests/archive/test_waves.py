@@ -19,7 +19,7 @@ def merged(*records: list[dict] | None) -> Waves:
     return merge_leads(pa.array(list(records), FIDUCIAL_TYPE))
 
 
-def told(waves: Waves, record: int = 0) -> list[tuple[str, float, float, float]]:
+def listed(waves: Waves, record: int = 0) -> list[tuple[str, float, float, float]]:
     own = slice(waves.offsets[record], waves.offsets[record + 1])
     kinds = [WAVES[kind] for kind in waves.kind[own]]
     return list(zip(kinds, waves.onset[own], waves.peak[own], waves.offset[own], strict=True))
@@ -27,21 +27,21 @@ def told(waves: Waves, record: int = 0) -> list[tuple[str, float, float, float]]
 
 def test_the_median_of_overlapping_annotations() -> None:
     marks = [mark(lead, "QRS", 100 + i, 110 + i, 120 + 2 * i) for i, lead in enumerate(("I", "II", "V1"))]
-    assert told(merged(marks)) == [("QRS", 101.0, 111.0, 122.0)]
-    assert told(merged(marks[:2])) == [("QRS", 100.5, 110.5, 121.0)]
+    assert listed(merged(marks)) == [("QRS", 101.0, 111.0, 122.0)]
+    assert listed(merged(marks[:2])) == [("QRS", 100.5, 110.5, 121.0)]
 
 
 def test_half_of_the_leads_decide() -> None:
     leads = ("I", "II", "V1", "V2")
     everywhere = [mark(lead, "QRS", 100, 110, 120) for lead in leads]
     two, one = [mark(lead, "P", 40, 45, 50) for lead in leads[:2]], [mark("I", "P", 40, 45, 50)]
-    assert [wave for wave, *_ in told(merged(everywhere + two))] == ["P", "QRS"]
-    assert [wave for wave, *_ in told(merged(everywhere + one))] == ["QRS"]
+    assert [wave for wave, *_ in listed(merged(everywhere + two))] == ["P", "QRS"]
+    assert [wave for wave, *_ in listed(merged(everywhere + one))] == ["QRS"]
 
 
 def test_waves_of_one_kind_that_touch_stay_two() -> None:
     marks = [mark(lead, "T", at, at + 5, at + 10) for lead in ("I", "II") for at in (100, 112)]
-    assert [onset for _, onset, _, _ in told(merged(marks))] == [100.0, 112.0]
+    assert [onset for _, onset, _, _ in listed(merged(marks))] == [100.0, 112.0]
 
 
 def test_records_without_waves_and_marks_that_cannot_be_placed() -> None:
@@ -53,7 +53,7 @@ def test_records_without_waves_and_marks_that_cannot_be_placed() -> None:
     ]
     waves = merged(None, [], half, [mark("I", "QRS", 5, None, 9)])
     assert waves.counts.tolist() == [0, 0, 0, 1]
-    assert told(waves, 3) == [("QRS", 5.0, 7.0, 9.0)]
+    assert listed(waves, 3) == [("QRS", 5.0, 7.0, 9.0)]
     assert merged().counts.tolist() == []
 
 
@@ -62,7 +62,7 @@ def test_the_simulators_one_lead_is_kept_as_it_is() -> None:
     waves = merge_leads(column)
     for record, marks in enumerate(column.to_pylist()):
         expected = sorted((m["onset"], m["wave"], m["peak"], m["offset"]) for m in marks)
-        assert [(on, kind, peak, off) for kind, on, peak, off in told(waves, record)] == expected
+        assert [(on, kind, peak, off) for kind, on, peak, off in listed(waves, record)] == expected
 
 
 def slow_merge(record: np.ndarray, lead: np.ndarray, kind: np.ndarray, on: np.ndarray, off: np.ndarray) -> list[tuple]:

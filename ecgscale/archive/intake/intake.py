@@ -167,7 +167,7 @@ class IntakeLog:
         """
         for shard in entry.shards:
             self._put(entry, shard, (files or {}).get(shard.key))
-        self._tell(entry)
+        self._mark_done(entry)
         for shard in entry.shards:
             self._store.delete(shard.staged)
             self._staged.pop(shard.staged, None)
@@ -211,7 +211,7 @@ class IntakeLog:
                 f"put {shard.size} there: something else wrote it. Give it a name with a higher number, then try again"
             )
 
-    def _tell(self, entry: Intake) -> None:
+    def _mark_done(self, entry: Intake) -> None:
         """Say in `_archive.json` that the entry's shards are all there."""
         info = self._read_info()
         if info is None:

@@ -174,7 +174,7 @@ class Ingest:
         if options.portion is not None:
             first = next(rows, None)
             if first is None:
-                return self._result("", "", 0, 0)
+                return self._result()
             rows = chain([first], rows)
         writer = ArchiveWriter(
             self._archive_path,
@@ -195,7 +195,7 @@ class Ingest:
                 "problems": self.problems.count,
                 "first_problems": self.problems.first,
             }
-        return self._result(str(writer.path), writer.archive_id, writer.records, writer.shards)
+        return self._result(writer)
 
     def _admitted(self, rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         """The rows as they may be written, under pseudonyms; nobody who was forgotten is among them."""
@@ -207,18 +207,18 @@ class Ingest:
             else:
                 yield written
 
-    def _result(self, archive: str, archive_id: str, records: int, shards: int) -> IngestResult:
+    def _result(self, writer: ArchiveWriter | None = None) -> IngestResult:
         return IngestResult(
-            archive,
-            archive_id,
-            records,
-            shards,
-            self.signal,
-            self.dropped,
-            self.problems,
-            tuple(self._all_notes()),
-            tuple(self._refused),
-            self.counted,
+            archive=str(writer.path) if writer else "",
+            archive_id=writer.archive_id if writer else "",
+            records=writer.records if writer else 0,
+            shards=writer.shards if writer else 0,
+            signal=self.signal,
+            dropped=self.dropped,
+            problems=self.problems,
+            notes=tuple(self._all_notes()),
+            refused=tuple(self._refused),
+            counted=self.counted,
         )
 
     def _all_notes(self) -> list[str]:

@@ -85,7 +85,7 @@ def test_incomplete_sets_are_waited_for_and_then_taken_as_they_are(ward: Ward) -
     assert (first.sets_new, first.incomplete, first.waiting) == (1, 2, 0)
     assert "2: 2.dat is not there, since 20" in first.notes[0]
     assert "3: 3.dat has 300 of 1,200 bytes" in first.notes[0]
-    # The one that is completed comes in, the other is given up on; nothing is told twice of those.
+    # The one that is completed comes in, the other is given up on; nothing is said twice of those.
     (ward.folder / "3.dat").write_bytes(whole)
     _aged(ward.folder / "3.dat")
     assert (ward.night().incomplete, ward.ids()) == (1, ["1", "3"])

@@ -178,18 +178,18 @@ def test_records_that_cannot_be_read_keep_their_rows(tmp_path: Path) -> None:
     assert raw.record_ids == [str(i) for i in range(1, 12)]
     assert check_batch(raw, set())[0] == ["ok", *["empty_signal"] * 8, "ok", "empty_signal"]
     assert raw.leads[9] == ("I", "II")
-    told = {line.split(":")[0]: line for line in result.problems.first}
-    assert result.problems.count == len(told) == 10
-    assert "No such file" in told["record 2"]
-    assert "cut short: 50 of 600 samples" in told["record 3"]
-    assert "no record line in the header, but 'what is this'" in told["record 4"]
-    assert "empty header" in told["record 5"]
-    assert "announces 3 signals and describes 1" in told["record 6"]
-    assert "names no storage format" in told["record 7"]
-    assert "2 segments" in told["record 8"]
-    assert "none of 2 channels holds a voltage" in told["record 9"]
-    assert "channels ABP hold no voltage; left out" in told["record 10"]
-    assert "wfdb cannot read it" in told["record 11"]
+    named = {line.split(":")[0]: line for line in result.problems.first}
+    assert result.problems.count == len(named) == 10
+    assert "No such file" in named["record 2"]
+    assert "cut short: 50 of 600 samples" in named["record 3"]
+    assert "no record line in the header, but 'what is this'" in named["record 4"]
+    assert "empty header" in named["record 5"]
+    assert "announces 3 signals and describes 1" in named["record 6"]
+    assert "names no storage format" in named["record 7"]
+    assert "2 segments" in named["record 8"]
+    assert "none of 2 channels holds a voltage" in named["record 9"]
+    assert "channels ABP hold no voltage; left out" in named["record 10"]
+    assert "wfdb cannot read it" in named["record 11"]
 
 
 def test_defaults_of_the_header_format(tmp_path: Path) -> None:
