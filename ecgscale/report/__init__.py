@@ -11,7 +11,7 @@ The report, one HTML page (templates, styles and scripts are in web/):
     atlas         what every cluster looks like; averages where no beats were aligned
     relations     proportions against labels, outputs, age and sex; entropy by group
     sections      what explanations alone can fill; surrogate, evaluated (sweeps, facts) show what was evaluated
-    blocks, charts    what sections are made of, beside `ecgscale.tables`
+    blocks, charts    what sections are made of, with `ecgscale.tables`
     html          all of it put together and written
 
 For papers and studies:

@@ -181,10 +181,10 @@ def atlas_of(subject: Subject, progress: Progress = SILENT) -> Atlas:
 
 
 def shown_leads(beats: Mapping[int, Beat]) -> tuple[str, ...]:
-    """Three leads that the beats have: the usual ones if they are there."""
+    """Three leads that the beats have: those of `SHOWN_LEADS` first."""
     there = next((beat.leads for beat in beats.values()), CANONICAL_LEADS)
-    usual = [lead for lead in SHOWN_LEADS if lead in there]
-    return tuple([*usual, *(lead for lead in there if lead not in usual)][:3])
+    first = [lead for lead in SHOWN_LEADS if lead in there]
+    return tuple([*first, *(lead for lead in there if lead not in first)][:3])
 
 
 def _cycles(subject: Subject) -> dict[int, dict[str, float]]:

@@ -118,7 +118,7 @@ def _draw_matrix(ax: Axes, found: Correlations, title: str) -> AxesImage:
 
 
 def draw_surrogate(facts: Mapping[str, Any]) -> Figure:
-    """Forests, network, usual answer and baselines side by side, with 95 % intervals."""
+    """Forests, network, most frequent answer and baselines side by side, with 95 % intervals."""
     panels = figure_rows(facts)
     rows = max(len(entries) for _, entries in panels)
     figure = Figure(figsize=(3.6 * len(panels) + 1.6, 0.3 * rows + 1.2), layout="constrained")

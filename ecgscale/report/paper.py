@@ -75,10 +75,10 @@ def heading(title: str, subtitle: str, scale: str, part: str, width: float) -> t
 
     `scale` and `part` (which stretch is shown) stand right of title and subtitle, or above both where there is no room.
     """
-    beside = [(title, _TITLE_PT, True, scale), (subtitle, _SUBTITLE_PT, False, part)]
+    pairs = [(title, _TITLE_PT, True, scale), (subtitle, _SUBTITLE_PT, False, part)]
     wide = all(
         width_mm(left, size, bold) + (_GAP_MM if left and right else 0.0) + width_mm(right, SCALE_PT) <= width
-        for left, size, bold, right in beside
+        for left, size, bold, right in pairs
     )
     lines: list[Line] = []
     below, small = lines_within(subtitle, _SUBTITLE_PT, width)

@@ -3,9 +3,9 @@
 A crossover: in every session each case is read once, and over the sessions with every kind of picture; which kind comes
 in which session goes round like a Latin square, and the order within a session is drawn. Pictures carry a number and
 what the network says, which is the same in all kinds; no name, no label, no age. The key, which alone tells number,
-case and kind together, is a file beside the folder, not in it.
+case and kind together, is a file next to the folder, not in it.
 
-Grad-CAM of recordings, where the network was probed: what a reader study shows beside clusters.
+Grad-CAM of recordings, where the network was probed: what a reader study shows as well as clusters.
 """
 
 from __future__ import annotations

@@ -271,7 +271,7 @@ def _entropy_curve(values: list[float] | None, rate: float, start_s: float) -> d
 
 
 def _descriptions(subject: Subject, chosen: Mapping[int, list[str]]) -> dict[int, dict[str, Any]]:
-    """What stands beside each signal: names, labels, outputs, why it was chosen, who had seen it."""
+    """What stands with each signal: names, labels, outputs, why it was chosen, who had seen it."""
     rows, table = subject.rows, subject.rows.table
     columns = [name for name in _FACTS if name in table.column_names and name != subject.target]
     decided, labelled, apart = subject.decided(), subject.labelled(), disagreement(subject)

@@ -177,7 +177,10 @@ def quarantine_section(subject: Subject) -> Section:
 def lineage_section(subject: Subject) -> Section:
     """What was run, on what, with what; and what had been seen."""
     parts = (("Archive", _archive), ("Network", _network), ("Clusters", _clusters), ("Explanations", _explanations))
-    tables = [boxed(Table.of_facts(title, pairs(subject))) for title, pairs in parts]
+    tables = [
+        boxed(Table.of_facts(title, [(name, written(value)) for name, value in pairs(subject) if value is not None]))
+        for title, pairs in parts
+    ]
     again = subject.command(f"report ROOT --dataset {subject.dataset_id}")
     section = Section("lineage", "What was run", "Everything that decides the numbers on this page.", [columns(tables)])
     seen = _seen(subject)
@@ -210,7 +213,7 @@ def _seen(subject: Subject) -> Table | None:
     )
 
 
-def _archive(subject: Subject) -> list[tuple[str, str]]:
+def _archive(subject: Subject) -> list[tuple[str, Any]]:
     facts, archive = subject.manifest.content.archive, subject.archive
     source: dict[str, Any] = dict(archive.info.get("source", {})) if archive else {}
     pairs = [("path when it was explained", facts.path), ("archive id", facts.archive_id)]
@@ -224,25 +227,23 @@ def _archive(subject: Subject) -> list[tuple[str, str]]:
     return pairs
 
 
-def _network(subject: Subject) -> list[tuple[str, str]]:
-    spec, identity = subject.spec, subject.manifest.content.identity
-    training = spec.training
-    pairs = [
+def _network(subject: Subject) -> list[tuple[str, Any]]:
+    spec, training = subject.spec, subject.spec.training
+    pairs: list[tuple[str, Any]] = [
         ("name", spec.name),
-        ("encoder id", identity.encoder_id),
+        ("encoder id", subject.manifest.content.identity.encoder_id),
         ("sees", f"{', '.join(spec.input.leads)}; {spec.input.length} samples at {spec.input.sampling_rate:g} Hz"),
         ("tells", f"{spec.output.kind}: {', '.join(spec.output.names)}"),
         ("layers tapped", ", ".join(spec.layers)),
     ]
-    for key, words in (
-        ("target", "trained on"),
-        ("train_folds", "folds it learnt from"),
-        ("validation_folds", "folds it was stopped on"),
-        ("train_records", "recordings it learnt from"),
-        ("best_epoch", "epoch kept"),
-    ):
-        if training.get(key) not in (None, []):
-            pairs.append((words, written(training[key])))
+    words = {
+        "target": "trained on",
+        "train_folds": "folds it learnt from",
+        "validation_folds": "folds it was stopped on",
+        "train_records": "recordings it learnt from",
+        "best_epoch": "epoch kept",
+    }
+    pairs += [(words[key], training[key]) for key in words if training.get(key) not in (None, [])]
     metrics = training.get("metrics", {}).get("validation", {}) if isinstance(training.get("metrics"), dict) else {}
     pairs += [(f"validation {name.replace('_', ' ')}", written(value)) for name, value in metrics.items()]
     if not training:
@@ -250,11 +251,10 @@ def _network(subject: Subject) -> list[tuple[str, str]]:
     return pairs
 
 
-def _clusters(subject: Subject) -> list[tuple[str, str]]:
+def _clusters(subject: Subject) -> list[tuple[str, Any]]:
     model, info = subject.model, subject.model.info
-    fitted = info.get("fitted_on", {})
-    diagnostics = info.get("diagnostics", {})
-    pairs: list[tuple[str, Any]] = [
+    fitted, diagnostics = info.get("fitted_on", {}), info.get("diagnostics", {})
+    return [
         ("model id", model.model_id),
         ("clusters", model.n_clusters),
         ("γ, τ", f"{model.gamma}, {model.tau:.4g}"),
@@ -267,13 +267,12 @@ def _clusters(subject: Subject) -> list[tuple[str, str]]:
         ("fitted on folds", fitted.get("folds")),
         ("fitted on recordings", fitted.get("records")),
     ]
-    return [(name, written(value)) for name, value in pairs if value is not None]
 
 
-def _explanations(subject: Subject) -> list[tuple[str, str]]:
+def _explanations(subject: Subject) -> list[tuple[str, Any]]:
     manifest = subject.manifest
-    run, content = manifest.run, manifest.content
-    pairs: list[tuple[str, Any]] = [
+    run, content, versions = manifest.run, manifest.content, subject.model.info.get("versions") or {}
+    return [
         ("dataset id", subject.dataset_id),
         ("manifest, published", f"{manifest.number}, {manifest.created}"),
         ("recordings, shards", f"{content.totals.records:,}, {content.totals.shards}"),
@@ -281,7 +280,5 @@ def _explanations(subject: Subject) -> list[tuple[str, str]]:
         ("results version", content.identity.results_version),
         ("code", f"ecgscale {run.code_version}" + (f", commit {run.code_commit[:12]}" if run.code_commit else "")),
         ("device", run.device),
+        ("versions in the fit", {name: str(version) for name, version in versions.items()} or None),
     ]
-    versions = subject.model.info.get("versions") or {}
-    pairs.append(("versions in the fit", {name: str(version) for name, version in versions.items()} or None))
-    return [(name, written(value)) for name, value in pairs if value is not None]

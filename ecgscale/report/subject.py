@@ -2,7 +2,7 @@
 
 Signals and segments stay on disk; what is held here is a few hundred bytes a recording.
 
-What people call the clusters: `names.json` beside a model, written by hand or saved from the report.
+What people call the clusters: `names.json` in the folder of a model, written by hand or saved from the report.
 
     {"model_id": "k20-…", "names": {"3": "QRS, upstroke", "7": "T wave"}}
 

@@ -62,5 +62,5 @@ def open_page(chromium: Any) -> Iterator[OpenPage]:
     chromium.get_log("browser")
     yield opened
     chromium.execute_script("window.onbeforeunload = null")
-    told = chromium.get_log("browser")
-    assert not told, told
+    console = chromium.get_log("browser")
+    assert not console, console

@@ -83,8 +83,8 @@ def test_bands_lie_where_the_segments_are() -> None:
 
 
 def test_legend_tells_shares_and_the_rest() -> None:
-    told = texts(draw_recording(recording(), CANONICAL_LEADS, RATE, bands(k=2)))
-    assert told.count("50.0%") == 2
+    drawn = texts(draw_recording(recording(), CANONICAL_LEADS, RATE, bands(k=2)))
+    assert drawn.count("50.0%") == 2
     many = [Band(i * 0.2, (i + 1) * 0.2, i, 0.5) for i in range(50)]
     assert any("more" in text for text in texts(draw_recording(recording(), CANONICAL_LEADS, RATE, many)))
 
@@ -141,9 +141,9 @@ def test_texts_fit_the_page_however_narrow(seconds: float, layout: str) -> None:
     words = [(text, box) for text, box in boxes if len(text) > 6 and text != "entropy" and text != "cluster"]
     for (one, first), (other, second) in combinations(words, 2):
         assert not first.overlaps(second), f"{one!r} lies over {other!r}"
-    told = " ".join(text for text, _ in boxes)
+    drawn = " ".join(text for text, _ in boxes)
     for wanted in ("sim8-0000012", "MI 0.42", "NORM 0.04", "handheld-C", "mm/mV", "500 Hz", "distortion 1.204"):
-        assert wanted in told
+        assert wanted in drawn
 
 
 def test_a_wide_page_has_two_lines_above_the_traces() -> None:

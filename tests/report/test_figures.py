@@ -82,8 +82,8 @@ def test_a_study_shows_every_case_in_every_kind_and_tells_nothing(published: Sub
     for session in ("1", "2"):
         own = [row for row in key if row["session"] == session]
         assert Counter(row["kind"] for row in own) == {"clusters": 3, "neither": 3}
-    told = "".join(path.read_text() for path in study.folder.rglob("*.*") if path.suffix in (".csv", ".txt"))
-    assert not [name for name in kinds if name in told]
+    handed_on = "".join(path.read_text() for path in study.folder.rglob("*.*") if path.suffix in (".csv", ".txt"))
+    assert not [name for name in kinds if name in handed_on]
     assert any("Grad-CAM" in remark for remark in study.remarks)
     with pytest.raises(UsageError, match="is there already"):
         write_study(published, tmp_path / "study", 6)

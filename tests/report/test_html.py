@@ -141,8 +141,8 @@ def test_names_that_look_like_markup_stay_text(tmp_path: Path) -> None:
     assert {tag for tag, _ in page.tags}.isdisjoint({"img", "b", "i"} - {"b", "i"})
     assert not [a for tag, a in page.tags if "onerror" in a or "onfocus" in a]
     assert [tag for tag, _ in page.tags].count("script") == 4
-    told = json.loads(page.scripts["recordings-data"])
-    assert {HOSTILE["sim0-0000000"], HOSTILE["sim0-0000002"]} <= {record["id"] for record in told}
+    embedded = json.loads(page.scripts["recordings-data"])
+    assert {HOSTILE["sim0-0000000"], HOSTILE["sim0-0000002"]} <= {record["id"] for record in embedded}
     assert "<" not in page.scripts["recordings-data"]
     assert "<b>bold</b>" in " ".join(page.text)
     assert "<script>1</script>" in " ".join(page.text)

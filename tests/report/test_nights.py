@@ -32,10 +32,10 @@ def test_nights_are_told(published: PublishedRoot, tmp_path: Path) -> None:
     nights = [night(1), night(2, "cluster 7 moved in <b>part-00012.parquet</b>"), night(3)]
     write_evaluation(root, published.dataset_id, "drift", {"nights": nights})
     text, _, _ = render(open_subject(root), 5)
-    told = " ".join(parsed(text).text)
-    assert told.index("2026-11-03 02:00") < told.index("2026-11-02 02:00") < told.index("2026-11-01 02:00")
-    assert "1 alarm" in told
-    assert "2026-11-02: cluster 7 moved in <b>part-00012.parquet</b>" in told
+    page = " ".join(parsed(text).text)
+    assert page.index("2026-11-03 02:00") < page.index("2026-11-02 02:00") < page.index("2026-11-01 02:00")
+    assert "1 alarm" in page
+    assert "2026-11-02: cluster 7 moved in <b>part-00012.parquet</b>" in page
 
 
 def test_no_nights_no_section(published: PublishedRoot, tmp_path: Path) -> None:

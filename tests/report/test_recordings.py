@@ -49,8 +49,8 @@ def test_disagreement_is_where_a_decision_is_not_the_label(published: Subject) -
     rows = [row for row, why in choose_records(published, 30).items() if DISAGREES in why]
     wrong = (published.decided() != published.labelled()).any(axis=1)
     assert wrong[rows].all()
-    told = disagreement(published)
-    assert told[rows].min() >= np.sort(told[wrong])[-10:].min()
+    apart = disagreement(published)
+    assert apart[rows].min() >= np.sort(apart[wrong])[-10:].min()
 
 
 def test_typical_records_are_called_right(published: Subject) -> None:

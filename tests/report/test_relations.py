@@ -45,8 +45,8 @@ def test_clusters_that_follow_classes_are_found(published: Subject) -> None:
     found = correlations(published.rows.proportions, label_variables(published))
     assert found.variables == (*published.classes, "age", "male")
     assert found.r[:5, :5].argmax(axis=1).tolist() == [0, 1, 2, 3, 4]
-    told = correlations(published.rows.proportions, output_variables(published))
-    assert told.r.shape == (5, K)
+    of_outputs = correlations(published.rows.proportions, output_variables(published))
+    assert of_outputs.r.shape == (5, K)
 
 
 def test_group_means_leave_empty_groups_open(published: Subject) -> None:

@@ -31,13 +31,13 @@ def test_facts_become_pairs_tables_and_remarks() -> None:
     )
     assert found.pairs == [("target", "age")]
     assert found.remarks == ["said"]
-    told = {
+    by_caption = {
         table.caption: [[(cell.text, cell.note) for cell in row.cells] for row in table.rows] for table in found.tables
     }
-    assert told["Scores, with 95 % intervals"] == [[("0.500", "[0.400, 0.600]")], [("0.700", "")]]
-    assert told["strata"] == [[("0.100", "[0.000, 0.200]")]]
-    assert told["scores"] == [[("0.300", "[0.100, 0.500]"), ("0.010", "")]]
-    assert told["summary, clusters"] == [[("0.800", "± 0.010")]]
+    assert by_caption["Scores, with 95 % intervals"] == [[("0.500", "[0.400, 0.600]")], [("0.700", "")]]
+    assert by_caption["strata"] == [[("0.100", "[0.000, 0.200]")]]
+    assert by_caption["scores"] == [[("0.300", "[0.100, 0.500]"), ("0.010", "")]]
+    assert by_caption["summary, clusters"] == [[("0.800", "± 0.010")]]
 
 
 SURROGATE: dict[str, Any] = {
@@ -63,7 +63,7 @@ SURROGATE: dict[str, Any] = {
 }
 
 
-def test_surrogates_stand_beside_the_network_and_the_baselines() -> None:
+def test_surrogates_stand_alongside_the_network_and_the_baselines() -> None:
     main, *others = surrogate_tables(SURROGATE, 20)
     rows = {row.name: [cell.text for cell in row.cells] for row in main.rows}
     assert rows["forest on 20 proportions"][:2] == ["0.940", "–"]
