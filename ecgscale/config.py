@@ -162,6 +162,10 @@ class EncoderConfig(_Section):
     path: PlaceField
 
 
+TRAINING = TrainConfig(target="")
+"""A training of which nothing else is said."""
+
+
 class FitConfig(_Section):
     """`[fit]`"""
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
+from ecgscale.config import TRAINING
 from ecgscale.encoders.targets import LOSSES, Loss, Target, score, told
 from ecgscale.errors import EcgscaleError
 from ecgscale.progress import SILENT, Progress
@@ -30,13 +31,13 @@ _AVERAGED_EPOCHS = 2
 class LoopSettings:
     """How to optimise; `patience` epochs without a better validation loss end it, never in the first half."""
 
-    epochs: int = 18
-    batch_size: int = 16
-    learning_rate: float = 1e-3
+    epochs: int = TRAINING.epochs
+    batch_size: int = TRAINING.batch_size
+    learning_rate: float = TRAINING.learning_rate
     weight_decay: float = 0.05
     shift_share: float = 0.05  # of the length, to either side
     patience: int = 6
-    seed: int = 0
+    seed: int = TRAINING.seed
 
 
 @dataclass

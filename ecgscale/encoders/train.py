@@ -22,6 +22,7 @@ from safetensors.torch import save
 from torch import nn
 
 from ecgscale.archive import Archive
+from ecgscale.config import TRAINING
 from ecgscale.encoders.optimise import LoopSettings, Outcome, optimise, predict
 from ecgscale.encoders.preprocess import Signals, load_signals
 from ecgscale.encoders.resnet1d import ResNet1d
@@ -170,15 +171,15 @@ class TrainSettings:
     """What to train and how; the defaults suit a few hundred records on two cores and larger sets alike."""
 
     target: str
-    kind: str = "auto"
+    kind: str = TRAINING.kind
     folds: Folds = field(default_factory=Folds)
     validation_share: float = 0.15
     leads: tuple[str, ...] = CANONICAL_LEADS
-    sampling_rate: float = 400.0
-    length: int = 4096
-    blocks: tuple[tuple[int, int], ...] = ()
+    sampling_rate: float = TRAINING.rate
+    length: int = TRAINING.length
+    blocks: tuple[tuple[int, int], ...] = TRAINING.blocks
     kernel_size: int = 17
-    dropout: float = 0.5
+    dropout: float = TRAINING.dropout
     loop: LoopSettings = field(default_factory=LoopSettings)
     device: str = "auto"
 
