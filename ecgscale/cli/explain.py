@@ -15,7 +15,6 @@ from ecgscale.progress import Progress
 from ecgscale.words import by_reason, counted, named
 
 if TYPE_CHECKING:
-    from ecgscale.config import RunConfig
     from ecgscale.nightly.night import NightResult
     from ecgscale.passes.explain.explain import ExplainResult
 

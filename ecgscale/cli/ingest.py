@@ -12,6 +12,7 @@ import click
 from ecgscale.cli.command import command
 from ecgscale.cli.options import PLACE, Where, option_of, options_of, runtime_options
 from ecgscale.config import ArchiveConfig
+from ecgscale.errors import UsageError
 from ecgscale.progress import Progress
 from ecgscale.words import counted
 
@@ -131,7 +132,6 @@ def _ingested(
     **asked: Any,
 ) -> dict[str, Any]:
     """Ingest with the options that all sources share and those of one of them."""
-    from ecgscale.errors import UsageError
     from ecgscale.passes.ingest.ingest import ingest_archive
 
     if asked["shift_dates"] and asked["pseudonymise"] is None:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ecgscale.cli.command import command
-from ecgscale.cli.options import INTEGERS, PLACE
+from ecgscale.cli.options import INTEGERS, PLACE, placement_of
+from ecgscale.config import RunConfig, load_config
 from ecgscale.progress import Progress
 from ecgscale.words import counted
 
 if TYPE_CHECKING:
-    from ecgscale.config import RunConfig
     from ecgscale.encoders.taps import Encoder
     from ecgscale.passes.run.outlook import Outlook
     from ecgscale.passes.run.sizing import Estimate, Rates
@@ -49,8 +49,6 @@ def plan(
       ecgscale plan configs/ptbxl.toml
       ecgscale plan configs/code15.toml --records 2300000 --rate 1000 --workers 1,8,32,100
     """
-    from ecgscale.cli.options import placement_of
-    from ecgscale.config import load_config
     from ecgscale.passes.run.outlook import look_ahead, outlook_encoder, told_memory
     from ecgscale.passes.run.pipeline import to_be_made
     from ecgscale.passes.run.sizing import estimate, sizing_table
