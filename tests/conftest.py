@@ -8,12 +8,14 @@ servers, `browser` Chromium, of which two at a time would only wait for each oth
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+from ecgscale.io.objects import LocalObjects, S3Objects
 from ecgscale.io.settings import VARIABLE
 from tests.s3 import moto_server, new_bucket
 
@@ -115,3 +117,17 @@ def s3_root(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
 def any_root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A new place on the disk, and one in an object store."""
     return str(tmp_path / "root") if request.param == "disk" else request.getfixturevalue("s3_root")
+
+
+@pytest.fixture
+def later(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Sets the clocks of all stores so many seconds ahead, as if the test had slept."""
+
+    def set_ahead(seconds: float) -> None:
+        for store in (LocalObjects, S3Objects):
+            by_itself = store.clock
+            monkeypatch.setattr(
+                store, "clock", lambda self, by_itself=by_itself: by_itself(self) + timedelta(seconds=seconds)
+            )
+
+    return set_ahead

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -107,7 +107,7 @@ def test_nobody_is_at_work_beside_somebody_who_forgets(any_root: str) -> None:
         assert len(marks(store)) == 1
 
 
-def test_who_slept_while_forgetting_finds_out(any_root: str) -> None:
+def test_who_slept_while_forgetting_finds_out(any_root: str, later: Callable[[float], None]) -> None:
     store = open_objects(any_root)
     sleeper = Lease(any_root, "sleeper", FORGETTING, ttl_s=3)
     elsewhere = Holder.here("sleeper", FORGETTING, 3).model_copy(update={"host": "elsewhere"})
@@ -116,7 +116,7 @@ def test_who_slept_while_forgetting_finds_out(any_root: str) -> None:
     with pytest.raises(LockedError), at_work(any_root, "ecgscale explain"):
         pass
     sleeper.check()
-    time.sleep(4.1)
+    later(4.1)
     with at_work(any_root, "ecgscale explain"):
         pass
     with pytest.raises(LeaseLost):
