@@ -268,7 +268,7 @@ def sweep(
 
 def sweep_summary(result: SweepResult) -> str:
     """The settings as lines for people."""
-    lines = [f"{result.target}: {result.train_records} records fit, {result.records} score ({result.told})"]
+    lines = [f"{result.target}: {result.train_records} records fit, {result.records} score ({result.split})"]
     majority = _majority(result)
     if majority is not None:
         lines.append(f"always the most frequent answer agrees in {majority:.3f}")

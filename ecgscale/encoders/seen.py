@@ -46,16 +46,24 @@ def seen_by(
     if not name:
         return None
     try:
-        lines = (directory / str(name)).read_text(encoding="utf-8").splitlines()[1:]
+        return on_list(directory / str(name), source, record_ids, patient_ids)
     except OSError as error:
         raise EncoderError(
             f"{directory} names {name} as the list of what it has seen, but: {error.strerror}"
         ) from error
-    known = {word for line in lines for word in line.split("\t")[1:]}
+
+
+def on_list(
+    path: Path, source: str, record_ids: Sequence[str], patient_ids: Sequence[str | None], part: str = ""
+) -> NDArray[np.bool_]:
+    """(N,) whether the record or its patient is on the list, or on one `part` of it; OSError where there is none."""
+    lines = path.read_text(encoding="utf-8").splitlines()[1:]
+    known = {word for line in lines if line.startswith(part) for word in line.split("\t")[1:]}
+    pairs = zip(record_ids, patient_ids, strict=True)
     return np.array(
         [
             hashed(source, "record", record) in known or bool(patient and hashed(source, "patient", patient) in known)
-            for record, patient in zip(record_ids, patient_ids, strict=True)
+            for record, patient in pairs
         ],
         dtype=bool,
     )

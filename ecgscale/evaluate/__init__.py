@@ -2,8 +2,9 @@
 
 published       the one opener of what is published: a dataset, its encoder, clusters and archive; seen: what they saw
 written         results on disk
-truth           labels, and what the network says
-bootstrap       scores under weights and their intervals over patients; metrics: more of them; forests
+questions       labels, and what the network says, in one form
+metrics         scores under weights and their intervals over patients
+forests         random forests, on features in memory or out of core
 
 surrogate/      does a forest on cluster proportions reproduce the network?
 sweep/          other K, records, layers, depth factors, γ, τ

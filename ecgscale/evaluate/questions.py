@@ -76,9 +76,10 @@ def read_truth(table: pa.Table, target: str, output: OutputSpec, trained_on: str
     read = {"multilabel": _label_sets, "multiclass": _classes, "regression": _numbers}[output.kind]
     truth = read(table, columns, output)
     if truth is None:
-        told = ", ".join(f"{name} ({table.schema.field(name).type})" for name in columns)
+        given = ", ".join(f"{name} ({table.schema.field(name).type})" for name in columns)
         raise UsageError(
-            f"{told} does not hold what the network tells: it is a {output.kind} network of {', '.join(output.names)}. "
+            f"{given} does not hold what the network tells: it is a {output.kind} network of "
+            f"{', '.join(output.names)}. "
             f"{_advice(label_columns(table.schema), columns, trained_on)}"
         )
     return truth
@@ -258,10 +259,10 @@ def fixed_thresholds(
             kept.append(name)
         else:
             thresholds[i] = _best(says[:, i].astype(np.float64), y[:, i] > 0, criterion)
-    told = (
-        f"threshold 0.5 for {', '.join(kept)}: too few of {len(y)} validation records with and without" if kept else ""
-    )
-    return thresholds, [told] if told else []
+    if not kept:
+        return thresholds, []
+    few = f"too few of {len(y)} validation records with and without"
+    return thresholds, [f"threshold 0.5 for {', '.join(kept)}: {few}"]
 
 
 def _best(says: NDArray[np.float64], yes: NDArray[np.bool_], criterion: Criterion) -> float:

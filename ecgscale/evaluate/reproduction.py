@@ -8,15 +8,14 @@ What the publication says about its splits leaves two readings, so there are two
 CODE-15 % has no folds: network and K-means learn from the first parts of the release, the last fifth of the parts
 scores, less the patients that were learnt from.
 
-Every step is one that a command makes, finds what it made before, and goes on from there.
-
-Published against obtained: the table that a reproduction ends with, as Markdown and as facts.
+Every step is one that a command makes, finds what it made before, and goes on from there. A table of what was published
+against what was obtained ends it, as Markdown and as facts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ from ecgscale.passes.run.pipeline import explain_config, fit_config, make_archiv
 from ecgscale.passes.workers import OpenPool, in_process
 from ecgscale.progress import SILENT, Progress
 from ecgscale.store.provenance import versions
+from ecgscale.tables import Table
 
 PTBXL_FOLDS = tuple(range(1, 11))
 SCORED_PARTS = 0.2
@@ -60,22 +60,21 @@ class Outcome:
     """One protocol: the result of each run by its name, as `ecgscale surrogate --json` prints it."""
 
     protocol: str
-    told: str
+    summary: str
     runs: dict[str, dict[str, Any]]
 
     def value(self, score: str) -> tuple[float, float | None, tuple[float, float] | None] | None:
         """(value, SD, interval): over runs where there are several, else over the parts of the one, else the one value
         with its interval."""
-        known = [run[score] for run in self.runs.values() if run.get(score) is not None]
+        runs = [run for run in self.runs.values() if run.get(score) is not None]
+        known = [run[score] for run in runs]
         if len(known) > 1:
             return float(np.mean(known)), float(np.std(known, ddof=1)), None
         if not known:
             return None
-        [run] = [run for run in self.runs.values() if run.get(score) is not None]
-        part = run["folds"]["summary"].get(score)
+        part, pair = runs[0]["folds"]["summary"].get(score), runs[0]["intervals"].get(score)
         if part and part["sd"] is not None:
             return part["mean"], part["sd"], None
-        pair = run["intervals"].get(score)
         return known[0], None, tuple(pair) if pair else None
 
     @property
@@ -95,7 +94,7 @@ def reproduce_ptbxl(
 ) -> list[Outcome]:
     """Protocols A (for each of `folds`) and B (inside the last of `folds`) on the PTB-XL release in `src`.
 
-    Everything is made below `out`; folds that the archive does not have are told and left out. Raises UsageError when
+    Everything is made below `out`; folds that the archive does not have are named and left out. Raises UsageError when
     none is left.
     """
     options = options or ReproductionOptions()
@@ -108,6 +107,13 @@ def reproduce_ptbxl(
         progress.say(f"the archive has no fold {', '.join(map(str, absent))}: left out")
     if not asked:
         raise UsageError(f"{src} has folds {', '.join(map(str, there)) or 'none'}, none of those asked for")
+
+    def run(folder: Path, learnt: Sequence[int], stop: int, clustered: Sequence[int], **asked: Any) -> dict[str, Any]:
+        train = TrainConfig(target="superclasses", train_folds=tuple(learnt), validation_folds=(stop,), **options.train)
+        config = _config(folder, archive, options, train)
+        config = config.model_copy(update={"fit": config.fit.model_copy(update={"folds": tuple(clustered)})})
+        return _run(config, config, "superclasses", _request(options, **asked), options, place, progress)
+
     outcomes = []
     if "A" in protocols:
         runs = {}
@@ -115,20 +121,16 @@ def reproduce_ptbxl(
             others = [one for one in there if one != fold]
             stop = max((one for one in others if one < fold), default=others[-1])
             learnt = [one for one in others if one != stop]
-            request = _request(options, train_folds=tuple(others), test_folds=(fold,))
-            name = f"fold {fold}"
-            runs[name] = _run(
-                out / "A" / f"fold-{fold}", archive, learnt, stop, others, request, options, place, progress
-            )
+            folds_of = {"train_folds": tuple(others), "test_folds": (fold,)}
+            runs[f"fold {fold}"] = run(out / "A" / f"fold-{fold}", learnt, stop, others, **folds_of)
         outcomes.append(Outcome("A", "network, K-means and forest never saw the fold that scores", runs))
     if "B" in protocols:
         inside, below = asked[-1], [one for one in there if one < asked[-1]]
         if len(below) < 2:
             raise UsageError(f"protocol B inside fold {inside} needs two folds below it for the network")
-        request = _request(options, folds="patients:10", within=(inside,))
-        run = _run(out / "B", archive, below[:-1], below[-1], [inside], request, options, place, progress)
-        told = f"network on folds below {inside}; K-means and a ten-fold forest by patient inside fold {inside}"
-        outcomes.append(Outcome("B", told, {f"inside fold {inside}": run}))
+        one = run(out / "B", below[:-1], below[-1], [inside], folds="patients:10", within=(inside,))
+        summary = f"network on folds below {inside}; K-means and a ten-fold forest by patient inside fold {inside}"
+        outcomes.append(Outcome("B", summary, {f"inside fold {inside}": one}))
     return outcomes
 
 
@@ -147,36 +149,34 @@ def reproduce_code15(
     config = _config(out / "age", learnt, options, TrainConfig(target="age", **options.train))
     if options.fit_records is not None:
         config = config.model_copy(update={"fit": config.fit.model_copy(update={"records": options.fit_records})})
-    make_archive(config, progress)
-    pool, device = place(config) if place else (in_process, options.device)
-    fitted = fit_config(config, progress, pool, device)
     other = config.model_copy(update={"archive": scored})
-    make_archive(other, progress)
-    explained = explain_config(other, fitted.directory, progress, pool, device)
-    run = _scored(config.root, "age", explained.dataset_id, _request(options, folds="patients:10"), progress)
-    told = "network and K-means on the first parts of the release; a ten-fold forest by patient on the last"
-    return [Outcome("age", told, {"last parts": run})]
+    for one in (config, other):
+        make_archive(one, progress)
+    run = _run(config, other, "age", _request(options, folds="patients:10"), options, place, progress)
+    summary = "network and K-means on the first parts of the release; a ten-fold forest by patient on the last"
+    return [Outcome("age", summary, {"last parts": run})]
 
 
 def _run(
-    root: Path,
-    archive: ArchiveConfig,
-    learnt: Sequence[int],
-    stop: int,
-    clustered: Sequence[int],
+    config: RunConfig,
+    explained: RunConfig,
+    target: str,
     request: SurrogateRequest,
     options: ReproductionOptions,
     place: Place | None,
     progress: Progress,
 ) -> dict[str, Any]:
-    """One network, one K-means, all records explained, one surrogate check; whatever is there already is used."""
-    train = TrainConfig(target="superclasses", train_folds=tuple(learnt), validation_folds=(stop,), **options.train)
-    config = _config(root, archive, options, train)
-    config = config.model_copy(update={"fit": config.fit.model_copy(update={"folds": tuple(clustered)})})
+    """One network and one K-means, the records of `explained` explained, one surrogate check: that which was written
+    for this dataset and request by these versions, or a new one. Whatever is there already is used."""
     pool, device = place(config) if place else (in_process, options.device)
     fitted = fit_config(config, progress, pool, device)
-    explained = explain_config(config, fitted.directory, progress, pool, device)
-    return _scored(config.root, "superclasses", explained.dataset_id, request, progress)
+    dataset_id = explain_config(explained, fitted.directory, progress, pool, device).dataset_id
+    name = evaluation_name("surrogate", target)
+    written = read_evaluations(config.root, dataset_id).get(name)
+    if written is None or (written.settings, written.versions) != (plain(asdict(request)), versions()):
+        check_published(config.root, target, request, dataset=dataset_id, progress=progress)
+        written = read_evaluations(config.root, dataset_id)[name]
+    return written.facts
 
 
 def _config(
@@ -194,18 +194,7 @@ def _config(
 
 
 def _request(options: ReproductionOptions, **changes: Any) -> SurrogateRequest:
-    asked = SurrogateRequest(forests=options.forests, n_bootstrap=options.n_bootstrap, baselines=True)
-    return replace(asked, **changes)
-
-
-def _scored(root: Path, target: str, dataset_id: str, request: SurrogateRequest, progress: Progress) -> dict[str, Any]:
-    """The check that was written for this dataset and request by these versions, or a new one."""
-    name = evaluation_name("surrogate", target)
-    written = read_evaluations(root, dataset_id).get(name)
-    if written is None or (written.settings, written.versions) != (plain(asdict(request)), versions()):
-        check_published(root, target, request, dataset=dataset_id, progress=progress)
-        written = read_evaluations(root, dataset_id)[name]
-    return written.facts
+    return SurrogateRequest(forests=options.forests, n_bootstrap=options.n_bootstrap, baselines=True, **changes)
 
 
 def _split_parts(src: Path, out: Path) -> tuple[Path, Path]:
@@ -260,26 +249,23 @@ ROWS = {
     "network_mae": "mean absolute error by the labels, network",
     "mean_mae": "mean absolute error of the mean label",
 }
-_YEARS = {"mae_to_network", "mae", "network_mae", "mean_mae"}
-_PLAIN = {"kappa", "r2"}
+_AS_THEY_ARE = {"mae_to_network", "mae", "network_mae", "mean_mae", "kappa", "r2"}
+"""Not in percent."""
 
 
 def table_lines(outcomes: Sequence[Outcome], title: str) -> list[str]:
     """The table in Markdown, and what each column is."""
     heads = ["", "published", *(f"protocol {outcome.protocol}" for outcome in outcomes)]
-    lines = [f"# {title}", "", _row(heads), _row(["---", *("---:" for _ in heads[1:])])]
     published = PUBLISHED if all(outcome.protocol != "age" for outcome in outcomes) else {}
-    for score, told in ROWS.items():
-        cells = [_cell(outcome, score) for outcome in outcomes]
-        if any(cells):
-            lines.append(_row([told, published.get(score, ""), *cells]))
-    lines.append(_row(["records that score", "", *(str(outcome.records) for outcome in outcomes)]))
-    lines.append("")
+    rows = [(words, published.get(score, ""), *(_cell(outcome, score) for outcome in outcomes))
+            for score, words in ROWS.items()]  # fmt: skip
+    rows = [row for row in rows if any(row[2:])]
+    rows.append(("records that score", "", *(str(outcome.records) for outcome in outcomes)))
+    lines = [f"# {title}", "", *Table.of(heads, rows, right=heads[1:]).markdown().splitlines(), ""]
     for outcome in outcomes:
         how = "mean ± SD over runs" if len(outcome.runs) > 1 else "one run: mean ± SD over its parts, or 95 % interval"
-        lines.append(f"- Protocol {outcome.protocol}: {outcome.told}. Runs: {', '.join(outcome.runs)} ({how}).")
-        for name, run in outcome.runs.items():
-            lines += [f"  - {name}: {remark}" for remark in run["remarks"]]
+        lines.append(f"- Protocol {outcome.protocol}: {outcome.summary}. Runs: {', '.join(outcome.runs)} ({how}).")
+        lines += [f"  - {name}: {remark}" for name, run in outcome.runs.items() for remark in run["remarks"]]
     return lines
 
 
@@ -287,7 +273,7 @@ def facts_of(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """For `--json` and reproduction.json."""
     return {
         outcome.protocol: {
-            "told": outcome.told,
+            "told": outcome.summary,
             "records": outcome.records,
             "scores": {
                 score: {"value": found[0], "sd": found[1], "interval": found[2]}
@@ -312,15 +298,11 @@ def _cell(outcome: Outcome, score: str) -> str:
     if found is None:
         return ""
     value, sd, pair = found
+    unit = "" if score in _AS_THEY_ARE else " %"
 
     def number(x: float) -> str:
-        return f"{x:.2f}" if score in _YEARS | _PLAIN else f"{100 * x:.1f}"
+        return f"{100 * x:.1f}" if unit else f"{x:.2f}"
 
-    unit = "" if score in _YEARS | _PLAIN else " %"
     if sd is not None:
         return f"{number(value)} ± {number(sd)}{unit}"
     return f"{number(value)}{unit}" + (f" [{number(pair[0])}, {number(pair[1])}]" if pair else "")
-
-
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"

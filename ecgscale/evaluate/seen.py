@@ -1,7 +1,7 @@
 """Which of the explained records had been seen before: by the encoder in training, by K-means in the fit.
 
-Both keep lists of hashed record and patient names (`encoders.seen`); folds are there for readers. Scores are told apart
-by it: only records that nothing has seen say what new recordings will bring.
+Both keep lists of hashed record and patient names (`encoders.seen`); folds are there for readers. Scores are kept
+apart by it: only records that nothing has seen say what new recordings will bring.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ecgscale.archive import Archive
 from ecgscale.clusters.model import ClusterModel
-from ecgscale.encoders.seen import SEEN_FILE, hashed, seen_by
+from ecgscale.encoders.seen import SEEN_FILE, on_list, seen_by
 from ecgscale.encoders.spec import EncoderSpec
 from ecgscale.errors import ArchiveError
 from ecgscale.store.manifest import Manifest
@@ -60,15 +60,19 @@ def what_was_seen(
 ) -> Seen:
     """What encoder and clusters of a published dataset had seen of these records."""
     source = _source_kind(manifest, spec)
-    training, fitted_on = spec.training, model.info.get("fitted_on", {})
+    training, folds = spec.training, model.info.get("fitted_on", {}).get("folds") or ()
     by_fold = training.get("split") == "fold" and training.get("source") == source
-    return Seen(
-        encoder=None if source is None else seen_by(encoder_dir, source, record_ids, patient_ids),
-        clusters=None if source is None else _fitted_on(model, source, record_ids, patient_ids),
-        encoder_folds=_folds([*training["train_folds"], *training["validation_folds"]]) if by_fold else None,
-        clusters_folds=_folds(fitted_on.get("folds") or ()),
-        validation=None if source is None else _validated_on(encoder_dir, spec, source, record_ids),
-    )
+    encoder = clusters = validation = None
+    if source is not None:
+        encoder = seen_by(encoder_dir, source, record_ids, patient_ids)
+        if model.directory is not None and (model.directory / SEEN_FILE).is_file():
+            clusters = on_list(model.directory / SEEN_FILE, source, record_ids, patient_ids)
+        listed = encoder_dir / str(training.get("seen"))
+        if encoder is not None and listed.is_file():
+            # Records alone: a patient's other recordings did not stop the training.
+            validation = on_list(listed, source, record_ids, [None] * len(record_ids), "validation\t")
+    stopped = [*training["train_folds"], *training["validation_folds"]] if by_fold else []
+    return Seen(encoder, clusters, _folds(stopped), _folds(folds), validation)
 
 
 def _source_kind(manifest: Manifest, spec: EncoderSpec) -> str | None:
@@ -80,34 +84,6 @@ def _source_kind(manifest: Manifest, spec: EncoderSpec) -> str | None:
         return str(Archive.open(facts.path).info.get("source", {}).get("kind", ""))
     except ArchiveError:
         return None
-
-
-def _fitted_on(
-    model: ClusterModel, source: str, record_ids: Sequence[str], patient_ids: Sequence[str | None]
-) -> NDArray[np.bool_] | None:
-    """(N,) whether K-means saw the record or its patient; None for a model without a list."""
-    if model.directory is None or not (model.directory / SEEN_FILE).is_file():
-        return None
-    lines = (model.directory / SEEN_FILE).read_text(encoding="utf-8").splitlines()[1:]
-    known = {word for line in lines for word in line.split("\t")[1:]}
-    names = zip(record_ids, patient_ids, strict=True)
-    seen = [
-        hashed(source, "record", record) in known or (patient and hashed(source, "patient", patient) in known)
-        for record, patient in names
-    ]
-    return np.array(seen, dtype=bool)
-
-
-def _validated_on(
-    encoder_dir: Path, spec: EncoderSpec, source: str, record_ids: Sequence[str]
-) -> NDArray[np.bool_] | None:
-    """(N,) whether the encoder was stopped on the record; None for one without a list."""
-    name = spec.training.get("seen")
-    if not name or not (encoder_dir / str(name)).is_file():
-        return None
-    lines = (encoder_dir / str(name)).read_text(encoding="utf-8").splitlines()[1:]
-    known = {line.split("\t")[1] for line in lines if line.startswith("validation\t")}
-    return np.array([hashed(source, "record", record) in known for record in record_ids], dtype=bool)
 
 
 def _folds(folds: Sequence[int]) -> tuple[int, ...] | None:
@@ -133,7 +109,7 @@ GROUPS = {
 def groups_of(scored: NDArray[np.bool_], seen: Seen | None) -> dict[str, NDArray[np.bool_]]:
     """Name → which of N records; "encoder", "clusters" and "neither" share nothing, "all" is everything scored.
 
-    Of those three, the ones that can be told: without lists of what was seen there is "all" alone. Empty ones are left
+    Of those three, the ones that are known: without lists of what was seen there is "all" alone. Empty ones are left
     out.
     """
     groups = {ALL: scored}

@@ -122,7 +122,7 @@ def check_published(
     progress: Progress = SILENT,
 ) -> PublishedSurrogate:
     """Score surrogates of the network on the newest explanations below `root` (or those of `dataset`), and write the
-    scores beside them.
+    scores alongside.
 
     `train_folds` and `test_folds` stand for those of the `request`; `baselines` makes more of them than permuted
     proportions; `scheduler` is dask's, for a request out of core; `spread` is where the forests of any other grow.

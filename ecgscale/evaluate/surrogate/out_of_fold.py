@@ -86,20 +86,17 @@ class Importance:
         if not said:
             return []
         network = self.questions.network[np.concatenate([one.rows for one in said])]
-        right = np.sum([one.right for one in said], axis=0)
-        if self.questions.kind == "regression":
-            return self._entries(right / max(((network - network.mean()) ** 2).sum(), 1e-12))
-        by_label = np.sum([one.by_label for one in said if one.by_label is not None], axis=0)
-        decisions = len(network) if self.questions.kind == "multiclass" else network.size
-        return self._entries(right / decisions, by_label / len(network))
-
-    def _entries(self, score: NDArray[np.float64], by_label: NDArray[np.float64] | None = None) -> list[dict[str, Any]]:
-        """`score` (1 + K · REPEATS,), the first as the records are."""
+        kind, right = self.questions.kind, np.sum([one.right for one in said], axis=0)
+        if kind == "regression":
+            score = right / max(((network - network.mean()) ** 2).sum(), 1e-12)
+        else:
+            score = right / (len(network) if kind == "multiclass" else network.size)
         lost = (score[0] - score[1:]).reshape(-1, REPEATS)
         entries: list[dict[str, Any]] = [
             {"cluster": k, "lost": float(row.mean()), "sd": float(row.std(ddof=1))} for k, row in enumerate(lost)
         ]
-        if by_label is not None:
+        if kind != "regression":
+            by_label = np.sum([one.by_label for one in said if one.by_label is not None], axis=0) / len(network)
             each = (by_label[0] - by_label[1:]).reshape(len(lost), REPEATS, -1).mean(axis=1)
             for entry, row in zip(entries, each, strict=True):
                 entry["by_label"] = dict(zip(self.questions.names, map(float, row), strict=True))

@@ -82,7 +82,7 @@ DIFFERENCES = (
     ("mae", "mean_mae"),
     ("label_r2", "network_r2"),
 )
-"""Pairs whose difference is told with an interval of its own."""
+"""Pairs whose difference has an interval of its own."""
 
 OF_A_BASELINE = ("agreement", "exact_match", "kappa", "accuracy", "auroc", "average_precision", "r2",
                  "mae_to_network", "label_r2", "mae")  # fmt: skip

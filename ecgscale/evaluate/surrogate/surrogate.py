@@ -2,7 +2,7 @@
 
 Two random forests see nothing of a record but its cluster proportions. One is fitted on the network's own decisions:
 its agreement with the network says how much of what the network decides on is in the proportions. The other is fitted
-on the true labels; its scores stand beside the network's. After Boubekki et al. (arXiv 2509.15198, section on cluster
+on the true labels; its scores stand next to the network's. After Boubekki et al. (arXiv 2509.15198, section on cluster
 proportions). Every record is scored by forests that never saw its patient, and records that encoder or K-means had
 seen stand apart.
 """

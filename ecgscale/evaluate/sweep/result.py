@@ -1,12 +1,10 @@
-"""A sweep as tables and as a few sentences: means and SDs by setting, the elbow, the plateau.
-
-Where a curve over K bends, and from where on it is flat.
-"""
+"""A sweep as tables and as a few sentences: means and SDs by setting, where a curve over K bends (the elbow), and from
+where on it is flat (the plateau)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +13,7 @@ import pandas as pd
 import pyarrow as pa
 
 from ecgscale.errors import UsageError
-from ecgscale.evaluate.sweep.fits import Material
-from ecgscale.evaluate.sweep.material import Origin, from_archive, from_root, gather
+from ecgscale.evaluate.sweep.fits import Material, Origin, from_archive, from_root, gather
 from ecgscale.evaluate.sweep.sweep import AXES, CLUSTERS, Sweep, SweepRequest
 from ecgscale.evaluate.written import evaluation_name, write_evaluation
 from ecgscale.passes.spread import HERE, Spread
@@ -69,33 +66,22 @@ class SweepResult:
 
     target: str
     kind: str
-    dataset_id: str
-    runs: pa.Table
-    stability: pa.Table
-    summary: dict[str, list[dict[str, Any]]]
     elbow: float | None
     plateau: float | None
     plateau_score: str
     train_records: int
     records: int
-    told: str
+    split: str
+    summary: dict[str, list[dict[str, Any]]]
     remarks: tuple[str, ...]
-    path: Path | None = None
+    runs: pa.Table = field(repr=False)
+    stability: pa.Table = field(repr=False)
+    dataset_id: str = field(repr=False)
+    path: Path | None = field(default=None, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
         """For `--json` and the evaluation's facts."""
-        return {
-            "target": self.target,
-            "kind": self.kind,
-            "elbow": self.elbow,
-            "plateau": self.plateau,
-            "plateau_score": self.plateau_score,
-            "train_records": self.train_records,
-            "records": self.records,
-            "split": self.told,
-            "summary": self.summary,
-            "remarks": list(self.remarks),
-        }
+        return {each.name: getattr(self, each.name) for each in fields(self) if each.repr}
 
 
 @announced("ecgscale sweep", existing=True)
@@ -146,7 +132,7 @@ def _swept(
     tables = {"runs": result.runs, "stability": result.stability}
     name = evaluation_name("sweep", origin.target)
     path = write_evaluation(root, origin.dataset_id, name, result.to_dict(), tables, settings=asdict(request))
-    return SweepResult(**{**{k: getattr(result, k) for k in result.__dataclass_fields__}, "path": path})
+    return replace(result, path=path)
 
 
 def _check(request: SweepRequest, layers: Sequence[str]) -> None:
@@ -159,15 +145,15 @@ def _check(request: SweepRequest, layers: Sequence[str]) -> None:
             raise UsageError(f"--layers {','.join(map(str, blocks))}: the encoder taps {tapped}")
     for scales in request.depths:
         if len(scales) != len(layers) or not all(np.isfinite(w) and w > 0 for w in scales):
-            told = ",".join(f"{w:g}" for w in scales)
-            raise UsageError(f"--depth {told}: one positive factor a tapped layer is needed; they are {tapped}")
+            given = ",".join(f"{w:g}" for w in scales)
+            raise UsageError(f"--depth {given}: one positive factor a tapped layer is needed; they are {tapped}")
 
 
 def summarised(sweep: Sweep, target: str, dataset_id: str) -> SweepResult:
     """The tables and sentences of a sweep that was run."""
     material: Material = sweep.material
     runs = pd.DataFrame(sweep.runs)
-    # A score that no run has is no column; one that is the same throughout (the network's) is told once.
+    # A score that no run has is no column; one that is the same throughout (the network's) is shown once.
     runs = runs.dropna(axis=1, how="all")
     stabilities = pd.DataFrame(sweep.stabilities, columns=["vary", "setting", "across", "pairs", "ari", "ari_min",
                                                            "centroid_distance"])  # fmt: skip
@@ -190,7 +176,7 @@ def summarised(sweep: Sweep, target: str, dataset_id: str) -> SweepResult:
         plateau_score=score,
         train_records=int(material.train.sum()),
         records=int(material.test.sum()),
-        told=material.told,
+        split=material.split,
         remarks=(*material.remarks, *sweep.remarks),
     )
 

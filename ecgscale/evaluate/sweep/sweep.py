@@ -1,9 +1,9 @@
 """How much rests on the choices: K, training records, tapped layers, depth factors, γ and τ, each with everything else
 as it was.
 
-Activations were extracted once (`passes.extracted`); every run here is a K-means on them and two forests. Records that
-score took no part in any of it: K-means and forests are fitted on the others, and explained variance, stability and
-scores are theirs. Fits are tasks of their own (`sweep_fits`), done by whatever `spread` has.
+Activations were extracted once; every run here is a K-means on them and two forests. Records that score took no part in
+any of it: K-means and forests are fitted on the others, and explained variance, stability and scores are theirs. Fits
+are tasks of their own (`fits`), done by whatever `spread` has.
 """
 
 from __future__ import annotations
@@ -61,21 +61,13 @@ class SweepRequest:
 
 
 @dataclass(frozen=True)
-class _Setting:
-    """One setting: what is varied, its name, the activations, and facts that every row of it has."""
+class _Planned:
+    """A fit under one setting of what is varied, and facts that every row of it has. `part`: patients were left out."""
 
     vary: str
     name: str
-    variant: Variant
-    facts: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class _Planned:
-    """A fit under a setting; `task` None: the same was fitted for another one. `part`: patients were left out."""
-
-    setting: _Setting
     task: FitTask
+    facts: dict[str, Any] = field(default_factory=dict)
     part: bool = False
 
 
@@ -100,45 +92,47 @@ class Sweep:
         asked = Asked(self.material, self.request.fit, self.request.forests)
         softened = len(self.request.softmax) if SOFTMAX in self.request.axes else 0
         with progress.stage("sweep", len(fits) + softened, "fits") as stage:
-            named = {id(one.task): f"{one.setting.vary} {one.setting.name}".strip() for one in planned}
-            done = spread.map(fit_and_measure, asked, fits, stage, names=[named[id(task)] for task in fits])
-            for found in done:
-                self.remarks += [remark for remark in found.remarks if remark not in self.remarks]
+            names = {id(one.task): f"{one.vary} {one.name}".strip() for one in planned}
+            done = spread.map(fit_and_measure, asked, fits, stage, names=[names[id(task)] for task in fits])
+            self.remarks += dict.fromkeys(remark for found in done for remark in found.remarks)
             by_task = {id(task): found for task, found in zip(fits, done, strict=True)}
             found_of = {key: by_task[id(task)] for key, task in tasks.items()}
             self._tabulate(planned, found_of)
             if softened:
-                self._softmax(asked, found_of, spread, stage)
+                self._softmax(asked, found_of[self._keys(planned[-1])[0]], spread, stage)
         return self
 
     def _plan(self) -> list[_Planned]:
         """Every fit of every sweep that was asked for, in the order of the tables."""
-        request, train, seeds = self.request, self._train(), self.request.seeds
-        n_blocks = self.material.extracted.layout.n_blocks
-        of_k = _Setting(CLUSTERS, "", Variant(), {})
-        planned = [_Planned(of_k, FitTask(of_k.variant, train, request.clusters, seed)) for seed in seeds]
+        request, as_is, seeds, base = self.request, Variant(), self.request.seeds, (self.request.base,)
+        train, n_blocks = np.flatnonzero(self.material.train), self.material.extracted.layout.n_blocks
+        planned = [_Planned(CLUSTERS, "", FitTask(as_is, train, request.clusters, seed)) for seed in seeds]
         planned += [
-            _Planned(of_k, FitTask(of_k.variant, records, request.clusters, 0, measured=False), part=True)
+            _Planned(CLUSTERS, "", FitTask(as_is, records, request.clusters, 0, measured=False), part=True)
             for records in self._left_out()
         ]
-        base = (request.base,)
-        for n in self._sizes():
-            setting = _Setting(RECORDS, str(n), Variant(), {"x": n, "n_records": n})
-            planned += [_Planned(setting, FitTask(setting.variant, self._some(n, seed), base, seed)) for seed in seeds]
-        settings = [
-            _Setting(LAYERS, "+".join(self.material.layer_names[b] for b in blocks), Variant(blocks=blocks), {})
+        for n in [*(size for size in sorted(request.train_records) if size < len(train)), len(train)]:
+            drawn = [np.sort(np.random.default_rng([seed, 10]).permutation(train)[:n]) for seed in seeds]
+            planned += [
+                _Planned(RECORDS, str(n), FitTask(as_is, records, base, seed), {"x": n, "n_records": n})
+                for seed, records in zip(seeds, drawn, strict=True)
+            ]
+        variants = [
+            (LAYERS, "+".join(self.material.layer_names[b] for b in blocks), Variant(blocks=blocks))
             for blocks in request.layers or subsets(n_blocks)
         ]
-        settings += [
-            _Setting(DEPTH, " ".join(f"{s:g}" for s in scales), Variant(scales=scales), {})
+        variants += [
+            (DEPTH, " ".join(f"{s:g}" for s in scales), Variant(scales=scales))
             for scales in request.depths or rising_and_falling(n_blocks)
         ]
-        for setting in settings:
-            planned += [_Planned(setting, FitTask(setting.variant, train, base, seed)) for seed in seeds]
+        planned += [
+            _Planned(vary, name, FitTask(variant, train, base, seed))
+            for vary, name, variant in variants
+            for seed in seeds
+        ]
         # γ and τ are varied for the first seed's centroids.
-        as_is = _Setting(SOFTMAX, "", Variant(), {})
-        planned.append(_Planned(as_is, FitTask(as_is.variant, train, base, seeds[0])))
-        return [one for one in planned if one.setting.vary in request.axes]
+        planned.append(_Planned(SOFTMAX, "", FitTask(as_is, train, base, seeds[0])))
+        return [one for one in planned if one.vary in request.axes]
 
     def _keys(self, planned: _Planned) -> list[Any]:
         """What decides each of the fits of a task: sweeps meet where nothing is varied, and what was fitted there is
@@ -151,54 +145,36 @@ class Sweep:
 
     def _tabulate(self, planned: Sequence[_Planned], found: dict[Any, Fits]) -> None:
         fits: dict[tuple[str, str, str], list[KMeansFit]] = {}
-        settings: dict[tuple[str, str], _Setting] = {}
+        variants: dict[tuple[str, str], Variant] = {}
         for one in planned:
-            if one.setting.vary == SOFTMAX:
-                continue
             for k, key in zip(one.task.clusters, self._keys(one), strict=True):
                 fit = found[key].fits.get(k)
-                if fit is None:
+                if fit is None or one.vary == SOFTMAX:
                     continue
-                name = str(k) if one.setting.vary == CLUSTERS else one.setting.name
-                settings[one.setting.vary, name] = one.setting
-                fits.setdefault((one.setting.vary, name, "parts" if one.part else "seeds"), []).append(fit)
+                name, x = (str(k), {"x": k}) if one.vary == CLUSTERS else (one.name, {})
+                variants[one.vary, name] = one.task.variant
+                fits.setdefault((one.vary, name, "parts" if one.part else "seeds"), []).append(fit)
                 if not one.part:
-                    x = {"x": k} if one.setting.vary == CLUSTERS else {}
-                    row = self._row(one.setting.vary, name, one.task.seed)
-                    self.runs.append({**row, "n_clusters": k, **x, **one.setting.facts, **found[key].facts[k]})
+                    row = self._row(one.vary, name, one.task.seed)
+                    self.runs.append({**row, "n_clusters": k, **x, **one.facts, **found[key].facts[k]})
         test = np.flatnonzero(self.material.test)
-        for (vary, name), setting in settings.items():
-            sample = setting.variant.of(self.material.extracted).of(test).sample(_STABILITY_SAMPLE, 0)
+        for (vary, name), variant in variants.items():
+            sample = variant.of(self.material.extracted).of(test).sample(_STABILITY_SAMPLE, 0)
             for across in ("seeds", "parts"):
                 measured = stability([fit.centroids for fit in fits.get((vary, name, across), [])], sample)
                 if measured:
                     self.stabilities.append({"vary": vary, "setting": name, "across": across, **asdict(measured)})
 
-    def _softmax(self, asked: Asked, found: dict[Any, Fits], spread: Spread, stage: Stage) -> None:
+    def _softmax(self, asked: Asked, found: Fits, spread: Spread, stage: Stage) -> None:
         """Soft proportions and the entropy's range under other γ and τ, centroids as they are."""
-        request, seed = self.request, self.request.seeds[0]
-        as_is = _Planned(_Setting(SOFTMAX, "", Variant(), {}), FitTask(Variant(), self._train(), (request.base,), seed))
-        [key] = self._keys(as_is)
-        fit = found[key].fits.get(request.base)
+        request, fit = self.request, found.fits.get(self.request.base)
         if fit is None:
             return
         margin = max(fit.final.mean_margin, MIN_TAU)
         tasks = [SoftTask(fit, gamma, times * margin if gamma == 2 else times) for gamma, times in request.softmax]
         for (gamma, times), facts in zip(request.softmax, spread.map(soften, asked, tasks, stage), strict=True):
-            unit = " margin" if gamma == 2 else ""
-            setting = f"gamma {gamma}, tau {times:g}{unit}"
-            self.runs.append(self._row(SOFTMAX, setting, seed) | facts)
-
-    def _sizes(self) -> list[int]:
-        """Numbers of training records that there are, and all of them."""
-        n = int(self.material.train.sum())
-        return [*(size for size in sorted(self.request.train_records) if size < n), n]
-
-    def _some(self, n: int, seed: int) -> NDArray[np.int64]:
-        return np.sort(np.random.default_rng([seed, 10]).permutation(self._train())[:n])
-
-    def _train(self) -> NDArray[np.int64]:
-        return np.flatnonzero(self.material.train)
+            setting = f"gamma {gamma}, tau {times:g}{' margin' if gamma == 2 else ''}"
+            self.runs.append(self._row(SOFTMAX, setting, request.seeds[0]) | facts)
 
     def _left_out(self) -> list[NDArray[np.int64]]:
         """Training records less a part of their patients, part by part."""

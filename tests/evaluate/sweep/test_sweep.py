@@ -57,7 +57,7 @@ def test_every_axis_has_its_settings(swept: SweepResult) -> None:
     fitted = runs[runs["vary"] != "softmax"]
     assert fitted["effective_clusters"].between(1, fitted["n_clusters"]).all()
     assert fitted["information"].between(0, 1).all(), "the simulator's waves are annotated"
-    assert "seen" in swept.told
+    assert "seen" in swept.split
 
 
 def test_sweeps_meet_where_nothing_is_varied(swept: SweepResult) -> None:
