@@ -20,7 +20,7 @@ from ecgscale.clusters.features import BlockLayout, dense_assign, dense_features
 from ecgscale.clusters.model import ClusterModel
 from ecgscale.clusters.packed import Packed, pack
 from ecgscale.clusters.soft import soft_assign
-from ecgscale.clusters.tensors import tensor_assign, tensor_sums
+from ecgscale.clusters.tensors import tensor_square_distances, tensor_sums
 from ecgscale.encoders.preprocess import prepare
 from ecgscale.encoders.taps import Encoder
 
@@ -144,7 +144,7 @@ def _kernels(record: Record, model: ClusterModel, features: NDArray, d2: NDArray
     layout, span = model.layout, slice(record.start, record.stop)
     packed = pack(record.blocks, layout, *record.span)
     found = soft_assign(packed, layout, model.centroids, model.gamma, model.tau)
-    labels = found[0][0, span].astype(np.int64)
+    labels = found.labels[0, span].astype(np.int64)
     [sums] = accumulate(packed, layout, [model.centroids])
     assert np.array_equal(sums.counts, np.bincount(labels, minlength=model.n_clusters))
     return Agreement(
@@ -153,7 +153,7 @@ def _kernels(record: Record, model: ClusterModel, features: NDArray, d2: NDArray
         *_labels(labels, d2),
         _probed_distance(packed, layout, model.centroids, record, d2),
         _sums_error(sums.feature_sums, sums.counts, labels, features),
-        float(np.abs(found[1][0, span] - entropy).max()),
+        float(np.abs(found.entropy[0, span] - entropy).max()),
     )
 
 
@@ -168,20 +168,20 @@ def _probed_distance(
     one = Packed(
         np.repeat(packed.values, len(steps), 0), np.repeat(packed.gram, len(steps), 0), steps, steps + np.int32(1)
     )
-    found = np.stack([soft_assign(one, layout, c[None], 2, 1.0)[5] for c in centroids], 1)
+    found = np.stack([soft_assign(one, layout, c[None], 2, 1.0).distortion for c in centroids], 1)
     return float(np.abs(found - d2[steps - record.start]).max())
 
 
 def _tensors(record: Record, model: ClusterModel, features: NDArray, d2: NDArray, entropy: NDArray) -> Agreement:
     blocks, span = [block.double() for block in record.blocks], slice(record.start, record.stop)
-    found = tensor_assign(blocks, model.layout, model.centroids, model.gamma, model.tau)
-    labels = found.labels[0, span].numpy()
+    found = tensor_square_distances(blocks, model.layout, model.centroids)[0, span]
+    labels = found.argmin(1).numpy()
     sums = tensor_sums(blocks, model.layout, model.centroids, *record.span)
     return Agreement(
         1,
         len(labels),
         *_labels(labels, d2),
-        float(np.abs(found.nearest[0, span].numpy() - d2.min(1)).max()),
+        float(np.abs(found.amin(1).numpy() - d2.min(1)).max()),
         _sums_error(sums.feature_sums, sums.counts, labels, features),
         float(np.abs(found.entropy[0, span].numpy() - entropy).max()),
     )

@@ -23,7 +23,7 @@ class ExitCode(IntEnum):
 
 
 class EcgscaleError(Exception):
-    """Base of all errors told to the user without a traceback."""
+    """Base of all errors shown to the user without a traceback."""
 
     exit_code = ExitCode.FAILED
 

@@ -1,21 +1,18 @@
-"""Low-resolution activations of many records between K-means epochs: a backend of the fit in one process.
+"""Low-resolution activations of many records between K-means epochs: the backends of a fit in one process.
 
-Rows are packed records (ecgscale.clusters.packed). As many as the budget allows lie in memory, the rest in a
+`ActivationCache` holds packed records (ecgscale.clusters.packed): as many as the budget allows in memory, the rest in a
 memory-mapped scratch file that the system may drop and read again. With float16, values are rounded before their first
-use, so where they lie never changes a result.
-
-Low-resolution activations kept on a GPU between K-means epochs: the same seam in tensor form.
-
-Batches have one fixed shape, filled up with empty records, so that a record's sums do not depend on how many others
-are asked for.
+use, so where they lie never changes a result. `DeviceCache` keeps them on a GPU, in tensor form; its batches have one
+fixed shape, so that a record's sums do not depend on how many others are asked for.
 """
 
 from __future__ import annotations
 
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 import torch
@@ -37,12 +34,45 @@ def bytes_per_record(layout: BlockLayout, dtype: Literal["float32", "float16"] =
     return row_length(layout) * np.dtype(dtype).itemsize + 2 * layout.n_low * 8 + 8
 
 
-class ActivationCache:
-    """Packed activations of `n_records` records, filled once by record number, then read by a fit.
+class _Cache(ABC):
+    """Activations of `n_records` records, filled once by record number, then read by a fit. A context manager.
 
-    `budget` bytes stay in memory (None: everything); the rest goes to a scratch file in `scratch`. It has no
-    name, so it is gone with the process, however that ends.
-    Use as a context manager. A record that is never put has an empty span and takes no part.
+    A record that is never put has an empty span and takes no part.
+    """
+
+    def __init__(self, layout: BlockLayout, n_records: int) -> None:
+        self.layout, self.n_records = layout, n_records
+        # One more record, always empty, is what short batches are filled up with.
+        self._start, self._stop = np.zeros(n_records + 1, np.int32), np.zeros(n_records + 1, np.int32)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give the memory back."""
+
+    @property
+    def spans(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """The valid span of every record, [start, stop), (N,) each; empty where nothing was put."""
+        return self._start[:-1], self._stop[:-1]
+
+    @abstractmethod
+    def rows(self, record: int) -> NDArray[np.float32]:
+        """One packed record in float32."""
+
+    def sample(self, n: int, seed: int) -> NDArray[np.float32]:
+        """About `n` feature vectors, the same for any budget and any backend."""
+        return draw_sample(self.rows, self.layout, *self.spans, n, seed)
+
+
+class ActivationCache(_Cache):
+    """Packed activations: `budget` bytes stay in memory (None: everything), the rest in a file in `scratch`.
+
+    The file has no name, so it is gone with the process, however that ends.
     """
 
     def __init__(
@@ -53,7 +83,8 @@ class ActivationCache:
         scratch: Path | None = None,
         dtype: Literal["float32", "float16"] = "float32",
     ) -> None:
-        self._layout, self._n_records, self.dtype = layout, n_records, np.dtype(dtype)
+        super().__init__(layout, n_records)
+        self.dtype = np.dtype(dtype)
         each = bytes_per_record(layout, dtype)
         resident = n_records if budget is None else min(n_records, max(budget // each, 0))
         self.n_resident, self.n_spilled = resident, n_records - resident
@@ -62,32 +93,10 @@ class ActivationCache:
             with tempfile.TemporaryFile(dir=scratch) as file:
                 self._values.append(np.memmap(file, self.dtype, mode="w+", shape=(self.n_spilled, row_length(layout))))
         self._gram = np.zeros((n_records, 2, layout.n_low), np.float64)
-        self._start, self._stop = np.zeros(n_records, np.int32), np.zeros(n_records, np.int32)
-
-    def __enter__(self) -> ActivationCache:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """Give the memory and the scratch file back."""
         self._values = []
-
-    @property
-    def layout(self) -> BlockLayout:
-        """Shapes of the tapped blocks."""
-        return self._layout
-
-    @property
-    def n_records(self) -> int:
-        """Records, put or not."""
-        return self._n_records
-
-    @property
-    def spans(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        """The valid span of every record, [start, stop), (N,) each; empty where nothing was put."""
-        return self._start, self._stop
 
     def put(
         self,
@@ -97,10 +106,10 @@ class ActivationCache:
         valid_stop: NDArray[np.int32],
     ) -> None:
         """Keep the activations (B, C_b, L_b) of these record numbers; EcgscaleError when some are not finite."""
-        packed = pack(blocks_BCL, self._layout, valid_start, valid_stop)
+        packed = pack(blocks_BCL, self.layout, valid_start, valid_stop)
         with np.errstate(over="ignore"):
             narrow = packed.values.astype(self.dtype)
-        gram = packed.gram if self.dtype == np.float32 else gram_terms(narrow.astype(np.float32), self._layout)
+        gram = packed.gram if self.dtype == np.float32 else gram_terms(narrow.astype(np.float32), self.layout)
         if not np.isfinite(gram).all():
             raise EcgscaleError(
                 f"activations are not finite{'' if self.dtype == np.float32 else ' in float16; use float32'}"
@@ -120,8 +129,8 @@ class ActivationCache:
         self, centroid_sets: Sequence[NDArray[np.float32]], records: NDArray[np.int64] | None = None
     ) -> list[PartialSums]:
         """Sums over the valid timesteps of `records` (all by default) for each set of centroids."""
-        chosen = np.arange(self._n_records) if records is None else np.asarray(records, np.int64)
-        total = [PartialSums.zero(len(c), self._layout) for c in centroid_sets]
+        chosen = np.arange(self.n_records) if records is None else np.asarray(records, np.int64)
+        total = [PartialSums.zero(len(c), self.layout) for c in centroid_sets]
         for part, first in enumerate((0, self.n_resident)[: len(self._values)]):
             values = self._values[part]
             here = chosen[(chosen >= first) & (chosen < first + len(values))] - first
@@ -137,13 +146,9 @@ class ActivationCache:
                     self._start[where],
                     self._stop[where],
                 )
-                sums = accumulate(packed, self._layout, centroid_sets, some if direct else None)
+                sums = accumulate(packed, self.layout, centroid_sets, some if direct else None)
                 total = [a + b for a, b in zip(total, sums, strict=True)]
         return total
-
-    def sample(self, n: int, seed: int) -> NDArray[np.float32]:
-        """About `n` feature vectors, the same for any budget and any backend."""
-        return draw_sample(self.rows, self._layout, self._start, self._stop, n, seed)
 
 
 BATCH = 32
@@ -154,11 +159,8 @@ def device_bytes_per_record(layout: BlockLayout, dtype: Literal["float32", "floa
     return layout.n_values * np.dtype(dtype).itemsize
 
 
-class DeviceCache:
-    """Activations of `n_records` records on `device`, filled once by record number; a backend of the fit.
-
-    A record that is never put has an empty span and takes no part. float16 is widened batch by batch.
-    """
+class DeviceCache(_Cache):
+    """Activations on `device`; float16 is widened batch by batch."""
 
     def __init__(
         self,
@@ -167,39 +169,16 @@ class DeviceCache:
         device: torch.device,
         dtype: Literal["float32", "float16"] = "float32",
     ) -> None:
-        self._layout, self._n_records = layout, n_records
+        super().__init__(layout, n_records)
         kind = torch.float32 if dtype == "float32" else torch.float16
-        # One more row, always empty, is what short batches are filled up with.
         self._blocks = [
             torch.zeros((n_records + 1, channels, length), dtype=kind, device=device)
             for channels, length in zip(layout.channels, layout.lengths, strict=True)
         ]
-        self._start, self._stop = np.zeros(n_records + 1, np.int32), np.zeros(n_records + 1, np.int32)
-
-    def __enter__(self) -> DeviceCache:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """Give the memory back."""
         self._blocks = []
-
-    @property
-    def layout(self) -> BlockLayout:
-        """Shapes of the tapped blocks."""
-        return self._layout
-
-    @property
-    def n_records(self) -> int:
-        """Records, put or not."""
-        return self._n_records
-
-    @property
-    def spans(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        """The valid span of every record, [start, stop), (N,) each; empty where nothing was put."""
-        return self._start[:-1], self._stop[:-1]
 
     def put(
         self,
@@ -220,22 +199,18 @@ class DeviceCache:
         self, centroid_sets: Sequence[NDArray[np.float32]], records: NDArray[np.int64] | None = None
     ) -> list[PartialSums]:
         """Sums over the valid timesteps of `records` (all by default) for each set of centroids."""
-        chosen = np.arange(self._n_records) if records is None else np.asarray(records, np.int64)
-        total = [PartialSums.zero(len(c), self._layout) for c in centroid_sets]
+        chosen = np.arange(self.n_records) if records is None else np.asarray(records, np.int64)
+        total = [PartialSums.zero(len(c), self.layout) for c in centroid_sets]
         for at in range(0, len(chosen), BATCH):
-            some = np.full(BATCH, self._n_records, np.int64)
+            some = np.full(BATCH, self.n_records, np.int64)
             some[: len(chosen[at : at + BATCH])] = chosen[at : at + BATCH]
             blocks = [block[torch.from_numpy(some).to(block.device)].float() for block in self._blocks]
             for i, centroids in enumerate(centroid_sets):
-                total[i] += tensor_sums(blocks, self._layout, centroids, self._start[some], self._stop[some])
+                total[i] += tensor_sums(blocks, self.layout, centroids, self._start[some], self._stop[some])
         return total
-
-    def sample(self, n: int, seed: int) -> NDArray[np.float32]:
-        """About `n` feature vectors, the same records and timesteps as any other backend draws."""
-        return draw_sample(self.rows, self._layout, *self.spans, n, seed)
 
     def rows(self, record: int) -> NDArray[np.float32]:
         """One packed record in float32."""
         blocks = [block[record : record + 1].float().cpu() for block in self._blocks]
         span = slice(record, record + 1)
-        return pack(blocks, self._layout, self._start[span], self._stop[span]).values[0]
+        return pack(blocks, self.layout, self._start[span], self._stop[span]).values[0]

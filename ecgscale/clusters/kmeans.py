@@ -16,6 +16,10 @@ Both end with one exact pass. An empty cluster takes half of the one with the la
 
 from __future__ import annotations
 
+import io
+import json
+import time
+import zipfile
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -24,11 +28,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecgscale.clusters.accumulate import PartialSums
-from ecgscale.clusters.checkpoint import Checkpoint, FitState
 from ecgscale.clusters.features import BlockLayout
 from ecgscale.clusters.init import Earlier, from_earlier, plus_plus
 from ecgscale.config import FIT
 from ecgscale.errors import UsageError
+from ecgscale.io.objects import open_objects
+from ecgscale.io.places import Place
 from ecgscale.progress import SILENT, Progress, Stage
 
 SPLIT = 1.0 / 1024
@@ -98,6 +103,83 @@ class KMeansFit:
         return 1.0 - self.inertia / self.total_variance if self.total_variance > 0 else 0.0
 
 
+INTERVAL_S = 30.0
+"""How often a fit writes down where it stands."""
+
+
+@dataclass
+class FitState:
+    """All that a fit needs to go on: changed in place between two requests, never while one is under way."""
+
+    centres: NDArray[np.float64]
+    weights: NDArray[np.int64]
+    step: int = 0
+    history: list[float] = field(default_factory=list)
+    smoothed: float | None = None
+    best: float | None = None
+    since_best: int = 0
+    repaired: int = 0
+    converged: bool = False
+    finishing: bool = False
+    previous_counts: NDArray[np.int64] | None = None
+    previous_sums: NDArray[np.int64] | None = None
+
+    @classmethod
+    def at(cls, start: NDArray[np.float32]) -> FitState:
+        """The beginning, from initial centroids (K, C)."""
+        return cls(start.astype(np.float64), np.zeros(len(start), np.int64))
+
+
+class Checkpoint:
+    """States of the fits of one command, in one file that is replaced whole: what goes on from there has the same bits.
+
+    The file is named by a digest of everything that decides the fits. It is no model: it lies outside models/ and is
+    deleted when the models are saved.
+    """
+
+    def __init__(self, path: Place, interval_s: float = INTERVAL_S) -> None:
+        self.path, self._interval_s = path, interval_s
+        self._store = open_objects(path.parent)
+        self._saved = time.monotonic()
+
+    def load(self) -> dict[int, FitState]:
+        """States by place in the command, empty when there are none; a damaged file counts as none."""
+        try:
+            with np.load(io.BytesIO(self._store.read(self.path.name) or b""), allow_pickle=False) as file:
+                facts: dict[str, dict[str, Any]] = json.loads(bytes(file["facts"]))
+                arrays: dict[str, dict[str, Any]] = {at: {} for at in facts}
+                for name in set(file.files) - {"facts"}:
+                    at, _, part = name.partition(".")
+                    arrays[at][part] = file[name]
+                return {int(at): FitState(**arrays[at], **known) for at, known in facts.items()}
+        except (EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
+            return {}
+
+    def due(self) -> bool:
+        """Whether it is time to save again."""
+        return time.monotonic() - self._saved >= self._interval_s
+
+    def save(self, states: dict[int, FitState]) -> None:
+        """Replace the file."""
+        facts: dict[int, dict[str, Any]] = {at: {} for at in states}
+        arrays: dict[str, NDArray[Any]] = {}
+        for at, state in states.items():
+            for name, value in vars(state).items():
+                if isinstance(value, np.ndarray):
+                    arrays[f"{at}.{name}"] = value
+                else:
+                    facts[at][name] = value
+        arrays["facts"] = np.frombuffer(json.dumps(facts).encode(), np.uint8)
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays)  # type: ignore[arg-type]
+        self._store.put(self.path.name, buffer.getvalue())
+        self._saved = time.monotonic()
+
+    def remove(self) -> None:
+        """The models are saved; the file has done its work."""
+        self._store.delete(self.path.name)
+
+
 Request = tuple[NDArray[np.float32], NDArray[np.int64] | None]
 Fit = Generator[Request, PartialSums, KMeansFit]
 
@@ -133,9 +215,10 @@ def fit_kmeans(
             for k in n_clusters
         ]
         states = {at: FitState.at(start) for at, start in enumerate(starts)}
-    algorithm = _lloyd if settings.algorithm == "lloyd" else _minibatch
+    lloyd = settings.algorithm == "lloyd"
+    algorithm = _lloyd if lloyd else _minibatch
     fits = {at: algorithm(source, state, settings, variance, whole.n_timesteps) for at, state in states.items()}
-    total = settings.max_iterations + 1 if settings.algorithm == "lloyd" else _minibatch_steps(source, settings)
+    total = 1 + (settings.max_iterations if lloyd else _batches(source.n_records, settings)[1] * settings.max_epochs)
     with progress.stage("fit", total, "steps") as stage:
         done_before = max(state.step for state in states.values())
         if done_before:
@@ -177,19 +260,16 @@ def _in_step(
     return [done[at] for at in sorted(done)]
 
 
-def _batch_size(n_records: int, settings: FitSettings) -> int:
-    return max(1, min(settings.batch_records, n_records // 10))
-
-
-def _minibatch_steps(source: ActivationSource, settings: FitSettings) -> int:
-    return -(-source.n_records // _batch_size(source.n_records, settings)) * settings.max_epochs + 1
+def _batches(n_records: int, settings: FitSettings) -> tuple[int, int]:
+    """Records of a mini-batch, and batches of an epoch."""
+    size = max(1, min(settings.batch_records, n_records // 10))
+    return size, -(-n_records // size)
 
 
 def _minibatch(
     source: ActivationSource, state: FitState, settings: FitSettings, variance: float, n_timesteps: int
 ) -> Fit:
-    size = _batch_size(source.n_records, settings)
-    steps = -(-source.n_records // size)
+    size, steps = _batches(source.n_records, settings)
     while not state.finishing:
         epoch, at = divmod(state.step, steps)
         order = np.random.default_rng([settings.seed, epoch]).permutation(source.n_records)
@@ -228,7 +308,8 @@ def _lloyd(source: ActivationSource, state: FitState, settings: FitSettings, var
         sums = yield state.centres.astype(np.float32), None
         state.step += 1
         state.history.append(sums.inertia / n_timesteps)
-        if _repeats(sums, state):
+        repeats = state.previous_counts is not None and np.array_equal(sums.counts, state.previous_counts)
+        if repeats and np.array_equal(sums.sums, state.previous_sums):  # type: ignore[arg-type]
             state.converged = True
         else:
             state.previous_counts, state.previous_sums = sums.counts, sums.sums
@@ -254,12 +335,6 @@ def _finish(state: FitState, variance: float) -> Fit:
         final = yield state.centres.astype(np.float32), None
     centroids = state.centres.astype(np.float32)
     return KMeansFit(centroids, final, variance, state.step, state.converged, state.repaired, list(state.history))
-
-
-def _repeats(sums: PartialSums, state: FitState) -> bool:
-    if state.previous_counts is None or state.previous_sums is None:
-        return False
-    return np.array_equal(sums.counts, state.previous_counts) and np.array_equal(sums.sums, state.previous_sums)
 
 
 def split_empty(

@@ -1,12 +1,10 @@
-"""Labels, soft assignments and their entropy for packed records on a CPU, compiled.
+"""Labels, soft assignments and their entropy under a frozen model: compiled for a CPU, tensors for other devices.
 
     E_k(t) = ‖f(t) − c_k‖^γ / τ          p_k ∝ exp(−E_k)
     H(p)   = ln Z + Σ_k E_k e^(−E_k) / Z  with E measured from the nearest centroid, Z = Σ_k e^(−E_k)
 
 (docs/method.md). A (K, CHUNK) scratch is the only thing with both axes; a record's result does not depend on its
 neighbours in the batch or on the number of threads.
-
-Labels, entropy and proportions of a batch of records under a frozen cluster model.
 """
 
 from __future__ import annotations
@@ -36,25 +34,30 @@ from ecgscale.clusters.kernels import (
 )
 from ecgscale.clusters.model import ClusterModel
 from ecgscale.clusters.packed import CHUNK, Packed, chunk_table, kernel, pack, padded_channels
-from ecgscale.clusters.tensors import span_mask, tensor_assign
+from ecgscale.clusters.tensors import span_mask, tensor_square_distances
 
-SoftArrays = tuple[
-    NDArray[np.int16],
-    NDArray[np.float32],
-    NDArray[np.int32],
-    NDArray[np.float64],
-    NDArray[np.float64],
-    NDArray[np.float64],
-]
+
+@dataclass(frozen=True)
+class Assignment:
+    """What a model says of B records.
+
+    `labels` (B, D) int16, −1 outside the valid span; `entropy` (B, D) float32 in [0, 1], 0 outside; `counts` (B, K)
+    timesteps a cluster; `soft` (B, K) mean p_k, `mean_entropy` (B,) and `distortion` (B,), the mean squared distance
+    to the nearest centroid, all over valid timesteps.
+    """
+
+    labels: NDArray[np.int16]
+    entropy: NDArray[np.float32]
+    counts: NDArray[np.int32]
+    soft: NDArray[np.float64]
+    mean_entropy: NDArray[np.float64]
+    distortion: NDArray[np.float64]
 
 
 def soft_assign(
     packed: Packed, layout: BlockLayout, centroids_KC: NDArray[np.float32], gamma: int, tau: float
-) -> SoftArrays:
-    """Labels and entropy (B, D), counts (B, K) int32, mean p_k (B, K), mean entropy (B,), mean squared distance (B,).
-
-    Labels are −1 and entropies 0 outside the valid span; a record without one has zeros throughout.
-    """
+) -> Assignment:
+    """The assignment of packed records; one without a valid timestep has zeros throughout."""
     n_records, n_clusters = len(packed), len(centroids_KC)
     table = chunk_table(layout)
     stacked = StackedCentroids.of([centroids_KC], layout)
@@ -74,7 +77,7 @@ def soft_assign(
         (gamma, np.float32(1.0 / tau)),
         (labels, entropy, counts, soft, means),
     )
-    return labels, entropy, counts, soft, means[0], means[1]
+    return Assignment(labels, entropy, counts, soft, means[0], means[1])
 
 
 @kernel(parallel=True)
@@ -179,23 +182,6 @@ def exp_negative(energy):  # type: ignore[no-untyped-def]
     return series * np.int32((np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)
 
 
-@dataclass(frozen=True)
-class Assignment:
-    """What a model says of B records.
-
-    `labels` (B, D) int16, −1 outside the valid span; `entropy` (B, D) float32 in [0, 1], 0 outside; `counts` (B, K)
-    timesteps a cluster; `soft` (B, K) mean p_k, `mean_entropy` (B,) and `distortion` (B,), the mean squared distance
-    to the nearest centroid, all over valid timesteps.
-    """
-
-    labels: NDArray[np.int16]
-    entropy: NDArray[np.float32]
-    counts: NDArray[np.int32]
-    soft: NDArray[np.float64]
-    mean_entropy: NDArray[np.float64]
-    distortion: NDArray[np.float64]
-
-
 def assign(
     blocks_BCL: Sequence[torch.Tensor],
     model: ClusterModel,
@@ -205,26 +191,30 @@ def assign(
     """Assign every valid timestep of B records; compiled kernels for CPU activations, tensors for others."""
     if blocks_BCL[0].device.type == "cpu":
         packed = pack(blocks_BCL, model.layout, valid_start, valid_stop)
-        return Assignment(*soft_assign(packed, model.layout, model.centroids, model.gamma, model.tau))
-    return _assign_tensors(blocks_BCL, model, valid_start, valid_stop)
+        return soft_assign(packed, model.layout, model.centroids, model.gamma, model.tau)
+    return tensor_assign(blocks_BCL, model, valid_start, valid_stop)
 
 
-def _assign_tensors(
+def tensor_assign(
     blocks_BCL: Sequence[torch.Tensor],
     model: ClusterModel,
     valid_start: NDArray[np.int32],
     valid_stop: NDArray[np.int32],
 ) -> Assignment:
-    found = tensor_assign(blocks_BCL, model.layout, model.centroids, model.gamma, model.tau)
-    valid = span_mask(valid_start, valid_stop, model.layout.n_steps).to(found.labels.device)
+    """The same on any torch device; it forms (B, D, K) values."""
+    d2_BTK = tensor_square_distances(blocks_BCL, model.layout, model.centroids)
+    p_BTK = torch.softmax(-(d2_BTK if model.gamma == 2 else d2_BTK.sqrt()) / model.tau, 2)
+    entropy = (torch.special.entr(p_BTK).sum(2) / max(np.log(model.n_clusters), 1e-12)).clamp(0, 1)
+    label = d2_BTK.argmin(2)
+    valid = span_mask(valid_start, valid_stop, model.layout.n_steps).to(label.device)
     n_valid = valid.sum(1).clamp_min(1)
-    one_hot = torch.nn.functional.one_hot(found.labels, model.n_clusters) * valid[..., None]
+    one_hot = torch.nn.functional.one_hot(label, model.n_clusters) * valid[..., None]
     inside = valid.double()
     return Assignment(
-        torch.where(valid, found.labels, -1).to(torch.int16).cpu().numpy(),
-        (found.entropy * valid).float().cpu().numpy(),
+        torch.where(valid, label, -1).to(torch.int16).cpu().numpy(),
+        (entropy * valid).float().cpu().numpy(),
         one_hot.sum(1).to(torch.int32).cpu().numpy(),
-        ((found.soft.double() * inside[..., None]).sum(1) / n_valid[:, None]).cpu().numpy(),
-        ((found.entropy.double() * inside).sum(1) / n_valid).cpu().numpy(),
-        ((found.nearest.double() * inside).sum(1) / n_valid).cpu().numpy(),
+        ((p_BTK.double() * inside[..., None]).sum(1) / n_valid[:, None]).cpu().numpy(),
+        ((entropy.double() * inside).sum(1) / n_valid).cpu().numpy(),
+        ((d2_BTK.amin(2).double() * inside).sum(1) / n_valid).cpu().numpy(),
     )

@@ -55,25 +55,33 @@ def _prepare(block_BCL: torch.Tensor, length: int, n_steps: int, scale: float) -
     )
 
 
-def _square_distances(
-    blocks: Sequence[_Block], parts: Sequence[torch.Tensor], square_norm_K: torch.Tensor
+def _prepared(blocks_BCL: Sequence[torch.Tensor], layout: BlockLayout) -> list[_Block]:
+    shapes = zip(blocks_BCL, layout.lengths, layout.scales, strict=True)
+    return [_prepare(block, length, layout.n_steps, scale) for block, length, scale in shapes]
+
+
+def tensor_square_distances(
+    blocks_BCL: Sequence[torch.Tensor], layout: BlockLayout, centroids_KC: NDArray[np.floating]
 ) -> torch.Tensor:
-    """‖f(t) − c_k‖², (B, D, K), never below 0."""
+    """‖f(t) − c_k‖² of every timestep of B records, padding included: (B, D, K), never below 0."""
+    return _square_distances(_prepared(blocks_BCL, layout), centroids_KC, layout)
+
+
+def _square_distances(
+    blocks: Sequence[_Block], centroids_KC: NDArray[np.floating], layout: BlockLayout
+) -> torch.Tensor:
+    like = blocks[0].values_BLC
+    centroids = torch.as_tensor(centroids_KC).to(device=like.device, dtype=like.dtype)
     inner: torch.Tensor | float = 0.0
     norm: torch.Tensor | float = 0.0
-    for block, part_KC in zip(blocks, parts, strict=True):
+    for block, part_KC in zip(blocks, centroids.split(list(layout.channels), 1), strict=True):
         g_BLK = block.values_BLC @ part_KC.T
         inner = inner + block.before_BT[..., None] * g_BLK[:, block.left_T]
         inner = inner + block.after_BT[..., None] * g_BLK[:, block.right_T]
         norm = norm + block.square_norm_BT
     assert isinstance(inner, torch.Tensor)
     assert isinstance(norm, torch.Tensor)
-    return (norm[..., None] - 2 * inner + square_norm_K).clamp_min(0)
-
-
-def _parts(centroids_KC: NDArray[np.floating], layout: BlockLayout, like: torch.Tensor) -> list[torch.Tensor]:
-    centroids = torch.as_tensor(centroids_KC).to(device=like.device, dtype=like.dtype)
-    return list(centroids.split(list(layout.channels), 1))
+    return (norm[..., None] - 2 * inner + centroids.square().sum(1)).clamp_min(0)
 
 
 def tensor_sums(
@@ -84,14 +92,9 @@ def tensor_sums(
     valid_stop: NDArray[np.int32],
 ) -> PartialSums:
     """One K-means step over B records; the arithmetic in the activations' dtype, integers added across records."""
-    prepared = [
-        _prepare(b, length, layout.n_steps, w)
-        for b, length, w in zip(blocks_BCL, layout.lengths, layout.scales, strict=True)
-    ]
+    prepared = _prepared(blocks_BCL, layout)
     like, n_clusters, scale = blocks_BCL[0], len(centroids_KC), sum_scale(layout)
-    parts = _parts(centroids_KC, layout, like)
-    square_norm_K = torch.cat(parts, 1).square().sum(1)
-    d2_BTK = _square_distances(prepared, parts, square_norm_K)
+    d2_BTK = _square_distances(prepared, centroids_KC, layout)
     valid_BT = span_mask(valid_start, valid_stop, layout.n_steps).to(like.device)
     nearest = d2_BTK.topk(min(2, n_clusters), dim=2, largest=False, sorted=True).values
     # topk promises nothing about ties; argmin of a CPU or CUDA tensor returns the first.
@@ -117,36 +120,6 @@ def tensor_sums(
         int(integers(margin_B, scale.distances).sum()),
         scale,
     )
-
-
-@dataclass(frozen=True)
-class TensorAssignment:
-    """Labels and entropy (B, D) for every timestep, p (B, D, K), squared distance to the nearest centroid (B, D)."""
-
-    labels: torch.Tensor
-    entropy: torch.Tensor
-    soft: torch.Tensor
-    nearest: torch.Tensor
-
-
-def tensor_assign(
-    blocks_BCL: Sequence[torch.Tensor],
-    layout: BlockLayout,
-    centroids_KC: NDArray[np.floating],
-    gamma: int,
-    tau: float,
-) -> TensorAssignment:
-    """Labels, soft assignment and entropy of B records, padding included."""
-    prepared = [
-        _prepare(b, length, layout.n_steps, w)
-        for b, length, w in zip(blocks_BCL, layout.lengths, layout.scales, strict=True)
-    ]
-    parts = _parts(centroids_KC, layout, blocks_BCL[0])
-    d2_BTK = _square_distances(prepared, parts, torch.cat(parts, 1).square().sum(1))
-    energy = (d2_BTK if gamma == 2 else d2_BTK.sqrt()) / tau
-    p_BTK = torch.softmax(-energy, 2)
-    entropy = torch.special.entr(p_BTK).sum(2) / max(np.log(len(centroids_KC)), 1e-12)
-    return TensorAssignment(d2_BTK.argmin(2), entropy.clamp(0, 1), p_BTK, d2_BTK.amin(2))
 
 
 def span_mask(valid_start: NDArray[np.int32], valid_stop: NDArray[np.int32], n_steps: int) -> torch.Tensor:

@@ -83,15 +83,8 @@ class EncoderReport:
 
     def as_dict(self) -> dict[str, Any]:
         """For `--json`."""
-        return {
-            "encoder_id": self.encoder_id,
-            "contract": self.contract,
-            "parameters": self.parameters,
-            "prediction": list(self.prediction),
-            "layers": [asdict(layer) for layer in self.layers],
-            "taps": [{**asdict(tap), "late": tap.late} for tap in self.taps],
-            "warnings": self.warnings,
-        }
+        taps = [{**asdict(tap), "late": tap.late} for tap in self.taps]
+        return {**asdict(self), "prediction": list(self.prediction), "taps": taps, "warnings": self.warnings}
 
 
 def check_encoder(directory: str | Path, device: str = "cpu", batch: int = 4) -> EncoderReport:

@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional
 
 from ecgscale.config import TRAINING
-from ecgscale.encoders.targets import LOSSES, Loss, Target, score, told
+from ecgscale.encoders.targets import LOSSES, Loss, Target, headline, score
 from ecgscale.errors import EcgscaleError
 from ecgscale.progress import SILENT, Progress
 
@@ -96,7 +96,8 @@ def optimise(
             if better:
                 best_loss, outcome.best_epoch = validation_loss, epoch
                 best = {name: value.detach().cpu().clone() for name, value in average.module.state_dict().items()}
-            line = f"{_line(facts, settings.epochs)}, {told(target.kind, scores)}"
+            losses = f"loss {facts['loss']:.3f}, on validation {validation_loss:.3f}"
+            line = f"epoch {epoch}/{settings.epochs}: {losses}, {headline(target.kind, scores)}"
             stage.note(line)
             progress.say(line + (" (best so far)" if better else ""))
             if epoch - outcome.best_epoch >= settings.patience and epoch > settings.epochs // 2:
@@ -108,11 +109,6 @@ def optimise(
     scaled.fold_into(module)
     module.eval()
     return outcome
-
-
-def _line(facts: dict[str, float], epochs: int) -> str:
-    losses = f"loss {facts['loss']:.3f}, on validation {facts['validation_loss']:.3f}"
-    return f"epoch {facts['epoch']}/{epochs}: {losses}"
 
 
 def predict(module: nn.Module, x: NDArray[np.float32], rows: NDArray[np.intp], device: torch.device) -> torch.Tensor:
@@ -191,12 +187,7 @@ class _Standardised:
         """spread · (W h + b) + mean = (spread · W) h + (spread · b + mean)."""
         if (self.mean, self.spread) == (0.0, 1.0):
             return
-        last = _last_linear(module)
+        *_, last = (layer for layer in module.modules() if isinstance(layer, nn.Linear))
         with torch.no_grad():
             last.weight.mul_(self.spread)
             last.bias.mul_(self.spread).add_(self.mean)
-
-
-def _last_linear(module: nn.Module) -> nn.Linear:
-    linear = [layer for layer in module.modules() if isinstance(layer, nn.Linear)]
-    return linear[-1]

@@ -6,7 +6,7 @@ differ) → normalisation if one is named → zero padding, or the first `length
 Everything is computed in float64, elementwise or along single traces, and rounded to float32 at the end: a record's
 bits do not depend on the records it is batched with.
 
-The records a network is trained on, preprocessed once and kept at hand for every epoch.
+`load_signals` preprocesses the records a network is trained on, once, and keeps them at hand for every epoch.
 """
 
 from __future__ import annotations
@@ -63,7 +63,16 @@ def prepare(
     that lack a lead become "missing_leads", those whose valid span is shorter than `hop` (samples on the encoder's
     axis) "too_short", those that overflow float32 "non_finite_samples"; cropped ones are flagged "cropped".
     """
-    out = _empty(len(raw), spec, list(status), [list(flag) for flag in flags])
+    n = len(raw)
+    out = Prepared(
+        x=np.zeros((n, len(spec.leads), spec.length), np.float32),
+        valid_start=np.zeros(n, np.int32),
+        valid_stop=np.zeros(n, np.int32),
+        start_s=np.zeros(n, np.float64),
+        cropped=np.zeros(n, np.int32),
+        status=list(status),
+        flags=[list(flag) for flag in flags],
+    )
     groups: dict[tuple[tuple[str, ...], float, int], list[int]] = defaultdict(list)
     for i, state in enumerate(status):
         if state == OK:
@@ -83,42 +92,6 @@ def prepare(
         spans = raw.valid_start[index].astype(np.int64), raw.valid_stop[index].astype(np.int64)
         batch = _Group(index, signals, ratio, raw.units_per_mv[index].astype(np.float64), n_source, *spans)
         _place(out, batch, spec, hop)
-    return out
-
-
-def prepare_signal(
-    signal: NDArray,
-    leads: Sequence[str],
-    sampling_rate: float,
-    units_per_mv: float,
-    spec: InputSpec,
-    *,
-    valid: tuple[int, int] | None = None,
-    hop: int = 1,
-) -> Prepared:
-    """The same for one in-memory record: (n_leads, n_samples) in, a batch of one out.
-
-    `valid` is the half-open span of samples that are not padding (all by default). Raises EcgscaleError for arrays
-    and numbers that make no record, MissingLeads for leads that cannot be derived.
-    """
-    signal = np.asarray(signal)
-    if signal.ndim != 2 or len(signal) != len(leads) or not signal.size:
-        raise EcgscaleError(
-            f"signal has shape {signal.shape}; expected ({len(leads)} leads, samples) for {list(leads)}"
-        )
-    if not (np.isfinite(sampling_rate) and sampling_rate > 0 and np.isfinite(units_per_mv) and units_per_mv > 0):
-        raise EcgscaleError(f"sampling_rate {sampling_rate} Hz and units_per_mv {units_per_mv} have to be positive")
-    if not np.isfinite(signal).all():
-        raise EcgscaleError(f"signal has {np.count_nonzero(~np.isfinite(signal))} NaN or infinite samples")
-    start, stop = valid or (0, signal.shape[1])
-    if not 0 <= start < stop <= signal.shape[1]:
-        raise EcgscaleError(f"valid span {start}..{stop} does not lie within the {signal.shape[1]} samples")
-    out = _empty(1, spec, [OK], [[]])
-    # float32 like the archive's columns, so that a record gives the same bits from memory and from disk.
-    ratio = resampling_ratio(float(np.float32(sampling_rate)), spec.sampling_rate)
-    scale = np.array([np.float32(units_per_mv)], np.float64)
-    picked = pick_leads(signal[None, :, : _needed(spec.length, *ratio)], tuple(leads), spec.leads)
-    _place(out, _Group(np.array([0]), picked, ratio, scale, signal.shape[1], *np.array([[start], [stop]])), spec, hop)
     return out
 
 
@@ -171,18 +144,6 @@ class _Group:
     valid_stop: NDArray[np.int64]
 
 
-def _empty(n: int, spec: InputSpec, status: list[str], flags: list[list[str]]) -> Prepared:
-    return Prepared(
-        x=np.zeros((n, len(spec.leads), spec.length), np.float32),
-        valid_start=np.zeros(n, np.int32),
-        valid_stop=np.zeros(n, np.int32),
-        start_s=np.zeros(n, np.float64),
-        cropped=np.zeros(n, np.int32),
-        status=status,
-        flags=flags,
-    )
-
-
 def _place(out: Prepared, group: _Group, spec: InputSpec, hop: int) -> None:
     """Scale, resample, normalise and pad the group's signals into its rows of `out`."""
     (up, down), length = group.ratio, spec.length
@@ -201,7 +162,7 @@ def _place(out: Prepared, group: _Group, spec: InputSpec, hop: int) -> None:
     if spec.normalisation == "zscore-lead":
         _standardise(signals, start, stop)
     fits = stop - start >= max(hop, 1)
-    with np.errstate(over="ignore"):  # told as a status
+    with np.errstate(over="ignore"):  # becomes a status
         x = signals[..., :kept].astype(np.float32)
     finite = np.isfinite(x).all(axis=(1, 2))
     good = fits & finite

@@ -8,12 +8,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
+from ecgscale.archive import Archive
 from ecgscale.encoders.spec import load_spec
+from ecgscale.encoders.splits import TEST, TRAIN, VALIDATION, Folds
 from ecgscale.errors import EncoderError
 from ecgscale.io.places import local_copy
 
@@ -32,6 +38,74 @@ def seen_lines(source: str, record_ids: Sequence[str], patient_ids: Sequence[str
         for record, patient, part in zip(record_ids, patient_ids, parts, strict=True)
     )
     return "part\trecord\tpatient\n" + "".join(f"{line}\n" for line in lines)
+
+
+@dataclass(frozen=True)
+class SeenRecords:
+    """The records that trained or stopped the network (test records are not among them), and the archive's digest."""
+
+    source: str
+    record_ids: list[str]
+    patient_ids: list[str | None]
+    parts: list[str]
+    folds: list[int | None]
+    archive_digest: str
+
+    @classmethod
+    def of(cls, archive: Archive, table: pa.Table, rows: NDArray[np.intp], parts: Sequence[str]) -> SeenRecords:
+        """Of the `rows` of the archive's table; `parts` says what each was used for."""
+        kept = [(row, part) for row, part in zip(rows.tolist(), parts, strict=True) if part != TEST]
+        index = pa.array([row for row, _ in kept], pa.int64())
+        taken = table.take(index)
+
+        def column(name: str) -> list[Any]:
+            return taken.column(name).to_pylist() if name in taken.column_names else [None] * len(kept)
+
+        return cls(
+            source=str(archive.info.get("source", {}).get("kind", "")),
+            record_ids=column("record_id"),
+            patient_ids=column("patient_id"),
+            parts=[part for _, part in kept],
+            folds=column("fold"),
+            archive_digest=archive_digest(archive),
+        )
+
+    def _folds_of(self, part: str) -> list[int]:
+        return sorted(
+            {fold for fold, used in zip(self.folds, self.parts, strict=True) if used == part and fold is not None}
+        )
+
+    def text(self) -> str:
+        """What goes into the file next to the weights."""
+        return seen_lines(self.source, self.record_ids, self.patient_ids, self.parts)
+
+    def facts(self, archive: Archive, folds: Folds) -> dict[str, Any]:
+        """The lines of `[training]` about data: which archive, which folds, how many records and patients."""
+        facts: dict[str, Any] = {
+            "archive_id": archive.archive_id,
+            "archive_digest": self.archive_digest,
+            "source": self.source,
+            "split": "fold" if folds.validation else "patient",
+            "train_folds": self._folds_of(TRAIN) if folds.validation else list(folds.train),
+            "validation_folds": list(folds.validation),
+            "test_folds": list(folds.test),
+        }
+        for part in (TRAIN, VALIDATION):
+            chosen = [i for i, used in enumerate(self.parts) if used == part]
+            facts[f"{part}_records"] = len(chosen)
+            facts[f"{part}_patients"] = len({self.patient_ids[i] or f"record:{self.record_ids[i]}" for i in chosen})
+        facts["seen"] = SEEN_FILE
+        facts["seen_digest"] = hashlib.sha256(self.text().encode()).hexdigest()
+        facts["versions"] = {name: version(name) for name in ("ecgscale", "numpy", "scipy", "torch")}
+        return facts
+
+
+def archive_digest(archive: Archive) -> str:
+    """SHA-256 over the content digests of all shards: equal for equal content, whenever it was written."""
+    digest = hashlib.sha256()
+    for shard in archive.shards:
+        digest.update(f"{shard.key}\0{archive.footer(shard).content_digest}\n".encode())
+    return digest.hexdigest()
 
 
 def seen_by(

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from ecgscale.errors import EncoderError, did_you_mean
 from ecgscale.io.objects import put_whole
-from ecgscale.io.places import local_copy
+from ecgscale.io.places import local_copy, place
 from ecgscale.leads import canonical_lead
 
 SPEC_FILE = "encoder.toml"
@@ -126,13 +126,13 @@ def load_spec(directory: str | Path) -> EncoderSpec:
     try:
         return EncoderSpec.model_validate(content)
     except ValidationError as error:
-        raise EncoderError(f"{path}: " + "; ".join(_told(detail) for detail in error.errors())) from error
+        raise EncoderError(f"{path}: " + "; ".join(_sentence(detail) for detail in error.errors())) from error
 
 
 _SECTIONS: dict[tuple[str, ...], type[BaseModel]] = {(): EncoderSpec, ("input",): InputSpec, ("output",): OutputSpec}
 
 
-def _told(detail: Any) -> str:
+def _sentence(detail: Any) -> str:
     """One pydantic error as a sentence: the key, what is wrong, and the key that was meant."""
     where = ".".join(str(part) for part in detail["loc"]) or "the file"
     if detail["type"] == "extra_forbidden":
@@ -178,8 +178,7 @@ def encoder_files(directory: str | Path) -> list[Path]:
 
 def write_spec(directory: str | Path, spec: EncoderSpec) -> None:
     """Write `directory`/encoder.toml in one piece; the directory is an encoder from that moment on."""
-    text = to_toml(spec.model_dump(mode="json", exclude_none=True))
-    put_whole(Path(directory) / SPEC_FILE, text.encode())
+    put_whole(place(directory) / SPEC_FILE, to_toml(spec.model_dump(mode="json", exclude_none=True)).encode())
 
 
 def to_toml(content: dict[str, Any]) -> str:

@@ -69,9 +69,9 @@ def _by_fold(table: pa.Table, folds: Folds, parts: NDArray[np.str_]) -> None:
     have = sorted({int(fold) for fold in column} - {-1})
     named: list[int] = [*folds.train, *folds.validation, *folds.test]
     if unknown := sorted(set(named) - set(have)):
-        raise UsageError(f"no record is in fold {_told(unknown)}; the archive has folds {_told(have) or '(none)'}")
+        raise UsageError(f"no record is in fold {_listed(unknown)}; the archive has folds {_listed(have) or '(none)'}")
     if twice := sorted({fold for fold in named if named.count(fold) > 1}):
-        raise UsageError(f"fold {_told(twice)} is named twice; a fold either trains, validates or tests")
+        raise UsageError(f"fold {_listed(twice)} is named twice; a fold either trains, validates or tests")
     train = folds.train or [fold for fold in have if fold not in named]
     for part, chosen in ((TRAIN, train), (VALIDATION, folds.validation), (TEST, folds.test)):
         parts[np.isin(column, chosen)] = part
@@ -92,5 +92,5 @@ def _validate_on_patients(
     parts[validating] = VALIDATION
 
 
-def _told(folds: Sequence[int]) -> str:
+def _listed(folds: Sequence[int]) -> str:
     return ", ".join(str(fold) for fold in folds)

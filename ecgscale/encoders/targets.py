@@ -1,6 +1,6 @@
 """What a network is trained to tell: a column of the archive as multi-label, multi-class or regression target.
 
-Losses a network is trained with, and the scores that say how good it is, by kind of target.
+With the losses a network is trained with, and the scores that say how good it is, by kind of target.
 """
 
 from __future__ import annotations
@@ -86,9 +86,9 @@ def read_labels(archive: Archive, target: str, kind: str = "auto") -> tuple[Labe
 def _kind(columns: tuple[str, ...], types: Sequence[pa.DataType], asked: str) -> Kind:
     possible = _possible_kinds(types)
     if not possible:
-        told = ", ".join(f"{name} ({kind})" for name, kind in zip(columns, types, strict=True))
+        found = ", ".join(f"{name} ({kind})" for name, kind in zip(columns, types, strict=True))
         raise UsageError(
-            f"nothing can be trained on {told}: a target is a list of strings, a string, integer, bool or float "
+            f"nothing can be trained on {found}: a target is a list of strings, a string, integer, bool or float "
             "column, or several bool columns"
         )
     if asked == "auto":
@@ -150,8 +150,8 @@ _VALUES: dict[Kind, Any] = {"multilabel": _label_sets, "multiclass": _names, "re
 def encode(labels: Labels, rows: NDArray[np.intp], train: NDArray[np.bool_]) -> tuple[Target, list[str]]:
     """The labels of `rows` as numbers, and remarks for the user; names come from the rows where `train` is true.
 
-    A class that only occurs outside of training cannot be learned: it is left out and told. Raises UsageError for a
-    target that is constant, or that looks like an identifier.
+    A class that only occurs outside of training cannot be learned: it is left out, with a remark. Raises UsageError for
+    a target that is constant, or that looks like an identifier.
     """
     values = [labels.values[row] for row in rows]
     if labels.kind == "regression":
@@ -235,7 +235,7 @@ def score(kind: Kind, names: Sequence[str], predicted: NDArray, y: NDArray) -> d
     return scores | each
 
 
-def told(kind: Kind, scores: dict[str, float]) -> str:
+def headline(kind: Kind, scores: dict[str, float]) -> str:
     """The headline in words: "AUROC 0.887", "mean absolute error 8.10"."""
     value = scores.get(HEADLINE[kind])
     if value is None:

@@ -1,21 +1,14 @@
-"""Training the reference network on an archive, into an encoder directory that records what it has seen.
-
-Putting a trained network on disk: weights, the list of what it has seen, and last of all its contract.
-"""
+"""Training the reference network on an archive, into an encoder directory that records what it has seen."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import save
@@ -26,113 +19,38 @@ from ecgscale.config import TRAINING
 from ecgscale.encoders.optimise import LoopSettings, Outcome, optimise, predict
 from ecgscale.encoders.preprocess import Signals, load_signals
 from ecgscale.encoders.resnet1d import ResNet1d
-from ecgscale.encoders.seen import SEEN_FILE, seen_lines
-from ecgscale.encoders.spec import SPEC_FILE, EncoderSpec, InputSpec, OutputSpec, encoder_files, write_spec
+from ecgscale.encoders.seen import SEEN_FILE, SeenRecords
+from ecgscale.encoders.spec import SPEC_FILE, EncoderSpec, InputSpec, OutputSpec, write_spec
 from ecgscale.encoders.splits import TEST, TRAIN, UNUSED, VALIDATION, Folds, split
 from ecgscale.encoders.taps import Encoder, fix_arithmetic, resolve_device
-from ecgscale.encoders.targets import Target, encode, read_labels, score, told
+from ecgscale.encoders.targets import Target, encode, headline, read_labels, score
 from ecgscale.errors import EncoderError, UsageError
-from ecgscale.io.objects import put_whole
-from ecgscale.io.places import is_remote, place, upload
+from ecgscale.io.objects import open_objects
+from ecgscale.io.places import is_remote, place
 from ecgscale.leads import CANONICAL_LEADS, canonical_lead
 from ecgscale.progress import SILENT, Progress
 
 WEIGHTS_FILE = "weights.safetensors"
 
 
-@dataclass(frozen=True)
-class SeenRecords:
-    """The records that trained or stopped the network (test records are not among them), and the archive's digest."""
-
-    source: str
-    record_ids: list[str]
-    patient_ids: list[str | None]
-    parts: list[str]
-    folds: list[int | None]
-    archive_digest: str
-
-    @classmethod
-    def of(cls, archive: Archive, table: pa.Table, rows: NDArray[np.intp], parts: Sequence[str]) -> SeenRecords:
-        """Of the `rows` of the archive's table; `parts` says what each was used for."""
-        kept = [(row, part) for row, part in zip(rows.tolist(), parts, strict=True) if part != TEST]
-        index = pa.array([row for row, _ in kept], pa.int64())
-        taken = table.take(index)
-
-        def column(name: str) -> list[Any]:
-            return taken.column(name).to_pylist() if name in taken.column_names else [None] * len(kept)
-
-        return cls(
-            source=str(archive.info.get("source", {}).get("kind", "")),
-            record_ids=column("record_id"),
-            patient_ids=column("patient_id"),
-            parts=[part for _, part in kept],
-            folds=column("fold"),
-            archive_digest=archive_digest(archive),
-        )
-
-    def _folds_of(self, part: str) -> list[int]:
-        return sorted(
-            {fold for fold, used in zip(self.folds, self.parts, strict=True) if used == part and fold is not None}
-        )
-
-    def text(self) -> str:
-        """What goes into the file beside the weights."""
-        return seen_lines(self.source, self.record_ids, self.patient_ids, self.parts)
-
-    def facts(self, archive: Archive, folds: Folds) -> dict[str, Any]:
-        """The lines of `[training]` about data: which archive, which folds, how many records and patients."""
-        facts: dict[str, Any] = {
-            "archive_id": archive.archive_id,
-            "archive_digest": self.archive_digest,
-            "source": self.source,
-            "split": "fold" if folds.validation else "patient",
-            "train_folds": self._folds_of(TRAIN) if folds.validation else list(folds.train),
-            "validation_folds": list(folds.validation),
-            "test_folds": list(folds.test),
-        }
-        for part in (TRAIN, VALIDATION):
-            chosen = [i for i, used in enumerate(self.parts) if used == part]
-            facts[f"{part}_records"] = len(chosen)
-            facts[f"{part}_patients"] = len({self.patient_ids[i] or f"record:{self.record_ids[i]}" for i in chosen})
-        facts["seen"] = SEEN_FILE
-        facts["seen_digest"] = hashlib.sha256(self.text().encode()).hexdigest()
-        facts["versions"] = {name: version(name) for name in ("ecgscale", "numpy", "scipy", "torch")}
-        return facts
-
-
-def archive_digest(archive: Archive) -> str:
-    """SHA-256 over the content digests of all shards: equal for equal content, whenever it was written."""
-    digest = hashlib.sha256()
-    for shard in archive.shards:
-        digest.update(f"{shard.key}\0{archive.footer(shard).content_digest}\n".encode())
-    return digest.hexdigest()
-
-
-def check_out(out: Path, overwrite: bool) -> None:
-    """Raise EncoderError unless an encoder may be written to `out`: asked before the training, not after it."""
-    if out.exists() and not out.is_dir():
-        raise EncoderError(f"{out} is a file; an encoder is a directory")
-    if (out / SPEC_FILE).exists() and not overwrite:
-        raise EncoderError(f"{out} already holds an encoder; give another directory, or --overwrite to replace it")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise EncoderError(f"{out} cannot be made: {error.strerror}") from error
-
-
-def check_place(out: str | Path, overwrite: bool) -> None:
-    """`check_out` for any place: of an object store, that no encoder lies there that must not be replaced."""
-    if not is_remote(out):
-        check_out(Path(out), overwrite)
-    elif (place(out) / SPEC_FILE).exists() and not overwrite:
-        raise EncoderError(f"{out} already holds an encoder; give another place, or --overwrite to replace it")
-
-
 @contextmanager
 def place_kept(out: str | Path, overwrite: bool) -> Iterator[None]:
-    """`check_place`; folders that it made go again when the block fails before anything lies in them."""
-    made = [] if is_remote(out) else [folder for folder in (Path(out), *Path(out).parents) if not folder.exists()]
-    check_place(out, overwrite)
+    """Make the folder for an encoder before the training; if the block fails, folders go again in which nothing lies.
+
+    Raises EncoderError for a file, a folder that cannot be made, and an encoder that must not be replaced.
+    """
+    where = place(out)
+    if (where / SPEC_FILE).exists() and not overwrite:
+        raise EncoderError(f"{out} already holds an encoder; give another place, or --overwrite to replace it")
+    made: list[Path] = []
+    if not is_remote(out):
+        if where.exists() and not where.is_dir():
+            raise EncoderError(f"{out} is a file; an encoder is a directory")
+        made = [folder for folder in (where, *where.parents) if not folder.exists()]
+        try:
+            where.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise EncoderError(f"{out} cannot be made: {error.strerror}") from error
     try:
         yield
     except BaseException:
@@ -143,22 +61,18 @@ def place_kept(out: str | Path, overwrite: bool) -> Iterator[None]:
         raise
 
 
-def move_encoder(folder: Path, out: str | Path) -> None:
-    """Put a finished encoder's files to `out`, the contract last: without it, what lies there is no encoder."""
-    if is_remote(out):
-        upload(folder, out, last=SPEC_FILE)
-        return
-    (Path(out) / SPEC_FILE).unlink(missing_ok=True)
-    for file in sorted(encoder_files(folder), key=lambda file: file.name == SPEC_FILE):
-        put_whole(Path(out) / file.name, file.read_bytes())
+def put_encoder(out: str | Path, files: Mapping[str, bytes]) -> None:
+    """Put an encoder's files to any place, the contract last: without it, what lies there is no encoder."""
+    store = open_objects(out)
+    store.delete(SPEC_FILE)
+    for name in sorted(files, key=lambda name: name == SPEC_FILE):
+        store.put(name, files[name])
 
 
-def write_encoder(out: Path, spec: EncoderSpec, module: nn.Module, seen: SeenRecords) -> None:
+def write_encoder(out: str | Path, spec: EncoderSpec, module: nn.Module, seen: SeenRecords) -> None:
     """Write the directory; it has no encoder.toml, and so is no encoder, until everything else is in place."""
-    (out / SPEC_FILE).unlink(missing_ok=True)
     state = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
-    put_whole(out / WEIGHTS_FILE, save(state))
-    put_whole(out / SEEN_FILE, seen.text().encode())
+    put_encoder(out, {WEIGHTS_FILE: save(state), SEEN_FILE: seen.text().encode()})
     write_spec(out, spec)
 
 
@@ -203,15 +117,10 @@ def train_encoder(
     targets, folds and shapes that cannot be trained, before any signal is read.
     """
     with place_kept(out, overwrite):
-        if not is_remote(out):
-            return _train(archive, Path(out), settings, progress)
-        with TemporaryDirectory() as scratch:
-            facts = _train(archive, Path(scratch), settings, progress)
-            move_encoder(Path(scratch), out)
-    return {**facts, "encoder": str(out)}
+        return _train(archive, out, settings, progress)
 
 
-def _train(archive: Archive, out: Path, settings: TrainSettings, progress: Progress) -> dict[str, Any]:
+def _train(archive: Archive, out: str | Path, settings: TrainSettings, progress: Progress) -> dict[str, Any]:
     device = resolve_device(settings.device)
     fix_arithmetic()
     arguments, input_spec = _network(settings)
@@ -226,13 +135,13 @@ def _train(archive: Archive, out: Path, settings: TrainSettings, progress: Progr
         "seed": settings.loop.seed,
         "epochs": len(outcome.history),
         "best_epoch": outcome.best_epoch,
-        "settings": _loop_facts(settings.loop),
+        "settings": {name: value for name, value in asdict(settings.loop).items() if name not in ("seed", "epochs")},
         "metrics": metrics,
     }
     spec = _spec(archive, settings, arguments, input_spec, data.target, training)
     write_encoder(out, spec, module, data.seen)
     for part, scores in metrics.items():
-        progress.say(f"{part}: {told(data.target.kind, scores)} on {len(data.rows_of(part))} records")
+        progress.say(f"{part}: {headline(data.target.kind, scores)} on {len(data.rows_of(part))} records")
     return {
         "encoder": str(out),
         "encoder_id": Encoder.load(out).encoder_id,
@@ -287,7 +196,7 @@ def _network(settings: TrainSettings) -> tuple[dict[str, Any], InputSpec]:
 def _read(
     archive: Archive, settings: TrainSettings, arguments: dict[str, Any], spec: InputSpec, progress: Progress
 ) -> _TrainingSet:
-    """Labels, split and signals of everything that takes part, with remarks told."""
+    """Labels, split and signals of everything that takes part, remarks are said."""
     labels, table = read_labels(archive, settings.target, settings.kind)
     labelled = labels.labelled()
     parts, remarks = split(table, labelled, settings.folds, settings.validation_share, settings.loop.seed)
@@ -349,9 +258,3 @@ def _spec(
         ),
         training=training,
     )
-
-
-def _loop_facts(loop: LoopSettings) -> dict[str, Any]:
-    facts = asdict(loop)
-    del facts["seed"], facts["epochs"]
-    return facts

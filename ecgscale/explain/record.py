@@ -97,7 +97,7 @@ def explain_record(
     """
     loaded = model if isinstance(model, ClusterModel) else _model(absolute(model))
     encoder = _encoder(loaded, device, batch)
-    raw = _raw_batch(signal, leads, sampling_rate, units_per_mv, valid)
+    raw = raw_batch(signal, leads, sampling_rate, units_per_mv, valid)
     status, flags = check_batch(raw, set())
     prepared = prepare(raw, status, flags, encoder.spec.input, encoder.hop)
     facts = explain_batch(prepared, encoder, loaded, fitted_with_padding(loaded))
@@ -141,7 +141,7 @@ def _record(
     )
 
 
-def _raw_batch(
+def raw_batch(
     signal: ArrayLike, leads: Sequence[str], sampling_rate: float, units_per_mv: float, valid: tuple[int, int] | None
 ) -> RawBatch:
     """A batch of one; `UsageError` when the array does not have one row a lead."""

@@ -2,8 +2,7 @@
 
 A file's bytes depend on the input shard, the encoder, the model, the settings and `RESULTS_VERSION`; its metadata
 names those. `docs/data-format.md` describes the columns for readers.
-
-What a dataset of explanations is identified by, besides archive, encoder and cluster model.
+`ExplainSettings` and `RESULTS_VERSION` are, with archive, encoder and cluster model, what a dataset is identified by.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from ecgscale.config import BATCH
 from ecgscale.encoders.preprocess import Prepared
 from ecgscale.encoders.spec import InputSpec
 from ecgscale.errors import UsageError
-from ecgscale.explain.segments import SEGMENT_TYPE, Summary, find_segments, list_array, segment_array, summarise
+from ecgscale.explain.segments import SEGMENT_TYPE, find_segments, list_array, segment_array, summarise
 
 if TYPE_CHECKING:
     from ecgscale.explain.facts import Facts
@@ -31,19 +30,8 @@ if TYPE_CHECKING:
 OUTPUT_SCHEMA_VERSION = 1
 ROW_GROUP_RECORDS = 4096
 _ZSTD_LEVEL = 3
-FACT_COLUMNS = (
-    "valid_start",
-    "valid_stop",
-    "start_s",
-    "cropped",
-    "prediction",
-    "proportions",
-    "soft_proportions",
-    "mean_entropy",
-    "distortion",
-    "segments",
-    "entropy",
-)
+_ASSIGNED = ("prediction", "proportions", "soft_proportions", "mean_entropy", "distortion", "segments", "entropy")
+FACT_COLUMNS = ("valid_start", "valid_stop", "start_s", "cropped", *_ASSIGNED)
 """Null in rows whose status is not ok."""
 
 
@@ -120,25 +108,16 @@ def to_parquet(batches: Sequence[pa.RecordBatch], schema: pa.Schema, metadata: M
 
 def _fact_columns(facts: Facts, schema: pa.Schema, with_entropy: bool) -> dict[str, pa.Array]:
     known, assignment = facts.explained, facts.assignment
-    names = (
-        "prediction",
-        "proportions",
-        "soft_proportions",
-        "mean_entropy",
-        "distortion",
-        "segments",
-        "entropy",
-    )
-    nulls = {name: pa.nulls(len(known), schema.field(name).type) for name in names}
+    nulls = {name: pa.nulls(len(known), schema.field(name).type) for name in _ASSIGNED}
     if assignment is None:
         return nulls
-    summary: Summary = summarise(assignment)
+    summary = summarise(assignment)
     columns = {
         "prediction": list_array(
             pa.array(facts.prediction.ravel()), np.full(known.sum(), facts.prediction.shape[1]), known
         ),
-        "proportions": _fixed_lists(summary.proportions, known),
-        "soft_proportions": _fixed_lists(summary.soft_proportions, known),
+        "proportions": _scattered(summary.proportions, known),
+        "soft_proportions": _scattered(summary.soft_proportions, known),
         "mean_entropy": _scattered(summary.mean_entropy, known),
         "distortion": _scattered(summary.distortion, known),
         "segments": segment_array(find_segments(assignment.labels, assignment.entropy), known),
@@ -150,15 +129,11 @@ def _fact_columns(facts: Facts, schema: pa.Schema, with_entropy: bool) -> dict[s
 
 
 def _scattered(values: NDArray[np.generic], known: NDArray[np.bool_]) -> pa.Array:
-    """`values`, one for every True of `known`, as a column of len(known) rows, null elsewhere."""
-    full = np.zeros(len(known), dtype=values.dtype)
+    """`values` (n,) or (n, K), a row for every True of `known`, as a column of len(known) rows, null elsewhere."""
+    full = np.zeros((len(known), *values.shape[1:]), dtype=values.dtype)
     full[known] = values
-    return pa.array(full, mask=~known)
-
-
-def _fixed_lists(values: NDArray[np.float32], known: NDArray[np.bool_]) -> pa.Array:
-    full = np.zeros((len(known), values.shape[1]), dtype=np.float32)
-    full[known] = values
+    if values.ndim == 1:
+        return pa.array(full, mask=~known)
     return pa.FixedSizeListArray.from_arrays(pa.array(full.ravel()), values.shape[1], mask=pa.array(~known))
 
 

@@ -1,10 +1,7 @@
 """Labels at every timestep → segments: half-open runs of one cluster, contiguous over the valid span.
 
-A whole batch at once: runs are found by comparing neighbours, their mean entropy by one `reduceat`.
-
-A record in a few numbers: shares of clusters, mean entropy, distortion.
-
-Everything is divided in float64 and rounded to float32 once, so shares sum to 1 within 1e-7.
+A whole batch at once: runs are found by comparing neighbours, their mean entropy by one `reduceat`. `summarise` tells a
+record in a few numbers, divided in float64 and rounded to float32 once, so shares sum to 1 within 1e-7.
 """
 
 from __future__ import annotations
@@ -77,12 +74,7 @@ def segment_array(segments: Segments, known: NDArray[np.bool_]) -> pa.Array:
 
     `segments` holds the records where `known` is True, in order.
     """
-    columns = [
-        pa.array(segments.start),
-        pa.array(segments.stop),
-        pa.array(segments.cluster),
-        pa.array(segments.entropy),
-    ]
+    columns = [pa.array(getattr(segments, field.name)) for field in SEGMENT_TYPE]
     values = pa.StructArray.from_arrays(columns, fields=list(SEGMENT_TYPE))
     return list_array(values, np.diff(segments.offsets), known)
 

@@ -77,7 +77,7 @@ class ObjectStore(Protocol):
         """Remove the object; nothing happens when there is none."""
 
     def clock(self) -> datetime:
-        """What time it is (UTC) by the clock that `ObjectStat.modified` is told by."""
+        """What time it is (UTC) by the clock of `ObjectStat.modified`."""
 
     def location(self, key: str) -> str:
         """Where the object is, as Parquet readers take it (a path or a URL)."""
@@ -263,7 +263,7 @@ class S3Objects:
                 except (OSError, FileExistsError) as error:
                     code = refusal_code(error)
                     if code == "ConditionalRequestConflict" and attempt + 1 < CONFLICTS:
-                        # Two at once: neither is told who won until one of them is through.
+                        # Two at once: neither learns who won before one of them is through.
                         time.sleep(random.uniform(0, 0.1 * 2**attempt))
                         continue
                     if code == "PreconditionFailed" or isinstance(error, FileExistsError):

@@ -82,7 +82,7 @@ def local_copy(where: str | Path) -> Path:
     if not files:
         raise FileNotFoundError(f"{where}: nothing lies there")
     versions = hashlib.sha256(repr([(name, facts["size"], facts["ETag"]) for name, facts in files]).encode())
-    # The last two names of the place are kept: ids are told from folders' names.
+    # The last two names of the place are kept: ids are read from folders' names.
     copies = copies_folder() / versions.hexdigest()[:24]
     final = copies.joinpath(*source.split("/")[-1:])
     if final.is_dir():

@@ -93,9 +93,10 @@ class Extracted:
         for first in range(0, self.n_records, AT_ONCE):
             some = slice(first, first + AT_ONCE)
             part = Packed(*(getattr(self.packed, name)[some] for name in Packed.__dataclass_fields__))
-            label, entropy, counts, soft, mean_entropy, _ = soft_assign(part, self.layout, centroids, gamma, tau)
+            one = soft_assign(part, self.layout, centroids, gamma, tau)
+            label, entropy = one.labels, one.entropy
             spread = np.quantile(entropy[label >= 0], [0.01, 0.99]) if (label >= 0).any() else np.zeros(2)
-            found.append((counts, soft, mean_entropy, label if labels else label[:, :0], spread[None]))
+            found.append((one.counts, one.soft, one.mean_entropy, label if labels else label[:, :0], spread[None]))
         counts, soft, mean_entropy, label, spread = (np.concatenate(column) for column in zip(*found, strict=True))
         share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
         return Shares(share.astype(np.float32), soft.astype(np.float32), mean_entropy, label, spread.mean(axis=0))

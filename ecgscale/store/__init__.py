@@ -1,8 +1,8 @@
-"""Parquet at rest, exactly once: objects, commits, numbered manifests, and the dataset they make.
+"""Parquet at rest, exactly once: commits, numbered manifests, and the dataset they make.
 
-`objects` promises whole objects and put-if-absent; `commit` turns one input shard into one output file; `manifest`
-publishes a set of them; `dataset` opens what was published; `holds` and `held` are about what is kept back from that;
-`doubles` tells of records that came twice; `garbage` finds what nobody refers to, and `cleaning` removes it.
+`commit` turns one input shard into one output file; `manifest` publishes a set of them; `dataset` opens what was
+published; `holds` are about what is kept back from that; `records` finds record ids that came twice; `garbage` removes
+what nobody refers to; `lease` and `presence` say who is at work.
 """
 
 from __future__ import annotations

@@ -1,14 +1,12 @@
-"""Explanations as analysts open them: exactly the files of the newest manifest, and nothing else.
+"""Explanations as analysts open them: exactly the files of the newest manifest of the dataset that is served.
 
-Data files that no manifest names (superseded, or of a run that stopped) may lie beside the others; whoever reads
+Data files that no manifest names (superseded, or of a run that stopped) may lie in the same folder; whoever reads
 through here never sees them.
-
-Which dataset of a ROOT is the one that people get: numbered pointers, the newest of which holds.
 
 Explanations of two models never mix, so somebody has to say which of them are served. That is a pointer,
 ROOT/explanations/_served/<n>.json, put with put-if-absent on top of the number n − 1 that was looked at before: of two
-who decide at the same time, one is told. Pointers are never changed, so they are also the history of what was served
-when, by whom and why. Without any pointer, the dataset published last is served.
+who decide at the same time, one learns of the other. Pointers are never changed, so they are also the history of what
+was served when, by whom and why. Without any pointer, the dataset published last is served.
 """
 
 from __future__ import annotations
@@ -88,9 +86,9 @@ def serve(root: str | Path, dataset_id: str, reason: str, run: RunFacts, base: i
     if _SERIES.newest(store) == base and _SERIES.create(store, pointer.number, pointer):
         return pointer
     other = served(root)
-    told = f"{other.promoted_by} serves dataset {other.dataset_id} ({other.reason})" if other else "somebody decided"
+    done = f"{other.promoted_by} serves dataset {other.dataset_id} ({other.reason})" if other else "somebody decided"
     raise PublishError(
-        f"{store.where}: meanwhile {told}, so {dataset_id} is not served. If it still should be, type the same command "
+        f"{store.where}: meanwhile {done}, so {dataset_id} is not served. If it still should be, type the same command "
         "again."
     )
 

@@ -8,14 +8,12 @@ there and be about to refer to it.
 A commit record stays as long as somebody may want it: one that a kept manifest names, one whose output a kept manifest
 shows, one of a shard that is or was held back, and one that is newer than what is published of its shard, or waits for
 its first publication.
-
-`gc`: removing from a ROOT what nobody refers to any more, in an order that can be interrupted anywhere.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -220,11 +218,6 @@ class Removed:
     count: int = 0
     bytes: int = 0
 
-    def and_these(self, stats: Iterable[ObjectStat]) -> Removed:
-        """With these on top."""
-        sizes = [stat.size for stat in stats]
-        return Removed(self.count + len(sizes), self.bytes + sum(sizes))
-
 
 @dataclass(frozen=True)
 class Cleaned:
@@ -313,12 +306,9 @@ class _Cleaning:
 
     def _remove(self, kind: str, store: ObjectStore, found: Mapping[str, ObjectStat], stage: Stage) -> None:
         if not self.dry_run:
-            _each(store.delete, found)
-        self.by_kind[kind] = self.by_kind[kind].and_these(found.values())
+            # In any order; the first error is raised when the others are through.
+            with ThreadPoolExecutor(WRITERS) as writers:
+                list(writers.map(store.delete, found))
+        before, size = self.by_kind[kind], sum(stat.size for stat in found.values())
+        self.by_kind[kind] = Removed(before.count + len(found), before.bytes + size)
         stage.advance(len(found))
-
-
-def _each(delete: Callable[[str], None], keys: Iterable[str]) -> None:
-    """Side by side; the first error is raised when the others are through."""
-    with ThreadPoolExecutor(WRITERS) as writers:
-        list(writers.map(delete, keys))

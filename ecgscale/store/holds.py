@@ -1,12 +1,8 @@
-"""Shards that are held back: committed, but not published until somebody decides.
+"""Shards that are held back: committed, but not published until somebody decides; `held_files` opens them.
 
 A hold is a record below `_held/`, named by the source's content. What people decide on it is added to the record, which
 stays: the history of why a shard was or was not published. A hold ends with its content: a shard that comes again with
 other content is judged afresh.
-
-Shards that are held back, as files: what was explained of them is committed, and no manifest opens it.
-
-People have to look before they decide; this says where.
 """
 
 from __future__ import annotations
@@ -93,7 +89,7 @@ class Hold(BaseModel):
     @property
     def history(self) -> list[Decision]:
         """All that was ever decided on it, oldest first; what came before it was held again stands in the reasons."""
-        earlier = [decision for told in self.reasons if (decision := Decision.read(told)) is not None]
+        earlier = [decision for reason in self.reasons if (decision := Decision.read(reason)) is not None]
         return [*earlier, *self.decisions]
 
 
@@ -127,9 +123,9 @@ def standing_holds(manifest: Manifest | None, known: Iterable[Hold]) -> list[Hol
 
     Sorted by shard. The others are of content that was replaced.
     """
-    told = {(held.key, held.content_digest) for held in manifest.content.held} if manifest else set()
+    published = {(held.key, held.content_digest) for held in manifest.content.held} if manifest else set()
     since = manifest.created if manifest else ""
-    found = [hold for hold in known if _identity(hold) in told or hold.held_at > since]
+    found = [hold for hold in known if _identity(hold) in published or hold.held_at > since]
     return sorted(found, key=_identity)
 
 

@@ -80,7 +80,7 @@ class Holder(BaseModel):
         return here and _began(self.pid) != self.began
 
     @property
-    def told(self) -> str:
+    def description(self) -> str:
         """What it is, where and since when, for people."""
         return f"{self.purpose} (process {self.pid} on {self.host}, since {self.acquired})"
 
@@ -192,7 +192,7 @@ def end_stale(store: ObjectStore, standing: Standing, by: Holder) -> None:
 
 def _refuse(store: ObjectStore, standing: Standing) -> None:
     holder = standing.holder
-    who = holder.told if holder else "another run"
+    who = holder.description if holder else "another run"
     ttl = holder.ttl_s if holder else TTL_S
     raise LockedError(
         f"{store.where} is in use by {who}; nothing was done. Wait until it ends; should it be dead, its lease "

@@ -112,9 +112,9 @@ class Mark:
                 return
             if not is_stale(self._store, standing):
                 raise LockedError(
-                    f"{self._store.where} is in use by {standing.holder.told}, which nothing may run beside; nothing "
-                    "was done. Type the same command again when it has ended; should it be dead, its lease runs out "
-                    f"{standing.holder.ttl_s:.0f} s after its last sign of life."
+                    f"{self._store.where} is in use by {standing.holder.description}, which nothing may run beside; "
+                    "nothing was done. Type the same command again when it has ended; should it be dead, its lease "
+                    f"runs out {standing.holder.ttl_s:.0f} s after its last sign of life."
                 )
             end_stale(self._store, standing, self._holder)
 
@@ -205,7 +205,7 @@ def require_alone(store: ObjectStore) -> list[str]:
     found = _marks(store)
     busy = [mark.holder for mark in found if mark.holder is not None and not mark.stale]
     if busy:
-        named = "; ".join(holder.told for holder in busy[:_NAMED])
+        named = "; ".join(holder.description for holder in busy[:_NAMED])
         more = f", and {len(busy) - _NAMED} more" if len(busy) > _NAMED else ""
         raise LockedError(
             f"at work below {store.where}: {named}{more}. What was read before could be written back, so nothing was "
@@ -215,7 +215,7 @@ def require_alone(store: ObjectStore) -> list[str]:
     for mark in found:
         for key in sorted(mark.stats, reverse=True):
             store.delete(key)
-    return [f"{mark.holder.told} is gone; its mark was removed" for mark in found if mark.holder is not None]
+    return [f"{mark.holder.description} is gone; its mark was removed" for mark in found if mark.holder is not None]
 
 
 def stale_marks(store: ObjectStore) -> dict[str, ObjectStat]:

@@ -3,8 +3,6 @@
 A shard's ids become 8 bytes each, so doubles over millions of records are found by sorting numbers, without opening a
 data file. Two different ids share a hash with probability n² / 2⁶⁵ (2e-7 for 2.3 million records), so whoever finds a
 shared hash looks at the ids themselves before saying anything.
-
-What is said when record ids stand in several shards and nothing tells which of them holds.
 """
 
 from __future__ import annotations

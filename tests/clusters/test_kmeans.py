@@ -13,10 +13,9 @@ from sklearn.cluster import KMeans, MiniBatchKMeans
 
 from ecgscale.clusters.accumulate import MAX_TIMESTEPS, PartialSums, sum_scale
 from ecgscale.clusters.cache import ActivationCache, bytes_per_record
-from ecgscale.clusters.checkpoint import Checkpoint
 from ecgscale.clusters.features import BlockLayout, dense_assign, dense_features
 from ecgscale.clusters.init import features_at, plus_plus, sampled_steps
-from ecgscale.clusters.kmeans import FitSettings, fit_kmeans, split_empty
+from ecgscale.clusters.kmeans import Checkpoint, FitSettings, fit_kmeans, split_empty
 from ecgscale.errors import EcgscaleError, UsageError
 from ecgscale.runtime.progress import make_progress
 from tests.clusters.activations import CODE_LIKE, make

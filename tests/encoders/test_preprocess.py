@@ -10,10 +10,11 @@ import pytest
 from scipy.signal import resample_poly
 
 from ecgscale.archive import RawBatch, check_batch
-from ecgscale.encoders.preprocess import Prepared, prepare, prepare_signal, resampling_ratio
+from ecgscale.encoders.preprocess import Prepared, prepare, resampling_ratio
 from ecgscale.encoders.spec import InputSpec
 from ecgscale.errors import EcgscaleError
-from ecgscale.leads import CANONICAL_LEADS, MissingLeads
+from ecgscale.explain.record import raw_batch
+from ecgscale.leads import CANONICAL_LEADS
 from tests.encoders.small_networks import noise, one_batch, write_archive
 
 SPEC = InputSpec(leads=CANONICAL_LEADS, sampling_rate=100.0, length=256)
@@ -131,7 +132,7 @@ def test_one_record_from_memory_equals_the_archives(tmp_path: Path) -> None:
     signal = (noise(777) * 800).astype(np.int16)
     record = {"signal": signal, "sampling_rate": 360.0, "units_per_mv": 204.8, "valid_start": 5, "valid_stop": 700}
     batch = prepared(one_batch(write_archive(tmp_path, [record], "int16")))
-    one = prepare_signal(signal, CANONICAL_LEADS, 360.0, 204.8, SPEC, valid=(5, 700), hop=4)
+    one = prepared(raw_batch(signal, CANONICAL_LEADS, 360.0, 204.8, (5, 700)))
     np.testing.assert_array_equal(one.x, batch.x)
     for name in ("valid_start", "valid_stop", "start_s", "cropped", "status", "flags"):
         assert np.all(getattr(one, name) == getattr(batch, name))
@@ -157,24 +158,6 @@ def test_a_batch_shape_follows_the_contract_even_when_nothing_is_usable(tmp_path
     assert out.status == ["flat_signal"]
 
 
-@pytest.mark.parametrize(
-    ("signal", "rate", "unit", "valid", "told"),
-    [
-        (noise(10, 3), 100, 1, None, r"expected \(12 leads, samples\)"),
-        (noise(10), 0, 1, None, "positive"),
-        (noise(10), 100, -1, None, "positive"),
-        (noise(10) * np.nan, 100, 1, None, "120 NaN"),
-        (noise(10), 100, 1, (5, 11), "valid span 5..11"),
-        (noise(10), 1e-4, 1, None, "cannot sensibly be brought"),
-    ],
-)
-def test_one_bad_record_from_memory_is_an_error(
-    signal: np.ndarray, rate: float, unit: float, valid: tuple[int, int] | None, told: str
-) -> None:
-    with pytest.raises(EcgscaleError, match=told):
-        prepare_signal(signal, CANONICAL_LEADS, rate, unit, SPEC, valid=valid)
-
-
-def test_one_record_without_a_needed_lead_names_it() -> None:
-    with pytest.raises(MissingLeads, match="V6"):
-        prepare_signal(noise(10, 11), CANONICAL_LEADS[:11], 100, 1, SPEC)
+def test_a_rate_that_can_only_be_a_mistake_is_an_error() -> None:
+    with pytest.raises(EcgscaleError, match="cannot sensibly be brought"):
+        resampling_ratio(1e-4, 100.0)

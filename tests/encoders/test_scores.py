@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ecgscale.encoders.optimise import LoopSettings, optimise
-from ecgscale.encoders.targets import Target, score, told
+from ecgscale.encoders.targets import Target, headline, score
 from ecgscale.errors import EcgscaleError
 from tests.encoders.small_networks import noise, small_resnet
 
@@ -17,9 +17,9 @@ def test_multilabel_leaves_out_what_has_no_auroc() -> None:
     predicted = np.array([[-1, 0, 0], [2, 0, 1], [-3, 0, 2], [1, 0, 3]], np.float32)
     found = score("multilabel", ["a", "b", "c"], predicted, y)
     assert found == {"auroc_macro": pytest.approx((1 + 2 / 3) / 2), "auroc:a": 1.0, "auroc:c": pytest.approx(2 / 3)}
-    assert told("multilabel", found) == "macro AUROC 0.833"
+    assert headline("multilabel", found) == "macro AUROC 0.833"
     assert score("multilabel", ["b"], predicted[:, 1:2], y[:, 1:2]) == {}
-    assert told("multilabel", {}) == "auroc_macro undefined"
+    assert headline("multilabel", {}) == "auroc_macro undefined"
 
 
 def test_multiclass_counts_an_unknown_class_as_wrong() -> None:

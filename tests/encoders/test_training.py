@@ -12,9 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ecgscale.archive import Archive
+from ecgscale.archive import Archive, check_batch
 from ecgscale.encoders.optimise import LoopSettings
-from ecgscale.encoders.preprocess import prepare_signal
+from ecgscale.encoders.preprocess import prepare
 from ecgscale.encoders.seen import seen_by
 from ecgscale.encoders.spec import SPEC_FILE, load_spec
 from ecgscale.encoders.splits import Folds
@@ -22,7 +22,6 @@ from ecgscale.encoders.taps import Encoder
 from ecgscale.encoders.targets import score
 from ecgscale.encoders.train import TrainSettings, default_blocks, train_encoder
 from ecgscale.errors import EncoderError, UsageError
-from ecgscale.leads import CANONICAL_LEADS
 from tests.encoders.small_networks import write_archive
 
 FIELDS = [pa.field("classes", pa.list_(pa.string())), pa.field("rhythm", pa.string()), pa.field("coin", pa.string())]
@@ -105,10 +104,11 @@ def test_the_saved_network_is_the_scored_one(archive: Archive, tmp_path: Path) -
     x, y = [], []
     for shard in archive.shards:
         for raw in archive.batches(shard, ["classes", "fold"], 100):
+            prepared = prepare(raw, *check_batch(raw, set()), encoder.spec.input, encoder.hop)
             for i, fold in enumerate(raw.table.column("fold").to_pylist()):
                 classes = raw.table.column("classes")[i].as_py()
                 if fold == 5 and classes:
-                    x.append(prepare_signal(raw.signal(i), CANONICAL_LEADS, 100.0, 1000.0, encoder.spec.input).x[0])
+                    x.append(prepared.x[i])
                     y.append([name in classes for name in facts["names"]])
     predicted = encoder.forward(np.stack(x)).prediction.numpy()
     found = score("multilabel", facts["names"], predicted, np.array(y, np.float32))

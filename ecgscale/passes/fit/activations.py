@@ -22,8 +22,7 @@ from ecgscale.clusters.features import BlockLayout
 from ecgscale.clusters.kmeans import fit_kmeans
 from ecgscale.encoders.preprocess import prepare
 from ecgscale.encoders.spec import load_spec
-from ecgscale.encoders.taps import Encoder
-from ecgscale.encoders.weights import build_module
+from ecgscale.encoders.taps import Encoder, build_module
 from ecgscale.errors import ShardError
 from ecgscale.passes.fit.request import FitRequest, select
 from ecgscale.passes.prefetch import prefetch

@@ -19,10 +19,9 @@ from typing import Any
 import numpy as np
 
 from ecgscale.archive.reader import Archive
-from ecgscale.clusters.checkpoint import Checkpoint
 from ecgscale.clusters.features import BlockLayout
 from ecgscale.clusters.init import Earlier
-from ecgscale.clusters.kmeans import KMeansFit, fit_kmeans
+from ecgscale.clusters.kmeans import Checkpoint, KMeansFit, fit_kmeans
 from ecgscale.clusters.model import MIN_TAU, ClusterModel
 from ecgscale.encoders.seen import SEEN_FILE, seen_lines
 from ecgscale.encoders.taps import Encoder, resolve_device

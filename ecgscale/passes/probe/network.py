@@ -21,8 +21,7 @@ from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from ecgscale.encoders.spec import EncoderSpec, load_spec
-from ecgscale.encoders.taps import fix_arithmetic, resolve_device, split_layer
-from ecgscale.encoders.weights import build_module, load_weights
+from ecgscale.encoders.taps import build_module, fix_arithmetic, load_weights, resolve_device, split_layer
 from ecgscale.io.places import local_copy
 
 

@@ -36,9 +36,8 @@ from ecgscale.clusters.soft import assign
 from ecgscale.config import TrainConfig
 from ecgscale.encoders.preprocess import prepare
 from ecgscale.encoders.spec import EncoderSpec
-from ecgscale.encoders.taps import Encoder, Precision
+from ecgscale.encoders.taps import Encoder, Precision, build_module
 from ecgscale.encoders.train import TAPPED, default_blocks
-from ecgscale.encoders.weights import build_module
 from ecgscale.errors import ShardError
 from ecgscale.leads import CANONICAL_LEADS
 from ecgscale.passes.fit.activations import encoder_layout

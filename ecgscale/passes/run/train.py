@@ -18,7 +18,7 @@ import torch
 
 from ecgscale.archive.reader import Archive
 from ecgscale.encoders.spec import encoder_files
-from ecgscale.encoders.train import TrainSettings, move_encoder, place_kept, train_encoder
+from ecgscale.encoders.train import TrainSettings, place_kept, put_encoder, train_encoder
 from ecgscale.io.places import absolute
 from ecgscale.passes.spread import Spread
 from ecgscale.progress import Progress, Stage
@@ -46,12 +46,10 @@ def train_on(
 
     Errors as there; those that only `out` decides come before the worker begins.
     """
-    with place_kept(out, overwrite), TemporaryDirectory() as scratch:
+    with place_kept(out, overwrite):
         progress.say("training on a worker; its lines come through the runtime's log")
         [done] = spread.map(_trained, absolute(archive.path), [(settings, threads)], names=["the training"])
-        for name, content in done.files.items():
-            (Path(scratch) / name).write_bytes(content)
-        move_encoder(Path(scratch), out)
+        put_encoder(out, done.files)
     return {**done.facts, "encoder": str(out)}
 
 

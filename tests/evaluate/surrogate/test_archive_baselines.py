@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from ecgscale.archive.reader import Archive
-from ecgscale.encoders.preprocess import prepare_signal
+from ecgscale.archive.validate import OK
+from ecgscale.encoders.preprocess import prepare
 from ecgscale.encoders.spec import InputSpec
 from ecgscale.encoders.taps import Encoder
 from ecgscale.evaluate.published import by_shard
@@ -21,6 +22,7 @@ from ecgscale.evaluate.surrogate.archive_baselines import (
 )
 from ecgscale.evaluate.surrogate.check import check_published, open_records
 from ecgscale.evaluate.surrogate.surrogate import SurrogateRequest
+from ecgscale.explain.record import raw_batch
 from ecgscale.leads import CANONICAL_LEADS
 from ecgscale.passes.features import extract
 from tests.evaluate.explained import SMALL
@@ -52,7 +54,7 @@ def test_heart_rate_of_pulses(bpm: int) -> None:
 def test_amplitudes_leave_padding_out() -> None:
     spec = InputSpec(leads=CANONICAL_LEADS[:2], sampling_rate=100.0, length=512)
     signal = np.stack([np.sin(np.arange(300) / 5), 3 * np.sin(np.arange(300) / 5)])
-    prepared = prepare_signal(signal, CANONICAL_LEADS[:2], 100.0, 1.0, spec)
+    prepared = prepare(raw_batch(signal, CANONICAL_LEADS[:2], 100.0, 1.0, None), [OK], [[]], spec, 1)
     features = rate_and_amplitudes(prepared, 100.0)
     assert features.shape == (1, 2 + 3 * 2)
     np.testing.assert_allclose(features[0, 2:4], [-1, -3], atol=0.02)
