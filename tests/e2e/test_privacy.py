@@ -20,9 +20,8 @@ from ecgscale.archive.reader import Archive
 from ecgscale.archive.sources.pseudonyms import Pseudonyms
 from ecgscale.cli import main
 from ecgscale.store import open_explanations
-from ecgscale.store.commit import read_commit
+from ecgscale.store.commit import decode_hashes, hash_record_ids, read_commit
 from ecgscale.store.dataset import dataset_store
-from ecgscale.store.records import decode_hashes, hash_record_ids
 from ecgscale.store.root import dataset_ids
 from tests.e2e.planted import PATIENT, RECORD, found_in, new_key, plant_ptbxl, plant_wfdb, secrets, settle
 from tests.nightly.forgetting import objects_below

@@ -8,8 +8,8 @@ import pytest
 
 from ecgscale.errors import PublishError, UsageError
 from ecgscale.store import find_dataset, newest_manifest, open_explanations
+from ecgscale.store.commit import refuse_doubles
 from ecgscale.store.manifest import publish
-from ecgscale.store.records import refuse_doubles
 from tests.store.published import RUN, commit_shard, content_of, facts, publish_shards, store_of
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ecgscale.store.records import decode_hashes, encode_hashes, hash_record_ids, shared_hashes
+from ecgscale.store.commit import decode_hashes, encode_hashes, hash_record_ids, shared_hashes
 
 
 def test_hashes_are_those_of_earlier_versions() -> None:

@@ -30,7 +30,7 @@ from ecgscale.nightly.gates.reference import traits_name
 from ecgscale.passes.explain.resolve import METADATA_PREFIX, commits_of, settle
 from ecgscale.passes.explain.shard import NO_ID
 from ecgscale.progress import Stage
-from ecgscale.store.commit import COMMITS, DATA, Commit, Source, commit_output
+from ecgscale.store.commit import COMMITS, DATA, Commit, Source, commit_output, decode_hashes
 from ecgscale.store.failures import FAILURES
 from ecgscale.store.garbage import read_commits
 from ecgscale.store.holds import Hold, hold_name, holds
@@ -48,7 +48,6 @@ from ecgscale.store.manifest import (
     read_manifest,
 )
 from ecgscale.store.provenance import RunFacts
-from ecgscale.store.records import decode_hashes
 
 _ATTEMPTS = 5
 

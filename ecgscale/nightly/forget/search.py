@@ -30,7 +30,7 @@ from ecgscale.io.objects import ObjectStore
 from ecgscale.io.places import is_remote
 from ecgscale.io.settings import s3
 from ecgscale.progress import Stage
-from ecgscale.store.records import decode_hashes, hash_record_ids
+from ecgscale.store.commit import decode_hashes, hash_record_ids
 
 FORGOTTEN = "(forgotten)"
 """What stands where an id stood."""

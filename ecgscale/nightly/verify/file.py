@@ -20,9 +20,8 @@ from ecgscale.io.objects import ObjectStore
 from ecgscale.nightly.verify.rows import COLUMNS, Problems, Rows, check_rows, place_of
 from ecgscale.passes.explain.resolve import PATIENT_CONFLICT
 from ecgscale.passes.explain.shard import NO_ID
-from ecgscale.store.commit import Commit, Source, commit_name, output_is_there
+from ecgscale.store.commit import Commit, Source, commit_name, decode_hashes, hash_record_ids, output_is_there
 from ecgscale.store.manifest import DatasetFacts, ShardEntry
-from ecgscale.store.records import decode_hashes, hash_record_ids
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from ecgscale.archive.validate import OK, RECORD_STATUS
 from ecgscale.explain.schema import FACT_COLUMNS
 from ecgscale.io.objects import ObjectStore
 from ecgscale.io.places import arrow_place
-from ecgscale.store.records import hash_record_ids, shared_hashes
+from ecgscale.store.commit import hash_record_ids, shared_hashes
 
 Kind = Literal[
     "manifest", "model", "missing_file", "size", "sha256", "unreadable", "schema", "identity",

@@ -24,9 +24,17 @@ from ecgscale.archive.validate import OK
 from ecgscale.explain.schema import FACT_COLUMNS, to_parquet
 from ecgscale.io.objects import ObjectStore, StoreError
 from ecgscale.io.places import arrow_place
-from ecgscale.store.commit import DATA, Commit, read_commit, stem_of_key
+from ecgscale.store.commit import (
+    DATA,
+    Commit,
+    Places,
+    decode_hashes,
+    read_commit,
+    refuse_doubles,
+    shared_hashes,
+    stem_of_key,
+)
 from ecgscale.store.manifest import ShardEntry
-from ecgscale.store.records import Places, decode_hashes, refuse_doubles, shared_hashes
 
 PATIENT_CONFLICT = "patient_conflict"
 """The status of a row whose record id belongs to another patient already."""

@@ -274,7 +274,7 @@ def test_a_night_that_was_killed_still_knows_what_it_judged(local: World) -> Non
 
 
 def test_commit_records_hold_no_hash_of_them(local: World) -> None:
-    from ecgscale.store.records import decode_hashes, hash_record_ids
+    from ecgscale.store.commit import decode_hashes, hash_record_ids
 
     patient, records = busiest(local)
     forget(local, patient)

@@ -14,7 +14,7 @@ from ecgscale.encoders.seen import hashed
 from ecgscale.io.objects import LocalObjects
 from ecgscale.nightly.forget.search import Traces, holds_traces, search
 from ecgscale.progress import SILENT
-from ecgscale.store.records import encode_hashes, hash_record_ids
+from ecgscale.store.commit import encode_hashes, hash_record_ids
 
 SHORT = Traces("12", frozenset({"5", "6"}), "ptbxl")
 LONG = Traces("p-10000032", frozenset({"files/s40689238", "s40689239"}), "wfdb")
