@@ -5,7 +5,7 @@ at most CHUNK timesteps in which the neighbours of every block are constant, so 
 and one vector of timesteps. Centroid sums go back the same way: interpolation weights are gathered on the
 low-resolution steps (few clusters touch a step, so the rest is skipped), then multiplied with its activations.
 
-This module holds the compiled pieces; `accumulate` (K-means) and `explain_records` (labels, entropy) put them together.
+This module holds the compiled pieces; `accumulate` (K-means) and `soft` (labels, entropy) put them together.
 """
 
 from __future__ import annotations

@@ -41,7 +41,8 @@ def place_kept(out: str | Path, overwrite: bool) -> Iterator[None]:
     """
     where = place(out)
     if (where / SPEC_FILE).exists() and not overwrite:
-        raise EncoderError(f"{out} already holds an encoder; give another place, or --overwrite to replace it")
+        another = "place" if is_remote(out) else "directory"
+        raise EncoderError(f"{out} already holds an encoder; give another {another}, or --overwrite to replace it")
     made: list[Path] = []
     if not is_remote(out):
         if where.exists() and not where.is_dir():
@@ -64,7 +65,8 @@ def place_kept(out: str | Path, overwrite: bool) -> Iterator[None]:
 def put_encoder(out: str | Path, files: Mapping[str, bytes]) -> None:
     """Put an encoder's files to any place, the contract last: without it, what lies there is no encoder."""
     store = open_objects(out)
-    store.delete(SPEC_FILE)
+    if store.stat(SPEC_FILE) is not None:
+        store.delete(SPEC_FILE)
     for name in sorted(files, key=lambda name: name == SPEC_FILE):
         store.put(name, files[name])
 
