@@ -204,9 +204,12 @@ def shared_hashes(shards: Sequence[np.ndarray]) -> list[tuple[int, tuple[int, ..
 
 NAMED_DOUBLES = 5
 
+Places = tuple[str, Sequence[tuple[str, int]]]
+"""A record id, and the shards and rows where it stands."""
 
-def refuse_doubles(doubled: Sequence[tuple[str, Sequence[tuple[str, int]]]]) -> NoReturn:
-    """Raise `PublishError` naming all places (shard, row) of the first five of these record ids."""
+
+def refuse_doubles(doubled: Sequence[Places]) -> NoReturn:
+    """Raise `PublishError` naming all places of the first five ids."""
     lines = [
         f"  record_id {record_id!r}: " + " and ".join(f"shard {key} row {row}" for key, row in places)
         for record_id, places in doubled[:NAMED_DOUBLES]
