@@ -31,7 +31,7 @@ from ecgscale.io.settings import s3
 from ecgscale.nightly.gates.gatekeeper import Gatekeeper
 from ecgscale.nightly.night import run_night
 from ecgscale.passes.explain.explain import explain_archive
-from ecgscale.passes.watch import Unwatched
+from ecgscale.passes.watch import RunWatch
 from ecgscale.store.commit import commit_output, read_commit
 from ecgscale.store.dataset import dataset_store, find_dataset
 from ecgscale.store.manifest import ArchiveFacts, ShardEntry, compose, plan_digest, publish
@@ -99,7 +99,7 @@ def _curve(made: Path, places: list[tuple[int, str]], kind: str, say: Callable[[
         loaded = load_config(config)
 
         def night(loaded: Any = loaded, shards: int = shards) -> None:
-            result = run_night(loaded, watch=Unwatched())
+            result = run_night(loaded, watch=RunWatch())
             assert (result.explained.computed, result.explained.published) == (0, False)
             assert result.explained.shards == shards
 

@@ -40,9 +40,9 @@ from ecgscale.encoders.taps import Encoder
 from ecgscale.encoders.train import TrainSettings, train_encoder
 from ecgscale.evaluate.surrogate.check import check_published
 from ecgscale.passes.explain.explain import explain_archive
-from ecgscale.passes.fit.activations import random_weights_variance
 from ecgscale.passes.fit.fit import fit_archive
 from ecgscale.passes.fit.request import FitRequest
+from ecgscale.passes.fit.worker import random_weights_variance
 from ecgscale.progress import Progress
 from ecgscale.runtime.progress import make_progress
 from ecgscale.store import open_explanations

@@ -21,7 +21,7 @@ class Stage(Protocol):
         """`amount` more units are done."""
 
     def note(self, text: str) -> None:
-        """A short fact to stand beside the bar (a loss, a shard name); never a patient."""
+        """A short fact to stand next to the bar (a loss, a shard name); never a patient."""
 
 
 class Progress(Protocol):

@@ -15,8 +15,8 @@ import click
 
 from ecgscale.errors import EcgscaleError, ExitCode
 from ecgscale.progress import Progress
-from ecgscale.runtime.metrics import MeteredProgress
 from ecgscale.runtime.progress import make_progress
+from ecgscale.runtime.run_record import MeteredProgress
 
 
 def _interrupt(signum: int, frame: object) -> None:

@@ -75,9 +75,9 @@ def fit(
     """
     from ecgscale.archive.reader import Archive
     from ecgscale.clusters.kmeans import FitSettings
-    from ecgscale.passes.fit.activations import random_weights_variance
     from ecgscale.passes.fit.fit import fit_archive
     from ecgscale.passes.fit.request import FitRequest
+    from ecgscale.passes.fit.worker import random_weights_variance
     from ecgscale.runtime.run_record import run_record
 
     place = where.placement(device, progress)

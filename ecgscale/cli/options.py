@@ -198,7 +198,7 @@ class Where:
 
     def placement(self, device: str, progress: Progress) -> Placement:
         """The pool that they mean, and the device its workers use ("auto" on Ray: CPUs unless GPUs are given)."""
-        from ecgscale.runtime.choose import choose_runtime
+        from ecgscale.runtime.scheduler import choose_runtime
 
         workers, gpus = self.workers or 1, self.gpus_per_worker
         if self.runtime == "local" and workers == 1:

@@ -49,7 +49,7 @@ def plan(
       ecgscale plan configs/ptbxl.toml
       ecgscale plan configs/code15.toml --records 2300000 --rate 1000 --workers 1,8,32,100
     """
-    from ecgscale.passes.run.outlook import look_ahead, outlook_encoder, told_memory
+    from ecgscale.passes.run.outlook import look_ahead, memory_summary, outlook_encoder
     from ecgscale.passes.run.pipeline import to_be_made
     from ecgscale.passes.run.sizing import estimate, sizing_table
 
@@ -64,7 +64,7 @@ def plan(
     # Processes share this machine, so together they are as fast as one; Ray actors bring their own.
     here = where.workers if on_ray else 1
     rates = _rates(loaded, outlook, rate, where.device, on_ray)
-    memory = told_memory(loaded, encoder, outlook.sizes, where.workers) if outlook.fit_records else None
+    memory = memory_summary(loaded, encoder, outlook.sizes, where.workers) if outlook.fit_records else None
     now = estimate(outlook.sizes, rates, here) if rates else None
     train_s = _training(loaded, outlook, encoder, rates)
     place = f"{here} workers" if on_ray else "this machine"

@@ -12,7 +12,7 @@ bits do not depend on the records it is batched with.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -39,6 +39,8 @@ from ecgscale.errors import UsageError
 from ecgscale.progress import SILENT, Progress
 
 CROPPED = "cropped"
+NOT_WANTED = "not_wanted"
+"""The status of a record that nobody asked for."""
 
 
 @dataclass
@@ -52,6 +54,31 @@ class Prepared:
     cropped: NDArray[np.int32]  # (N,) source samples cut off at the end
     status: list[str]
     flags: list[list[str]]
+
+    @property
+    def usable(self) -> NDArray[np.bool_]:
+        """(N,) records with status "ok"."""
+        return np.array([state == OK for state in self.status], bool)
+
+    def spans(self, rows: NDArray, include_padding: bool = False) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Valid start and stop (n,) of these rows; all D timesteps count as valid with `include_padding`."""
+        start, stop = self.valid_start[rows], self.valid_stop[rows]
+        return (np.zeros_like(start), np.full_like(stop, self.x.shape[-1])) if include_padding else (start, stop)
+
+
+def prepare_batch(
+    raw: RawBatch, spec: InputSpec, hop: int, seen: set[str] | None = None, rows: Iterable[int] | None = None
+) -> Prepared:
+    """A raw batch, checked and brought to the encoder's input.
+
+    `seen`: record ids of the shard so far (`check_batch`). Of `rows`, those outside are not wanted: they are checked,
+    for a doubled id counts wherever it stands, and not prepared.
+    """
+    status, flags = check_batch(raw, set() if seen is None else seen)
+    if rows is not None:
+        wanted = set(rows)
+        status = [state if i in wanted else NOT_WANTED for i, state in enumerate(status)]
+    return prepare(raw, status, flags, spec, hop)
 
 
 def prepare(
@@ -191,7 +218,6 @@ def _standardise(signals: NDArray[np.float64], start: NDArray[np.int64], stop: N
 
 
 MEMORY_BYTES = 2 * 2**30
-NOT_ASKED = "not asked for"
 
 
 @dataclass(frozen=True)
@@ -230,15 +256,13 @@ def load_signals(
             seen: set[str] = set()
             for raw in archive.batches(shard, columns=[]):
                 here = places[raw.first_row : raw.first_row + len(raw)]
-                status, flags = check_batch(raw, seen)
-                asked = [state if wanted[place] else NOT_ASKED for state, place in zip(status, here, strict=True)]
-                prepared = prepare(raw, asked, flags, spec, hop)
-                good = np.array([state == OK for state in prepared.status], dtype=bool)
+                prepared = prepare_batch(raw, spec, hop, seen, np.flatnonzero(wanted[here]).tolist())
+                good = prepared.usable
                 n_good = int(good.sum())
                 x[filled : filled + n_good] = prepared.x[good]
                 rows.append(here[good])
                 filled += n_good
-                rejected.update(state for state in prepared.status if state not in (OK, NOT_ASKED))
+                rejected.update(state for state in prepared.status if state not in (OK, NOT_WANTED))
                 stage.advance(int(wanted[here].sum()))
     return Signals(x[:filled], np.concatenate(rows) if rows else np.array([], np.intp), dict(rejected))
 

@@ -43,6 +43,20 @@ class Activations:
     blocks: tuple[torch.Tensor, ...]  # a tapped layer each: (n, C_b, L_b) float32
     prediction: torch.Tensor  # (n, n_outputs) float32
 
+    def finite(self, prediction: bool = True) -> NDArray[np.bool_]:
+        """bool (n,): records for which the network gave finite numbers in all blocks, and as its prediction."""
+        finite = torch.stack([block.isfinite().flatten(1).all(1) for block in self.blocks]).all(0)
+        if prediction:
+            finite = finite & self.prediction.isfinite().all(1)
+        return np.asarray(finite.cpu().numpy(), dtype=bool)
+
+    def of(self, kept: NDArray[np.bool_]) -> Activations:
+        """The records that `kept` (n,) marks."""
+        if kept.all():
+            return self
+        at = torch.from_numpy(np.flatnonzero(kept)).to(self.prediction.device)
+        return Activations(tuple(block[at] for block in self.blocks), self.prediction[at])
+
 
 class Encoder:
     """A network in inference mode together with its contract.

@@ -9,15 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from ecgscale.archive.validate import OK
 from ecgscale.clusters.model import ClusterModel
 from ecgscale.clusters.soft import Assignment, assign
 from ecgscale.config import BATCH
 from ecgscale.encoders.preprocess import Prepared
-from ecgscale.encoders.taps import Activations, Encoder, Precision
+from ecgscale.encoders.taps import Encoder, Precision
 from ecgscale.errors import ModelError
 from ecgscale.progress import Stopwatch
 
@@ -91,7 +89,7 @@ def explain_batch(
     """
     watch = watch or Stopwatch()
     status, flags = list(prepared.status), [list(flag) for flag in prepared.flags]
-    usable = np.array([state == OK for state in status])
+    usable = prepared.usable
     n_outputs = len(encoder.spec.output.names)
     if not usable.any():
         none = np.zeros(0, np.int32)
@@ -99,25 +97,12 @@ def explain_batch(
     with watch.time("forward"):
         activations = encoder.forward(prepared.x)
         # Asking for values waits for the device, so its time is counted here and nowhere else.
-        finite = _finite(activations)
+        finite = activations.finite()
     for row in np.flatnonzero(usable & ~finite):
         status[row] = "non_finite_output"
         usable[row] = False
-    start, stop = prepared.valid_start[usable], prepared.valid_stop[usable]
-    if include_padding:
-        start, stop = np.zeros_like(start), np.full_like(stop, encoder.spec.input.length)
-    blocks, prediction = activations.blocks, activations.prediction
-    if not usable.all():
-        kept = torch.from_numpy(np.flatnonzero(usable)).to(prediction.device)
-        blocks, prediction = tuple(block[kept] for block in blocks), prediction[kept]
+    start, stop = prepared.spans(usable, include_padding)
+    kept = activations.of(usable)
     with watch.time("cluster"):
-        assignment = assign(blocks, model, start, stop) if usable.any() else None
-    return Facts(status, flags, usable, start, stop, prediction.cpu().numpy(), assignment)
-
-
-def _finite(activations: Activations) -> NDArray[np.bool_]:
-    """bool (N,): records for which the network gave finite numbers everywhere."""
-    finite = torch.isfinite(activations.prediction).all(dim=1)
-    for block in activations.blocks:
-        finite = finite & torch.isfinite(block).flatten(1).all(dim=1)
-    return np.asarray(finite.cpu().numpy(), dtype=bool)
+        assignment = assign(kept.blocks, model, start, stop) if usable.any() else None
+    return Facts(status, flags, usable, start, stop, kept.prediction.cpu().numpy(), assignment)

@@ -12,11 +12,11 @@ import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
 from ecgscale.archive.reader import RawBatch
-from ecgscale.archive.validate import OK, check_batch, describe
+from ecgscale.archive.validate import OK, describe
 from ecgscale.clusters.model import ClusterModel
 from ecgscale.clusters.soft import Assignment
 from ecgscale.config import BATCH
-from ecgscale.encoders.preprocess import prepare
+from ecgscale.encoders.preprocess import prepare_batch
 from ecgscale.encoders.taps import Encoder
 from ecgscale.errors import UsageError
 from ecgscale.explain.facts import Facts, explain_batch, fitted_with_padding, load_encoder
@@ -98,8 +98,7 @@ def explain_record(
     loaded = model if isinstance(model, ClusterModel) else _model(absolute(model))
     encoder = _encoder(loaded, device, batch)
     raw = raw_batch(signal, leads, sampling_rate, units_per_mv, valid)
-    status, flags = check_batch(raw, set())
-    prepared = prepare(raw, status, flags, encoder.spec.input, encoder.hop)
+    prepared = prepare_batch(raw, encoder.spec.input, encoder.hop)
     facts = explain_batch(prepared, encoder, loaded, fitted_with_padding(loaded))
     if facts.status[0] != OK or facts.assignment is None:
         wanted = f"; the encoder takes {', '.join(encoder.spec.input.leads)}" if "leads" in facts.status[0] else ""

@@ -28,7 +28,7 @@ from ecgscale.nightly.gates.evidence import GateReport
 from ecgscale.nightly.gates.gatekeeper import Gatekeeper, night_records
 from ecgscale.nightly.preflight import RecomputeGuard, preflight
 from ecgscale.passes.explain.committing import RunLimits
-from ecgscale.passes.explain.explain import ExplainResult, Unattended, identify
+from ecgscale.passes.explain.explain import ExplainResult, Policy, identify
 from ecgscale.passes.run.pipeline import explain_config, explain_settings, published_model
 from ecgscale.passes.watch import RunWatch
 from ecgscale.passes.workers import OpenPool, in_process
@@ -134,7 +134,7 @@ def run_night(
             pool,
             device,
             watch,
-            Unattended(
+            Policy(
                 admission=admission,
                 before_work=RecomputeGuard(night, allow_recompute, allow_withdrawal, served, identity.dataset_id),
                 limits=RunLimits(night.max_shards, _deadline(night.deadline, now)),

@@ -1,6 +1,5 @@
-"""What explanations refer to stands alongside them: ROOT holds the encoder, the cluster model and the explanations.
-
-An encoder copied to where it was used: the contract, the weights and what it has seen, nothing else.
+"""What explanations refer to stands alongside them: ROOT holds the encoder (its contract, weights and what it has seen,
+nothing else), the cluster model and the explanations.
 """
 
 from __future__ import annotations

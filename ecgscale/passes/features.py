@@ -1,11 +1,8 @@
-"""Activations extracted once and asked many times: other K, other records, other layers, other depth factors.
+"""Activations of chosen records in memory, read once through the network: what evaluations measure again and again.
 
-Everything a K-means or a proportion needs is in the packed low-resolution activations, normalised per block and scaled
-only when they are read (docs/method.md). So a sweep over depth factors, layers and training records needs one forward
-pass, and each of its fits has the seam of `clusters.kmeans.ActivationSource`.
-
-What forests could have been given instead of cluster proportions, where it takes the network again: a sample of
-records goes through it once more, and once through the same network with random weights.
+A sample of records lies packed, normalised per block and scaled only when it is read (docs/method.md). So a sweep over
+depth factors, layers and training records needs one forward pass, and each of its fits has the seam of
+`clusters.kmeans.ActivationSource`. `network_features` is what forests could have been given instead of proportions:
 
     pooled             mean activation of every channel of every tapped block: what the network knows, less the time
     random_timesteps   proportions under centroids that are timesteps drawn at random: no K-means
@@ -15,30 +12,28 @@ records goes through it once more, and once through the same network with random
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from ecgscale.archive.reader import Archive, chosen_batches, chunks
-from ecgscale.archive.validate import OK, check_batch
 from ecgscale.clusters.accumulate import PartialSums, accumulate
 from ecgscale.clusters.features import BlockLayout
 from ecgscale.clusters.init import draw_sample
 from ecgscale.clusters.kmeans import FitSettings, fit_kmeans
 from ecgscale.clusters.packed import Packed, block_slices, pack
 from ecgscale.clusters.soft import soft_assign
-from ecgscale.encoders.preprocess import prepare
 from ecgscale.encoders.spec import encoder_digest
 from ecgscale.encoders.taps import Encoder
 from ecgscale.errors import ArchiveError, ShardError, UsageError
 from ecgscale.io.places import absolute, place
-from ecgscale.passes.fit.activations import encoder_layout, random_encoder
+from ecgscale.passes.fit.worker import random_encoder
 from ecgscale.passes.spread import Spread
+from ecgscale.passes.stream import Wanted, activate, encoder_layout
 from ecgscale.progress import SILENT, Progress
 
 AT_ONCE = 256
@@ -236,17 +231,12 @@ def _loaded(directory: str, digest: str, device: str) -> Encoder:
 def _part(archive: Archive, encoder: Encoder, key: str, names: Sequence[str], include_padding: bool) -> _Part:
     part = _Part(encoder_layout(encoder))
     try:
-        for ids, x, start, stop in _inputs(archive, encoder, key, names):
-            activations = encoder.forward(x)
-            finite = torch.stack([block.isfinite().flatten(1).all(1) for block in activations.blocks]).all(0)
-            kept = finite.cpu().numpy()
-            if include_padding:
-                start, stop = np.zeros_like(start), np.full_like(stop, encoder.spec.input.length)
-            if kept.any():
-                blocks = [block[finite] for block in activations.blocks]
-                part.packed.append(pack(blocks, part.layout, start[kept], stop[kept]))
-                part.predictions.append(activations.prediction[finite].cpu().numpy())
-                part.record_ids.extend(name for name, keep in zip(ids, kept, strict=True) if keep)
+        for raw, rows in chosen_batches(archive, {key: names}):
+            for done in activate(encoder, Wanted.of(raw, encoder, rows), include_padding):
+                if len(done.kept):
+                    part.packed.append(pack(done.activations.blocks, part.layout, done.valid_start, done.valid_stop))
+                    part.predictions.append(done.activations.prediction.cpu().numpy())
+                    part.record_ids.extend(str(raw.record_ids[i]) for i in done.kept)
     except (ShardError, ArchiveError) as error:
         return replace(part, error=str(error))
     return part
@@ -263,26 +253,6 @@ def _joined(archive: Archive, parts: Sequence[_Part], progress: Progress) -> Ext
     predictions = np.concatenate([one for part in parts for one in part.predictions])
     layout = parts[0].layout
     return Extracted(layout, joined, ids, predictions, tuple(range(layout.n_blocks)))
-
-
-def _inputs(
-    archive: Archive, encoder: Encoder, key: str, names: Sequence[str]
-) -> Iterator[tuple[list[str], NDArray[np.float32], NDArray[np.int32], NDArray[np.int32]]]:
-    """Usable records of a shard, at most a forward pass of them at a time: ids, input, valid spans."""
-    for raw, rows in chosen_batches(archive, {key: names}):
-        status, flags = check_batch(raw, set())
-        chosen = set(rows)
-        states = [s if i in chosen else "not_chosen" for i, s in enumerate(status)]
-        prepared = prepare(raw, states, flags, encoder.spec.input, encoder.hop)
-        usable = [i for i in rows if prepared.status[i] == OK]
-        for first in range(0, len(usable), encoder.batch):
-            at = usable[first : first + encoder.batch]
-            yield (
-                [str(raw.record_ids[i]) for i in at],
-                prepared.x[at],
-                prepared.valid_start[at],
-                prepared.valid_stop[at],
-            )
 
 
 _SAMPLE = 20_000

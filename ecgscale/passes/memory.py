@@ -41,7 +41,7 @@ class MemoryPlan:
         """The projected peak of anonymous and shared memory."""
         return self.fixed + self.scratch + self.cache_resident
 
-    def told(self, workers: bool = False) -> str:
+    def summary(self, workers: bool = False) -> str:
         """One line for the user."""
         each = " a worker" if workers else ""
         line = f"memory: at most {mebibytes(self.peak)}{each} (activations {mebibytes(self.cache_resident)})"

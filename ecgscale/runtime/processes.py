@@ -108,7 +108,7 @@ class ProcessBackend:
         ready = {by_handle[handle].number: by_handle[handle] for handle in wait(list(by_handle), timeout)}
         return [(member, member.reply()) for member in ready.values()]
 
-    def told(self) -> str:
+    def description(self) -> str:
         """For the error when none can be had."""
         return f"{self._workers} processes on this machine were started"
 

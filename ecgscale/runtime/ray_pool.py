@@ -1,15 +1,9 @@
-"""A pool of Ray actors (`--runtime ray`): on the cluster that RAY_ADDRESS names, else on a private one here.
+"""Ray: a pool of actors (`--runtime ray`) on the cluster that RAY_ADDRESS names, else on a private one here.
 
 Actors are made with no restarts of Ray's own: the scheduler replaces the dead, knows what they held, and never waits
 for one that no longer fits anywhere. Of a fit and of explanations, neither signals nor features pass through the object
 store, but for the sample that a fit starts from; what the tasks of an evaluation share does (proportions, the packed
 activations of a sweep).
-
-Whether this process is the entrypoint of a Ray job (`ray job submit`), and what its cluster has room for.
-
-Ray as the scheduler of dask: partitions are read and asked on the cluster's machines.
-
-The evaluation takes any scheduler of dask's; this is the one of `ecgscale surrogate --out-of-core --runtime ray`.
 """
 
 from __future__ import annotations
@@ -94,7 +88,7 @@ class RayBackend:
             ready, _ = ray.wait(references, num_returns=len(references), timeout=0)
         return [(by_reference[reference], reply) for reference, reply in zip(ready, _replies(ready), strict=True)]
 
-    def told(self) -> str:
+    def description(self) -> str:
         """For the error when none can be had."""
         import ray
 

@@ -1,8 +1,21 @@
-"""The run record: ROOT/runs/<run_id>.json, written when a run ends, however it ends.
+"""What a run leaves behind: metrics while it goes on, and ROOT/runs/<run_id>.json when it ends, however it ends.
 
-It has the totals that metrics showed while it went on, and is there when they are gone. It counts records, names the
-shards that were set aside with the reason, and never a patient. Its run_id stands in the commits and manifests that the
-run made.
+The record counts records, names the shards that were set aside with the reason, and never a patient. Its run_id stands
+in the commits and manifests that the run made.
+
+Metrics are Prometheus', through Ray, recorded in the driver from what workers send back with each commit, so nothing is
+counted twice when a worker dies or a shard is tried again. Ray adds `ray_` to the names and serves them on every node.
+Samples that were not yet scraped when the driver ends are gone: the record is the truth.
+
+    ecgscale_records, ecgscale_shards          computed and committed
+    ecgscale_output_bytes                      written
+    ecgscale_quarantined {status}              records among them that could not be explained
+    ecgscale_set_aside                         shards left out
+    ecgscale_stage_seconds {stage}             read, prepare, forward, cluster, write: worker seconds
+    ecgscale_device_seconds {state}            busy, waited: worker seconds; the share is waited / (busy + waited)
+    ecgscale_progress {stage, unit}            whatever any stage of work advances by: records, shards, steps
+
+None of them has a tag that grows with the archive.
 """
 
 from __future__ import annotations
@@ -12,21 +25,92 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from ecgscale.errors import ExitCode, UsageError
 from ecgscale.io.objects import StoreError, open_objects
-from ecgscale.passes.watch import STAGES, TOTAL, ShardDone, device_seconds
-from ecgscale.progress import Progress
-from ecgscale.runtime import metrics
+from ecgscale.passes.watch import STAGES, TOTAL, RunWatch, ShardDone, device_seconds
+from ecgscale.progress import Progress, Stage
 from ecgscale.runtime.ray_pool import submission_id
 from ecgscale.store.failures import code_digest
 from ecgscale.store.presence import at_work
 from ecgscale.store.provenance import RUNS, run_facts, utc_now, versions
 
+COUNTERS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "ecgscale_records": ("Records computed and committed.", ()),
+    "ecgscale_shards": ("Shards computed and committed.", ()),
+    "ecgscale_output_bytes": ("Bytes of output files committed.", ()),
+    "ecgscale_quarantined": ("Records that could not be explained, by status.", ("status",)),
+    "ecgscale_set_aside": ("Shards left out.", ()),
+    "ecgscale_stage_seconds": ("Worker seconds by stage of work; reading goes on beside the others.", ("stage",)),
+    "ecgscale_device_seconds": ("Worker seconds in which the device was busy, or waited.", ("state",)),
+    "ecgscale_progress": ("Units done, by stage of the run.", ("stage", "unit")),
+}
 
-class RunRecord:
+
+def connected() -> bool:
+    """Whether this process is connected to a Ray cluster; without one, nothing is recorded."""
+    ray = sys.modules.get("ray")
+    return ray is not None and bool(ray.is_initialized())
+
+
+@cache
+def _counter(name: str) -> Any:
+    from ray.util.metrics import Counter
+
+    description, tags = COUNTERS[name]
+    return Counter(name, description, tags)
+
+
+def count(name: str, amount: float, **tags: str) -> None:
+    """Add to one of `COUNTERS`; nothing where there is no cluster, or nothing to add."""
+    if amount > 0 and connected():
+        _counter(name).inc(amount, tags)
+
+
+def count_shard(shard: ShardDone) -> None:
+    """Add a committed shard to the counters."""
+    count("ecgscale_records", shard.records)
+    count("ecgscale_shards", 1)
+    count("ecgscale_output_bytes", shard.bytes)
+    for status, records in shard.quarantined.items():
+        count("ecgscale_quarantined", records, status=status)
+    for stage in STAGES:
+        count("ecgscale_stage_seconds", shard.seconds.get(stage, 0.0), stage=stage)
+    for state, seconds in zip(("busy", "waited"), device_seconds(shard.seconds), strict=True):
+        count("ecgscale_device_seconds", seconds, state=state)
+
+
+class _MeteredStage:
+    def __init__(self, stage: Stage, name: str, unit: str) -> None:
+        self._stage, self._name, self._unit = stage, name, unit
+
+    def advance(self, amount: int = 1) -> None:
+        self._stage.advance(amount)
+        count("ecgscale_progress", amount, stage=self._name, unit=self._unit)
+
+    def note(self, text: str) -> None:
+        self._stage.note(text)
+
+
+class MeteredProgress:
+    """A Progress that also counts what advances, while this process is connected to a cluster."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    @contextmanager
+    def stage(self, name: str, total: int | None, unit: str) -> Iterator[Stage]:
+        with self._progress.stage(name, total, unit) as stage:
+            yield _MeteredStage(stage, name, unit)
+
+    def say(self, text: str) -> None:
+        self._progress.say(text)
+
+
+class RunRecord(RunWatch):
     """What one run did so far; a `RunWatch` of the passes."""
 
     def __init__(self, root: str | Path, command: str, runtime: Mapping[str, Any]) -> None:
@@ -58,12 +142,12 @@ class RunRecord:
         self.quarantined.update(shard.quarantined)
         for stage, seconds in shard.seconds.items():
             self.seconds[stage] += seconds
-        metrics.count_shard(shard)
+        count_shard(shard)
 
     def shard_set_aside(self, key: str, reason: str) -> None:
         """Keep the reason; a shard that is told twice counts once."""
         if key not in self.set_aside:
-            metrics.count("ecgscale_set_aside", 1)
+            count("ecgscale_set_aside", 1)
         self.set_aside[key] = reason
 
     def add(self, exit_code: ExitCode = ExitCode.DONE, **facts: Any) -> None:

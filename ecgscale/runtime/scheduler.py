@@ -2,7 +2,7 @@
 
     free worker ← next call             no static split: a slow worker simply takes fewer
     worker dies, or outlives a deadline → it is replaced, its call goes back with a growing pause, to another if it can
-    call fails `attempts` times         → given up and told; the rest goes on
+    call fails `attempts` times         → given up; the rest goes on
     call raises ShardError              → given up at once: another worker would find the same shard
     call raises a usage error           → the whole run would: it is raised (of a call with `raises`, any error)
     worker cannot be made               → tried again ever more slowly while others work, raised when none does
@@ -17,13 +17,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator, Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from ecgscale.errors import EcgscaleError, ShardError, UsageError
-from ecgscale.passes.workers import Call, Done, Failed, WorkerSpec
+from ecgscale.passes.workers import Call, Done, Failed, OpenPool, WorkerPool, WorkerSpec, in_process
 from ecgscale.progress import SILENT, UNSEEN, Progress, Stage
 from ecgscale.runtime.worker import Attempted, Hello, Queue, kind
 
@@ -74,7 +74,7 @@ class Backend(Protocol):
     def wait(self, members: Sequence[Any], timeout: float) -> list[tuple[Any, Reply]]:
         """Replies of members with a call under way, as soon as there is one, or none after `timeout` seconds."""
 
-    def told(self) -> str:
+    def description(self) -> str:
         """What a worker needs and what there is, for the error when none can be had."""
 
     def close(self) -> None:
@@ -157,7 +157,7 @@ class Scheduler:
             if len(self.greeted) == self._backend.wanted() or (self.greeted and time.monotonic() >= until):
                 return sorted(self.greeted)
             for member, reply in self._wait(math.inf):
-                self._settle(member, reply, None)
+                self._outcome(member, reply, None)
 
     def run(self, calls: Iterable[Call], stage: Stage = UNSEEN) -> Generator[Done | Failed, None, None]:
         """Outcomes as they come; see `WorkerPool`."""
@@ -171,7 +171,7 @@ class Scheduler:
                     return
                 self._fill_up()
                 for member, reply in self._wait(queue.next_due()):
-                    outcome = self._settle(member, reply, queue)
+                    outcome = self._outcome(member, reply, queue)
                     if outcome is not None:
                         stage.advance(outcome.call.records)
                         yield outcome
@@ -201,8 +201,8 @@ class Scheduler:
             self._alone_since = now
         elif now - self._alone_since > self._limits.start_s:
             raise NoWorkers(
-                f"no worker was ready within {self._limits.start_s:.0f} s: {self._backend.told()}. What was finished"
-                " stays; give the cluster room and type the same command again"
+                f"no worker was ready within {self._limits.start_s:.0f} s: {self._backend.description()}. What was"
+                " finished stays; give the cluster room and type the same command again"
             )
 
     def _wait(self, due: float) -> list[tuple[Any, Reply]]:
@@ -224,7 +224,7 @@ class Scheduler:
                     replies.append((running.member, Reply(died=f"did not answer within {deadline:.0f} s")))
         return replies
 
-    def _settle(self, member: Any, reply: Reply, queue: Queue | None) -> Done | Failed | None:
+    def _outcome(self, member: Any, reply: Reply, queue: Queue | None) -> Done | Failed | None:
         running = self._members.get(member.number)
         if running is None:
             return None
@@ -236,8 +236,8 @@ class Scheduler:
             self._free[member.number] = running
         else:
             self._dismiss(running)
-            told = f" on {attempted.call.what}" if attempted is not None and attempted.call.what else ""
-            self._progress.say(f"worker {member.number} {reply.died}{told}; it is replaced")
+            at = f" on {attempted.call.what}" if attempted is not None and attempted.call.what else ""
+            self._progress.say(f"worker {member.number} {reply.died}{at}; it is replaced")
         if attempted is None or queue is None:
             return None
         if reply.died is None and reply.error is None:
@@ -306,8 +306,8 @@ class Scheduler:
             return None
         if isinstance(error, EcgscaleError):
             raise error  # it says itself what is wrong, and it is not the shard: a full disk, for one
-        told = f"{call.what or call.key}: given up after {attempted.tried} attempts; last: {reason}{_advice(error)}"
-        return Failed(call, told, attempted.tried, attempted.fatal)
+        reason = f"{call.what or call.key}: given up after {attempted.tried} attempts; last: {reason}{_advice(error)}"
+        return Failed(call, reason, attempted.tried, attempted.fatal)
 
     def _dismiss(self, running: _Running) -> None:
         number = running.member.number
@@ -322,3 +322,42 @@ def _advice(error: BaseException | None) -> str:
     if "out of memory" in text or "outofmemory" in text or isinstance(error, MemoryError):
         return " (out of memory: a smaller --batch needs less)"
     return ""
+
+
+RuntimeName = Literal["local", "ray"]
+
+
+def choose_runtime(
+    name: RuntimeName,
+    workers: int | None,
+    *,
+    gpus: float = 0.0,
+    limits: PoolLimits | None = None,
+    progress: Progress = SILENT,
+) -> OpenPool:
+    """The pool to hand to a pass; `in_process` for one worker on this machine.
+
+    Raises UsageError for fewer than one worker.
+    """
+    if workers is not None and workers < 1:
+        raise UsageError(f"--workers {workers}: at least one worker is needed")
+    if name == "local" and (workers or 1) == 1:
+        return in_process
+
+    @contextmanager
+    def open_pool(spec: WorkerSpec) -> Iterator[WorkerPool]:
+        count = min(workers or 1, spec.at_most or workers or 1)
+        with Scheduler(_backend(name, count, gpus), spec, limits, progress) as pool:
+            yield pool
+
+    return open_pool
+
+
+def _backend(name: RuntimeName, workers: int, gpus: float) -> Backend:
+    if name == "local":
+        from ecgscale.runtime.processes import ProcessBackend
+
+        return ProcessBackend(workers)
+    from ecgscale.runtime.ray_pool import RayBackend
+
+    return RayBackend(workers, gpus)

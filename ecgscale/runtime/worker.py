@@ -1,6 +1,5 @@
-"""The shell around a worker in another process or actor: makes it on the first call, and says what it is like.
-
-Calls that wait for a worker: an iterator, read one ahead; those pinned to a worker; those that are tried again.
+"""The shell around one worker, which makes it in its process or actor and says what it is like; and the queue of calls
+that wait for workers: an iterator, read one ahead; those pinned to a worker; those that are tried again.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ecgscale.nightly.history import decide_on
-from ecgscale.passes.explain.explain import Unattended
+from ecgscale.passes.explain.explain import Policy
 from tests.cli.operated import facts, typed
 from tests.explain.golden import write_archive, write_model
 from tests.nightly.small_world import SmallWorld
@@ -35,7 +35,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> SmallWorld:
     folder = tmp_path_factory.mktemp("held")
     archive = write_archive(folder / "archive", **FLAT)
     world = SmallWorld(str(folder / "root"), archive, write_model(folder / "elsewhere"))
-    world.explain(unattended=Unattended(admission=admission))
+    world.explain(policy=Policy(admission=admission))
     return world
 
 
@@ -96,7 +96,7 @@ def test_a_decision_says_what_comes_of_it(world: SmallWorld) -> None:
     assert said("release") == f"{BACK[0]} released: it is published, and stays so"
     said("reject")
     before = facts(typed("status", world.root))["datasets"][0]["records"]
-    world.explain(unattended=Unattended(admission=admission))
+    world.explain(policy=Policy(admission=admission))
     assert facts(typed("status", world.root))["datasets"][0]["records"] == before - 4
 
 
@@ -137,7 +137,7 @@ def test_held_where_nothing_is_held(world: SmallWorld, tmp_path: Path) -> None:
 
 def test_in_an_object_store(made: SmallWorld, s3_root: str, tmp_path: Path) -> None:
     world = SmallWorld(s3_root, made.archive, made.model)
-    world.explain(unattended=Unattended(admission=admission))
+    world.explain(policy=Policy(admission=admission))
     [first, _] = facts(typed("quarantine", s3_root, "--held"))["held"]
     assert (first["record_id"], first["file"].startswith("s3://")) == ("r4", True)
     drawn = typed("plot", s3_root, "r4", "--held", "-o", tmp_path / "odd.png", "--layout", "stacked")

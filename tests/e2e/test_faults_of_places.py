@@ -18,7 +18,7 @@ from ecgscale.errors import ExitCode
 from ecgscale.io.objects import open_objects
 from ecgscale.nightly.night import run_night
 from ecgscale.passes.explain.shard import ShardExplainer
-from ecgscale.passes.watch import Unwatched
+from ecgscale.passes.watch import RunWatch
 from ecgscale.store import newest_manifest, open_explanations
 from tests.e2e.faulty import Trip, held_content, nightly
 from tests.e2e.ward_world import HELD, copied, shard_world, whole
@@ -134,12 +134,12 @@ def test_a_shard_that_is_replaced_while_it_is_read_waits_for_the_next_night(
 
     with monkeypatch.context() as patch:
         patch.setattr(ShardExplainer, "commit", replaced)
-        night = run_night(load_config(world.config), watch=Unwatched())
+        night = run_night(load_config(world.config), watch=RunWatch())
     [aside] = night.explained.set_aside
     assert (aside.key, night.exit_code) == ("part-00002.parquet", ExitCode.GATE_HELD)
     assert "was changed while it was read" in aside.reason
     assert world.published() == ["part-00000.parquet", "part-00001.parquet"]
-    again = run_night(load_config(world.config), watch=Unwatched())
+    again = run_night(load_config(world.config), watch=RunWatch())
     assert (again.explained.computed, again.explained.set_aside, again.exit_code) == (1, (), ExitCode.DONE)
     assert world.published() == ["part-00000.parquet", "part-00001.parquet", "part-00002.parquet"]
     assert len(set(world.ids())) == len(world.ids()) == 36
@@ -159,8 +159,8 @@ def test_a_shard_that_goes_while_a_night_runs_is_left_out(
 
     with monkeypatch.context() as patch:
         patch.setattr(ShardExplainer, "commit", gone)
-        night = run_night(load_config(world.config), watch=Unwatched())
+        night = run_night(load_config(world.config), watch=RunWatch())
     assert [aside.key for aside in night.explained.set_aside] == ["part-00002.parquet"]
-    assert run_night(load_config(world.config), watch=Unwatched()).explained.set_aside == ()
+    assert run_night(load_config(world.config), watch=RunWatch()).explained.set_aside == ()
     assert world.published() == ["part-00000.parquet", "part-00001.parquet"]
     assert whole(world)

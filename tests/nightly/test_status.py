@@ -16,7 +16,7 @@ from ecgscale.errors import ArchiveError, UsageError
 from ecgscale.io.objects import LocalObjects, StoreError, open_objects
 from ecgscale.nightly.history import decide_on
 from ecgscale.nightly.status import DatasetStatus, RootStatus, root_status
-from ecgscale.passes.explain.explain import Unattended
+from ecgscale.passes.explain.explain import Policy
 from ecgscale.store.commit import Source
 from ecgscale.store.failures import remember
 from ecgscale.store.lease import Lease
@@ -49,13 +49,13 @@ def add_shard(world: SmallWorld, number: int, tmp_path: Path) -> str:
     return key
 
 
-def hold_back(*keys: str) -> Unattended:
+def hold_back(*keys: str) -> Policy:
     """Gates that find these shards odd."""
 
     def admission(commits: Any, newest: Any) -> dict[str, list[str]]:
         return {c.source.key: ["cluster 3 moved"] for c in commits if c.source.key in keys}
 
-    return Unattended(admission=admission)
+    return Policy(admission=admission)
 
 
 def test_a_published_dataset(world: SmallWorld) -> None:
@@ -113,7 +113,7 @@ def test_commits_without_a_manifest(world: SmallWorld, tmp_path: Path, monkeypat
 
 
 def test_held_and_decided(world: SmallWorld, tmp_path: Path) -> None:
-    world.explain(unattended=hold_back("part-00001.parquet"))
+    world.explain(policy=hold_back("part-00001.parquet"))
     dataset = only(root_status(world.root))
     assert dict(dataset.held) == {"part-00001.parquet": "cluster 3 moved"}
     assert (dataset.shards, dataset.waiting.unpublished, dataset.waiting.pending) == (2, 0, 0)
@@ -123,7 +123,7 @@ def test_held_and_decided(world: SmallWorld, tmp_path: Path) -> None:
     decide_on(world.root, ["part-00001.parquet"], "released", "they were not")
     dataset = only(root_status(world.root))
     assert (dataset.held, dataset.rejected, dataset.waiting.unpublished) == ({}, {}, 1)
-    world.explain(unattended=hold_back())
+    world.explain(policy=hold_back())
     dataset = only(root_status(world.root))
     assert (dataset.shards, dataset.waiting.unpublished) == (3, 0)
 

@@ -18,8 +18,8 @@ from ecgscale.clusters.model import ClusterModel
 from ecgscale.encoders.resnet1d import ResNet1d
 from ecgscale.encoders.taps import Encoder
 from ecgscale.errors import UsageError
-from ecgscale.passes.fit.fit import encoder_layout
 from ecgscale.passes.memory import MemoryPlan, mebibytes, plan_memory
+from ecgscale.passes.stream import encoder_layout
 from tests.encoders.small_networks import spec_of
 from tests.passes.simulated import COMMAND, same_centroids, simulated
 
@@ -69,7 +69,7 @@ def test_what_grows_with_the_records_is_the_cache_alone(encoder_dir: Path) -> No
     assert many.peak - few.peak == pytest.approx(9_900 * each, abs=64 * MIB)
     assert few.cache_spilled == many.cache_spilled == 0
     assert plan(encoder_dir, 100, dtype="float16").cache_resident < 0.6 * few.cache_resident
-    assert "on disk" not in few.told()
+    assert "on disk" not in few.summary()
 
 
 def test_a_limit_sends_the_rest_of_the_cache_to_disk(encoder_dir: Path) -> None:
@@ -80,7 +80,7 @@ def test_a_limit_sends_the_rest_of_the_cache_to_disk(encoder_dir: Path) -> None:
     assert held.peak <= limit
     assert held.cache_spilled > free.cache_resident // 3
     assert held.cache_resident + held.cache_spilled == pytest.approx(free.cache_resident, rel=0.1)
-    assert f"{mebibytes(held.cache_spilled)} on disk" in held.told()
+    assert f"{mebibytes(held.cache_spilled)} on disk" in held.summary()
     roomy = plan(encoder_dir, n_records, 4 * free.peak)
     assert (roomy.cache_spilled, roomy.cache_resident) == (0, free.cache_resident)
 

@@ -9,11 +9,11 @@ from contextlib import closing
 
 import pytest
 
-from ecgscale.passes.prefetch import prefetch
+from ecgscale.passes.stream import prefetch
 
 
 def threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name == "prefetch"]
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("prefetch")]
 
 
 def test_keeps_the_order_and_ends() -> None:

@@ -15,9 +15,8 @@ from threadpoolctl import threadpool_info
 from ecgscale.errors import EcgscaleError, UsageError
 from ecgscale.passes.spread import HERE, Spread
 from ecgscale.passes.workers import WorkerSpec
-from ecgscale.runtime.choose import choose_runtime
 from ecgscale.runtime.processes import ProcessBackend
-from ecgscale.runtime.scheduler import PoolLimits, Scheduler
+from ecgscale.runtime.scheduler import PoolLimits, Scheduler, choose_runtime
 
 
 def scaled(shared: int, task: int) -> int:

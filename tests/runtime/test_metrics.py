@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from ecgscale.passes.explain.explain import explain_archive
-from ecgscale.passes.watch import STAGES, TOTAL, ShardDone, Unwatched, device_seconds
+from ecgscale.passes.watch import STAGES, TOTAL, RunWatch, ShardDone, device_seconds
 from ecgscale.progress import SILENT, Stopwatch
-from ecgscale.runtime import metrics
-from ecgscale.runtime.metrics import COUNTERS, MeteredProgress, count_shard
+from ecgscale.runtime import run_record as metrics
+from ecgscale.runtime.run_record import COUNTERS, MeteredProgress, count_shard
 from tests.explain.golden import write_archive, write_model
 from tests.passes.world import Watching
 
@@ -93,7 +93,7 @@ def test_the_dashboard_shows_what_is_counted() -> None:
 
 
 def test_a_pass_tells_where_its_seconds_went(tmp_path: Path) -> None:
-    class Watch(Unwatched):
+    class Watch(RunWatch):
         def __init__(self) -> None:
             super().__init__()
             self.done: list[ShardDone] = []

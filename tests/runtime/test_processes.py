@@ -15,9 +15,8 @@ import pytest
 
 from ecgscale.errors import ArchiveError, ShardError, UsageError
 from ecgscale.passes.workers import Call, Done, Failed, WorkerSpec, in_process
-from ecgscale.runtime.choose import choose_runtime
 from ecgscale.runtime.processes import ProcessBackend
-from ecgscale.runtime.scheduler import NoWorkers, PoolLimits, Scheduler
+from ecgscale.runtime.scheduler import NoWorkers, PoolLimits, Scheduler, choose_runtime
 from tests.passes.world import Watching
 
 WORKER = "tests.runtime.workers:Worker"

@@ -242,7 +242,7 @@ def test_an_address_that_does_not_answer_is_told_at_once(tmp_path: Path) -> None
 PRIVATE = """
 import signal, sys, time
 from ecgscale.passes.workers import Call, WorkerSpec
-from ecgscale.runtime.choose import choose_runtime
+from ecgscale.runtime.scheduler import choose_runtime
 
 def stop(*_):
     raise KeyboardInterrupt

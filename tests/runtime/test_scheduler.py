@@ -87,7 +87,7 @@ class FakeBackend:
             time.sleep(min(timeout, 0.001))
         return replies
 
-    def told(self) -> str:
+    def description(self) -> str:
         return "a worker needs 1 CPU and 1 GPU, the cluster has {'CPU': 8.0}"
 
     def close(self) -> None:

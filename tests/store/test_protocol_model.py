@@ -24,7 +24,7 @@ import ecgscale.passes.explain.plan as plan_module
 import ecgscale.passes.explain.resolve as settle_module
 from ecgscale.errors import ShardError
 from ecgscale.io.numbered import to_json
-from ecgscale.passes.explain.explain import Unattended, _Run
+from ecgscale.passes.explain.explain import Policy, _Run
 from ecgscale.progress import SILENT
 from ecgscale.store.commit import Commit
 from ecgscale.store.manifest import (
@@ -91,7 +91,7 @@ class ModelRun(_Run):
 
     def __init__(self, store: View, archive: ArchiveModel, name: str, admission: Any) -> None:
         committing: Any = CommittingModel(store, facts(name))
-        super().__init__(None, IDENTITY, store, committing, SILENT, Unattended(admission))  # type: ignore[arg-type]
+        super().__init__(None, IDENTITY, store, committing, SILENT, Policy(admission))  # type: ignore[arg-type]
         self._model = archive
 
     def _open_archive(self) -> Any:

@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 
 from ecgscale.archive.reader import Archive, chosen_batches
-from ecgscale.archive.validate import OK, check_batch
-from ecgscale.encoders.preprocess import Prepared, prepare
+from ecgscale.encoders.preprocess import Prepared, prepare_batch
 from ecgscale.encoders.spec import InputSpec
 from ecgscale.errors import ArchiveError, ShardError
 from ecgscale.evaluate.published import Published, by_shard, draw_records
@@ -200,11 +199,8 @@ def _prepared(
     for key, names in wanted.items():
         try:
             for raw, rows in chosen_batches(archive, {key: names}):
-                status, flags = check_batch(raw, set())
-                chosen = set(rows)
-                states = [s if i in chosen else "not_chosen" for i, s in enumerate(status)]
-                prepared = prepare(raw, states, flags, spec, hop=1)
-                kept = np.array([i for i in rows if prepared.status[i] == OK], np.int64)
+                prepared = prepare_batch(raw, spec, hop=1, rows=rows)
+                kept = np.asarray(rows)[prepared.usable[rows]]
                 if len(kept):
                     yield np.array([number[str(raw.record_ids[i])] for i in kept]), _some(prepared, kept)
         except (ShardError, ArchiveError) as error:

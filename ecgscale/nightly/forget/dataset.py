@@ -27,7 +27,7 @@ from ecgscale.nightly.forget.search import Traces, has_text, search
 from ecgscale.nightly.gates.gatekeeper import night_records
 from ecgscale.nightly.gates.reference import FOLDER as TRAITS
 from ecgscale.nightly.gates.reference import traits_name
-from ecgscale.passes.explain.resolve import METADATA_PREFIX, commits_of, settle
+from ecgscale.passes.explain.resolve import METADATA_PREFIX, commits_of, resolve_duplicates
 from ecgscale.passes.explain.shard import NO_ID
 from ecgscale.progress import Stage
 from ecgscale.store.commit import COMMITS, DATA, Commit, Source, commit_output, decode_hashes
@@ -244,7 +244,9 @@ class DatasetWithout:
             elif shard is None or shard.new is not None:
                 self.done.again.append(entry.key)
         entries = (
-            tuple(entry for entry, _ in parts) if self.probes else settle(self.store, parts, refuse_new=False).entries
+            tuple(entry for entry, _ in parts)
+            if self.probes
+            else resolve_duplicates(self.store, parts, refuse_new=False).entries
         )
         held = self._held(before, gone)
         digest = plan_digest([*entries, *aside, *held])

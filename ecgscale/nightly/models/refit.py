@@ -38,11 +38,11 @@ from ecgscale.nightly.models.promote import (
     names_of_persisting,
     under_old_ids,
 )
-from ecgscale.passes.explain.explain import ExplainResult, Unattended, identify
+from ecgscale.passes.explain.explain import ExplainResult, Policy, identify
 from ecgscale.passes.fit.fit import FittedModel, fit_archive, is_fit_of
 from ecgscale.passes.fit.request import FitRequest
 from ecgscale.passes.run.pipeline import explain_config, explain_settings, fit_request, served_manifest
-from ecgscale.passes.watch import RunWatch, Unwatched
+from ecgscale.passes.watch import RunWatch
 from ecgscale.passes.workers import OpenPool, driver_device, in_process
 from ecgscale.progress import SILENT, Progress
 from ecgscale.report.subject import NAMES_FILE, read_names
@@ -106,7 +106,7 @@ def refit(
         served_id = manifest.content.dataset_id
         if comparison is None:
             return Refit(old, old, None, names, served_id, served_id, None)
-        watch = watch or Unwatched()
+        watch = watch or RunWatch()
         _keep_served(config.root, served_id, run_facts().model_copy(update={"run_id": watch.run_id}))
         dataset_id = identify(archive, model, explain_settings(config, model)).dataset_id
         result = Refit(old, model, comparison, inherit_names(old, model), dataset_id, served_id, None)
@@ -117,7 +117,7 @@ def refit(
         inherit_nights(earlier, later)
         assert model.directory is not None
         # A record that was sent twice over the years is no mistake here: the newer one holds, as it did night by night.
-        admit_all = Unattended(admission=lambda fresh, newest: {})
+        admit_all = Policy(admission=lambda fresh, newest: {})
         return replace(
             result, explained=explain_config(config, model.directory, progress, pool, device, watch, admit_all)
         )

@@ -31,7 +31,7 @@ def named_model(root: str | Path, name: str | Path) -> Place:
     known = finished_models(where)
     if str(name) not in known:
         raise ModelError(
-            f"{str(name)!r} is no cluster model below {where}.{did_you_mean(str(name), known)} {_told(known)}"
+            f"{str(name)!r} is no cluster model below {where}.{did_you_mean(str(name), known)} {_known(known)}"
         )
     return where / MODELS / str(name)
 
@@ -57,11 +57,11 @@ def model_of_root(root: str | Path) -> Place:
     if served not in known:
         raise ModelError(
             f"several cluster models lie below {where}, and nothing is published that would say which is meant. Name "
-            f"one with --model. {_told(known)}"
+            f"one with --model. {_known(known)}"
         )
     return where / MODELS / str(served)
 
 
-def _told(known: Iterable[str]) -> str:
+def _known(known: Iterable[str]) -> str:
     there = ", ".join(known)
     return f"There are: {there}" if there else "There are none yet; `ecgscale fit` makes one"

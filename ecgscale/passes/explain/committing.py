@@ -1,6 +1,6 @@
 """Computing and committing what a plan has pending, on the workers of a pool.
 
-A shard that takes its worker along every time: which record does it, and how to say so.
+When a shard takes its worker along every time: which record does it, and how to say so.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ecgscale.archive.reader import Archive
+from ecgscale.archive.shard import open_parquet
 from ecgscale.clusters.model import ClusterModel
 from ecgscale.encoders.spec import load_spec
 from ecgscale.encoders.taps import Encoder
+from ecgscale.errors import EcgscaleError
 from ecgscale.explain.facts import load_encoder
 from ecgscale.explain.schema import ExplainSettings
 from ecgscale.io.objects import ObjectStore
@@ -37,9 +38,9 @@ PATIENCE_S = 1200.0
 
 
 def examine(pool: WorkerPool, pending: Pending, reason: str) -> Done | str:
-    """Find out why a shard was given up for `reason`: what is to be told, or its commit after all.
+    """Find out why a shard was given up for `reason`: the reason to give, or its commit after all.
 
-    When no part of it kills a worker, it may have been bad luck or the work beside it: it gets one more try, with
+    When no part of it kills a worker, it may have been bad luck or the work alongside it: it gets one more try, with
     nothing else under way.
     """
     rows = poisoned_rows(pool, pending)
@@ -48,7 +49,7 @@ def examine(pool: WorkerPool, pending: Pending, reason: str) -> Done | str:
         [outcome] = pool.run([call])
         if isinstance(outcome, Done):
             return outcome
-    return told_poison(reason, pending, rows)
+    return poison_reason(reason, pending, rows)
 
 
 def poisoned_rows(pool: WorkerPool, pending: Pending, patience_s: float = PATIENCE_S) -> tuple[int, int] | None:
@@ -76,7 +77,7 @@ def _kills(pool: WorkerPool, pending: Pending, first: int, last: int) -> bool:
     return isinstance(outcome, Failed) and outcome.fatal > 0
 
 
-def told_poison(reason: str, pending: Pending, rows: tuple[int, int] | None) -> str:
+def poison_reason(reason: str, pending: Pending, rows: tuple[int, int] | None) -> str:
     """The reason with the place, for the report and the next run."""
     if rows is None:
         where = "no part of the shard does it alone, but the whole did it again"
@@ -90,10 +91,10 @@ def told_poison(reason: str, pending: Pending, rows: tuple[int, int] | None) -> 
 def _named(pending: Pending, row: int) -> str:
     """The record id of a row, where it can be read: the file may be what kills."""
     try:
-        ids = pq.read_table(pending.shard.path, columns=["record_id"])["record_id"]
-    except (OSError, pa.ArrowException):
+        with open_parquet(pending.shard) as file:
+            return f" (record {file.read(columns=['record_id']).column(0)[row]})"
+    except (OSError, pa.ArrowException, EcgscaleError):
         return ""
-    return f" (record {ids[row]})"
 
 
 @dataclass(frozen=True)
@@ -127,28 +128,25 @@ class CommittedShards:
     left: tuple[str, ...]
 
 
+@dataclass
 class Committing:
     """Commits shards for one dataset; loads the network when the first one is pending."""
 
-    def __init__(
-        self,
-        root: Place,
-        model: ClusterModel,
-        settings: ExplainSettings,
-        dataset_id: str,
-        store: ObjectStore,
-        device: str,
-        progress: Progress,
-        pool: OpenPool,
-        watch: RunWatch,
-        facts: RunFacts,
-    ) -> None:
-        self.root, self.model, self.settings, self.dataset_id = root, model, settings, dataset_id
-        self.store, self.device, self.progress, self.pool = store, device, progress, pool
-        self.watch, self.facts = watch, facts
+    root: Place
+    model: ClusterModel
+    settings: ExplainSettings
+    store: ObjectStore
+    device: str
+    progress: Progress
+    pool: OpenPool
+    watch: RunWatch
+    facts: RunFacts
+    computed: int = 0
+    restamped: int = 0
+
+    def __post_init__(self) -> None:
         self._encoder: Encoder | None = None
-        self.code = code_digest(load_spec(model.encoder_path).factory)
-        self.computed = self.restamped = 0
+        self.code = code_digest(load_spec(self.model.encoder_path).factory)
 
     def commit(self, archive: Archive, plan: Plan, limits: RunLimits) -> CommittedShards:
         """Commit what is not committed yet; all commits of the plan, and the shards that could not be read."""

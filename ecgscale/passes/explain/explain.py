@@ -4,7 +4,7 @@
     → publish
 
 Typing the same command again resumes; two runs at once do no harm (docs/operations.md). A shard that cannot be read is
-set aside, told, and tried again by the next run.
+set aside and tried again by the next run.
 """
 
 from __future__ import annotations
@@ -24,11 +24,10 @@ from ecgscale.explain.schema import RESULTS_VERSION, EntropyDetail, ExplainSetti
 from ecgscale.io.numbered import to_json
 from ecgscale.io.objects import ObjectStore
 from ecgscale.io.places import Place, absolute, place
-from ecgscale.passes.explain.choice import Admission, Choice, choose
 from ecgscale.passes.explain.committing import NO_LIMITS, CommittedShards, Committing, RunLimits
 from ecgscale.passes.explain.plan import Plan, freeze_plan
-from ecgscale.passes.explain.resolve import Settled, commits_of, settle
-from ecgscale.passes.watch import RunWatch, Unwatched
+from ecgscale.passes.explain.resolve import Admission, Choice, Resolved, choose, commits_of, resolve_duplicates
+from ecgscale.passes.watch import RunWatch
 from ecgscale.passes.workers import OpenPool, in_process
 from ecgscale.progress import SILENT, Progress
 from ecgscale.store.dataset import DATASET_FILE, dataset_store
@@ -131,14 +130,14 @@ def explain_archive(
     progress: Progress = SILENT,
     pool: OpenPool = in_process,
     watch: RunWatch | None = None,
-    unattended: Unattended | None = None,
+    policy: Policy | None = None,
 ) -> ExplainResult:
     """Explain every record of `archive` with the cluster model in `model_dir`, below ROOT = `root`.
 
     `include_padding` is as the model was fitted, unless given. A model from elsewhere is copied below ROOT. The
     workers of `pool` compute and commit whole shards; the files are the same to the last bit whoever they are.
-    `watch` is told of every shard as it is done. `unattended` is what a nightly run heeds besides.
-    Raises `PublishError` when a record id stands in two shards that are both new (unattended, the later one holds),
+    `watch` is told of every shard as it is done. `policy` is that of a run that nobody watches.
+    Raises `PublishError` when a record id stands in two shards that are both new (under a policy, the later one holds),
     `ShardError` when no shard can be read, `LockedError` while a patient is being forgotten; what was committed stays.
     A KeyboardInterrupt may come at any time.
     """
@@ -152,12 +151,10 @@ def explain_archive(
     identity = identify(archive, model, settings)
     store = dataset_store(root, identity.dataset_id)
     store.put_if_absent(DATASET_FILE, to_json(identity))
-    watch = watch or Unwatched()
+    watch = watch or RunWatch()
     facts = run_facts().model_copy(update={"run_id": watch.run_id})
-    committing = Committing(
-        place(root), model, settings, identity.dataset_id, store, device, progress, pool, watch, facts
-    )
-    run = _Run(archive.path, identity, store, committing, progress, unattended)
+    committing = Committing(place(root), model, settings, store, device, progress, pool, watch, facts)
+    run = _Run(archive.path, identity, store, committing, progress, policy)
     for _ in range(PUBLISH_ATTEMPTS):
         result = run.attempt()
         if result is not None:
@@ -182,8 +179,8 @@ def identify(archive: Archive, model: ClusterModel, settings: ExplainSettings) -
 
 
 @dataclass(frozen=True)
-class Unattended:
-    """What a run that nobody watches is asked to heed.
+class Policy:
+    """What a run that nobody watches keeps to.
 
     admission: which of the commits that are new to the dataset are to be held back
     before_work: is shown the plan before anything is computed, and may raise
@@ -196,20 +193,16 @@ class Unattended:
     partial: bool = True
 
 
+@dataclass
 class _Run:
     """One run of one process; `attempt` is repeated when another run publishes in between."""
 
-    def __init__(
-        self,
-        archive_path: Place,
-        identity: DatasetFacts,
-        store: ObjectStore,
-        committing: Committing,
-        progress: Progress,
-        unattended: Unattended | None,
-    ) -> None:
-        self.archive_path, self.identity, self.store = archive_path, identity, store
-        self.committing, self.progress, self.unattended = committing, progress, unattended
+    archive_path: Place
+    identity: DatasetFacts
+    store: ObjectStore
+    committing: Committing
+    progress: Progress
+    policy: Policy | None
 
     def attempt(self) -> ExplainResult | None:
         """Plan, compute, publish; None when another run published while this one worked: its view is newer."""
@@ -218,29 +211,29 @@ class _Run:
         newest = read_manifest(self.store, base) if base else None
         archive = self._open_archive()
         plan = freeze_plan(archive, self.store, newest, self.committing.code)
-        heed = self.unattended
-        if heed is not None and heed.before_work is not None:
-            heed.before_work(plan, newest)
-        done = self.committing.commit(archive, plan, heed.limits if heed else NO_LIMITS)
+        policy = self.policy
+        if policy is not None and policy.before_work is not None:
+            policy.before_work(plan, newest)
+        done = self.committing.commit(archive, plan, policy.limits if policy else NO_LIMITS)
         if not done.commits and not plan.published and done.set_aside:
             raise ShardError(
                 f"none of the {len(archive.shards)} shards of {archive.path} can be read, so nothing was published; "
                 f"first: {done.set_aside[0].reason}"
             )
-        if newest is not None and done.left and heed is not None and not heed.partial:
-            return self._result(newest, newest, Settled(newest.content.shards), done)
+        if newest is not None and done.left and policy is not None and not policy.partial:
+            return self._result(newest, newest, Resolved(newest.content.shards), done)
         facts = self.committing.facts
-        choice = choose(self.store, plan.published, done.commits, newest, heed.admission if heed else None, facts)
+        choice = choose(self.store, plan.published, done.commits, newest, policy.admission if policy else None, facts)
         if newest is not None and choice.changes_nothing(newest, done.set_aside):
-            return self._result(newest, newest, Settled(newest.content.shards), done)
-        settled = self._settle(choice, base)
+            return self._result(newest, newest, Resolved(newest.content.shards), done)
+        resolved = self._resolve(choice, base)
         where = ArchiveFacts(archive_id=archive.archive_id, path=absolute(archive.path))
-        digest = plan_digest((*settled.entries, *done.set_aside, *choice.held))
-        content = compose(self.identity, where, digest, settled.entries, done.set_aside, choice.held)
+        digest = plan_digest((*resolved.entries, *done.set_aside, *choice.held))
+        content = compose(self.identity, where, digest, resolved.entries, done.set_aside, choice.held)
         manifest = publish(self.store, content, base, facts)
-        return self._result(manifest, newest, settled, done) if manifest else None
+        return self._result(manifest, newest, resolved, done) if manifest else None
 
-    def _settle(self, choice: Choice, base: int) -> Settled:
+    def _resolve(self, choice: Choice, base: int) -> Resolved:
         """One row for every record, over all shards that are to be published."""
         commits = commits_of(self.store, choice.kept)
         parts = [
@@ -249,7 +242,7 @@ class _Run:
         parts += [
             (ShardEntry.of(commit, choice.since.get(commit.source.key, base + 1)), commit) for commit in choice.new
         ]
-        return settle(self.store, parts, refuse_new=self.unattended is None)
+        return resolve_duplicates(self.store, parts, refuse_new=self.policy is None)
 
     def _open_archive(self) -> Archive:
         archive = Archive.open(self.archive_path)
@@ -258,7 +251,7 @@ class _Run:
         return archive
 
     def _result(
-        self, manifest: Manifest, before: Manifest | None, settled: Settled, done: CommittedShards
+        self, manifest: Manifest, before: Manifest | None, resolved: Resolved, done: CommittedShards
     ) -> ExplainResult:
         content = manifest.content
         there = {entry.key for entry in content.shards} | {aside.key for aside in content.set_aside} | set(done.left)
@@ -281,7 +274,7 @@ class _Run:
             set_aside=content.set_aside,
             held=content.held,
             left=done.left,
-            superseded=settled.superseded,
-            repeated=settled.repeated,
-            conflicts=settled.conflicts,
+            superseded=resolved.superseded,
+            repeated=resolved.repeated,
+            conflicts=resolved.conflicts,
         )

@@ -1,4 +1,6 @@
-"""One row for every record: what becomes of record ids that stand in several shards.
+"""What is published: which shards, less those that are held back, and one row for every record.
+
+A shard whose new version is held back stays published as it was before, if it was.
 
 A record that is sent again comes in a newer shard. The same facts: the newer row is left out. Other facts (a new
 signal, new metadata): the newer row holds, and the older one is left out. Another patient under the same id: nobody can
@@ -12,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -34,7 +36,81 @@ from ecgscale.store.commit import (
     shared_hashes,
     stem_of_key,
 )
-from ecgscale.store.manifest import ShardEntry
+from ecgscale.store.holds import Hold, hold, holds
+from ecgscale.store.manifest import HeldShard, Manifest, SetAside, ShardEntry
+from ecgscale.store.provenance import RunFacts
+
+Admission = Callable[[Sequence[Commit], Manifest | None], Mapping[str, Sequence[str]]]
+"""Which of these new commits are to be held back: keys of their shards, each with the reasons."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is to be published.
+
+    kept: entries of the newest manifest; new: commits to add, or in the place of earlier ones; since: for shards of
+    `new` whose content is published already under another stamp, the manifest that had it first; held: what is left out
+    """
+
+    kept: tuple[ShardEntry, ...]
+    new: tuple[Commit, ...]
+    since: Mapping[str, int]
+    held: tuple[HeldShard, ...]
+
+    def changes_nothing(self, newest: Manifest, set_aside: Iterable[SetAside]) -> bool:
+        """Whether the newest manifest says all this already."""
+        content = newest.content
+        return (
+            not self.new
+            and {entry.commit for entry in self.kept} == {entry.commit for entry in content.shards}
+            and sorted(self.held, key=lambda held: held.key) == list(content.held)
+            and sorted(set_aside, key=lambda aside: aside.key) == list(content.set_aside)
+        )
+
+
+def choose(
+    store: ObjectStore,
+    published: Sequence[ShardEntry],
+    commits: Sequence[Commit],
+    newest: Manifest | None,
+    admission: Admission | None,
+    run: RunFacts,
+) -> Choice:
+    """Sort shards into published and held back. `admission` judges commits that are new and were not judged before."""
+    standing = holds(store)
+    before = {entry.key: entry for entry in newest.content.shards} if newest else {}
+    since = {
+        commit.source.key: before[commit.source.key].since
+        for commit in commits
+        if commit.source.key in before and before[commit.source.key].content_digest == commit.source.content_digest
+    }
+    if admission is not None:
+        fresh = [c for c in commits if _identity(c) not in standing and c.source.key not in since]
+        for key, reasons in (admission(fresh, newest) if fresh else {}).items():
+            [commit] = [commit for commit in fresh if commit.source.key == key]
+            standing[_identity(commit)] = hold(store, commit.source, commit.name, reasons, run)
+    kept = [e for e in published if not _is_held(standing.get((e.key, e.content_digest)))]
+    new = [c for c in commits if not _is_held(standing.get(_identity(c)))]
+    held = []
+    everything = [*((e.key, e.content_digest) for e in published), *map(_identity, commits)]
+    for key, content in everything:
+        found = standing.get((key, content))
+        if found is None or found.state == "released":
+            continue
+        held.append(found.shard())
+        earlier = before.get(key)
+        if earlier is not None and not _is_held(standing.get((key, earlier.content_digest))) and earlier not in kept:
+            kept.append(earlier)
+    return Choice(tuple(kept), tuple(new), since, tuple(held))
+
+
+def _identity(commit: Commit) -> tuple[str, str]:
+    return commit.source.key, commit.source.content_digest
+
+
+def _is_held(hold: Hold | None) -> bool:
+    return hold is not None and hold.state != "released"
+
 
 PATIENT_CONFLICT = "patient_conflict"
 """The status of a row whose record id belongs to another patient already."""
@@ -43,7 +119,7 @@ READERS = 16
 
 
 @dataclass(frozen=True)
-class Settled:
+class Resolved:
     """What is to be published; how many rows gave way to newer ones, came twice alike, or contradict in the patient."""
 
     entries: tuple[ShardEntry, ...]
@@ -75,7 +151,9 @@ def commits_of(store: ObjectStore, entries: Sequence[ShardEntry]) -> list[Commit
     return commits
 
 
-def settle(store: ObjectStore, parts: Sequence[tuple[ShardEntry, Commit]], refuse_new: bool = True) -> Settled:
+def resolve_duplicates(
+    store: ObjectStore, parts: Sequence[tuple[ShardEntry, Commit]], refuse_new: bool = True
+) -> Resolved:
     """The entries to publish, given those of whole shards: every record id once among rows that are not quarantined.
 
     With `refuse_new`, two shards that are published for the first time together may not share an id, since nothing
@@ -85,7 +163,7 @@ def settle(store: ObjectStore, parts: Sequence[tuple[ShardEntry, Commit]], refus
     ordered = sorted(parts, key=lambda part: (part[0].since, part[0].key))
     shared = shared_hashes([decode_hashes(commit.output.record_ids) for _, commit in ordered])
     if not shared:
-        return Settled(tuple(entry for entry, _ in parts))
+        return Resolved(tuple(entry for entry, _ in parts))
     suspects = sorted({position for _, positions in shared for position in positions})
     doubled = _doubled(store, ordered, suspects)
     if refuse_new:
@@ -95,7 +173,7 @@ def settle(store: ObjectStore, parts: Sequence[tuple[ShardEntry, Commit]], refus
     rewritten = {
         ordered[position][0].key: _rewrite(store, *ordered[position], change) for position, change in changes.items()
     }
-    return Settled(
+    return Resolved(
         tuple(rewritten.get(entry.key, entry) for entry, _ in parts),
         superseded=counts["superseded"],
         repeated=counts["repeated"],
@@ -179,7 +257,7 @@ def _row_digests(
 
 
 def _rewrite(store: ObjectStore, entry: ShardEntry, commit: Commit, change: _Changes) -> ShardEntry:
-    """The entry of a shard without the rows that gave way, its file put beside the whole one."""
+    """The entry of a shard without the rows that gave way, its file put alongside the whole one."""
     table = _read(store, commit)
     n = table.num_rows
     conflict = pa.array([row in change.quarantine for row in range(n)])

@@ -7,17 +7,18 @@ output is built whole in memory, its rows are counted against the input's, and o
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import closing
 from dataclasses import dataclass, field
 
+import numpy as np
 import pyarrow as pa
 
 from ecgscale.archive.reader import Archive, RawBatch, Shard
 from ecgscale.archive.shard import require_unchanged
-from ecgscale.archive.validate import OK, check_batch
+from ecgscale.archive.validate import OK
 from ecgscale.clusters.model import ClusterModel
-from ecgscale.encoders.preprocess import Prepared, prepare
+from ecgscale.encoders.preprocess import Prepared, prepare_batch
 from ecgscale.encoders.taps import Encoder
 from ecgscale.errors import ShardError
 from ecgscale.explain.facts import Facts, explain_batch, load_encoder
@@ -31,7 +32,7 @@ from ecgscale.explain.schema import (
 )
 from ecgscale.io.objects import ObjectStore, open_objects
 from ecgscale.passes.explain.plan import Pending
-from ecgscale.passes.prefetch import prefetch
+from ecgscale.passes.stream import prefetch
 from ecgscale.passes.watch import TOTAL
 from ecgscale.passes.workers import device_kind
 from ecgscale.progress import UNSEEN, Stage, Stopwatch
@@ -93,9 +94,7 @@ class ShardExplainer:
                 break  # reading on could be what kills
             asked = [first <= raw.first_row + i < last for i in range(len(raw))]
             if any(asked):
-                status, flags = check_batch(raw, set())
-                status = [state if wanted else "not_probed" for state, wanted in zip(status, asked, strict=True)]
-                prepared = prepare(raw, status, flags, self.encoder.spec.input, self.encoder.hop)
+                prepared = self._prepare(raw, set(), np.flatnonzero(asked).tolist())
                 explain_batch(prepared, self.encoder, self.model, self.settings.include_padding)
                 rows += sum(asked)
         return rows
@@ -159,9 +158,8 @@ class ShardExplainer:
                 prepared = self._prepare(raw, seen)
             yield raw, prepared
 
-    def _prepare(self, raw: RawBatch, seen: set[str]) -> Prepared:
-        status, flags = check_batch(raw, seen)
-        return prepare(raw, status, flags, self.encoder.spec.input, self.encoder.hop)
+    def _prepare(self, raw: RawBatch, seen: set[str], rows: Sequence[int] | None = None) -> Prepared:
+        return prepare_batch(raw, self.encoder.spec.input, self.encoder.hop, seen, rows)
 
 
 @dataclass(frozen=True)

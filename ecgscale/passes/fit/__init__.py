@@ -1,1 +1,1 @@
-"""fit."""
+"""Activations of chosen records to centroids; the same bits whoever holds the activations."""

@@ -1,4 +1,4 @@
-"""Fit cluster models on an archive: one forward pass over the chosen records, then K-means on cached activations.
+"""Fit cluster models on an archive: one forward pass over the chosen records, then K-means on kept activations.
 
     choose records → run the network once, keep its low-resolution activations → K-means → exact last pass → save
 
@@ -11,7 +11,6 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,11 +27,11 @@ from ecgscale.encoders.taps import Encoder, resolve_device
 from ecgscale.errors import ModelError
 from ecgscale.io.places import Place, absolute, place
 from ecgscale.passes.alongside import copy_encoder
-from ecgscale.passes.fit.activations import encoder_layout
 from ecgscale.passes.fit.pool_source import PoolSource
 from ecgscale.passes.fit.request import FitRequest, Selection, select
 from ecgscale.passes.fit.worker import FitWorker
-from ecgscale.passes.memory import MemoryPlan, plan_memory
+from ecgscale.passes.memory import plan_memory
+from ecgscale.passes.stream import encoder_layout
 from ecgscale.passes.workers import OpenPool, WorkerSpec, driver_device, in_process, is_divided
 from ecgscale.progress import SILENT, Progress
 from ecgscale.store.presence import announced
@@ -82,11 +81,11 @@ def fit_archive(
     pool: OpenPool = in_process,
     start: ClusterModel | None = None,
 ) -> list[FittedModel]:
-    """Fit one model for each K asked for, save them under `root`/models, and copy the encoder beside them.
+    """Fit one model for each K asked for, save them under `root`/models, and copy the encoder alongside them.
 
     The workers of `pool` hold the activations; the centroids are the same to the last bit whoever they are.
     K-means begins at the centroids of the model `start`, if there is one, else with k-means++.
-    Raises UsageError for a request that cannot be met; records that cannot be used are counted and told.
+    Raises UsageError for a request that cannot be met; records that cannot be used are counted.
     """
     request = request or FitRequest()
     root = place(root)
@@ -110,12 +109,12 @@ def fit_archive(
     todo = [k for k in request.clusters if found[k] is None]
     if todo:
         memory = plan_memory(layout, len(selection), max(todo), sum(todo), encoder, request.cache_dtype, request.memory)
-        progress.say(memory.told(workers=is_divided(pool)))
+        progress.say(memory.summary(workers=is_divided(pool)))
         encoder_id = copy_encoder(encoder, root)
         checkpoint = Checkpoint(root / "_fits" / f"{_digest({**identity, 'n_clusters': todo})[:16]}.npz")
-        with _source(pool, archive, encoder, layout, selection, request, memory, progress) as source:
-            fitted = _fit(source, selection, request, todo, progress, checkpoint, start)
-        for k, model in fitted.items():
+        budget = memory.cache_budget
+        fits = _fit(pool, archive, encoder, selection, request, todo, budget, progress, checkpoint, start)
+        for k, model in fits.items():
             info = {
                 "model_id": ids[k] + ("-torn" if model.info["left_out"].get("unreadable_shard") else ""),
                 "encoder": _encoder_facts(encoder, encoder_id),
@@ -135,10 +134,8 @@ def fitted_models(
 
     `request.device` is that of the fit: of the workers, if there were some.
     """
-    encoder = Encoder.load(encoder_dir, batch=request.batch, precision=request.precision)
-    selection = select(archive, request.folds, request.records, request.settings.seed)
     kind = resolve_device(request.device).type if request.device == "auto" else request.device
-    ids = _model_ids(_identity(archive, encoder, selection, request, kind), request)
+    ids = _model_ids(_asked(archive, encoder_dir, request, kind), request)
     found = {k: _finished(place(root) / "models" / model_id) for k, model_id in ids.items()}
     return {k: model for k, model in found.items() if model is not None}
 
@@ -148,75 +145,66 @@ def is_fit_of(model: ClusterModel, archive: Archive, encoder_dir: str | Path, re
 
     `request` has one K. Nothing is computed; ids and footers of the archive are read.
     """
-    encoder = Encoder.load(encoder_dir, batch=request.batch, precision=request.precision)
-    selection = select(archive, request.folds, request.records, request.settings.seed)
-    asked = json.loads(json.dumps(_identity(archive, encoder, selection, request, str(model.info.get("device")))))
+    asked = _asked(archive, encoder_dir, request, str(model.info.get("device")))
     torn = model.info.get("left_out", {}).get("unreadable_shard")
     return not torn and model.n_clusters in request.clusters and all(model.info.get(k) == v for k, v in asked.items())
 
 
 def asked_alike(model: ClusterModel, archive: Archive, encoder_dir: str | Path, request: FitRequest) -> bool:
     """Whether `model` was fitted on this archive, however small it was then, as `request` asks, wherever it ran."""
-    encoder = Encoder.load(encoder_dir, batch=request.batch, precision=request.precision)
-    selection = select(archive, request.folds, request.records, request.settings.seed)
-    asked = json.loads(json.dumps(_identity(archive, encoder, selection, request, str(model.info.get("device")))))
+    asked = _asked(archive, encoder_dir, request, str(model.info.get("device")))
     on, then = asked.pop("fitted_on"), model.info.get("fitted_on", {})
     same = all(on[name] == then.get(name) for name in ("archive_id", "folds"))
     return same and model.n_clusters in request.clusters and all(model.info.get(k) == v for k, v in asked.items())
 
 
-@contextmanager
-def _source(
-    pool: OpenPool,
-    archive: Archive,
-    encoder: Encoder,
-    layout: BlockLayout,
-    selection: Selection,
-    request: FitRequest,
-    memory: MemoryPlan,
-    progress: Progress,
-) -> Iterator[PoolSource]:
-    """Activations that are still to be computed, on the workers of a pool."""
-    arguments = {
-        "archive": absolute(archive.path),
-        "encoder": absolute(str(encoder.directory)),
-        "request": request,
-        "cache_budget": memory.cache_budget,
-    }
-    spec = WorkerSpec(
-        "ecgscale.passes.fit.worker:fit_worker",
-        arguments,
-        here=lambda: FitWorker(archive, encoder, request, memory.cache_budget, alone=True),
-    )
-    with pool(spec) as workers:
-        yield PoolSource(workers, layout, selection, progress, is_divided(pool))
+def _asked(archive: Archive, encoder_dir: str | Path, request: FitRequest, device: str) -> dict[str, Any]:
+    """`_identity` of a fit that nobody begins, as JSON has it."""
+    encoder = Encoder.load(encoder_dir, batch=request.batch, precision=request.precision)
+    selection = select(archive, request.folds, request.records, request.settings.seed)
+    facts: dict[str, Any] = json.loads(json.dumps(_identity(archive, encoder, selection, request, device)))
+    return facts
 
 
 def _fit(
-    source: PoolSource,
+    pool: OpenPool,
+    archive: Archive,
+    encoder: Encoder,
     selection: Selection,
     request: FitRequest,
     todo: Sequence[int],
+    budget: int | None,
     progress: Progress,
     checkpoint: Checkpoint,
     start: ClusterModel | None,
 ) -> dict[int, ClusterModel]:
+    """A model for each K in `todo`; each worker keeps `budget` bytes of activations in memory."""
     started = time.monotonic()
-    left_out = source.fill()
-    n_left_out = sum(left_out.values())
-    if left_out:
-        by_status = ", ".join(f"{count} {status}" for status, count in sorted(left_out.items()))
-        progress.say(f"{n_left_out} of {len(selection)} records take no part: {by_status}")
-    forward_s = time.monotonic() - started
-    earlier = Earlier(start.centroids, start.counts) if start is not None else None
-    fits = fit_kmeans(source, todo, request.settings, progress, checkpoint, earlier)
+    arguments = {
+        "archive": absolute(archive.path),
+        "encoder": absolute(str(encoder.directory)),
+        "request": request,
+        "cache_budget": budget,
+    }
+    spec = WorkerSpec(
+        "ecgscale.passes.fit.worker:fit_worker",
+        arguments,
+        here=lambda: FitWorker(archive, encoder, request, budget, alone=True),
+    )
+    with pool(spec) as workers:
+        source = PoolSource(workers, encoder_layout(encoder), selection, progress, is_divided(pool))
+        left_out = source.fill()
+        n_left_out = sum(left_out.values())
+        if left_out:
+            by_status = ", ".join(f"{count} {status}" for status, count in sorted(left_out.items()))
+            progress.say(f"{n_left_out} of {len(selection)} records take no part: {by_status}")
+        filled = time.monotonic()
+        earlier = Earlier(start.centroids, start.counts) if start is not None else None
+        fits = fit_kmeans(source, todo, request.settings, progress, checkpoint, earlier)
     facts = {
         "records_used": len(selection) - n_left_out,
         "left_out": dict(sorted(left_out.items())),
-        "seconds": {
-            "forward": round(forward_s, 3),
-            "kmeans": round(time.monotonic() - started - forward_s, 3),
-        },
+        "seconds": {"forward": round(filled - started, 3), "kmeans": round(time.monotonic() - filled, 3)},
     }
     return {k: _model(fit, source.layout, request, facts) for k, fit in zip(todo, fits, strict=True)}
 

@@ -1,8 +1,5 @@
-"""What a user asks of a fit: typed, checked once, handed to every worker.
-
-Which records of an archive a fit sees: by fold, and a seeded draw of at most so many.
-
-Records are numbered in the archive's order (shard by name, row by row), a numbering that no runtime changes.
+"""What a user asks of a fit, checked once and handed to every worker, and the records that it chooses: by fold, and a
+seeded draw of at most so many, in the archive's order, which no runtime changes.
 """
 
 from __future__ import annotations

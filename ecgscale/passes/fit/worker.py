@@ -1,4 +1,4 @@
-"""The worker of a fit: owns lots of records, keeps their activations, answers with integer sums.
+"""The worker of a fit: runs the network once, keeps low-resolution activations, answers with integer sums.
 
 A selection is numbered as a whole; a lot's cache numbers its own records from 0. What a worker answers is added up
 over the lots it was asked for, so that an answer is one partial sum whatever it holds.
@@ -7,23 +7,112 @@ over the lots it was asked for, so that an answer is one partial sum whatever it
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from ecgscale.archive.reader import Archive
+from ecgscale.archive.validate import OK
 from ecgscale.clusters.accumulate import PartialSums
 from ecgscale.clusters.cache import ActivationCache, DeviceCache, bytes_per_record, device_bytes_per_record
 from ecgscale.clusters.init import features_at, sampled_steps
-from ecgscale.encoders.taps import Encoder
-from ecgscale.errors import EcgscaleError
-from ecgscale.passes.fit.activations import encoder_layout, fill_cache
-from ecgscale.passes.fit.request import FitRequest
+from ecgscale.clusters.kmeans import fit_kmeans
+from ecgscale.encoders.spec import load_spec
+from ecgscale.encoders.taps import Encoder, build_module
+from ecgscale.errors import EcgscaleError, ShardError
+from ecgscale.passes.fit.request import FitRequest, select
+from ecgscale.passes.stream import Wanted, activate, encoder_layout, prefetch
 from ecgscale.passes.workers import device_kind
-from ecgscale.progress import UNSEEN
+from ecgscale.progress import SILENT, UNSEEN, Progress, Stage
+
+
+def fill_cache(
+    cache: ActivationCache | DeviceCache,
+    archive: Archive,
+    encoder: Encoder,
+    rows: Mapping[str, NDArray[np.int64]],
+    include_padding: bool,
+    stage: Stage,
+    say: Callable[[str], None],
+) -> Counter[str]:
+    """Run the network over the chosen rows of each shard and keep their activations, numbered in the archive's order.
+
+    Returns how many were left out, by status.
+    """
+    left_out: Counter[str] = Counter()
+    with closing(prefetch(_wanted(archive, encoder, rows, left_out, say))) as batches:
+        for numbers, wanted in batches:
+            for done in activate(encoder, wanted, include_padding):
+                left_out["non_finite_output"] += len(done.rows) - len(done.kept)
+                if len(done.kept):
+                    at = np.searchsorted(wanted.rows, done.kept)
+                    cache.put(numbers[at], done.activations.blocks, done.valid_start, done.valid_stop)
+                stage.advance(len(done.rows))
+    return +left_out
+
+
+def _wanted(
+    archive: Archive,
+    encoder: Encoder,
+    chosen: Mapping[str, NDArray[np.int64]],
+    left_out: Counter[str],
+    say: Callable[[str], None],
+) -> Iterator[tuple[NDArray[np.int64], Wanted]]:
+    """Chosen records in batches, with their numbers."""
+    number = 0
+    for shard in archive.shards:
+        rows = chosen.get(shard.key)
+        if rows is None:
+            continue
+        first, number = number, number + len(rows)
+        seen: set[str] = set()
+        reached = 0
+        try:
+            for raw in archive.batches(shard, (), batch_records=encoder.batch):
+                here = slice(*np.searchsorted(rows, (raw.first_row, raw.first_row + len(raw))))
+                wanted = Wanted.of(raw, encoder, rows[here] - raw.first_row, seen)
+                status = wanted.prepared.status
+                left_out.update(status[i] for i in wanted.rows if status[i] != OK)
+                reached = int(here.stop)
+                yield first + np.arange(here.start, here.stop), wanted
+        except ShardError as error:
+            say(f"left out of the fit: {error}")
+            # What came before the break is whole, and was used.
+            left_out["unreadable_shard"] += len(rows) - reached
+
+
+AT_MOST = 200
+"""Records: enough for a number to stand beside another."""
+
+
+def random_encoder(directory: str | Path, seed: int, device: str, batch: int) -> Encoder:
+    """The encoder's architecture as its factory initialises it under `seed`, without its weights."""
+    spec = load_spec(directory)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module = build_module(spec)
+    return Encoder(module, spec, device=device, batch=batch)
+
+
+def random_weights_variance(
+    archive: Archive, encoder_dir: str | Path, request: FitRequest, progress: Progress = SILENT
+) -> dict[int, float]:
+    """Explained variance for each K of `request` when the weights are random, on at most AT_MOST of its records."""
+    encoder = random_encoder(encoder_dir, request.settings.seed, request.device, request.batch)
+    records = min(request.records or AT_MOST, AT_MOST)
+    selection = select(archive, request.folds, records, request.settings.seed)
+    request = replace(request, records=records)
+    with ActivationCache(encoder_layout(encoder), len(selection)) as cache:
+        with progress.stage("activations", len(selection), "records") as stage:
+            fill_cache(cache, archive, encoder, selection.rows, request.include_padding, stage, progress.say)
+        fits = fit_kmeans(cache, request.clusters, request.settings, progress)
+    return {k: fit.explained_variance for k, fit in zip(request.clusters, fits, strict=True)}
+
 
 GPU_SHARE = 0.7
 """Of the free GPU memory, what activations may take."""

@@ -99,10 +99,20 @@ def _ingest_pieces(pool: OpenPool, config: ArchiveConfig, src: Place, options: I
             writer.adopt_staged(
                 [(staged_name(n, i), rows) for n, piece in enumerate(made) for i, rows in enumerate(piece.rows)]
             )
-            told = _told(made)
+            result = _together(writer, [piece.result for piece in made], options)
             first = next((piece.source for piece in made if piece.rows), {})
-            writer.source = first | source.facts | {"listed_at": listed_at} | told
-    return _result(writer, made, told, options)
+            writer.source = (
+                first
+                | source.facts
+                | {
+                    "listed_at": listed_at,
+                    "dropped": result.dropped,
+                    "notes": list(result.notes),
+                    "problems": result.problems.count,
+                    "first_problems": result.problems.first,
+                }
+            )
+    return result
 
 
 def _checked(config: ArchiveConfig, options: IngestOptions) -> IngestOptions:
@@ -175,37 +185,23 @@ def _done(workers: WorkerPool, calls: Iterable[Call], stage: Stage = UNSEEN) -> 
         yield outcome.call, outcome.value
 
 
-def _told(made: Sequence[MadePiece]) -> dict[str, Any]:
-    """What `_archive.json` says of how it went, as if one process had told it."""
-    refused = sum(len(piece.refused) for piece in made)
-    notes = dict.fromkeys(note for piece in made for note in piece.notes)
-    return {
-        "dropped": sum(piece.dropped for piece in made),
-        "notes": [*notes, *count_notes(_counted(made)), *forgotten_note(refused)],
-        "problems": sum(piece.problems for piece in made),
-        "first_problems": list(chain.from_iterable(piece.first_problems for piece in made))[:PROBLEMS_KEPT],
-    }
-
-
-def _counted(made: Sequence[MadePiece]) -> Counter[str]:
-    together: Counter[str] = Counter()
-    for piece in made:
-        together.update(piece.counted)
-    return together
-
-
-def _result(
-    writer: ArchiveWriter, made: Sequence[MadePiece], told: dict[str, Any], options: IngestOptions
-) -> IngestResult:
+def _together(writer: ArchiveWriter, results: Sequence[IngestResult], options: IngestOptions) -> IngestResult:
+    """How it went, as if one process had ingested everything."""
+    counted: Counter[str] = Counter()
+    for result in results:
+        counted.update(result.counted)
+    refused = tuple(chain.from_iterable(result.refused for result in results))
+    notes = dict.fromkeys(chain.from_iterable(result.notes for result in results))
+    first = list(chain.from_iterable(result.problems.first for result in results))[:PROBLEMS_KEPT]
     return IngestResult(
         archive=str(writer.path),
         archive_id=writer.archive_id,
         records=writer.records,
         shards=writer.shards,
         signal=writer.signal,
-        dropped=told["dropped"],
-        problems=Problems(told["problems"], told["first_problems"], options.pseudonyms),
-        notes=tuple(told["notes"]),
-        refused=tuple(chain.from_iterable(piece.refused for piece in made)),
-        counted=_counted(made),
+        dropped=sum(result.dropped for result in results),
+        problems=Problems(sum(result.problems.count for result in results), first, options.pseudonyms),
+        notes=(*notes, *count_notes(counted), *forgotten_note(len(refused))),
+        refused=refused,
+        counted=counted,
     )

@@ -34,20 +34,15 @@ from ecgscale.io.places import Place, is_remote
 
 @dataclass(frozen=True)
 class MadePiece:
-    """What came of a piece: rows of its staged shards, in their order, and what there is to tell (`IngestResult`).
+    """What came of a piece: rows of its staged shards, in their order, and the result of its ingest.
 
     source: what `_archive.json` would say of the source; empty when there was no record
-    notes: those that do not count records
+    result: notes on so many records left out, and no key of pseudonyms: it does not travel
     """
 
     rows: tuple[int, ...]
     source: dict[str, Any]
-    dropped: int
-    problems: int
-    first_problems: tuple[str, ...]
-    notes: tuple[str, ...]
-    counted: dict[str, int]
-    refused: tuple[str, ...]
+    result: IngestResult
 
 
 class IngestWorker:
@@ -122,12 +117,11 @@ class IngestWorker:
         return MadePiece(
             rows=rows,
             source=json.loads((Path(result.archive) / "_archive.json").read_bytes())["source"] if shards else {},
-            dropped=result.dropped,
-            problems=result.problems.count,
-            first_problems=tuple(result.problems.first),
-            notes=tuple(note for note in result.notes if note not in counts),
-            counted=dict(result.counted),
-            refused=result.refused,
+            result=replace(
+                result,
+                problems=replace(result.problems, pseudonyms=None),
+                notes=tuple(note for note in result.notes if note not in counts),
+            ),
         )
 
 

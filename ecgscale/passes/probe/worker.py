@@ -13,10 +13,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ecgscale.archive.reader import Archive, RawBatch
-from ecgscale.archive.validate import OK, check_batch
+from ecgscale.archive.validate import OK
 from ecgscale.archive.waves import Waves, delineate, has_neurokit, merge_leads, on_axis, whole_steps
 from ecgscale.clusters.model import ClusterModel
-from ecgscale.encoders.preprocess import Prepared, prepare
+from ecgscale.encoders.preprocess import Prepared, prepare_batch
 from ecgscale.explain.facts import fitted_with_padding, load_encoder
 from ecgscale.explain.schema import to_parquet
 from ecgscale.io.objects import open_objects
@@ -96,19 +96,15 @@ class ProbeWorker:
         seen: set[str] = set()
         columns = ["fiducials"] if self._marked else []
         for raw in self._archive.batches(self._archive.shard(key), columns):
-            status, flags = check_batch(raw, seen)
-            wanted = [is_sampled(name, self._settings) for name in raw.record_ids]
-            states = [state if chosen else "not_sampled" for state, chosen in zip(status, wanted, strict=True)]
-            prepared = prepare(raw, states, flags, self._spec.input, self._hop)
-            at = np.flatnonzero([state == OK for state in prepared.status])
+            wanted = [i for i, name in enumerate(raw.record_ids) if is_sampled(name, self._settings)]
+            prepared = prepare_batch(raw, self._spec.input, self._hop, seen, wanted)
+            at = np.flatnonzero(prepared.usable)
             if len(at):
                 yield from self._with_waves(raw, prepared, at)
 
     def _with_waves(self, raw: RawBatch, prepared: Prepared, at: NDArray[np.int64]) -> Iterator[_Sampled]:
         waves = self._find(raw, at) if WAVES in self._settings.probes else None
-        start, stop = prepared.valid_start[at], prepared.valid_stop[at]
-        if fitted_with_padding(self._model):
-            start, stop = np.zeros_like(start), np.full_like(stop, self._spec.input.length)
+        start, stop = prepared.spans(at, fitted_with_padding(self._model))
         rate = self._spec.input.sampling_rate
         patients = raw.table.column("patient_id").to_pylist() if "patient_id" in raw.table.schema.names else None
         for number, i in enumerate(at.tolist()):

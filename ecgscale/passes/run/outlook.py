@@ -26,7 +26,6 @@ from ecgscale.errors import ShardError, UsageError
 from ecgscale.io.places import is_remote
 from ecgscale.passes.explain.explain import identify
 from ecgscale.passes.explain.plan import freeze_plan
-from ecgscale.passes.fit.activations import encoder_layout
 from ecgscale.passes.fit.fit import fitted_models
 from ecgscale.passes.fit.request import select
 from ecgscale.passes.memory import plan_memory
@@ -40,6 +39,7 @@ from ecgscale.passes.run.sizing import (
     shard_bytes,
     shard_count,
 )
+from ecgscale.passes.stream import encoder_layout
 from ecgscale.store.dataset import dataset_store
 from ecgscale.store.failures import code_digest
 from ecgscale.store.manifest import newest_number, read_manifest
@@ -152,14 +152,14 @@ def outlook_encoder(config: RunConfig, device: str = "cpu") -> Encoder:
     return planned_encoder(config.train, config.batch, device, config.precision)
 
 
-def told_memory(config: RunConfig, encoder: Encoder, sizes: Sizes, workers: int) -> str:
+def memory_summary(config: RunConfig, encoder: Encoder, sizes: Sizes, workers: int) -> str:
     """The line that a fit begins with, for the share of one of `workers`; UsageError when the limit cannot hold it."""
     shards = max(sizes.shards, 1)
     share = math.ceil(shards / workers) * math.ceil(sizes.fit_records / shards)
     request = fit_request(config, "cpu")
     k = config.fit.clusters
     plan = plan_memory(encoder_layout(encoder), share, k, k, encoder, config.fit.cache_dtype, request.memory)
-    return plan.told(workers=workers > 1).removeprefix("memory: ")
+    return plan.summary(workers=workers > 1).removeprefix("memory: ")
 
 
 def _written(where: Path) -> str:

@@ -15,7 +15,7 @@ from ecgscale.archive.reader import Archive
 from ecgscale.archive.sources.pseudonyms import check_key, pseudonyms_of
 from ecgscale.clusters.kmeans import FitSettings
 from ecgscale.clusters.model import ClusterModel
-from ecgscale.config import ArchiveConfig, RunConfig, TrainConfig, byte_size
+from ecgscale.config import RunConfig, TrainConfig, byte_size
 from ecgscale.encoders.optimise import LoopSettings
 from ecgscale.encoders.spec import SPEC_FILE, load_spec
 from ecgscale.encoders.splits import Folds
@@ -24,7 +24,7 @@ from ecgscale.errors import UsageError
 from ecgscale.explain.facts import fitted_precision
 from ecgscale.explain.schema import ExplainSettings
 from ecgscale.io.places import absolute
-from ecgscale.passes.explain.explain import ExplainResult, Unattended, explain_archive
+from ecgscale.passes.explain.explain import ExplainResult, Policy, explain_archive
 from ecgscale.passes.fit.fit import FittedModel, asked_alike, fit_archive, fitted_models, is_fit_of
 from ecgscale.passes.fit.request import FitRequest, select
 from ecgscale.passes.ingest.ingest import divides_itself, ingest_archive
@@ -118,7 +118,23 @@ def _served_fit(config: RunConfig, progress: Progress) -> FittedModel | None:
 
 def make_archive(config: RunConfig, progress: Progress = SILENT, pool: OpenPool = in_process) -> Archive:
     """The archive; made from its source if it is not there, on the workers of `pool` where the source allows it."""
-    return _archive(config.archive, "archive" in to_be_made(config), progress, pool)
+    made, asked = to_be_made(config), config.archive
+    pseudonyms = pseudonyms_of(asked)
+    if "archive" in made:
+        progress.say(f"making the archive {asked.path} from {asked.source}")
+        # Only shards of a known number of records can be told apart before they are written.
+        workers = pool if asked.shard_records or divides_itself(asked) else in_process
+        # An unfinished archive is in nobody's use: it has no _archive.json.
+        if asked.source == "simulate":
+            simulate_archive(
+                asked.path, asked.records, asked.seed, asked.shard_records, progress, workers, overwrite=True
+            )
+        else:
+            ingest_archive(asked, progress, workers, overwrite=True)
+    archive = Archive.open(asked.path)
+    if pseudonyms is not None:
+        check_key(archive.info.get("source", {}), pseudonyms, archive.path)
+    return archive
 
 
 def fit_config(
@@ -152,7 +168,7 @@ def explain_config(
     pool: OpenPool = in_process,
     device: str | None = None,
     watch: RunWatch | None = None,
-    unattended: Unattended | None = None,
+    policy: Policy | None = None,
 ) -> ExplainResult:
     """Explain the archive of a configuration with the cluster model in `model_dir`."""
     return explain_archive(
@@ -166,7 +182,7 @@ def explain_config(
         progress=progress,
         pool=pool,
         watch=watch,
-        unattended=unattended,
+        policy=policy,
     )
 
 
@@ -240,26 +256,6 @@ def to_be_made(config: RunConfig) -> tuple[str, ...]:
     else:
         made.append("encoder")
     return tuple(made)
-
-
-def _archive(config: ArchiveConfig, make: bool, progress: Progress, pool: OpenPool) -> Archive:
-    pseudonyms = pseudonyms_of(config)
-    if make:
-        progress.say(f"making the archive {config.path} from {config.source}")
-        if config.source == "simulate":
-            # Only shards of a known number of records can be told apart before they are written.
-            workers = pool if config.shard_records else in_process
-            simulate_archive(
-                config.path, config.records, config.seed, config.shard_records, progress, workers, overwrite=True
-            )
-        else:
-            # An unfinished archive is in nobody's use: it has no _archive.json.
-            workers = pool if config.shard_records or divides_itself(config) else in_process
-            ingest_archive(config, progress, workers, overwrite=True)
-    archive = Archive.open(config.path)
-    if pseudonyms is not None:
-        check_key(archive.info.get("source", {}), pseudonyms, archive.path)
-    return archive
 
 
 def train_settings(config: TrainConfig, device: str) -> TrainSettings:

@@ -4,13 +4,9 @@
     explain  = records / explain rate
     both     handed out in whole shards, so 100 workers do 270 shards in 3 rounds, not in 2.7
 
-Rates are measured (`calibrate`) or given; the constants below were, on the sources they name. Estimates
-leave out what is waited for: queues, starting nodes, a file system slower than its readers.
-
-How fast this machine runs an encoder and its clusters: a few batches, some seconds.
-
-What is timed is what a worker does: the network on full batches, the soft assignment of explaining, one pass of K-means
-over cached activations, and, where there is an archive, reading and preparing its first recordings.
+Rates are given, or measured in some seconds (`calibrate`): the network on full batches, soft assignment, a pass of
+K-means over cached activations, reading. The constants below were measured on the sources they name. Estimates leave
+out what is waited for: queues, starting nodes, a file system slower than its readers.
 """
 
 from __future__ import annotations
@@ -28,19 +24,18 @@ import torch
 
 from ecgscale.archive.reader import Archive
 from ecgscale.archive.schema import SignalType
-from ecgscale.archive.validate import check_batch
 from ecgscale.archive.writer import SHARD_BYTES
 from ecgscale.clusters.cache import ActivationCache, DeviceCache
 from ecgscale.clusters.model import ClusterModel
 from ecgscale.clusters.soft import assign
 from ecgscale.config import TrainConfig
-from ecgscale.encoders.preprocess import prepare
+from ecgscale.encoders.preprocess import prepare_batch
 from ecgscale.encoders.spec import EncoderSpec
 from ecgscale.encoders.taps import Encoder, Precision, build_module
 from ecgscale.encoders.train import TAPPED, default_blocks
 from ecgscale.errors import ShardError
 from ecgscale.leads import CANONICAL_LEADS
-from ecgscale.passes.fit.activations import encoder_layout
+from ecgscale.passes.stream import encoder_layout
 
 BYTES_PER_SAMPLE: dict[SignalType, float] = {"int16": 0.75, "float32": 2.25}
 """Of a shard, per sample and lead: PTB-XL at 500 Hz takes 44 KB a recording, CODE-15 % 110 KB."""
@@ -262,7 +257,7 @@ def _reading(archive: Archive, encoder: Encoder) -> float:
                 raw = next(batches, None)
                 if raw is None:
                     break
-                prepare(raw, *check_batch(raw, set()), encoder.spec.input, encoder.hop)
+                prepare_batch(raw, encoder.spec.input, encoder.hop)
                 spent.append((time.perf_counter() - began) * encoder.batch / len(raw))
         except ShardError:
             # Told by the plan, which names it among those set aside.

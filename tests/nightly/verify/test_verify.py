@@ -17,7 +17,7 @@ from ecgscale.errors import ArchiveError, UsageError
 from ecgscale.io.numbered import to_json
 from ecgscale.nightly.verify.rows import KINDS
 from ecgscale.nightly.verify.verify import Verified
-from ecgscale.passes.explain.explain import Unattended
+from ecgscale.passes.explain.explain import Policy
 from ecgscale.progress import SILENT
 from ecgscale.runtime.run_record import run_record
 from ecgscale.store.commit import read_commit
@@ -316,11 +316,11 @@ def test_results_of_another_version_are_not_computed_again(world: SmallWorld, mo
 def test_records_that_gave_way_to_newer_ones(own_archive: SmallWorld, tmp_path: Path) -> None:
     """r1 comes again with another signal, r2 as it was, and r3 under another patient."""
     world = own_archive
-    unattended = Unattended(admission=lambda *_: {})
+    policy = Policy(admission=lambda *_: {})
     again = [good_row(1) | {"signal": good_row(6)["signal"]}, good_row(2), good_row(3) | {"patient_id": "other"}]
     more = write_rows(tmp_path / "more", [*again, good_row(20)])
     shutil.copy(more / "part-00000.parquet", world.archive / "part-00003.parquet")
-    world.explain(unattended=unattended)
+    world.explain(policy=policy)
     entries = world.manifest.content.shards
     assert [(entry.superseded, entry.quarantined) for entry in (entries[0], entries[3])] == [
         (1, {}),

@@ -193,18 +193,18 @@ def test_a_record_in_two_shards_stops_publishing_alone(archive: Path, model: Pat
 def test_a_run_that_was_overtaken_plans_again(
     archive: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settle = explain_pass.settle
+    resolve_duplicates = explain_pass.resolve_duplicates
     others: list[int] = []
 
     def overtaken(*arguments: Any, **options: Any) -> Any:
-        settled = settle(*arguments, **options)
+        resolved = resolve_duplicates(*arguments, **options)
         if not others:
             others.append(0)
             os.utime(archive / "part-00000.parquet", ns=(5, 5))
             others[0] = explain(archive, model, tmp_path / "out").manifest
-        return settled
+        return resolved
 
-    monkeypatch.setattr(explain_pass, "settle", overtaken)
+    monkeypatch.setattr(explain_pass, "resolve_duplicates", overtaken)
     result = explain(archive, model, tmp_path / "out")
     assert others == [1]
     assert (result.manifest, result.published) == (1, False)

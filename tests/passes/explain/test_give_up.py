@@ -13,7 +13,8 @@ import pytest
 import ecgscale.passes.explain.committing as explain_pass
 from ecgscale.archive.reader import Archive
 from ecgscale.errors import ExitCode
-from ecgscale.passes.explain.committing import examine, poisoned_rows
+from ecgscale.io.places import place
+from ecgscale.passes.explain.committing import examine, poison_reason, poisoned_rows
 from ecgscale.passes.explain.explain import ExplainResult
 from ecgscale.passes.explain.plan import Pending
 from ecgscale.passes.fit.fit import fit_archive
@@ -129,6 +130,12 @@ def test_bisection_finds_one_of_several_and_a_pair_that_kills_together() -> None
         assert found[0] in rows
         together = poisoned_rows(Killing(lambda a, b, rows=rows: all(a <= r < b for r in rows)), pending(9))
         assert together is None or (together[0] <= rows[0] and rows[1] < together[1] and together != (0, 9))
+
+
+def test_the_record_is_named_in_an_object_store_too(s3_root: str) -> None:
+    shard = Archive.open(recordings(place(f"{s3_root}/archive"), 4, 4)).shards[0]
+    reason = poison_reason("died", dataclasses.replace(pending(4), shard=shard), (2, 3))
+    assert reason.startswith("died; it is row 2 (record r2) that does it.")
 
 
 def test_what_no_part_does_alone_gets_another_try() -> None:

@@ -9,14 +9,14 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from ecgscale.passes.explain.explain import ExplainResult, Unattended
+from ecgscale.passes.explain.explain import ExplainResult, Policy
 from ecgscale.passes.explain.resolve import PATIENT_CONFLICT
 from ecgscale.store import newest_manifest
 from ecgscale.store.commit import Commit
 from tests.explain.golden import write_archive
 from tests.passes.world import explain, rewrite, rows
 
-NIGHT = Unattended(admission=lambda fresh, newest: {})
+NIGHT = Policy(admission=lambda fresh, newest: {})
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def test_what_cannot_be_used_replaces_nothing(archive: Path, model: Path, tmp_pa
 def test_two_new_shards_at_once_the_later_key_holds_at_night(archive: Path, model: Path, tmp_path: Path) -> None:
     patient = _patient_of(archive, model, tmp_path, "r2")
     rewrite(archive / "part-00002.parquet", named(record_id={1: "r2"}, patient_id={1: patient}))
-    result = explain(archive, model, tmp_path / "out", unattended=NIGHT)
+    result = explain(archive, model, tmp_path / "out", policy=NIGHT)
     assert (result.superseded, result.records) == (1, 9)
     assert [row["source_shard"] for row in by_id(tmp_path / "out")["r2"]] == ["part-00002.parquet"]
 
@@ -143,14 +143,14 @@ def test_held_shards_are_left_out_and_what_was_there_stays(archive: Path, model:
         seen.extend(commit.source.key for commit in fresh)
         return {"part-00001.parquet": ["it looks odd"]}
 
-    held = explain(archive, model, out, unattended=Unattended(admission=refuse))
+    held = explain(archive, model, out, policy=Policy(admission=refuse))
     assert seen == ["part-00001.parquet"]
     assert [(shard.key, shard.state, shard.reason) for shard in held.held] == [
         ("part-00001.parquet", "held", "it looks odd")
     ]
     assert held.records == first.records == 10
     # It is judged once; a night without news says the same and publishes nothing.
-    again = explain(archive, model, out, unattended=Unattended(admission=refuse))
+    again = explain(archive, model, out, policy=Policy(admission=refuse))
     assert (again.manifest, seen) == (held.manifest, ["part-00001.parquet"])
 
 

@@ -9,8 +9,8 @@ import torch
 
 from ecgscale.archive.reader import Archive
 from ecgscale.encoders.taps import Encoder
-from ecgscale.passes.fit import activations as random_weights
-from ecgscale.passes.fit.activations import random_encoder, random_weights_variance
+from ecgscale.passes.fit import worker as random_weights
+from ecgscale.passes.fit.worker import random_encoder, random_weights_variance
 from tests.encoders.small_networks import write_small_encoder
 from tests.passes.simulated import request, simulated
 from tests.passes.world import Watching

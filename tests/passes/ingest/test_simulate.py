@@ -14,8 +14,7 @@ from ecgscale.errors import EcgscaleError, UsageError
 from ecgscale.passes.ingest import simulate as module
 from ecgscale.passes.ingest.simulate import simulate_archive
 from ecgscale.passes.workers import WorkerPool, WorkerSpec
-from ecgscale.runtime.choose import choose_runtime
-from ecgscale.runtime.scheduler import PoolLimits
+from ecgscale.runtime.scheduler import PoolLimits, choose_runtime
 
 SHORT = {"rate": 100.0, "seconds": 2.0}
 

@@ -11,7 +11,7 @@ import pytest
 from ecgscale.archive.reader import Archive
 from ecgscale.config import load_config
 from ecgscale.errors import UsageError
-from ecgscale.passes.run.outlook import look_ahead, outlook_encoder, told_memory
+from ecgscale.passes.run.outlook import look_ahead, memory_summary, outlook_encoder
 from ecgscale.passes.run.pipeline import explain_config, fit_config, make_archive, run_pipeline
 from ecgscale.passes.run.sizing import (
     KMEANS_FACTOR,
@@ -155,10 +155,10 @@ def test_a_network_that_will_be_trained_is_as_large_as_it_will_be(tmp_path: Path
 def test_memory_is_said_a_worker_and_refused_when_it_cannot_be(tmp_path: Path) -> None:
     config = load_config(write_config(tmp_path))
     encoder = outlook_encoder(config)
-    assert "a worker" in told_memory(config, encoder, SIZES, 4)
+    assert "a worker" in memory_summary(config, encoder, SIZES, 4)
     tight = config.model_copy(update={"memory": "1MiB"})
     with pytest.raises(UsageError, match="cannot hold the fit"):
-        told_memory(tight, encoder, SIZES, 1)
+        memory_summary(tight, encoder, SIZES, 1)
 
 
 def test_calibration_measures_this_machine(tmp_path: Path) -> None:
