@@ -16,7 +16,6 @@ import click
 from ecgscale.errors import EcgscaleError, ExitCode
 from ecgscale.progress import Progress
 from ecgscale.runtime.progress import make_progress
-from ecgscale.runtime.run_record import MeteredProgress
 
 
 def _interrupt(signum: int, frame: object) -> None:
@@ -59,6 +58,8 @@ def command(function: Callable[..., dict[str, Any] | None]) -> Callable[..., Non
         main_thread = threading.current_thread() is threading.main_thread()
         before = signal.signal(signal.SIGTERM, _interrupt) if main_thread else None
         try:
+            from ecgscale.runtime.run_record import MeteredProgress
+
             progress: Progress = MeteredProgress(make_progress())
             facts = dict(function(progress, *args, **options) or {})
             code = int(facts.pop("exit_code", ExitCode.DONE))
