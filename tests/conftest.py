@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from ecgscale.io.objects import LocalObjects, S3Objects
 from ecgscale.io.settings import VARIABLE
@@ -71,16 +73,32 @@ SLOW = (
 """Files and folders of the slow tier: servers, clusters, whole jobs. The rest runs in a few minutes."""
 
 
+def places_of(path: Path) -> set[str]:
+    """A file of tests and the folders above it, as they are named above."""
+    inside = path.relative_to(HERE)
+    return {inside.as_posix(), *(folder.as_posix() for folder in inside.parents)}
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Each test gets its tier and its group; the slow ones come first."""
+    """The slow tier is marked, and comes first."""
     for item in items:
-        path = item.path.relative_to(HERE)
-        places = {path.as_posix(), *(parent.as_posix() for parent in path.parents)}
-        if places & set(SLOW):
+        if places_of(item.path) & set(SLOW):
             item.add_marker(pytest.mark.slow)
-        group = next((name for name, members in GROUPS.items() if places & set(members)), path.as_posix())
-        item.add_marker(pytest.mark.xdist_group(group))
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+class OneWorkerAGroup(LoadScopeScheduling):
+    """Tests of a group, else of a file, go to one worker."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = nodeid.split("::")[0]
+        places = places_of(HERE.parent / path)
+        return next((name for name, members in GROUPS.items() if places & set(members)), path)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> OneWorkerAGroup:
+    """For `pytest -n`."""
+    return OneWorkerAGroup(config, log)
 
 
 @pytest.fixture(scope="session")
