@@ -11,7 +11,7 @@ import pytest
 from ecgscale.archive import Archive
 from ecgscale.archive.reader import chosen_batches
 from ecgscale.errors import ArchiveError, ShardError
-from tests.archive.recordings import record, wave, write_archive
+from tests.worlds.formula.recordings import record, wave, write_archive
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from ecgscale.archive.sources.wfdb import ingest_wfdb
 from ecgscale.archive.synthetic.simulation import simulate_records
 from ecgscale.archive.waves import QRS, delineate, merge_leads, require_neurokit
 from ecgscale.errors import UsageError
-from tests.archive.recordings import batch_of, record
+from tests.worlds.formula.recordings import batch_of, record
 
 needs_neurokit = pytest.mark.skipif(importlib.util.find_spec("neurokit2") is None, reason="neurokit2 is not installed")
 

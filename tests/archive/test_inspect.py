@@ -12,7 +12,7 @@ import pytest
 
 from ecgscale.archive import Archive
 from ecgscale.archive.inspect import inspect_archive
-from tests.archive.recordings import record, wave, write_archive
+from tests.worlds.formula.recordings import record, wave, write_archive
 
 EXTRA = [
     pa.field("superclasses", pa.list_(pa.string())),

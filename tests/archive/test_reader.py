@@ -14,7 +14,7 @@ import pytest
 
 from ecgscale.archive import Archive, archive_schema
 from ecgscale.errors import ArchiveError, ShardError
-from tests.archive.recordings import all_records, record, wave, write_archive
+from tests.worlds.formula.recordings import all_records, record, wave, write_archive
 
 
 @pytest.fixture

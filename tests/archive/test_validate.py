@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ecgscale.archive.validate import RECORD_STATUS, STATUS_MEANING, check_batch, describe
-from tests.archive.recordings import batch_of, record, wave
+from tests.worlds.formula.recordings import batch_of, record, wave
 
 FLAT = np.full((12, 200), 7, dtype=np.int16)
 

@@ -16,7 +16,7 @@ from ecgscale.errors import ArchiveError
 from ecgscale.io.objects import open_objects
 from ecgscale.io.places import place
 from ecgscale.progress import SILENT
-from tests.archive.recordings import all_records, record, wave, write_archive
+from tests.worlds.formula.recordings import all_records, record, wave, write_archive
 
 BAD = record("2", signal=np.zeros(3))
 

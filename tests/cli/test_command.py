@@ -28,9 +28,9 @@ from ecgscale.errors import (
     UsageError,
 )
 from ecgscale.progress import Progress
-from tests.encoders.small_networks import write_small_encoder
-from tests.passes.simulated import COMMAND, request, simulated
-from tests.passes.world import rows, state
+from tests.worlds.commands.explaining import rows, state
+from tests.worlds.commands.simulated import COMMAND, request, simulated
+from tests.worlds.formula.small_networks import write_small_encoder
 
 
 def run(body: Callable[[Progress], dict[str, Any] | None], *arguments: str) -> Result:

@@ -96,7 +96,7 @@ def test_too_few_records_are_bad_usage(tmp_path: Path) -> None:
 def test_on_a_terminal_there_are_bars(shown: tuple[Path, Result]) -> None:
     import pty
 
-    from tests.passes.simulated import COMMAND
+    from tests.worlds.commands.simulated import COMMAND
 
     directory, _ = shown
     ours, theirs = pty.openpty()

@@ -8,7 +8,7 @@ from pathlib import Path
 from click.testing import CliRunner
 
 from ecgscale.cli import main
-from tests.encoders.small_networks import write_small_encoder
+from tests.worlds.formula.small_networks import write_small_encoder
 
 
 def test_check_tells_layers_and_lags(tmp_path: Path) -> None:

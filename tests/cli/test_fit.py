@@ -12,8 +12,8 @@ from click.testing import CliRunner, Result
 from ecgscale.cli import main
 from ecgscale.clusters.model import ClusterModel
 from ecgscale.encoders.taps import Encoder
-from tests.encoders.small_networks import write_small_encoder
-from tests.passes.simulated import QUICK, RECORDS, VALID, cut_short, same_centroids, simulated
+from tests.worlds.commands.simulated import QUICK, RECORDS, VALID, cut_short, same_centroids, simulated
+from tests.worlds.formula.small_networks import write_small_encoder
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from ecgscale.nightly.history import decide_on
 from ecgscale.passes.explain.explain import Policy
 from tests.cli.operated import facts, typed
 from tests.explain.golden import write_archive, write_model
-from tests.nightly.small_world import SmallWorld
+from tests.worlds.commands.small_world import SmallWorld
 
 BACK = ("part-00001.parquet", "part-00002.parquet")
 WHY = "all records, 2026-11-20: cluster 3 takes 40.0% of the time, 9.0% in the reference, in 6 patients"

@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 
 from ecgscale.archive import Archive
 from ecgscale.cli import main
-from tests.archive.recordings import wave, write_code15, write_ptbxl, write_wfdb
+from tests.worlds.formula.recordings import wave, write_code15, write_ptbxl, write_wfdb
 
 
 def run(*args: str | Path) -> Result:

@@ -10,7 +10,7 @@ import pyarrow as pa
 from click.testing import CliRunner, Result
 
 from ecgscale.cli import main
-from tests.archive.recordings import record, wave, write_archive, write_ptbxl
+from tests.worlds.formula.recordings import record, wave, write_archive, write_ptbxl
 
 
 def run(*args: str | Path) -> Result:

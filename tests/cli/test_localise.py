@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from ecgscale.cli import main
-from tests.evaluate.heart_root import HeartRoot, publish_heart
+from tests.worlds.published.heart_root import HeartRoot, publish_heart
 
 
 @pytest.fixture(scope="module")

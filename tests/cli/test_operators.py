@@ -18,7 +18,7 @@ from ecgscale.store.lease import Lease
 from ecgscale.store.provenance import run_facts
 from tests.cli.operated import facts, typed
 from tests.explain.golden import write_archive, write_model
-from tests.nightly.small_world import SmallWorld, with_value
+from tests.worlds.commands.small_world import SmallWorld, with_value
 
 BAD: dict[str, Any] = {
     "r1": {"units_per_mv": 0.0, "patient_id": "patient-in-person"},

@@ -12,9 +12,9 @@ from click.testing import CliRunner, Result
 from ecgscale.cli import main
 from ecgscale.cli import plan as command
 from ecgscale.io.places import upload
-from tests.encoders.small_networks import write_small_encoder
 from tests.passes.run.test_pipeline import SIMULATE, write_config
-from tests.passes.simulated import simulated
+from tests.worlds.commands.simulated import simulated
+from tests.worlds.formula.small_networks import write_small_encoder
 
 
 def plan(config: Path | str, *more: str) -> Result:

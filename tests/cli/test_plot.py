@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from ecgscale.cli import main
-from tests.report.published_root import PublishedRoot, publish_by_hand
+from tests.worlds.published.page_root import PublishedRoot, publish_by_hand
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from ecgscale.cli import main
 from ecgscale.evaluate.written import read_evaluations
 from tests.explain.golden import write_archive, write_model
-from tests.passes.world import explain
+from tests.worlds.commands.explaining import explain
 
 
 def test_probes_are_told_written_and_committed(tmp_path: Path) -> None:

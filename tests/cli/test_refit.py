@@ -14,8 +14,8 @@ from ecgscale.cli import main
 from ecgscale.io.places import place
 from ecgscale.passes.run.pipeline import published_model
 from ecgscale.store.dataset import find_dataset
-from tests.nightly.refitted import World, name_clusters, served_world
-from tests.passes.simulated import cut_short
+from tests.worlds.commands.refitted import ServedWorld, name_clusters, served_world
+from tests.worlds.commands.simulated import cut_short
 
 
 def run(*words: str) -> Result:
@@ -28,7 +28,7 @@ def facts(result: Result) -> dict[str, Any]:
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> World:
+def world(tmp_path: Path) -> ServedWorld:
     world, _ = served_world(tmp_path / "world")
     name_clusters(published_model(world.config()), {k: f"name {k}" for k in range(6)})
     return world
@@ -40,7 +40,7 @@ def typed_next(result: Result, word: str) -> list[str]:
     return shlex.split(line.split("ecgscale ", 1)[1].rsplit("     (", 1)[0])
 
 
-def test_fit_look_explain_promote_and_back(world: World) -> None:
+def test_fit_look_explain_promote_and_back(world: ServedWorld) -> None:
     config, before = str(world.config_file()), find_dataset(world.root).dataset_id
     assert "nothing new" in run("refit", config).stdout
     world.grow(5)
@@ -85,7 +85,7 @@ def test_fit_look_explain_promote_and_back(world: World) -> None:
     assert [record["command"] for record in records].count("refit") == 3
 
 
-def test_shards_set_aside_are_exit_code_3_and_then_refused(world: World) -> None:
+def test_shards_set_aside_are_exit_code_3_and_then_refused(world: ServedWorld) -> None:
     world.grow(4)
     cut_short(world.folder / "archive" / "part-00001.parquet")
     result = run("refit", str(world.config_file()))
@@ -97,7 +97,7 @@ def test_shards_set_aside_are_exit_code_3_and_then_refused(world: World) -> None
     assert "1 set aside" in refused.stderr
 
 
-def test_a_stopped_refit_is_exit_code_6_and_goes_on(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_refit_is_exit_code_6_and_goes_on(world: ServedWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     import ecgscale.nightly.models.refit as refit_pass
 
     def stop(*_: object, **__: object) -> None:

@@ -10,9 +10,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from ecgscale.cli import main
-from tests.encoders.small_networks import write_small_encoder
 from tests.passes.run.test_pipeline import CONFIG, SIMULATE, TRAIN
-from tests.passes.simulated import cut_short, simulated
+from tests.worlds.commands.simulated import cut_short, simulated
+from tests.worlds.formula.small_networks import write_small_encoder
 
 SURROGATE = '[surrogate]\ntarget = "superclasses"\ntrain_folds = [1, 2, 3, 4, 5, 6, 7, 8]\ntest_folds = [9, 10]\n'
 

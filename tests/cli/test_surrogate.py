@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from ecgscale.cli import main
 from ecgscale.evaluate.written import read_evaluations
-from tests.report.published_root import PublishedRoot, publish_by_hand
+from tests.worlds.published.page_root import PublishedRoot, publish_by_hand
 
 QUICK = ("--bootstrap", "50", "--trees", "40", "--no-baselines")
 KEYS = {

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from ecgscale.cli import main
-from tests.evaluate.small_root import SmallRoot, write_small_root
+from tests.worlds.commands.small_root import SmallRoot, write_small_root
 
 QUICK = [
     *("--clusters", "2,4", "--base", "4", "--train-records", "40", "--seeds", "1", "--layers", "0,2"),

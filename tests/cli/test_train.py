@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from ecgscale.archive import Archive
 from ecgscale.cli import main
 from ecgscale.encoders.spec import load_spec
-from tests.encoders.small_networks import write_archive
+from tests.worlds.formula.small_networks import write_archive
 
 SMALL = ["--rate", "100", "--length", "128", "--blocks", "4x128,4x32,4x8", "--epochs", "2", "--threads", "1"]
 

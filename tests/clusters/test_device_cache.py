@@ -9,7 +9,7 @@ import torch
 from ecgscale.clusters.cache import ActivationCache, DeviceCache, device_bytes_per_record
 from ecgscale.clusters.kmeans import FitSettings, fit_kmeans
 from ecgscale.errors import EcgscaleError
-from tests.clusters.activations import CODE_LIKE, make
+from tests.worlds.formula.activations import CODE_LIKE, make
 
 CPU = torch.device("cpu")
 

@@ -16,7 +16,7 @@ from ecgscale.clusters.features import BlockLayout, dense_assign, dense_features
 from ecgscale.clusters.packed import chunk_table, gram_terms, pack, padded_channels
 from ecgscale.clusters.soft import soft_assign
 from ecgscale.clusters.tensors import tensor_square_distances, tensor_sums
-from tests.clusters.activations import CODE_LIKE, Made, layouts, make
+from tests.worlds.formula.activations import CODE_LIKE, Made, layouts, make
 
 TIE = 1e-5
 

@@ -18,7 +18,7 @@ from ecgscale.clusters.init import features_at, plus_plus, sampled_steps
 from ecgscale.clusters.kmeans import Checkpoint, FitSettings, fit_kmeans, split_empty
 from ecgscale.errors import EcgscaleError, UsageError
 from ecgscale.runtime.progress import make_progress
-from tests.clusters.activations import CODE_LIKE, make
+from tests.worlds.formula.activations import CODE_LIKE, make
 
 
 class DenseSource:

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 
 from ecgscale.clusters.model import ClusterModel
 from ecgscale.errors import ModelError
-from tests.clusters.activations import CODE_LIKE
+from tests.worlds.formula.activations import CODE_LIKE
 
 
 def model(k: int = 3) -> ClusterModel:

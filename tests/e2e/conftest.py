@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from ecgscale.cli import main
 from tests.e2e.documents import DEMO
-from tests.e2e.seaweed_nights import before, seaweed_server, server, undisturbed, world  # noqa: F401
+from tests.worlds.commands.seaweed_nights import before, seaweed_server, server, undisturbed, world  # noqa: F401
 from tests.worlds.once import built_once
 
 

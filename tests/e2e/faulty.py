@@ -34,7 +34,7 @@ from ecgscale.io.objects import ObjectStore, open_objects
 from ecgscale.io.places import REMOTE, is_remote
 from ecgscale.store.dataset import dataset_store
 from ecgscale.store.root import dataset_ids
-from tests.nightly.nights import World
+from tests.worlds.commands.nights import NightWorld
 
 WAIT_S = 120.0
 RUN_FACTS = {"run", "committed_at", "created", "held_at", "path"}
@@ -122,7 +122,7 @@ class Nightly:
 
 
 def nightly(
-    world: World,
+    world: NightWorld,
     name: str,
     *options: str,
     trip: Trip | None = None,
@@ -223,7 +223,7 @@ class _Fuse:
             os.kill(os.getpid(), self._trip.signal)
 
 
-def held_content(world: World, stamps: bool = True) -> dict[str, Any]:
+def held_content(world: NightWorld, stamps: bool = True) -> dict[str, Any]:
     """Everything of the only dataset of a world: data files as bytes, records less who wrote them, when and where.
 
     Without `stamps`, the times of source files are left out too, and names that hang on them.
@@ -250,7 +250,7 @@ def came(root: str) -> list[tuple[str, int]]:
     return sorted((shard, night["night"]["records"]) for night in nights for shard in night["shards"])
 
 
-def said_or_kept(secrets: Sequence[str], world: World, *nights: Nightly) -> list[str]:
+def said_or_kept(secrets: Sequence[str], world: NightWorld, *nights: Nightly) -> list[str]:
     """Those of the secrets that stand in what nights said, or in any object below the world."""
     found = "".join(night.said for night in nights).encode() + everything(world.where)
     return [secret for secret in secrets if secret.encode() in found]

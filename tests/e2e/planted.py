@@ -14,7 +14,7 @@ import numpy as np
 from ecgscale.archive.sources.files import key_of, place_of
 from ecgscale.encoders.seen import hashed
 from ecgscale.leads import CANONICAL_LEADS
-from tests.archive.recordings import PTBXL_COLUMNS, STATEMENTS, write_wfdb
+from tests.worlds.formula.recordings import PTBXL_COLUMNS, STATEMENTS, write_wfdb
 
 NAME = "Canary Featherstonehaugh"
 SURNAME = "Featherstonehaugh"

@@ -29,9 +29,9 @@ from ecgscale.io.settings import s3
 from ecgscale.runtime.ray_pool import connect, shut_down
 from ecgscale.store import find_dataset, newest_manifest, open_explanations
 from tests.e2e.documents import DEMO, REPOSITORY, Reader, blocks_of
-from tests.nightly.nights import shard_bytes
 from tests.runtime.ray_clusters import SETTINGS
 from tests.s3 import new_bucket
+from tests.worlds.commands.nights import shard_bytes
 
 PAGE = REPOSITORY / "docs" / "analytics.md"
 HERE, CLOUD = f"{DEMO}/results", "s3://hospital/ecg/results"

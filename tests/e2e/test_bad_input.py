@@ -18,9 +18,9 @@ from ecgscale.archive.writer import ArchiveWriter
 from ecgscale.cli import main
 from ecgscale.leads import CANONICAL_LEADS
 from ecgscale.store import open_explanations
-from tests.encoders.small_networks import noise, write_small_encoder
-from tests.passes.simulated import QUICK, cut_short
-from tests.passes.world import rewrite
+from tests.worlds.commands.explaining import rewrite
+from tests.worlds.commands.simulated import QUICK, cut_short
+from tests.worlds.formula.small_networks import noise, write_small_encoder
 
 LEADS = list(CANONICAL_LEADS)
 SAMPLES = 220
@@ -65,7 +65,7 @@ IN_A_SHARD = FIRST_BAD + len(ONE_OF_EACH) + 2
 
 
 @dataclass(frozen=True)
-class World:
+class BadWorld:
     """An archive of five shards, and a network: good and bad records, two good shards, a torn one, one that is text."""
 
     archive: Path
@@ -79,7 +79,7 @@ class World:
         return self.archive / f"part-0000{number}.parquet"
 
 
-def write_world(folder: Path) -> World:
+def write_world(folder: Path) -> BadWorld:
     rows = [good(i) for i in range(5 * IN_A_SHARD)]
     for i, changes in enumerate(ONE_OF_EACH.values()):
         rows[FIRST_BAD + i] |= changes
@@ -90,7 +90,7 @@ def write_world(folder: Path) -> World:
     with ArchiveWriter(folder / "archive", {"kind": "test"}, "float32", extra, shard_records=IN_A_SHARD) as writer:
         for row in rows:
             writer.append(row)
-    return World(folder / "archive", write_small_encoder(folder / "encoder"), folder / "root")
+    return BadWorld(folder / "archive", write_small_encoder(folder / "encoder"), folder / "root")
 
 
 def facts(result: Result) -> dict[str, Any]:
@@ -158,7 +158,7 @@ def test_one_archive_that_holds_all_of_it(tmp_path: Path) -> None:
     check_rows(world)
 
 
-def check_rows(world: World) -> None:
+def check_rows(world: BadWorld) -> None:
     """Every readable record has one row; the bad ones say why and have no facts, the others do not notice."""
     rows = open_explanations(world.root).to_table().to_pylist()
     first = [row for row in rows if row["source_shard"] == "part-00000.parquet"]
@@ -177,7 +177,7 @@ def check_rows(world: World) -> None:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+def world(tmp_path_factory: pytest.TempPathFactory) -> BadWorld:
     """The same with unique ids and whole shards, and a model."""
     made = write_world(tmp_path_factory.mktemp("bad"))
     made.shard(4).unlink()
@@ -186,12 +186,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return made
 
 
-def model_of(world: World) -> Path:
+def model_of(world: BadWorld) -> Path:
     [model] = (world.root / "models").iterdir()
     return model
 
 
-def test_an_absent_label_column_lists_those_there_are(world: World, tmp_path: Path) -> None:
+def test_an_absent_label_column_lists_those_there_are(world: BadWorld, tmp_path: Path) -> None:
     trained = world.run("train", "--target", "superclass", "--out", tmp_path / "e")
     assert trained.exit_code == 2
     assert "no column 'superclass' to train on. Did you mean 'superclasses'? There are: superclasses" in trained.stderr
@@ -202,9 +202,9 @@ def test_an_absent_label_column_lists_those_there_are(world: World, tmp_path: Pa
     assert "Did you mean 'superclasses'? There are: " in scored.stderr
 
 
-def test_a_carried_column_with_a_reserved_name(world: World, tmp_path: Path) -> None:
+def test_a_carried_column_with_a_reserved_name(world: BadWorld, tmp_path: Path) -> None:
     shutil.copytree(world.archive, tmp_path / "archive")
-    other = World(tmp_path / "archive", world.encoder, tmp_path / "root")
+    other = BadWorld(tmp_path / "archive", world.encoder, tmp_path / "root")
     for number in range(4):
         rewrite(other.shard(number), lambda table: table.append_column("status", pa.nulls(table.num_rows, pa.string())))
     result = other.run("explain", "--model", model_of(world), "--out", other.root)
@@ -213,9 +213,9 @@ def test_a_carried_column_with_a_reserved_name(world: World, tmp_path: Path) -> 
     assert not list(other.root.rglob("*.parquet"))
 
 
-def test_no_shard_that_can_be_read(world: World, tmp_path: Path) -> None:
+def test_no_shard_that_can_be_read(world: BadWorld, tmp_path: Path) -> None:
     shutil.copytree(world.archive, tmp_path / "archive")
-    other = World(tmp_path / "archive", world.encoder, tmp_path / "root")
+    other = BadWorld(tmp_path / "archive", world.encoder, tmp_path / "root")
     for number in range(4):
         cut_short(other.shard(number))
     for result in (
@@ -242,7 +242,9 @@ def test_no_shard_that_can_be_read(world: World, tmp_path: Path) -> None:
         (("weights.safetensors", "nowhere.safetensors"), ["no weights at"]),
     ],
 )
-def test_an_encoder_that_does_not_fit(world: World, tmp_path: Path, change: tuple[str, str], told: list[str]) -> None:
+def test_an_encoder_that_does_not_fit(
+    world: BadWorld, tmp_path: Path, change: tuple[str, str], told: list[str]
+) -> None:
     encoder = write_small_encoder(tmp_path / "encoder")
     text = (encoder / "encoder.toml").read_text()
     assert change[0] in text
@@ -256,7 +258,7 @@ def test_an_encoder_that_does_not_fit(world: World, tmp_path: Path, change: tupl
     assert not (tmp_path / "root").exists()
 
 
-def test_weights_cut_short(world: World, tmp_path: Path) -> None:
+def test_weights_cut_short(world: BadWorld, tmp_path: Path) -> None:
     encoder = write_small_encoder(tmp_path / "encoder")
     weights = encoder / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
@@ -264,7 +266,7 @@ def test_weights_cut_short(world: World, tmp_path: Path) -> None:
     assert (result.exit_code, "cannot be read as weights" in result.stderr) == (2, True)
 
 
-def test_an_encoder_that_was_changed_after_the_fit(world: World, tmp_path: Path) -> None:
+def test_an_encoder_that_was_changed_after_the_fit(world: BadWorld, tmp_path: Path) -> None:
     shutil.copytree(world.root, tmp_path / "root")
     [encoder] = (tmp_path / "root" / "encoders").iterdir()
     write_small_encoder(encoder, seed=5)

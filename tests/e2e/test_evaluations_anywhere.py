@@ -11,8 +11,8 @@ from click.testing import CliRunner
 
 from ecgscale.cli import main
 from ecgscale.evaluate.written import read_evaluations
-from tests.evaluate.small_root import SmallRoot, write_small_root
 from tests.runtime.ray_clusters import nodes
+from tests.worlds.commands.small_root import SmallRoot, write_small_root
 
 pytest.importorskip("cleanlab")
 pytest.importorskip("hmmlearn")

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from tests.e2e.faulty import Trip, came, held_content, nightly
-from tests.e2e.ward_world import HELD, copied, shard_world, ward_world, whole
-from tests.nightly.nights import World
+from tests.worlds.commands.nights import NightWorld
+from tests.worlds.commands.ward_world import HELD, copied, shard_world, ward_world, whole
 
 AT_ONCE = 2
 """Nights side by side."""
@@ -34,7 +34,7 @@ class Ending:
     facts: dict[str, Any]
 
     @classmethod
-    def of(cls, world: World, code: int, facts: dict[str, Any], stamps: bool) -> Ending:
+    def of(cls, world: NightWorld, code: int, facts: dict[str, Any], stamps: bool) -> Ending:
         said = {key: facts[key] for key in ("records", "quarantined", "shards", "held", "manifest")}
         return cls(held_content(world, stamps), came(world.root), code, said)
 
@@ -43,13 +43,13 @@ class Ending:
 class Undisturbed:
     """A world before a night, how the night ends when nothing happens, and the names of its puts in order."""
 
-    before: World
+    before: NightWorld
     ending: Ending
     puts: list[str]
     stamps: bool
 
     @classmethod
-    def of(cls, before: World, after: World, stamps: bool = True) -> Undisturbed:
+    def of(cls, before: NightWorld, after: NightWorld, stamps: bool = True) -> Undisturbed:
         night = nightly(after, "night")
         facts = night.end(HELD)
         assert whole(after)
@@ -67,7 +67,7 @@ class Undisturbed:
             if below in name or when == ("before", "after")[at % 2]
         ]
 
-    def killed(self, trip: Trip, world: World) -> None:
+    def killed(self, trip: Trip, world: NightWorld) -> None:
         """Kill a night there and repeat it: it ends as the undisturbed one did."""
         killed = nightly(world, "killed", trip=trip)
         assert killed.wait() == -signal.SIGKILL, (trip, killed.said)

@@ -13,11 +13,11 @@ import pytest
 
 from ecgscale.store import newest_manifest
 from tests.e2e.faulty import held_content, nightly, said_or_kept
-from tests.e2e.seaweed_nights import BUCKET
-from tests.e2e.ward_world import HELD, copied, whole
 from tests.meddling import CutAnswer, LostAnswer, Meddle, Refusal, Request, meddling
-from tests.nightly.nights import World
 from tests.servers import OWNER, READER, Seaweed
+from tests.worlds.commands.nights import NightWorld
+from tests.worlds.commands.seaweed_nights import BUCKET
+from tests.worlds.commands.ward_world import HELD, copied, whole
 
 WRONG_SECRET = "canary-of-a-secret-that-nobody-may-see"
 SECRETS = (OWNER[1], READER[1], WRONG_SECRET)
@@ -33,7 +33,7 @@ SECRETS = (OWNER[1], READER[1], WRONG_SECRET)
     ids=["wrong key", "wrong secret", "read only"],
 )
 def test_credentials_that_will_not_do(
-    who: tuple[str, str], told: str, server: Seaweed, world: World, undisturbed: dict[str, Any]
+    who: tuple[str, str], told: str, server: Seaweed, world: NightWorld, undisturbed: dict[str, Any]
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ACCESS_KEY_ID", who[0])
@@ -49,13 +49,13 @@ def test_credentials_that_will_not_do(
     assert said_or_kept(SECRETS, world, again) == []
 
 
-def test_a_bucket_that_is_not_there(server: Seaweed, world: World) -> None:
+def test_a_bucket_that_is_not_there(server: Seaweed, world: NightWorld) -> None:
     world.config.write_text(world.config.read_text().replace(f"s3://{BUCKET}/", "s3://no-such-bucket/"))
     facts = nightly(world, "night").end(1)
     assert "there is no such bucket" in facts["error"]
 
 
-def test_no_credentials_at_all(server: Seaweed, world: World, tmp_path: Path) -> None:
+def test_no_credentials_at_all(server: Seaweed, world: NightWorld, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
             patch.delenv(name)
@@ -65,7 +65,7 @@ def test_no_credentials_at_all(server: Seaweed, world: World, tmp_path: Path) ->
     assert "credentials" in facts["error"]
 
 
-def test_answers_that_are_lost_change_nothing(server: Seaweed, world: World, undisturbed: dict[str, Any]) -> None:
+def test_answers_that_are_lost_change_nothing(server: Seaweed, world: NightWorld, undisturbed: dict[str, Any]) -> None:
     """The request was heard and done, its answer never came: it is sent again, and finds its own object."""
     lost: set[str] = set()
 
@@ -83,7 +83,9 @@ def test_answers_that_are_lost_change_nothing(server: Seaweed, world: World, und
     assert whole(world)
 
 
-def test_answers_that_break_off_are_asked_for_again(server: Seaweed, world: World, undisturbed: dict[str, Any]) -> None:
+def test_answers_that_break_off_are_asked_for_again(
+    server: Seaweed, world: NightWorld, undisturbed: dict[str, Any]
+) -> None:
     cut: set[str] = set()
 
     def meddle(request: Request) -> CutAnswer | None:
@@ -99,7 +101,7 @@ def test_answers_that_break_off_are_asked_for_again(server: Seaweed, world: Worl
 
 
 def test_a_store_that_goes_away_at_any_request(
-    server: Seaweed, before: World, undisturbed: dict[str, Any], tmp_path: Path
+    server: Seaweed, before: NightWorld, undisturbed: dict[str, Any], tmp_path: Path
 ) -> None:
     """Whatever is asked for when it happens: it is told in a sentence, nothing is set aside for it, nothing is torn."""
     world = copied(before, tmp_path / "counted", f"s3://{BUCKET}/counted")

@@ -21,21 +21,21 @@ from ecgscale.passes.explain.shard import ShardExplainer
 from ecgscale.passes.watch import RunWatch
 from ecgscale.store import newest_manifest, open_explanations
 from tests.e2e.faulty import Trip, held_content, nightly
-from tests.e2e.ward_world import HELD, copied, shard_world, whole
-from tests.nightly.nights import World
+from tests.worlds.commands.nights import NightWorld
+from tests.worlds.commands.ward_world import HELD, copied, shard_world, whole
 
 NO_ROOM_NEEDED = {"ecgscale.nightly.preflight:LEAST_FREE_BYTES": 0}
 DISK = 16 * 2**20
 
 
 @pytest.fixture(scope="module")
-def before(tmp_path_factory: pytest.TempPathFactory) -> World:
+def before(tmp_path_factory: pytest.TempPathFactory) -> NightWorld:
     folder = tmp_path_factory.mktemp("places") / "before"
     return shard_world(str(folder), folder)
 
 
 @pytest.fixture(scope="module")
-def undisturbed(before: World) -> dict[str, Any]:
+def undisturbed(before: NightWorld) -> dict[str, Any]:
     world = copied(before, before.scratch.parent / "undisturbed")
     nightly(world, "night").end(HELD)
     return held_content(world)
@@ -56,7 +56,7 @@ def small_disk(folder: Path) -> Iterator[None]:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def test_a_disk_that_fills_up(before: World, undisturbed: dict[str, Any], tmp_path: Path) -> None:
+def test_a_disk_that_fills_up(before: NightWorld, undisturbed: dict[str, Any], tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk"):
         world = copied(before, tmp_path / "disk" / "world")
         # No room at all, and then more and more: it runs out at another step each time.
@@ -82,14 +82,14 @@ def fill(disk: Path, room: int) -> Path:
     return filler
 
 
-def test_a_disk_with_little_room_is_refused_before_any_work(before: World, tmp_path: Path) -> None:
+def test_a_disk_with_little_room_is_refused_before_any_work(before: NightWorld, tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk"):
         world = copied(before, tmp_path / "disk" / "world")
         facts = nightly(world, "night", says=tmp_path / "night").end(1)
         assert "a night needs at least 1 GiB. Free some space" in facts["error"]
 
 
-def test_a_disk_that_refuses_a_put(before: World, undisturbed: dict[str, Any], tmp_path: Path) -> None:
+def test_a_disk_that_refuses_a_put(before: NightWorld, undisturbed: dict[str, Any], tmp_path: Path) -> None:
     """Like the small disk, but at any put, and wherever tests are run."""
 
     def one(at: int) -> None:
@@ -107,7 +107,7 @@ def test_a_disk_that_refuses_a_put(before: World, undisturbed: dict[str, Any], t
         list(nights.map(one, range(1, 13)))
 
 
-def test_two_nights_at_the_same_moment(before: World, undisturbed: dict[str, Any], tmp_path: Path) -> None:
+def test_two_nights_at_the_same_moment(before: NightWorld, undisturbed: dict[str, Any], tmp_path: Path) -> None:
     def race(number: int) -> None:
         world = copied(before, tmp_path / str(number))
         nights = [nightly(world, name) for name in ("one", "other")]
@@ -122,7 +122,7 @@ def test_two_nights_at_the_same_moment(before: World, undisturbed: dict[str, Any
 
 
 def test_a_shard_that_is_replaced_while_it_is_read_waits_for_the_next_night(
-    before: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    before: NightWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = copied(before, tmp_path / "world")
     commit = ShardExplainer.commit
@@ -147,7 +147,7 @@ def test_a_shard_that_is_replaced_while_it_is_read_waits_for_the_next_night(
 
 
 def test_a_shard_that_goes_while_a_night_runs_is_left_out(
-    before: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    before: NightWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = copied(before, tmp_path / "world")
     commit = ShardExplainer.commit

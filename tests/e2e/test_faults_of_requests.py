@@ -15,17 +15,17 @@ from s3fs import S3FileSystem
 from ecgscale.io.settings import s3
 from ecgscale.store import newest_manifest
 from tests.e2e.faulty import held_content, nightly, said_or_kept
-from tests.e2e.seaweed_nights import BUCKET, reach
-from tests.e2e.ward_world import HELD, copied, shard_world, whole
 from tests.meddling import Refusal, Request, meddling
-from tests.nightly.nights import World
+from tests.worlds.commands.nights import NightWorld
+from tests.worlds.commands.seaweed_nights import BUCKET, reach
+from tests.worlds.commands.ward_world import HELD, copied, shard_world, whole
 
 SECRET = "canary-of-a-secret-that-nobody-may-see"
 TOKEN = "canary-of-a-session-token"
 
 
 @pytest.fixture(scope="module")
-def unguarded(s3_endpoint: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def unguarded(s3_endpoint: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NightWorld]:
     """A world in a store that knows no users, so that requests can be changed on their way."""
     with pytest.MonkeyPatch.context() as patch:
         reach(s3_endpoint, patch, ("testing", "testing"))
@@ -35,7 +35,7 @@ def unguarded(s3_endpoint: str, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 
 @pytest.fixture(scope="module")
-def unguarded_end(unguarded: World, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def unguarded_end(unguarded: NightWorld, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What a night makes of it when nothing happens."""
     world = copied(unguarded, tmp_path_factory.mktemp("end"), f"s3://{BUCKET}/end")
     nightly(world, "night").end(HELD)
@@ -43,7 +43,7 @@ def unguarded_end(unguarded: World, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture
-def unguarded_world(unguarded: World, s3_endpoint: str, tmp_path: Path) -> Iterator[World]:
+def unguarded_world(unguarded: NightWorld, s3_endpoint: str, tmp_path: Path) -> Iterator[NightWorld]:
     """A copy of it, and this process reaches it."""
     with pytest.MonkeyPatch.context() as patch:
         reach(s3_endpoint, patch, ("testing", SECRET))
@@ -56,7 +56,7 @@ def unguarded_world(unguarded: World, s3_endpoint: str, tmp_path: Path) -> Itera
     ("put", "status", "code"), [("/_commits/", 400, "ExpiredToken"), ("/_manifests/", 403, "AccessDenied")]
 )
 def test_credentials_that_end_during_a_night(
-    put: str, status: int, code: str, s3_endpoint: str, unguarded_world: World, unguarded_end: dict[str, Any]
+    put: str, status: int, code: str, s3_endpoint: str, unguarded_world: NightWorld, unguarded_end: dict[str, Any]
 ) -> None:
     world, ended = unguarded_world, list[Request]()
 
@@ -80,7 +80,7 @@ def test_credentials_that_end_during_a_night(
 
 
 def test_a_store_without_put_if_absent_is_found_out(
-    s3_endpoint: str, unguarded_world: World, unguarded_end: dict[str, Any]
+    s3_endpoint: str, unguarded_world: NightWorld, unguarded_end: dict[str, Any]
 ) -> None:
     world = unguarded_world
 

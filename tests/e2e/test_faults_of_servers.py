@@ -19,9 +19,9 @@ from ecgscale.store.commit import COMMITS, Commit, Source, commit_output
 from ecgscale.store.provenance import run_facts
 from tests.e2e.faulty import Nightly, Trip, held_content, nightly
 from tests.e2e.slow_worker import MARKS, slow_spec
-from tests.e2e.ward_world import HELD, whole
-from tests.nightly.nights import World
 from tests.servers import Seaweed, throttled
+from tests.worlds.commands.nights import NightWorld
+from tests.worlds.commands.ward_world import HELD, whole
 
 IMPATIENT = """
 [storage]
@@ -35,18 +35,18 @@ lease_seconds = 3
 """
 
 
-def add(world: World, more: str) -> None:
+def add(world: NightWorld, more: str) -> None:
     world.config.write_text(world.config.read_text() + more)
 
 
-def at_the(put: str, world: World, name: str = "first") -> Nightly:
+def at_the(put: str, world: NightWorld, name: str = "first") -> Nightly:
     """A night that was stopped before this put."""
     night = nightly(world, name, trip=Trip(1, signal=signal.SIGSTOP, of=put))
     assert night.stopped(), night.said
     return night
 
 
-def ends_as(world: World, undisturbed: dict[str, Any], code: int = HELD) -> dict[str, Any]:
+def ends_as(world: NightWorld, undisturbed: dict[str, Any], code: int = HELD) -> dict[str, Any]:
     """The same command again ends well, and what it leaves is what an undisturbed night leaves."""
     facts = nightly(world, f"again-{time.monotonic_ns()}").end(code)
     assert held_content(world) == undisturbed
@@ -56,7 +56,7 @@ def ends_as(world: World, undisturbed: dict[str, Any], code: int = HELD) -> dict
 
 @pytest.mark.parametrize("put", ["/data/part-00003", "/_manifests/"])
 def test_the_server_is_killed_in_mid_write(
-    put: str, server: Seaweed, world: World, undisturbed: dict[str, Any]
+    put: str, server: Seaweed, world: NightWorld, undisturbed: dict[str, Any]
 ) -> None:
     add(world, IMPATIENT)
     night = at_the(put, world)
@@ -72,7 +72,9 @@ def test_the_server_is_killed_in_mid_write(
     ends_as(world, undisturbed)
 
 
-def test_a_server_that_comes_back_is_waited_for(server: Seaweed, world: World, undisturbed: dict[str, Any]) -> None:
+def test_a_server_that_comes_back_is_waited_for(
+    server: Seaweed, world: NightWorld, undisturbed: dict[str, Any]
+) -> None:
     night = at_the("/_commits/part-00002", world)
     server.kill()
     night.resume()
@@ -82,7 +84,9 @@ def test_a_server_that_comes_back_is_waited_for(server: Seaweed, world: World, u
     assert whole(world)
 
 
-def test_a_server_that_hangs_ends_the_night_in_time(server: Seaweed, world: World, undisturbed: dict[str, Any]) -> None:
+def test_a_server_that_hangs_ends_the_night_in_time(
+    server: Seaweed, world: NightWorld, undisturbed: dict[str, Any]
+) -> None:
     add(world, IMPATIENT)
     night = at_the("/_commits/part-00002", world)
     server.pause()
@@ -100,7 +104,7 @@ def test_a_server_that_hangs_ends_the_night_in_time(server: Seaweed, world: Worl
 
 
 def test_a_store_that_throttles_is_not_hurried(
-    server: Seaweed, world: World, undisturbed: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: Seaweed, world: NightWorld, undisturbed: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with throttled(tmp_path / "nginx", server.endpoint, rate=40, burst=15) as slow:
         nightly(world, "night", endpoint=slow.endpoint).end(HELD)
@@ -109,7 +113,7 @@ def test_a_store_that_throttles_is_not_hurried(
     assert whole(world)
 
 
-def test_the_second_of_two_nights_is_told_of_the_first(world: World, undisturbed: dict[str, Any]) -> None:
+def test_the_second_of_two_nights_is_told_of_the_first(world: NightWorld, undisturbed: dict[str, Any]) -> None:
     first = at_the("/data/part-00002", world)
     second = nightly(world, "second").end(5)
     assert "is in use by ecgscale nightly" in second["error"]
@@ -119,7 +123,7 @@ def test_the_second_of_two_nights_is_told_of_the_first(world: World, undisturbed
 
 
 @pytest.mark.parametrize("put", ["/_manifests/", "/_commits/part-00003"])
-def test_a_holder_that_slept_wakes_to_another_and_publishes_nothing(put: str, world: World) -> None:
+def test_a_holder_that_slept_wakes_to_another_and_publishes_nothing(put: str, world: NightWorld) -> None:
     add(world, SHORT_LEASE)
     sleeper = at_the(put, world)
     # What it would publish is older than this.
@@ -164,7 +168,7 @@ def test_workers_that_commit_one_shard_at_once_agree(server: Seaweed, tmp_path: 
 
 
 def test_a_worker_and_then_the_driver_are_killed_in_mid_shard(
-    undisturbed: dict[str, Any], world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    undisturbed: dict[str, Any], world: NightWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add(world, "[runtime]\nworkers = 2\n")
     marks = tmp_path / "marks"

@@ -14,8 +14,8 @@ from ecgscale.cli import main
 from ecgscale.io.places import place, upload
 from ecgscale.store import open_explanations
 from ecgscale.store.dataset import find_dataset
-from tests.encoders.small_networks import write_small_encoder
-from tests.passes.simulated import QUICK, simulated
+from tests.worlds.commands.simulated import QUICK, simulated
+from tests.worlds.formula.small_networks import write_small_encoder
 
 
 def run(*arguments: str) -> dict[str, object]:

@@ -24,7 +24,7 @@ from ecgscale.store.commit import decode_hashes, hash_record_ids, read_commit
 from ecgscale.store.dataset import dataset_store
 from ecgscale.store.root import dataset_ids
 from tests.e2e.planted import PATIENT, RECORD, found_in, new_key, plant_ptbxl, plant_wfdb, secrets, settle
-from tests.nightly.forgetting import objects_below
+from tests.worlds.commands.forgetting import objects_below
 
 RECORDS, LATER = 60, 6
 

@@ -31,8 +31,8 @@ from ecgscale.leads import CANONICAL_LEADS
 from ecgscale.progress import SILENT
 from ecgscale.store import open_explanations
 from tests.e2e.test_same_bits import torch_threads
-from tests.encoders.small_networks import spec_of
 from tests.worlds.few_recordings import few_recordings
+from tests.worlds.formula.small_networks import spec_of
 
 pytestmark = pytest.mark.realdata
 

@@ -15,8 +15,8 @@ from click.testing import CliRunner
 from ecgscale.cli import main
 from ecgscale.clusters.model import ClusterModel
 from ecgscale.store import open_explanations
-from tests.encoders.small_networks import write_small_encoder
-from tests.passes.simulated import QUICK, RATE, SECONDS, same_centroids
+from tests.worlds.commands.simulated import QUICK, RATE, SECONDS, same_centroids
+from tests.worlds.formula.small_networks import write_small_encoder
 
 RECORDS = 90
 

@@ -20,11 +20,11 @@ from ecgscale.progress import SILENT, Progress
 from ecgscale.runtime.processes import ProcessBackend
 from ecgscale.runtime.ray_pool import RayBackend
 from ecgscale.runtime.scheduler import Backend, Scheduler
-from tests.encoders.small_networks import write_small_encoder
-from tests.passes.simulated import request, simulated
-from tests.passes.world import Watching
 from tests.runtime.interrupted import Accident, pool_on
 from tests.runtime.ray_clusters import nodes
+from tests.worlds.commands.explaining import Watching
+from tests.worlds.commands.simulated import request, simulated
+from tests.worlds.formula.small_networks import write_small_encoder
 
 RECORDS, SHARD_RECORDS, CLUSTERS = 46, 6, (3, 5)
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -34,7 +34,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class World:
+class Everywhere:
     """An archive of 8 shards (the last one short), an encoder, and what one process makes of them."""
 
     archive: Path
@@ -70,10 +70,10 @@ def digests(dataset: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+def world(tmp_path_factory: pytest.TempPathFactory) -> Everywhere:
     folder = tmp_path_factory.mktemp("everywhere")
     archive = simulated(folder / "archive", RECORDS, SHARD_RECORDS)
-    here = World(archive, write_small_encoder(folder / "encoder", seed=3), folder / "root", {}, {})
+    here = Everywhere(archive, write_small_encoder(folder / "encoder", seed=3), folder / "root", {}, {})
     for algorithm in SETTINGS:
         here.fitted[algorithm] = here.fit(algorithm, here.root)
     here.files.update(here.explain(here.root))
@@ -116,7 +116,7 @@ def spilled(monkeypatch: pytest.MonkeyPatch, share: float) -> None:
     ],
 )
 def test_fits_on_processes(
-    world: World,
+    world: Everywhere,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     algorithm: str,
@@ -131,7 +131,7 @@ def test_fits_on_processes(
 
 
 def test_a_fit_that_was_stopped_goes_on_somewhere_else(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world: Everywhere, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stop(pool: Scheduler, but: int) -> None:
         raise KeyboardInterrupt
@@ -146,7 +146,7 @@ def test_a_fit_that_was_stopped_goes_on_somewhere_else(
 
 
 @pytest.mark.parametrize(("workers", "accident"), [(2, None), (3, Accident("commit")), (8, Accident("commit"))])
-def test_files_from_processes(world: World, tmp_path: Path, workers: int, accident: Accident | None) -> None:
+def test_files_from_processes(world: Everywhere, tmp_path: Path, workers: int, accident: Accident | None) -> None:
     assert world.explain(tmp_path, pool_on(processes(workers), accident)) == world.files
     assert accident is None or accident.deaths == 1
 
@@ -161,13 +161,15 @@ def test_files_from_processes(world: World, tmp_path: Path, workers: int, accide
         ("minibatch", 8, Accident("fill")),
     ],
 )
-def test_fits_on_actors(world: World, tmp_path: Path, algorithm: str, workers: int, accident: Accident | None) -> None:
+def test_fits_on_actors(
+    world: Everywhere, tmp_path: Path, algorithm: str, workers: int, accident: Accident | None
+) -> None:
     assert world.fit(algorithm, tmp_path, pool_on(actors(workers), accident)) == world.fitted[algorithm]
     assert accident is None or accident.deaths == 1
 
 
 @pytest.mark.usefixtures("ray_here")
 @pytest.mark.parametrize(("workers", "accident"), [(3, Accident("commit")), (8, None)])
-def test_files_from_actors(world: World, tmp_path: Path, workers: int, accident: Accident | None) -> None:
+def test_files_from_actors(world: Everywhere, tmp_path: Path, workers: int, accident: Accident | None) -> None:
     assert world.explain(tmp_path, pool_on(actors(workers), accident)) == world.files
     assert accident is None or accident.deaths == 1

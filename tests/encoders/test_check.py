@@ -14,7 +14,7 @@ from ecgscale.encoders.check import check_encoder, measure_taps
 from ecgscale.encoders.resnet1d import ResNet1d
 from ecgscale.encoders.spec import write_spec
 from ecgscale.encoders.taps import Encoder
-from tests.encoders.small_networks import small_resnet, spec_of, write_small_encoder
+from tests.worlds.formula.small_networks import small_resnet, spec_of, write_small_encoder
 
 
 class Delayed(nn.Module):

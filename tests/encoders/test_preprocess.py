@@ -15,7 +15,7 @@ from ecgscale.encoders.spec import InputSpec
 from ecgscale.errors import EcgscaleError
 from ecgscale.explain.record import raw_batch
 from ecgscale.leads import CANONICAL_LEADS
-from tests.encoders.small_networks import noise, one_batch, write_archive
+from tests.worlds.formula.small_networks import noise, one_batch, write_archive
 
 SPEC = InputSpec(leads=CANONICAL_LEADS, sampling_rate=100.0, length=256)
 

@@ -9,7 +9,7 @@ import torch
 from ecgscale.encoders.optimise import LoopSettings, optimise
 from ecgscale.encoders.targets import Target, headline, score
 from ecgscale.errors import EcgscaleError
-from tests.encoders.small_networks import noise, small_resnet
+from tests.worlds.formula.small_networks import noise, small_resnet
 
 
 def test_multilabel_leaves_out_what_has_no_auroc() -> None:

@@ -12,7 +12,7 @@ from ecgscale.encoders.preprocess import load_signals
 from ecgscale.encoders.spec import InputSpec
 from ecgscale.errors import UsageError
 from ecgscale.leads import CANONICAL_LEADS
-from tests.encoders.small_networks import noise, write_archive
+from tests.worlds.formula.small_networks import noise, write_archive
 
 SPEC = InputSpec(leads=CANONICAL_LEADS, sampling_rate=100.0, length=128)
 

@@ -22,7 +22,7 @@ from ecgscale.encoders.spec import (
     write_spec,
 )
 from ecgscale.errors import EncoderError
-from tests.encoders.small_networks import small_resnet, spec_of, write_small_encoder
+from tests.worlds.formula.small_networks import small_resnet, spec_of, write_small_encoder
 
 CONTRACT = """
 name = "ptbxl-superclass-resnet1d"

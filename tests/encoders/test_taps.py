@@ -16,7 +16,7 @@ from ecgscale.encoders.resnet1d import ResNet1d
 from ecgscale.encoders.spec import write_spec
 from ecgscale.encoders.taps import Encoder, resolve_device
 from ecgscale.errors import EncoderError, UsageError
-from tests.encoders.small_networks import ARGUMENTS, noise, small_resnet, spec_of, write_small_encoder
+from tests.worlds.formula.small_networks import ARGUMENTS, noise, small_resnet, spec_of, write_small_encoder
 
 X = np.stack([noise(256, seed=seed) for seed in range(16)])
 

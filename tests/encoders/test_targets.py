@@ -12,7 +12,7 @@ import pytest
 from ecgscale.archive import Archive
 from ecgscale.encoders.targets import Labels, encode, read_labels
 from ecgscale.errors import UsageError
-from tests.encoders.small_networks import noise, write_archive
+from tests.worlds.formula.small_networks import noise, write_archive
 
 FIELDS = [
     pa.field("superclasses", pa.list_(pa.string())),

@@ -22,7 +22,7 @@ from ecgscale.encoders.taps import Encoder
 from ecgscale.encoders.targets import score
 from ecgscale.encoders.train import TrainSettings, default_blocks, train_encoder
 from ecgscale.errors import EncoderError, UsageError
-from tests.encoders.small_networks import write_archive
+from tests.worlds.formula.small_networks import write_archive
 
 FIELDS = [pa.field("classes", pa.list_(pa.string())), pa.field("rhythm", pa.string()), pa.field("coin", pa.string())]
 SETTINGS = TrainSettings(

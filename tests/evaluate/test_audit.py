@@ -13,7 +13,7 @@ from ecgscale.errors import UsageError
 from ecgscale.evaluate.audit import AuditRequest, AuditResult, audit_labels, label_quality
 from ecgscale.evaluate.seen import Seen
 from ecgscale.evaluate.surrogate.surrogate import SurrogateRequest, explained_records
-from tests.evaluate.explained import CLASSES, LABELS, NAMES, SMALL, YEARS, N, explanations, replaced
+from tests.worlds.formula.explained import CLASSES, LABELS, NAMES, SMALL, YEARS, N, explanations, replaced
 
 REQUEST = AuditRequest(folds="patients:4", forests=SMALL, flips=0)
 

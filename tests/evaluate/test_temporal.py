@@ -12,7 +12,7 @@ from ecgscale.errors import UsageError
 from ecgscale.evaluate.order import Sequences
 from ecgscale.evaluate.temporal import Labels, Temporal, labels_of, measure_order, temporal_published
 from ecgscale.evaluate.written import read_evaluations
-from tests.evaluate.heart_root import publish_heart
+from tests.worlds.published.heart_root import publish_heart
 
 N, LENGTH, K = 60, 36, 3
 

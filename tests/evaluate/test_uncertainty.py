@@ -11,7 +11,7 @@ from ecgscale.errors import UsageError
 from ecgscale.evaluate.questions import Questions
 from ecgscale.evaluate.uncertainty import FEWEST, Uncertainty, measure_uncertainty, uncertainty_published
 from ecgscale.evaluate.written import read_evaluations
-from tests.evaluate.heart_root import publish_heart
+from tests.worlds.published.heart_root import publish_heart
 
 N = 400
 RNG = np.random.default_rng(0)

@@ -11,7 +11,7 @@ import numpy as np
 from ecgscale.explain.schema import RESULTS_VERSION
 from ecgscale.store import open_explanations
 from tests.explain.golden import golden_rows, write_model, write_rows
-from tests.passes.world import explain
+from tests.worlds.commands.explaining import explain
 
 FACTS = Path(__file__).with_name("golden_facts.json")
 EXACT = ("record_id", "status", "flags", "valid_start", "valid_stop", "start_s", "cropped")

@@ -13,7 +13,7 @@ from ecgscale.errors import ModelError, UsageError
 from ecgscale.explain.record import explain_record
 from ecgscale.store import open_explanations
 from tests.explain.golden import LEADS, RATE, good_row, signal, write_encoder, write_model, write_rows
-from tests.passes.world import explain
+from tests.worlds.commands.explaining import explain
 
 
 @pytest.fixture(scope="module")

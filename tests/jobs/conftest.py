@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.jobs.world import write_world
+from tests.worlds.commands.jobs import write_world
 
 PYTHON = getattr(sys, "_base_executable", sys.executable)
 """The interpreter below this environment: with the environment's packages on its path it has everything that is needed

@@ -25,11 +25,11 @@ from jobs.explain_archive import explain_archive
 from jobs.fit_clusters import fit_clusters
 from jobs.ingest import ingest
 from jobs.nightly import nightly
-from tests.encoders.small_networks import write_small_encoder
-from tests.jobs.world import REPOSITORY, SHARDS, commits, outputs, run_records, wait_for, write_config
 from tests.passes.run.test_pipeline import CONFIG, SIMULATE, TRAIN
-from tests.passes.simulated import cut_short, simulated
-from tests.passes.world import rewrite
+from tests.worlds.commands.explaining import rewrite
+from tests.worlds.commands.jobs import REPOSITORY, SHARDS, commits, outputs, run_records, wait_for, write_config
+from tests.worlds.commands.simulated import cut_short, simulated
+from tests.worlds.formula.small_networks import write_small_encoder
 
 JOBS = sorted((REPOSITORY / "jobs").glob("*.py"))
 

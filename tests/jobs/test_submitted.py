@@ -14,8 +14,17 @@ import pytest
 from ecgscale.config import load_config
 from ecgscale.passes.run.pipeline import explain_config, fit_config
 from tests.jobs.conftest import PYTHON, Head
-from tests.jobs.world import RECORDS, REPOSITORY, SHARDS, commits, outputs, run_records, wait_for, write_config
-from tests.passes.simulated import arrays_of
+from tests.worlds.commands.jobs import (
+    RECORDS,
+    REPOSITORY,
+    SHARDS,
+    commits,
+    outputs,
+    run_records,
+    wait_for,
+    write_config,
+)
+from tests.worlds.commands.simulated import arrays_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 

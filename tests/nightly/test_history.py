@@ -13,15 +13,15 @@ from ecgscale.nightly.models.promote import promote
 from ecgscale.store.holds import Decision, hold, holds
 from tests.cli.operated import facts, typed
 from tests.nightly.models.test_promote import NEW, OLD, two_datasets
-from tests.nightly.nights import World, new_world
-from tests.store.published import RUN, commit_shard, store_of
-from tests.store.published import facts as identity
+from tests.worlds.commands.nights import NightWorld, new_world
+from tests.worlds.published.shards import RUN, commit_shard, store_of
+from tests.worlds.published.shards import facts as identity
 
 ME = getpass.getuser()
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+def world(tmp_path_factory: pytest.TempPathFactory) -> NightWorld:
     """Three manifests, of which the first holds again, and what was held by that released."""
     folder = tmp_path_factory.mktemp("history")
     world = new_world(str(folder), folder)
@@ -34,7 +34,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return world
 
 
-def test_manifests_with_the_commands_that_made_them(world: World) -> None:
+def test_manifests_with_the_commands_that_made_them(world: NightWorld) -> None:
     lines = root_history(world.root, 10).manifests
     assert [(line.number, line.by, line.records, line.shards, line.held) for line in lines] == [
         (4, "nightly", 48, 4, 0),
@@ -47,7 +47,7 @@ def test_manifests_with_the_commands_that_made_them(world: World) -> None:
     assert Path(world.root, "runs", f"{run_id}.json").exists()
 
 
-def test_decisions_with_who_and_why(world: World) -> None:
+def test_decisions_with_who_and_why(world: NightWorld) -> None:
     released, rolled_back = root_history(world.root, 10).decisions
     assert (released.what, released.who, released.reason) == ("released", ME, "units mended")
     assert released.shards == rolled_back.shards == ("part-00002.parquet", "part-00003.parquet")
@@ -56,7 +56,7 @@ def test_decisions_with_who_and_why(world: World) -> None:
     assert released.at > rolled_back.at
 
 
-def test_status_shows_it_when_asked(world: World) -> None:
+def test_status_shows_it_when_asked(world: NightWorld) -> None:
     result = typed("status", world.root, "--history", 3)
     found = facts(result)["history"]
     assert [line["number"] for line in found["manifests"]] == [4, 3, 2]
@@ -66,7 +66,7 @@ def test_status_shows_it_when_asked(world: World) -> None:
     assert "history" not in facts(typed("status", world.root))
 
 
-def test_what_was_held_again_keeps_who_released_it(world: World) -> None:
+def test_what_was_held_again_keeps_who_released_it(world: NightWorld) -> None:
     roll_back(world.root, 1, "wrong units after all")
     decisions = root_history(world.root, 10).decisions
     assert [line.what for line in decisions] == ["rolled back", "released"]

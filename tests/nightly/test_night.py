@@ -19,16 +19,16 @@ from ecgscale.leads import CANONICAL_LEADS
 from ecgscale.store import find_dataset, newest_manifest
 from ecgscale.store.holds import holds
 from ecgscale.store.lease import Lease
-from tests.encoders.small_networks import write_small_encoder
-from tests.nightly.nights import CONFIG, World, new_world
+from tests.worlds.commands.nights import CONFIG, NightWorld, new_world
+from tests.worlds.formula.small_networks import write_small_encoder
 
 
 @pytest.fixture
-def world(any_root: str, tmp_path: Path) -> World:
+def world(any_root: str, tmp_path: Path) -> NightWorld:
     return new_world(any_root if any_root.startswith("s3://") else str(tmp_path), tmp_path)
 
 
-def test_what_is_new_and_nothing_else(world: World) -> None:
+def test_what_is_new_and_nothing_else(world: NightWorld) -> None:
     quiet = world.night()
     assert (quiet["computed"], quiet["manifest"], quiet["published"]) == (0, 1, False)
     world.arrive(2, seed=2)
@@ -47,7 +47,7 @@ def test_what_is_new_and_nothing_else(world: World) -> None:
     assert (gone["computed"], gone["retired"], gone["withdrawn"], gone["records"]) == (0, 1, 12, 24)
 
 
-def test_what_would_compute_much_again_is_stopped(world: World) -> None:
+def test_what_would_compute_much_again_is_stopped(world: NightWorld) -> None:
     world.arrive(1, seed=3)
     refused = world.night(code=2)
     assert "1 of 2 published shards have changed: 12 records" in refused["error"]
@@ -55,12 +55,12 @@ def test_what_would_compute_much_again_is_stopped(world: World) -> None:
     assert world.night("--allow-recompute")["computed"] == 1
 
 
-def test_another_setting_does_not_silently_fill_another_dataset(world: World) -> None:
+def test_another_setting_does_not_silently_fill_another_dataset(world: NightWorld) -> None:
     world.config.write_text(world.config.read_text() + '[explain]\nentropy = "timestep"\n')
     assert "would be computed again" in world.night(code=2)["error"]
 
 
-def test_a_bad_night_is_held_released_and_rejected(world: World) -> None:
+def test_a_bad_night_is_held_released_and_rejected(world: NightWorld) -> None:
     def broken(table):  # type: ignore[no-untyped-def]
         import pyarrow as pa
 
@@ -97,7 +97,7 @@ def test_a_bad_night_is_held_released_and_rejected(world: World) -> None:
     assert (rejected["records"], rejected["held"][0]["state"]) == (24 + 40 + 12, "rejected")
 
 
-def test_back_to_an_earlier_manifest(world: World) -> None:
+def test_back_to_an_earlier_manifest(world: NightWorld) -> None:
     world.arrive(2, seed=2)
     world.night()
     back = world.run("rollback", world.root, "1", "--reason", "wrong units")
@@ -110,7 +110,7 @@ def test_back_to_an_earlier_manifest(world: World) -> None:
     assert "there are 1 to" in world.run("rollback", world.root, "99", "--reason", "x", code=2)["error"]
 
 
-def test_a_recording_sent_again_holds_once(world: World) -> None:
+def test_a_recording_sent_again_holds_once(world: NightWorld) -> None:
     import pyarrow as pa
 
     def older(table):  # type: ignore[no-untyped-def]
@@ -124,13 +124,13 @@ def test_a_recording_sent_again_holds_once(world: World) -> None:
     assert (again["superseded"], again["records"], len(world.ids())) == (12, 36, 36)
 
 
-def test_one_night_at_a_time(world: World) -> None:
+def test_one_night_at_a_time(world: NightWorld) -> None:
     with Lease(world.root, "other", "a test"):
         locked = world.night(code=5)
     assert "in use by a test" in locked["error"]
 
 
-def test_few_shards_a_night_the_oldest_first(world: World) -> None:
+def test_few_shards_a_night_the_oldest_first(world: NightWorld) -> None:
     world.config.write_text(world.config.read_text() + "[nightly]\nmax_shards = 1\n")
     for number in (2, 3):
         world.arrive(number, seed=number)
@@ -140,7 +140,7 @@ def test_few_shards_a_night_the_oldest_first(world: World) -> None:
     assert (second["computed"], second["left"], second["records"]) == (1, 0, 48)
 
 
-def test_a_deadline_with_either_policy(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_deadline_with_either_policy(world: NightWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     import ecgscale.nightly.night as night_module
 
     world.arrive(2, seed=2)
@@ -185,7 +185,7 @@ def test_a_held_night_says_what_to_type(tmp_path: Path) -> None:
     assert f"decide: ecgscale release {world.root} part-00002.parquet --reason TEXT" in printed
 
 
-def test_the_night_is_kept_with_what_the_gates_said(world: World) -> None:
+def test_the_night_is_kept_with_what_the_gates_said(world: NightWorld) -> None:
     world.arrive(2, seed=2)
     world.night()
     store = find_dataset(world.root).store
@@ -197,7 +197,7 @@ def test_files_that_arrive_are_explained_the_same_night(tmp_path: Path) -> None:
     source = tmp_path / "source"
     write_records(source, ("a", "b", "c"))
     write_small_encoder(tmp_path / "encoder")
-    world = World(str(tmp_path), tmp_path)
+    world = NightWorld(str(tmp_path), tmp_path)
     with_source = f'path = "{tmp_path}/archive"\nsource = "wfdb"\nsrc = "{source}"'
     config = CONFIG.format(where=tmp_path).replace(f'path = "{tmp_path}/archive"', with_source, 1)
     world.config.write_text(config + "[nightly]\nsettle_minutes = 0\n")

@@ -22,8 +22,8 @@ from ecgscale.store.failures import remember
 from ecgscale.store.lease import Lease
 from ecgscale.store.provenance import run_facts
 from tests.explain.golden import good_row, write_archive, write_model, write_rows
-from tests.nightly.small_world import SmallWorld
-from tests.passes.world import rewrite
+from tests.worlds.commands.explaining import rewrite
+from tests.worlds.commands.small_world import SmallWorld
 
 
 @pytest.fixture(scope="module")

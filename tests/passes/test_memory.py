@@ -20,8 +20,8 @@ from ecgscale.encoders.taps import Encoder
 from ecgscale.errors import UsageError
 from ecgscale.passes.memory import MemoryPlan, mebibytes, plan_memory
 from ecgscale.passes.stream import encoder_layout
-from tests.encoders.small_networks import spec_of
-from tests.passes.simulated import COMMAND, same_centroids, simulated
+from tests.worlds.commands.simulated import COMMAND, same_centroids, simulated
+from tests.worlds.formula.small_networks import spec_of
 
 RECORDS = 300
 ARGUMENTS: dict[str, Any] = {

@@ -10,7 +10,7 @@ import pytest
 from ecgscale.errors import ShardError
 from ecgscale.passes.workers import Call, Done, Failed, WorkerSpec, driver_device, in_process
 from ecgscale.progress import UNSEEN
-from tests.passes.world import Watching
+from tests.worlds.commands.explaining import Watching
 
 
 class Worker:

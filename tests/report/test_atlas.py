@@ -17,8 +17,8 @@ from ecgscale.report.reader_study import heat_of
 from ecgscale.report.relations import Group
 from ecgscale.report.subject import open_subject
 from ecgscale.report.sweeps import sweep_series, sweep_tables
-from tests.report.published_root import K, PublishedRoot, publish_by_hand
 from tests.report.test_surrogate import SURROGATE
+from tests.worlds.published.page_root import K, PublishedRoot, publish_by_hand
 
 
 @pytest.fixture(scope="module")

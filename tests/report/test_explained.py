@@ -11,7 +11,7 @@ import pytest
 from ecgscale.archive.synthetic.simulation import simulate, simulate_records
 from ecgscale.errors import UsageError
 from ecgscale.report.explained import load_explained
-from tests.report.published_root import PublishedRoot, publish_by_hand
+from tests.worlds.published.page_root import PublishedRoot, publish_by_hand
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,8 @@ from ecgscale.report.figures import draw_surrogate, save, slug, write_figures
 from ecgscale.report.reader_study import arrange, draw_cases, write_study
 from ecgscale.report.subject import Subject, open_subject
 from ecgscale.report.sweeps import SweepChart
-from tests.report.published_root import publish_by_hand
 from tests.report.test_surrogate import SURROGATE
+from tests.worlds.published.page_root import publish_by_hand
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from ecgscale.report.subject import open_subject
 from ecgscale.store.commit import Source, commit_output
 from ecgscale.store.manifest import Content, ShardEntry, Totals, publish
 from ecgscale.store.provenance import run_facts
-from tests.report.published_root import LENGTH, RATE, PublishedRoot, publish_by_hand
+from tests.worlds.published.page_root import LENGTH, RATE, PublishedRoot, publish_by_hand
 
 PROBED = {
     "sim0-0000002": [[1.0, 1.0, 1.0, 1.0], [0.0, 0.5]],

@@ -23,7 +23,7 @@ from ecgscale.errors import UsageError
 from ecgscale.evaluate.written import write_evaluation
 from ecgscale.report.html import SCRIPTS, render, write_report
 from ecgscale.report.subject import open_subject
-from tests.report.published_root import ENCODER_ID, HOSTILE, MODEL_ID, PublishedRoot, publish_by_hand
+from tests.worlds.published.page_root import ENCODER_ID, HOSTILE, MODEL_ID, PublishedRoot, publish_by_hand
 
 VOID = {"meta", "link", "input", "br", "img"}
 

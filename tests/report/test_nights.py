@@ -11,8 +11,8 @@ import pytest
 from ecgscale.evaluate.written import write_evaluation
 from ecgscale.report.html import render
 from ecgscale.report.subject import open_subject
-from tests.report.published_root import PublishedRoot, publish_by_hand
 from tests.report.test_html import parsed
+from tests.worlds.published.page_root import PublishedRoot, publish_by_hand
 
 
 @pytest.fixture(scope="module")

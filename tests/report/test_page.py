@@ -14,7 +14,7 @@ from ecgscale.evaluate.written import write_evaluation
 from ecgscale.report.html import write_report
 from ecgscale.report.subject import NAMES_FILE, open_subject, read_names
 from tests.report.conftest import OpenPage
-from tests.report.published_root import HOSTILE, IMAGE, MODEL_ID, QUOTED, SCRIPT, K, PublishedRoot, publish_by_hand
+from tests.worlds.published.page_root import HOSTILE, IMAGE, MODEL_ID, QUOTED, SCRIPT, K, PublishedRoot, publish_by_hand
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ from ecgscale.report.recordings import (
     read_recordings,
 )
 from ecgscale.report.subject import Subject, open_subject
-from tests.report.published_root import publish_by_hand
+from tests.worlds.published.page_root import publish_by_hand
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from ecgscale.report.relations import (
     output_variables,
 )
 from ecgscale.report.subject import Subject, open_subject
-from tests.report.published_root import K, publish_by_hand
+from tests.worlds.published.page_root import K, publish_by_hand
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from typing import Any
 from ecgscale.passes.workers import Call, Done, Failed, OpenPool, WorkerPool, WorkerSpec
 from ecgscale.progress import UNSEEN, Stage
 from ecgscale.runtime.scheduler import Backend, PoolLimits, Scheduler
-from tests.passes.world import Watching
+from tests.worlds.commands.explaining import Watching
 
 LIMITS = PoolLimits(pause_s=0.05, deadline_s=120.0, poll_s=0.1, replace_s=60.0)
 

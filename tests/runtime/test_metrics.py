@@ -15,7 +15,7 @@ from ecgscale.progress import SILENT, Stopwatch
 from ecgscale.runtime import run_record as metrics
 from ecgscale.runtime.run_record import COUNTERS, MeteredProgress, count_shard
 from tests.explain.golden import write_archive, write_model
-from tests.passes.world import Watching
+from tests.worlds.commands.explaining import Watching
 
 SHARD = ShardDone(
     "part-00000.parquet",

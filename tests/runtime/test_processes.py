@@ -17,7 +17,7 @@ from ecgscale.errors import ArchiveError, ShardError, UsageError
 from ecgscale.passes.workers import Call, Done, Failed, WorkerSpec, in_process
 from ecgscale.runtime.processes import ProcessBackend
 from ecgscale.runtime.scheduler import NoWorkers, PoolLimits, Scheduler, choose_runtime
-from tests.passes.world import Watching
+from tests.worlds.commands.explaining import Watching
 
 WORKER = "tests.runtime.workers:Worker"
 LIMITS = PoolLimits(pause_s=0.02, deadline_s=20.0, poll_s=0.05, replace_s=10.0)

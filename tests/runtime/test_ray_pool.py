@@ -21,12 +21,12 @@ from ecgscale.passes.fit.fit import fit_archive
 from ecgscale.passes.workers import Call, Done, Failed, WorkerSpec
 from ecgscale.runtime.ray_pool import RayBackend
 from ecgscale.runtime.scheduler import NoWorkers, Scheduler
-from tests.passes.simulated import COMMAND, request, same_centroids
-from tests.passes.world import Watching, explain
 from tests.runtime.interrupted import LIMITS, Accident, pool_on
-from tests.runtime.networks import Poisoned, Slow, encoder_of, recordings
 from tests.runtime.ray_clusters import Nodes, environment, nodes
 from tests.runtime.test_processes import WORKER, alive, one, until
+from tests.worlds.commands.explaining import Watching, explain
+from tests.worlds.commands.simulated import COMMAND, request, same_centroids
+from tests.worlds.formula.odd_networks import Poisoned, Slow, encoder_of, recordings
 
 ONE_GPU = {"num_cpus": 1, "num_gpus": 1}
 

@@ -12,8 +12,8 @@ import pytest
 from ecgscale.errors import ExitCode, ShardError, UsageError
 from ecgscale.progress import SILENT
 from ecgscale.runtime.run_record import run_record
-from tests.passes.world import Watching
 from tests.runtime.test_metrics import SHARD
+from tests.worlds.commands.explaining import Watching
 
 RUNTIME = {"name": "ray", "workers": 8, "device": "cuda"}
 

@@ -17,7 +17,7 @@ from ecgscale.errors import EcgscaleError, ShardError, UsageError
 from ecgscale.passes.workers import Call, Done, Failed, WorkerSpec
 from ecgscale.runtime.scheduler import NoWorkers, PoolLimits, Reply, Scheduler
 from ecgscale.runtime.worker import Hello, kind
-from tests.passes.world import Watching
+from tests.worlds.commands.explaining import Watching
 
 QUICK = PoolLimits(pause_s=0.005, deadline_s=5.0, start_s=0.3, replace_s=0.1, poll_s=0.002)
 HELLO = Hello({**kind(), "device": "cpu", "threads": 1}, "here", 1)

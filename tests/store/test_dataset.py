@@ -10,7 +10,7 @@ from ecgscale.errors import PublishError, UsageError
 from ecgscale.store import find_dataset, newest_manifest, open_explanations
 from ecgscale.store.commit import refuse_doubles
 from ecgscale.store.manifest import publish
-from tests.store.published import RUN, commit_shard, content_of, facts, publish_shards, store_of
+from tests.worlds.published.shards import RUN, commit_shard, content_of, facts, publish_shards, store_of
 
 
 def ids(root: Path, **options: object) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from ecgscale.io.objects import LocalObjects
 from ecgscale.store.commit import Source
 from ecgscale.store.failures import failures, forget, remember, remembered
-from tests.store.published import RUN
+from tests.worlds.published.shards import RUN
 
 
 def source(number: int) -> Source:

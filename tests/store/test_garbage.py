@@ -17,7 +17,7 @@ from ecgscale.store.dataset import open_explanations
 from ecgscale.store.garbage import Cleaned, collect_garbage, doomed_objects
 from ecgscale.store.holds import hold
 from ecgscale.store.manifest import Manifest, newest_number, publish, read_manifest
-from tests.store.published import RUN, commit_shard, content_of, store_of
+from tests.worlds.published.shards import RUN, commit_shard, content_of, store_of
 
 GRACE = timedelta(hours=72)
 LATER = timedelta(hours=100)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ecgscale.store.manifest import SetAside, newest_number, plan_digest, publish, read_manifest
-from tests.store.published import RUN, commit_shard, content_of, facts, store_of
+from tests.worlds.published.shards import RUN, commit_shard, content_of, facts, store_of
 
 
 def test_numbers_go_up_from_one(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from ecgscale.store.dataset import (
     served,
 )
 from ecgscale.store.root import EXPLANATIONS, dataset_ids
-from tests.store.published import RUN, commit_shard, facts, publish_shards, store_of
+from tests.worlds.published.shards import RUN, commit_shard, facts, publish_shards, store_of
 
 OLD, NEW = facts("model-a").dataset_id, facts("model-b").dataset_id
 

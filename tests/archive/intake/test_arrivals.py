@@ -19,8 +19,8 @@ from ecgscale.archive.sources.source import IngestOptions
 from ecgscale.archive.sources.wfdb import ingest_wfdb
 from ecgscale.config import ArchiveConfig
 from ecgscale.errors import ArchiveError, UsageError
-from tests.archive.arriving import HOUR, LEADS, Ward
-from tests.archive.recordings import record, wave, write_wfdb
+from tests.worlds.commands.arriving import HOUR, LEADS, Ward
+from tests.worlds.formula.recordings import record, wave, write_wfdb
 
 
 @pytest.fixture

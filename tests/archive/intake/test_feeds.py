@@ -17,8 +17,8 @@ from ecgscale.archive.sources.ptbxl import ingest_ptbxl
 from ecgscale.archive.sources.source import IngestOptions
 from ecgscale.errors import ArchiveError
 from ecgscale.io.objects import S3Objects, StoreError, open_objects
-from tests.archive.arriving import HOUR, Ward, age
-from tests.archive.recordings import EXAMS, wave, write_code15, write_ptbxl, write_wfdb
+from tests.worlds.commands.arriving import HOUR, Ward, age
+from tests.worlds.formula.recordings import EXAMS, wave, write_code15, write_ptbxl, write_wfdb
 
 
 def ptbxl(tmp_path: Path) -> Ward:

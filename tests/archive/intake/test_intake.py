@@ -19,7 +19,7 @@ from ecgscale.archive.intake.arrivals import Arrivals
 from ecgscale.archive.intake.intake import IntakeLog, entry_key
 from ecgscale.errors import ArchiveError
 from ecgscale.io.objects import LocalObjects, StoreError
-from tests.archive.arriving import HOUR, Ward
+from tests.worlds.commands.arriving import HOUR, Ward
 
 STEPS = ("put", "put_if_absent", "delete")
 

@@ -12,7 +12,7 @@ from ecgscale.archive import Archive, check_batch
 from ecgscale.archive.sources.code15 import ingest_code15, valid_spans
 from ecgscale.archive.sources.source import IngestOptions
 from ecgscale.errors import ArchiveError
-from tests.archive.recordings import all_records, write_code15
+from tests.worlds.formula.recordings import all_records, write_code15
 
 
 def test_exams_in_the_order_of_the_parts_less_the_zero_rows(tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ from ecgscale.archive.sources.wfdb import WfdbSource
 from ecgscale.config import ArchiveConfig
 from ecgscale.errors import ArchiveError
 from ecgscale.io.places import place, upload
-from tests.archive.large_sources import write_large_code15, write_large_ptbxl, write_large_wfdb, write_quickly
-from tests.archive.recordings import wave
+from tests.worlds.formula.large_sources import write_large_code15, write_large_ptbxl, write_large_wfdb, write_quickly
+from tests.worlds.formula.recordings import wave
 
 
 @pytest.mark.parametrize(

@@ -30,8 +30,8 @@ from ecgscale.archive.sources.wfdb import ingest_wfdb
 from ecgscale.config import ArchiveConfig
 from ecgscale.errors import ArchiveError, EcgscaleError, UsageError
 from ecgscale.io.places import place
-from tests.archive.arriving import Ward
-from tests.archive.recordings import wave, write_code15, write_ptbxl, write_wfdb
+from tests.worlds.commands.arriving import Ward
+from tests.worlds.formula.recordings import wave, write_code15, write_ptbxl, write_wfdb
 
 KEY = hashlib.sha256(b"a key of the tests").digest()
 HIDDEN = Pseudonyms(KEY)

@@ -13,7 +13,7 @@ from ecgscale.archive import Archive, check_batch
 from ecgscale.archive.sources.ptbxl import ingest_ptbxl
 from ecgscale.archive.sources.source import IngestOptions
 from ecgscale.errors import ArchiveError
-from tests.archive.recordings import all_records, wave, write_ptbxl
+from tests.worlds.formula.recordings import all_records, wave, write_ptbxl
 
 
 def test_labels_and_demographics(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from ecgscale.archive.sources.source import IngestOptions
 from ecgscale.archive.sources.wfdb import ingest_wfdb
 from ecgscale.archive.sources.wfdb_header import UnreadableRecord, read_header
 from ecgscale.errors import ArchiveError
-from tests.archive.recordings import all_records, wave, write_wfdb
+from tests.worlds.formula.recordings import all_records, wave, write_wfdb
 
 LEADS = ("I", "II", "V1")
 

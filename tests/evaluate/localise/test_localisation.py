@@ -12,7 +12,7 @@ from ecgscale.archive.waves import QRS, merge_leads
 from ecgscale.evaluate.localise.localisation import Localisation, halves, localise
 from ecgscale.evaluate.localise.shifts import shifted_matches
 from ecgscale.evaluate.localise.timelines import PARTS, Timelines, timelines
-from tests.evaluate.heart_root import RATE, SOURCE_RATE, START_S, HeartRoot, K, publish_heart
+from tests.worlds.published.heart_root import RATE, SOURCE_RATE, START_S, HeartRoot, K, publish_heart
 
 
 @pytest.fixture(scope="module")

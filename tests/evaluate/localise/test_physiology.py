@@ -12,7 +12,7 @@ from ecgscale.errors import UsageError
 from ecgscale.evaluate.localise.physiology import NAME, localise_published
 from ecgscale.evaluate.published import NEIGHBOURS, draw_records
 from ecgscale.evaluate.written import read_evaluations
-from tests.evaluate.heart_root import HeartRoot, publish_heart
+from tests.worlds.published.heart_root import HeartRoot, publish_heart
 
 needs_neurokit = pytest.mark.skipif(importlib.util.find_spec("neurokit2") is None, reason="neurokit2 is not installed")
 

@@ -25,9 +25,9 @@ from ecgscale.evaluate.surrogate.surrogate import SurrogateRequest
 from ecgscale.explain.record import raw_batch
 from ecgscale.leads import CANONICAL_LEADS
 from ecgscale.passes.features import extract
-from tests.evaluate.explained import SMALL
-from tests.evaluate.small_root import RECORDS, SmallRoot, write_small_root
-from tests.passes.world import Watching
+from tests.worlds.commands.explaining import Watching
+from tests.worlds.commands.small_root import RECORDS, SmallRoot, write_small_root
+from tests.worlds.formula.explained import SMALL
 
 NETWORK = {"pooled", "random_timesteps", "random_centroids", "random_weights"}
 

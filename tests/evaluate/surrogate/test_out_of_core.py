@@ -18,7 +18,7 @@ from ecgscale.evaluate.forests import OutOfCore, SurrogateForest
 from ecgscale.evaluate.surrogate.surrogate import SurrogateRequest, explained_records, score_surrogate
 from ecgscale.io.objects import open_objects
 from ecgscale.io.settings import VARIABLE, StorageSettings, use_storage
-from tests.evaluate.explained import CLASSES, LABELS, SMALL, YEARS, K, explanations
+from tests.worlds.formula.explained import CLASSES, LABELS, SMALL, YEARS, K, explanations
 
 
 @pytest.mark.parametrize(

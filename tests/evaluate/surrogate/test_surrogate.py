@@ -15,7 +15,7 @@ from ecgscale.evaluate.seen import Seen
 from ecgscale.evaluate.surrogate.out_of_fold import most_frequent, most_frequent_whole
 from ecgscale.evaluate.surrogate.scores import CLASSIFICATION, REGRESSION, SCORES
 from ecgscale.evaluate.surrogate.surrogate import SurrogateRequest, SurrogateResult, explained_records, score_surrogate
-from tests.evaluate.explained import CLASSES, LABELS, SMALL, YEARS, N, explanations, replaced
+from tests.worlds.formula.explained import CLASSES, LABELS, SMALL, YEARS, N, explanations, replaced
 
 HELD = SurrogateRequest(test_folds=(9, 10), n_bootstrap=60, forests=SMALL)
 

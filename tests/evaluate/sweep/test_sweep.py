@@ -15,7 +15,7 @@ from ecgscale.evaluate.sweep.result import SweepResult, _plateau, sweep_archive,
 from ecgscale.evaluate.sweep.sweep import SweepRequest, rising_and_falling, subsets
 from ecgscale.evaluate.written import read_evaluations
 from ecgscale.report.sweeps import draw_sweep, sweep_series, sweep_tables
-from tests.evaluate.small_root import SmallRoot, write_small_root
+from tests.worlds.commands.small_root import SmallRoot, write_small_root
 
 REQUEST = SweepRequest(
     clusters=(2, 4, 6),

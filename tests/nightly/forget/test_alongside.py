@@ -12,9 +12,9 @@ from ecgscale.nightly.forget import forget as forget_module
 from ecgscale.store import find_dataset
 from ecgscale.store.lease import LOCK, Lease, LeaseLost
 from ecgscale.store.presence import FORGETTING, at_work
-from tests.nightly.forgetting import busiest, copy_of, forget, grown_world, objects_below, telling
-from tests.nightly.nights import World
 from tests.store.test_presence import working
+from tests.worlds.commands.forgetting import busiest, copy_of, forget, grown_world, objects_below, telling
+from tests.worlds.commands.nights import NightWorld
 
 
 @pytest.fixture(autouse=True)
@@ -23,21 +23,21 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> World:
+def made(tmp_path_factory: pytest.TempPathFactory) -> NightWorld:
     """A world that no test changes, or only a copy of it."""
     return grown_world(tmp_path_factory.mktemp("beside"))
 
 
-def dataset(world: World) -> str:
+def dataset(world: NightWorld) -> str:
     return find_dataset(world.root).dataset_id
 
 
-def model(world: World) -> str:
+def model(world: NightWorld) -> str:
     [path] = (Path(world.root) / "models").iterdir()
     return str(path)
 
 
-WRITING: dict[str, Callable[[World], list[str]]] = {
+WRITING: dict[str, Callable[[NightWorld], list[str]]] = {
     "run": lambda w: ["run", str(w.config)],
     "nightly": lambda w: ["nightly", str(w.config)],
     "refit": lambda w: ["refit", str(w.config)],
@@ -58,7 +58,7 @@ WRITING: dict[str, Callable[[World], list[str]]] = {
 
 
 @pytest.mark.parametrize("command", WRITING)
-def test_nothing_begins_while_somebody_is_forgotten(made: World, command: str) -> None:
+def test_nothing_begins_while_somebody_is_forgotten(made: NightWorld, command: str) -> None:
     with Lease(made.root, "other", FORGETTING):
         before = dict(objects_below(made.root))
         refused = made.run(*WRITING[command](made), code=5)["error"]
@@ -67,7 +67,7 @@ def test_nothing_begins_while_somebody_is_forgotten(made: World, command: str) -
     assert "type the same command again when it has ended" in refused.lower()
 
 
-def test_nobody_is_forgotten_while_others_are_at_work(made: World, tmp_path: Path) -> None:
+def test_nobody_is_forgotten_while_others_are_at_work(made: NightWorld, tmp_path: Path) -> None:
     local = copy_of(made, tmp_path / "own")
     patient, records = busiest(local)
     with working(local.root) as process:
@@ -89,7 +89,7 @@ def test_nobody_is_forgotten_while_others_are_at_work(made: World, tmp_path: Pat
     assert not [key for key in open_objects(local.root).list_prefix(LOCK) if "at_work" in key]
 
 
-def test_a_night_is_at_work_and_goes_on_beside_others(made: World, tmp_path: Path) -> None:
+def test_a_night_is_at_work_and_goes_on_beside_others(made: NightWorld, tmp_path: Path) -> None:
     local = copy_of(made, tmp_path / "own")
     local.arrive(3, seed=3)
     with working(local.root):
@@ -99,7 +99,7 @@ def test_a_night_is_at_work_and_goes_on_beside_others(made: World, tmp_path: Pat
 
 
 def test_forgetting_that_slept_does_not_say_that_nothing_is_left(
-    made: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    made: NightWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is stopped for so long that another command takes it for dead, and begins."""
     local = copy_of(made, tmp_path / "own")
@@ -122,5 +122,5 @@ def test_forgetting_that_slept_does_not_say_that_nothing_is_left(
     assert forget(local, patient)["left"] == 0
 
 
-def generation(world: World) -> int:
+def generation(world: NightWorld) -> int:
     return max(int(path.name[:8]) for path in (Path(world.root) / LOCK).glob("0*.json"))

@@ -26,7 +26,7 @@ from ecgscale.store.commit import COMMITS, read_commit
 from ecgscale.store.holds import holds
 from ecgscale.store.lease import Lease
 from ecgscale.store.manifest import newest_number, read_manifest
-from tests.nightly.forgetting import (
+from tests.worlds.commands.forgetting import (
     archived,
     busiest,
     copy_of,
@@ -37,7 +37,7 @@ from tests.nightly.forgetting import (
     published,
     telling,
 )
-from tests.nightly.nights import World, new_world
+from tests.worlds.commands.nights import NightWorld, new_world
 
 
 @pytest.fixture(autouse=True)
@@ -46,22 +46,22 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def world(any_root: str, tmp_path: Path) -> World:
+def world(any_root: str, tmp_path: Path) -> NightWorld:
     return new_world(any_root if any_root.startswith("s3://") else str(tmp_path), tmp_path)
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> World:
+def made(tmp_path_factory: pytest.TempPathFactory) -> NightWorld:
     """A world on a disk, to be copied."""
     return grown_world(tmp_path_factory.mktemp("forget"))
 
 
 @pytest.fixture
-def local(made: World, tmp_path: Path) -> World:
+def local(made: NightWorld, tmp_path: Path) -> NightWorld:
     return copy_of(made, tmp_path / "own")
 
 
-def test_gone_everywhere_and_others_as_they_were(world: World) -> None:
+def test_gone_everywhere_and_others_as_they_were(world: NightWorld) -> None:
     patient, records = busiest(world)
     world.arrive(2, seed=2)
     world.night()
@@ -91,7 +91,7 @@ def test_gone_everywhere_and_others_as_they_were(world: World) -> None:
     assert (again["patients"], again["records"], again["left"]) == (0, 0, 0)
 
 
-def test_whoever_held_all_of_a_shard_takes_it_along(local: World) -> None:
+def test_whoever_held_all_of_a_shard_takes_it_along(local: NightWorld) -> None:
     patient, _ = busiest(local)
     key = local.arrive(3, seed=1, change=lambda table: only(table, patient))
     local.night()
@@ -110,7 +110,7 @@ def only(table: pa.Table, patient: str) -> pa.Table:
     return kept.set_column(kept.schema.get_field_index("record_id"), "record_id", names)
 
 
-def test_nobody_goes_back_to_a_manifest_that_held_them(local: World) -> None:
+def test_nobody_goes_back_to_a_manifest_that_held_them(local: NightWorld) -> None:
     patient, _ = busiest(local)
     done = forget(local, patient, "--reason", "consent withdrawn")
     assert done["manifests_removed"] == newest_manifest(local.root).number - 1
@@ -119,7 +119,7 @@ def test_nobody_goes_back_to_a_manifest_that_held_them(local: World) -> None:
     assert "(consent withdrawn)" in refused
 
 
-def test_shards_that_are_held_or_were_superseded(local: World) -> None:
+def test_shards_that_are_held_or_were_superseded(local: NightWorld) -> None:
     patient, records = busiest(local)
 
     def older(table: pa.Table) -> pa.Table:
@@ -144,7 +144,7 @@ def test_shards_that_are_held_or_were_superseded(local: World) -> None:
     assert local.run("verify", local.root)["ok"]
 
 
-def test_lists_records_evaluations_and_leftovers(local: World) -> None:
+def test_lists_records_evaluations_and_leftovers(local: NightWorld) -> None:
     patient, records = busiest(local)
     root, dataset = Path(local.root), newest_manifest(local.root).content.dataset_id
     table = pa.table({"record_id": [records[0], "another"], "score": [0.1, 0.2]})
@@ -166,7 +166,7 @@ def test_lists_records_evaluations_and_leftovers(local: World) -> None:
     assert mended["error"] == "shard part-00000.parquet, row 1, record '(forgotten)' is odd"
 
 
-def test_what_people_put_there_is_named_and_left_to_them(local: World) -> None:
+def test_what_people_put_there_is_named_and_left_to_them(local: NightWorld) -> None:
     patient, _ = busiest(local)
     report = Path(local.root) / "report.html"
     report.write_text(f"<p>{patient}</p>")
@@ -178,7 +178,7 @@ def test_what_people_put_there_is_named_and_left_to_them(local: World) -> None:
     assert not list((Path(local.root) / "_forgetting").iterdir())
 
 
-def test_other_peoples_records_under_the_same_id_stay(local: World) -> None:
+def test_other_peoples_records_under_the_same_id_stay(local: NightWorld) -> None:
     patient, records = busiest(local)
 
     def another(table: pa.Table) -> pa.Table:
@@ -195,7 +195,7 @@ def test_other_peoples_records_under_the_same_id_stay(local: World) -> None:
     assert {rows[record]["patient_id"] for record in records} == {"somebody else"}
 
 
-def test_a_single_record_of_an_archive_without_patients(local: World) -> None:
+def test_a_single_record_of_an_archive_without_patients(local: NightWorld) -> None:
     _, records = busiest(local)
     done = forget(local, records[0], "--record")
     assert (done["patients"], done["records"], done["left"]) == (0, 1, 0)
@@ -204,7 +204,7 @@ def test_a_single_record_of_an_archive_without_patients(local: World) -> None:
     assert "knows no such record" in forget(local, "nobody", "--record", code=2)["error"]
 
 
-def test_an_id_that_no_shell_keeps(local: World) -> None:
+def test_an_id_that_no_shell_keeps(local: NightWorld) -> None:
     patient, _ = busiest(local)
     words = ["forget", local.root, "-", "--archive", f"{local.where}/archive"]
     result = CliRunner().invoke(main, words, input=f"{patient}\n")
@@ -213,7 +213,7 @@ def test_an_id_that_no_shell_keeps(local: World) -> None:
     assert patient not in result.output
 
 
-def test_mistakes_are_found_before_anything_is_changed(local: World, tmp_path: Path) -> None:
+def test_mistakes_are_found_before_anything_is_changed(local: NightWorld, tmp_path: Path) -> None:
     patient, _ = busiest(local)
     assert "knows no such patient" in forget(local, "nobody", code=2)["error"]
     assert "without the id" in forget(local, patient, "--reason", f"{patient} asked", code=2)["error"]
@@ -226,7 +226,7 @@ def test_mistakes_are_found_before_anything_is_changed(local: World, tmp_path: P
     assert telling(local.root, patient) != []
 
 
-def test_a_shard_that_brings_them_back_is_set_aside(local: World) -> None:
+def test_a_shard_that_brings_them_back_is_set_aside(local: NightWorld) -> None:
     patient, _ = busiest(local)
     forget(local, patient)
     key = local.arrive(3, seed=1)
@@ -237,7 +237,7 @@ def test_a_shard_that_brings_them_back_is_set_aside(local: World) -> None:
     assert local.night()["set_aside"] == []
 
 
-def test_the_reference_period_is_drawn_again(local: World) -> None:
+def test_the_reference_period_is_drawn_again(local: NightWorld) -> None:
     store = find_dataset(local.root).store
     table = pq.read_table(pa.BufferReader(store.read("_reference.parquet") or b""))
     everybody = patients(local)
@@ -258,7 +258,7 @@ def unknown(table: pa.Table) -> list[str]:
     return [name for name in table.column_names if table[name].null_count == table.num_rows]
 
 
-def test_a_night_that_was_killed_still_knows_what_it_judged(local: World) -> None:
+def test_a_night_that_was_killed_still_knows_what_it_judged(local: NightWorld) -> None:
     """Its record names commit records; those of the patient's shards have other names afterwards."""
     store = find_dataset(local.root).store
     [night] = [record for record in night_records(store) if record.shards]
@@ -273,7 +273,7 @@ def test_a_night_that_was_killed_still_knows_what_it_judged(local: World) -> Non
     assert [record.done for record in night_records(store)] == [True]
 
 
-def test_commit_records_hold_no_hash_of_them(local: World) -> None:
+def test_commit_records_hold_no_hash_of_them(local: NightWorld) -> None:
     from ecgscale.store.commit import decode_hashes, hash_record_ids
 
     patient, records = busiest(local)
@@ -286,7 +286,7 @@ def test_commit_records_hold_no_hash_of_them(local: World) -> None:
         assert not theirs & set(decode_hashes(commit.output.record_ids).tolist())
 
 
-def test_probes_of_others_no_longer_name_them(local: World) -> None:
+def test_probes_of_others_no_longer_name_them(local: NightWorld) -> None:
     """Pairs of probed records name each other."""
     patient, records = busiest(local)
     words = ("probe", local.root, "--sample", "1", "--only", "gradcam", "--only", "waves", "--batch", "4")
@@ -323,7 +323,7 @@ def test_a_bucket_that_keeps_versions_is_told(s3_root: str, tmp_path: Path) -> N
     ]
 
 
-def test_copies_in_the_cache_go_along(local: World) -> None:
+def test_copies_in_the_cache_go_along(local: NightWorld) -> None:
     folder = copies_folder()
     for name, file in (("a", "encoder/encoder.toml"), ("b", "src/p1.hea"), ("c", "model/seen.tsv")):
         (folder / name / file).parent.mkdir(parents=True)

@@ -12,8 +12,8 @@ import pytest
 from ecgscale.archive.reader import Archive
 from ecgscale.io.objects import LocalObjects, open_objects
 from ecgscale.nightly.forget import forget as forget_module
-from tests.nightly.forgetting import busiest, copy_of, forget, grown_world, published, telling
-from tests.nightly.nights import World
+from tests.worlds.commands.forgetting import busiest, copy_of, forget, grown_world, published, telling
+from tests.worlds.commands.nights import NightWorld
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +22,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> World:
+def made(tmp_path_factory: pytest.TempPathFactory) -> NightWorld:
     return grown_world(tmp_path_factory.mktemp("forget"))
 
 
@@ -54,7 +54,7 @@ def stopping_at(number: int, monkeypatch: pytest.MonkeyPatch) -> Callable[[], in
 
 @pytest.mark.parametrize("between", ["at once", "after a night"])
 def test_stopped_anywhere_the_same_command_finishes(
-    made: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, between: str
+    made: NightWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, between: str
 ) -> None:
     patient, records = busiest(made)
     whole = copy_of(made, tmp_path / "whole")
@@ -82,7 +82,7 @@ def test_stopped_anywhere_the_same_command_finishes(
 
 
 def test_a_shard_that_is_replaced_meanwhile_fails_alone(
-    made: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    made: NightWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between the look and the writing somebody puts another file there."""
     local = copy_of(made, tmp_path / "own")

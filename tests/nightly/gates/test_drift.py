@@ -14,7 +14,7 @@ from ecgscale.errors import EcgscaleError
 from ecgscale.nightly.gates.drift import find_drift
 from ecgscale.nightly.gates.evidence import Evidence, Finding, FreshShard
 from ecgscale.nightly.gates.reference import Reference
-from tests.nightly.explained_rows import OUTPUTS, K, before, explained, quarantined, reference, shard
+from tests.worlds.formula.explained_rows import OUTPUTS, K, before, explained, quarantined, reference, shard
 
 
 def drift(

@@ -14,7 +14,7 @@ from ecgscale.errors import UsageError
 from ecgscale.nightly.gates.counts import check_quarantine
 from ecgscale.nightly.gates.evidence import Evidence, Finding, Night, without_echoes
 from ecgscale.nightly.gates.gatekeeper import judge
-from tests.nightly.explained_rows import NOW, OUTPUTS, before, explained, quarantined, reference, shard, week_of
+from tests.worlds.formula.explained_rows import NOW, OUTPUTS, before, explained, quarantined, reference, shard, week_of
 
 SETTINGS = GateSettings()
 

@@ -8,7 +8,7 @@ import pytest
 
 from ecgscale.errors import EcgscaleError
 from ecgscale.nightly.gates.reference import Reference
-from tests.nightly.explained_rows import OUTPUTS, explained, quarantined, reference
+from tests.worlds.formula.explained_rows import OUTPUTS, explained, quarantined, reference
 
 
 def test_the_sample_does_not_depend_on_how_records_lie_in_tables() -> None:

@@ -11,7 +11,7 @@ import pytest
 from ecgscale.config import GateSettings
 from ecgscale.nightly.gates.counts import WeekdayBaseline, check_freshness, check_volume
 from ecgscale.nightly.gates.evidence import Finding, FreshShard, Night
-from tests.nightly.explained_rows import NOW, explained, shard, week_of
+from tests.worlds.formula.explained_rows import NOW, explained, shard, week_of
 
 WEEK = (300, 310, 290, 300, 280, 90, 80)
 SETTINGS = GateSettings()

@@ -20,8 +20,8 @@ from ecgscale.store.dataset import DATASET_FILE, newest_pointer, open_explanatio
 from ecgscale.store.holds import decide, hold, holds
 from ecgscale.store.manifest import publish
 from tests.cli.operated import typed
-from tests.nightly.refitted import source_of
-from tests.store.published import RUN, commit_shard, content_of, facts, publish_shards, store_of
+from tests.worlds.commands.refitted import source_of
+from tests.worlds.published.shards import RUN, commit_shard, content_of, facts, publish_shards, store_of
 
 OLD, NEW = facts("model-a").dataset_id, facts("model-b").dataset_id
 

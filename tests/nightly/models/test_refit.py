@@ -24,41 +24,41 @@ from ecgscale.store.dataset import dataset_store, find_dataset, serve, served
 from ecgscale.store.holds import hold
 from ecgscale.store.provenance import run_facts
 from ecgscale.store.root import dataset_ids
-from tests.encoders.small_networks import write_small_encoder
-from tests.nightly.refitted import World, name_clusters, served_world, source_of
-from tests.passes.simulated import simulated
-from tests.passes.world import Watching
+from tests.worlds.commands.explaining import Watching
+from tests.worlds.commands.refitted import ServedWorld, name_clusters, served_world, source_of
+from tests.worlds.commands.simulated import simulated
+from tests.worlds.formula.small_networks import write_small_encoder
 
 NAMES = {k: f"name {k}" for k in range(6)}
 
 
 @pytest.fixture(scope="module")
-def served_once(tmp_path_factory: pytest.TempPathFactory) -> tuple[World, PipelineResult]:
+def served_once(tmp_path_factory: pytest.TempPathFactory) -> tuple[ServedWorld, PipelineResult]:
     """A served world that nobody changes."""
     return served_world(tmp_path_factory.mktemp("served") / "world")
 
 
 @pytest.fixture
-def world(served_once: tuple[World, PipelineResult], tmp_path: Path) -> World:
+def world(served_once: tuple[ServedWorld, PipelineResult], tmp_path: Path) -> ServedWorld:
     """A copy of it."""
     shutil.copytree(served_once[0].folder, tmp_path / "world")
-    return World(tmp_path / "world", served_once[0].results)
+    return ServedWorld(tmp_path / "world", served_once[0].results)
 
 
 @pytest.fixture(scope="module")
 def refitted(
-    served_once: tuple[World, PipelineResult], tmp_path_factory: pytest.TempPathFactory
-) -> tuple[World, Refit]:
+    served_once: tuple[ServedWorld, PipelineResult], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[ServedWorld, Refit]:
     """The archive has grown by two shards, and a refit is done."""
     folder = tmp_path_factory.mktemp("refitted") / "world"
     shutil.copytree(served_once[0].folder, folder)
-    world = World(folder, served_once[0].results)
+    world = ServedWorld(folder, served_once[0].results)
     name_clusters(published_model(world.config()), NAMES)
     world.grow(5)
     return world, refit(world.config())
 
 
-def test_ids_and_names_of_persisting_clusters_stay(refitted: tuple[World, Refit]) -> None:
+def test_ids_and_names_of_persisting_clusters_stay(refitted: tuple[ServedWorld, Refit]) -> None:
     _, done = refitted
     assert done.comparison is not None
     assert done.model.directory is not None
@@ -81,7 +81,7 @@ def test_ids_and_names_of_persisting_clusters_stay(refitted: tuple[World, Refit]
     assert (done.model.directory / "seen.tsv").exists()
 
 
-def test_the_comparison_is_of_one_sample(refitted: tuple[World, Refit]) -> None:
+def test_the_comparison_is_of_one_sample(refitted: tuple[ServedWorld, Refit]) -> None:
     _, done = refitted
     found = done.comparison
     assert found is not None
@@ -97,7 +97,7 @@ def test_the_comparison_is_of_one_sample(refitted: tuple[World, Refit]) -> None:
 
 
 def test_the_new_dataset_lies_beside_and_nothing_else_is_served(
-    served_once: tuple[World, PipelineResult], refitted: tuple[World, Refit]
+    served_once: tuple[ServedWorld, PipelineResult], refitted: tuple[ServedWorld, Refit]
 ) -> None:
     world, done = refitted
     before = served_once[1].explained.dataset_id
@@ -115,14 +115,14 @@ def test_the_new_dataset_lies_beside_and_nothing_else_is_served(
     assert (night, len(find_dataset(world.root).files())) == (before, 5)
 
 
-def run_pipeline_with_served(world: World) -> str:
+def run_pipeline_with_served(world: ServedWorld) -> str:
     config = world.config()
     model = published_model(config)
     archive = Archive.open(config.archive.path)
     return explain_archive(archive, model, config.root, entropy="timestep", batch=16, device="cpu").dataset_id
 
 
-def test_explanations_are_those_of_the_fit_up_to_the_ids(refitted: tuple[World, Refit], tmp_path: Path) -> None:
+def test_explanations_are_those_of_the_fit_up_to_the_ids(refitted: tuple[ServedWorld, Refit], tmp_path: Path) -> None:
     world, done = refitted
     lineage = done.model.info["refit_of"]
     models = world.root / "models"
@@ -148,7 +148,9 @@ def test_explanations_are_those_of_the_fit_up_to_the_ids(refitted: tuple[World, 
         assert row["prediction"] == fitted["prediction"]
 
 
-def test_the_same_command_again_changes_nothing(refitted: tuple[World, Refit], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_same_command_again_changes_nothing(
+    refitted: tuple[ServedWorld, Refit], monkeypatch: pytest.MonkeyPatch
+) -> None:
     world, done = refitted
 
     def compared_again(*_: object, **__: object) -> None:
@@ -167,7 +169,7 @@ def test_the_same_command_again_changes_nothing(refitted: tuple[World, Refit], m
     assert (named.dataset_id, named.explained.computed) == (done.dataset_id, 0)
 
 
-def test_an_archive_that_has_not_grown_is_no_new_model(world: World) -> None:
+def test_an_archive_that_has_not_grown_is_no_new_model(world: ServedWorld) -> None:
     before = sorted(path.name for path in (world.root / "models").iterdir())
     done = refit(world.config())
     assert not done.changed
@@ -184,7 +186,7 @@ def test_an_archive_that_has_not_grown_is_no_new_model(world: World) -> None:
     assert after.model.model_id == changed.model.model_id
 
 
-def test_a_dataset_is_finished_with_the_model_it_was_begun_with(world: World) -> None:
+def test_a_dataset_is_finished_with_the_model_it_was_begun_with(world: ServedWorld) -> None:
     world.grow(4)
 
     def stop(shard: str) -> None:
@@ -208,7 +210,7 @@ def test_a_dataset_is_finished_with_the_model_it_was_begun_with(world: World) ->
     assert later.model.info["fitted_on"]["records"] == 80
 
 
-def test_other_numbers_of_clusters_and_back(world: World) -> None:
+def test_other_numbers_of_clusters_and_back(world: ServedWorld) -> None:
     config = world.config()
     six = refit(world.config(clusters=6, seed=1))
     assert six.changed
@@ -236,7 +238,7 @@ def test_other_numbers_of_clusters_and_back(world: World) -> None:
     assert len(world.rows(back.dataset_id)) == len(world.rows(eight.dataset_id)) == 48
 
 
-def test_shards_held_back_from_what_is_served_are_held_back_here(world: World) -> None:
+def test_shards_held_back_from_what_is_served_are_held_back_here(world: ServedWorld) -> None:
     served_id = find_dataset(world.root).dataset_id
     entry = world.shards()["part-00001.parquet"]
     store = dataset_store(world.root, served_id)
@@ -248,7 +250,7 @@ def test_shards_held_back_from_what_is_served_are_held_back_here(world: World) -
     assert sorted(world.shards(done.dataset_id)) == [f"part-0000{i}.parquet" for i in (0, 2, 3)]
 
 
-def test_names_given_since_are_carried_and_own_ones_stay(world: World) -> None:
+def test_names_given_since_are_carried_and_own_ones_stay(world: ServedWorld) -> None:
     world.grow(5)
     done = refit(world.config(), fit_only=True)
     assert done.comparison is not None
@@ -264,7 +266,7 @@ def test_names_given_since_are_carried_and_own_ones_stay(world: World) -> None:
 
 @pytest.mark.parametrize("what", ["network", "nothing served", "another archive", "no refit", "names"])
 def test_what_cannot_be_refitted_is_told_before_any_work(
-    world: World, what: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    world: ServedWorld, what: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def worked(*_: object, **__: object) -> None:
         raise AssertionError("there was work")
@@ -297,7 +299,7 @@ def test_what_cannot_be_refitted_is_told_before_any_work(
         refit(config, model_id=model_id)
 
 
-def test_constructed_births_and_deaths_in_the_comparison(refitted: tuple[World, Refit]) -> None:
+def test_constructed_births_and_deaths_in_the_comparison(refitted: tuple[ServedWorld, Refit]) -> None:
     _, done = refitted
     old = done.old
     fit = ClusterModel.load(done.model.directory.parent / done.model.info["refit_of"]["fit"])  # type: ignore[union-attr]
@@ -322,7 +324,7 @@ def test_constructed_births_and_deaths_in_the_comparison(refitted: tuple[World, 
     assert 0 < found.ari < 1
 
 
-def test_a_fresh_start_is_another_fit(world: World) -> None:
+def test_a_fresh_start_is_another_fit(world: ServedWorld) -> None:
     # On the same archive, what is served is such a fit already.
     assert not refit(world.config(), fit_only=True, fresh=True).changed
     world.grow(5)

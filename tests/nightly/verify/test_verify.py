@@ -23,8 +23,8 @@ from ecgscale.runtime.run_record import run_record
 from ecgscale.store.commit import read_commit
 from ecgscale.store.garbage import collect_garbage
 from tests.explain.golden import good_row, write_archive, write_model, write_rows
-from tests.nightly.small_world import SmallWorld, with_value
-from tests.passes.world import Watching, rewrite
+from tests.worlds.commands.explaining import Watching, rewrite
+from tests.worlds.commands.small_world import SmallWorld, with_value
 
 
 @pytest.fixture(scope="module")

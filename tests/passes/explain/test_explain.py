@@ -16,7 +16,7 @@ import pytest
 from ecgscale.errors import ArchiveError, ExitCode
 from ecgscale.store import open_explanations
 from tests.explain.golden import good_row, write_archive, write_rows
-from tests.passes.world import Watching, explain, rewrite, rows, state
+from tests.worlds.commands.explaining import Watching, explain, rewrite, rows, state
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from ecgscale.errors import ExitCode, PublishError, ShardError
 from ecgscale.store import newest_manifest, open_explanations
 from ecgscale.store.manifest import plan_digest
 from tests.explain.golden import write_archive
-from tests.passes.world import Stopped, TrippingStore, Watching, explain, rewrite, rows, state
+from tests.worlds.commands.explaining import Stopped, TrippingStore, Watching, explain, rewrite, rows, state
 
 
 @pytest.fixture
@@ -228,7 +228,7 @@ def _explain_at_once(archive: Path, model: Path, out: Path, barrier: Any, killed
 
 def test_three_runs_at_once_one_of_them_killed_do_no_harm(archive: Path, model: Path, tmp_path: Path) -> None:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.passes.world"])  # torch is imported once, not three times
+    context.set_forkserver_preload(["tests.worlds.commands.explaining"])  # torch is imported once, not three times
     barrier, out = context.Barrier(3), tmp_path / "out"
     runs = [
         context.Process(target=_explain_at_once, args=(archive, model, out, barrier, killed))

@@ -23,10 +23,10 @@ from ecgscale.runtime.processes import ProcessBackend
 from ecgscale.runtime.scheduler import PoolLimits
 from ecgscale.store.commit import Source
 from ecgscale.store.failures import code_digest
-from tests.passes.simulated import request
-from tests.passes.world import Watching, explain
 from tests.runtime.interrupted import pool_on
-from tests.runtime.networks import Poisoned, encoder_of, recordings
+from tests.worlds.commands.explaining import Watching, explain
+from tests.worlds.commands.simulated import request
+from tests.worlds.formula.odd_networks import Poisoned, encoder_of, recordings
 
 LIMITS = PoolLimits(attempts=2, pause_s=0.01, poll_s=0.05, deadline_s=60.0, replace_s=30.0)
 
@@ -81,8 +81,14 @@ def test_the_row_is_found_the_rest_published_and_the_failure_remembered(
 
 
 def test_the_code_is_that_of_the_network_too() -> None:
-    assert code_digest("tests.runtime.networks:Poisoned") == code_digest("tests.runtime.networks:Slow")
-    digests = [code_digest(), code_digest("tests.runtime.networks:Slow"), code_digest("tests.runtime.workers:Worker")]
+    assert code_digest("tests.worlds.formula.odd_networks:Poisoned") == code_digest(
+        "tests.worlds.formula.odd_networks:Slow"
+    )
+    digests = [
+        code_digest(),
+        code_digest("tests.worlds.formula.odd_networks:Slow"),
+        code_digest("tests.runtime.workers:Worker"),
+    ]
     assert len(set(digests)) == 3
     assert code_digest("ecgscale.encoders.resnet1d:ResNet1d") == code_digest()
 

@@ -14,7 +14,7 @@ from ecgscale.passes.explain.resolve import PATIENT_CONFLICT
 from ecgscale.store import newest_manifest
 from ecgscale.store.commit import Commit
 from tests.explain.golden import write_archive
-from tests.passes.world import explain, rewrite, rows
+from tests.worlds.commands.explaining import explain, rewrite, rows
 
 NIGHT = Policy(admission=lambda fresh, newest: {})
 

@@ -19,9 +19,9 @@ from ecgscale.encoders.taps import Encoder
 from ecgscale.passes.fit.request import Selection, select
 from ecgscale.passes.fit.worker import fill_cache
 from ecgscale.passes.stream import encoder_layout
-from tests.encoders.small_networks import noise, write_archive, write_small_encoder
-from tests.passes.simulated import LENGTH, RECORDS, VALID, simulated
-from tests.passes.world import Watching
+from tests.worlds.commands.explaining import Watching
+from tests.worlds.commands.simulated import LENGTH, RECORDS, VALID, simulated
+from tests.worlds.formula.small_networks import noise, write_archive, write_small_encoder
 
 
 @pytest.fixture(scope="module")

@@ -21,8 +21,8 @@ from ecgscale.encoders.taps import Encoder
 from ecgscale.errors import EncoderError, UsageError
 from ecgscale.passes.fit.fit import FittedModel, diagnose, fit_archive
 from ecgscale.passes.fit.request import FitRequest
-from tests.encoders.small_networks import noise, write_archive, write_small_encoder
-from tests.passes.simulated import (
+from tests.worlds.commands.explaining import Watching
+from tests.worlds.commands.simulated import (
     LENGTH,
     RECORDS,
     VALID,
@@ -34,7 +34,7 @@ from tests.passes.simulated import (
     same_centroids,
     simulated,
 )
-from tests.passes.world import Watching
+from tests.worlds.formula.small_networks import noise, write_archive, write_small_encoder
 
 
 @pytest.fixture(scope="module")

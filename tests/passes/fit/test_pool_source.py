@@ -19,7 +19,7 @@ from ecgscale.passes.fit.request import Selection
 from ecgscale.passes.fit.worker import Filled
 from ecgscale.passes.workers import Call, Done, Failed
 from ecgscale.progress import UNSEEN, Stage
-from tests.passes.world import Watching
+from tests.worlds.commands.explaining import Watching
 
 LAYOUT = BlockLayout((2, 3), (8, 4), 32, (1.0, 1.0))
 SIZES = (5, 1, 9, 3, 7, 4)

@@ -11,9 +11,9 @@ from ecgscale.archive.reader import Archive
 from ecgscale.encoders.taps import Encoder
 from ecgscale.passes.fit import worker as random_weights
 from ecgscale.passes.fit.worker import random_encoder, random_weights_variance
-from tests.encoders.small_networks import write_small_encoder
-from tests.passes.simulated import request, simulated
-from tests.passes.world import Watching
+from tests.worlds.commands.explaining import Watching
+from tests.worlds.commands.simulated import request, simulated
+from tests.worlds.formula.small_networks import write_small_encoder
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ import pytest
 from ecgscale.archive.reader import Archive
 from ecgscale.errors import ArchiveError
 from ecgscale.passes.fit.request import Selection, select
-from tests.passes.simulated import RECORDS, cut_short, record_ids, simulated
-from tests.passes.world import rewrite
+from tests.worlds.commands.explaining import rewrite
+from tests.worlds.commands.simulated import RECORDS, cut_short, record_ids, simulated
 
 
 @pytest.fixture(scope="module")

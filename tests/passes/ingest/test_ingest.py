@@ -32,12 +32,12 @@ from ecgscale.runtime.processes import ProcessBackend
 from ecgscale.runtime.ray_pool import RayBackend
 from ecgscale.runtime.scheduler import Backend, PoolLimits
 from jobs.ingest import ingest as ingest_job
-from tests.archive.large_sources import write_large_code15, write_large_ptbxl, write_large_wfdb
-from tests.archive.recordings import all_records, write_ptbxl
 from tests.passes.run.test_pipeline import CONFIG, TRAIN
-from tests.passes.world import Watching
 from tests.runtime.interrupted import Accident, pool_on
 from tests.runtime.ray_clusters import nodes
+from tests.worlds.commands.explaining import Watching
+from tests.worlds.formula.large_sources import write_large_code15, write_large_ptbxl, write_large_wfdb
+from tests.worlds.formula.recordings import all_records, write_ptbxl
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "ptbxl": {"carry": ("height", "report"), "shard_records": 150},

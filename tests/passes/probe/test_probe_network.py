@@ -12,7 +12,7 @@ from torch import nn
 from ecgscale.encoders.spec import EncoderSpec
 from ecgscale.encoders.taps import Encoder
 from ecgscale.passes.probe.network import ProbeNetwork
-from tests.encoders.small_networks import noise, spec_of, write_small_encoder
+from tests.worlds.formula.small_networks import noise, spec_of, write_small_encoder
 
 X = np.stack([noise(256, seed=i) for i in range(3)])
 TARGET = np.array([0, 1, 1])

@@ -16,7 +16,7 @@ from ecgscale.passes.probe.probe import ProbeResult, open_probes, probe_explaine
 from ecgscale.passes.probe.schema import SCHEMA, ProbeSettings
 from ecgscale.passes.probe.worker import ProbeWorker, is_sampled
 from tests.explain.golden import write_archive
-from tests.passes.world import explain, rewrite
+from tests.worlds.commands.explaining import explain, rewrite
 
 QUICK = ProbeSettings(sample=1.0, batch=4, dropout_passes=3, mask_shifts=2, wave_shifts=5)
 RECORDS = 7

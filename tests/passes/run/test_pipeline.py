@@ -12,9 +12,9 @@ from ecgscale.encoders.spec import load_spec
 from ecgscale.errors import UsageError
 from ecgscale.passes.run import pipeline
 from ecgscale.passes.run.pipeline import run_pipeline
-from tests.encoders.small_networks import write_small_encoder
-from tests.passes.simulated import simulated
-from tests.passes.world import Watching, rewrite, rows
+from tests.worlds.commands.explaining import Watching, rewrite, rows
+from tests.worlds.commands.simulated import simulated
+from tests.worlds.formula.small_networks import write_small_encoder
 
 CONFIG = """
 root = "results"

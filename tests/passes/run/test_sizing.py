@@ -27,9 +27,9 @@ from ecgscale.passes.run.sizing import (
     sizing_table,
     volume,
 )
-from tests.encoders.small_networks import write_small_encoder
 from tests.passes.run.test_pipeline import SIMULATE, write_config
-from tests.passes.simulated import cut_short
+from tests.worlds.commands.simulated import cut_short
+from tests.worlds.formula.small_networks import write_small_encoder
 
 RATES = Rates(forward=100.0, explain=50.0, kmeans=10_000.0, source="given")
 SIZES = Sizes(

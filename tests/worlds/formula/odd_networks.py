@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ecgscale.encoders.resnet1d import ResNet1d
-from tests.encoders.small_networks import noise, write_archive, write_small_encoder
+from tests.worlds.formula.small_networks import noise, write_archive, write_small_encoder
 
 POISON_MV = 1000.0
 """No recording of a person has such a sample."""

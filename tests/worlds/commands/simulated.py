@@ -23,7 +23,7 @@ VALID, LENGTH = 220, 256
 
 
 def simulated(path: Path, records: int = RECORDS, shard_records: int | None = SHARD_RECORDS, seed: int = 1) -> Path:
-    """An archive of short recordings at the rate of `tests.encoders.small_networks`, folds 1 to 10."""
+    """An archive of short recordings at the rate of `tests.worlds.formula.small_networks`, folds 1 to 10."""
     simulate(path, records, seed, shard_records, rate=RATE, seconds=SECONDS)
     return path
 

@@ -11,8 +11,8 @@ from ecgscale.archive.synthetic.patients import SUPERCLASSES
 from ecgscale.encoders.seen import SEEN_FILE, seen_lines
 from ecgscale.passes.explain.explain import explain_archive
 from ecgscale.passes.fit.fit import fit_archive
-from tests.encoders.small_networks import ARGUMENTS, spec_of, write_small_encoder
-from tests.passes.simulated import request, simulated
+from tests.worlds.commands.simulated import request, simulated
+from tests.worlds.formula.small_networks import ARGUMENTS, spec_of, write_small_encoder
 
 RECORDS = 150
 ENCODER_FOLDS, CLUSTER_FOLDS = tuple(range(1, 8)), tuple(range(1, 9))

@@ -16,7 +16,7 @@ from ecgscale.archive import Archive
 from ecgscale.archive.intake.arrivals import Arrivals, ingest_arrivals
 from ecgscale.config import ArchiveConfig
 from ecgscale.io.places import is_remote, place, upload
-from tests.archive.recordings import all_records, wave, write_wfdb
+from tests.worlds.formula.recordings import all_records, wave, write_wfdb
 
 LEADS = ("I", "II", "V1")
 HOUR = 3600.0

@@ -15,8 +15,8 @@ from ecgscale.report.subject import NAMES_FILE
 from ecgscale.store.commit import Source
 from ecgscale.store.dataset import find_dataset, open_explanations
 from ecgscale.store.manifest import ShardEntry
-from tests.encoders.small_networks import write_small_encoder
-from tests.passes.simulated import simulated
+from tests.worlds.commands.simulated import simulated
+from tests.worlds.formula.small_networks import write_small_encoder
 
 SHARD = 16
 
@@ -38,7 +38,7 @@ entropy = "timestep"
 
 
 @dataclass(frozen=True)
-class World:
+class ServedWorld:
     """Where things are; `results` may be in an object store, or is relative to `folder`."""
 
     folder: Path
@@ -79,12 +79,12 @@ class World:
         return {entry.key: entry for entry in manifest.content.shards}
 
 
-def served_world(folder: Path, results: str = "results", shards: int = 3) -> tuple[World, PipelineResult]:
+def served_world(folder: Path, results: str = "results", shards: int = 3) -> tuple[ServedWorld, PipelineResult]:
     """A world of that many shards, fitted, explained and published."""
     folder.mkdir(parents=True, exist_ok=True)
     simulated(folder / "archive", shards * SHARD, SHARD)
     write_small_encoder(folder / "encoder")
-    world = World(folder, results)
+    world = ServedWorld(folder, results)
     return world, run_pipeline(world.config())
 
 

@@ -11,9 +11,9 @@ from s3fs import S3FileSystem
 
 from ecgscale.io.settings import s3
 from tests.e2e.faulty import held_content, nightly
-from tests.e2e.ward_world import HELD, copied, shard_world, whole
-from tests.nightly.nights import World
 from tests.servers import OWNER, Seaweed, seaweed
+from tests.worlds.commands.nights import NightWorld
+from tests.worlds.commands.ward_world import HELD, copied, shard_world, whole
 
 BUCKET = "nights"
 
@@ -37,14 +37,14 @@ def server(seaweed_server: Seaweed) -> Iterator[Seaweed]:
 
 
 @pytest.fixture(scope="module")
-def before(server: Seaweed, tmp_path_factory: pytest.TempPathFactory) -> World:
+def before(server: Seaweed, tmp_path_factory: pytest.TempPathFactory) -> NightWorld:
     """A world that nobody changes."""
     folder = tmp_path_factory.mktemp("before")
     return shard_world(f"s3://{BUCKET}/{folder.name}", folder)
 
 
 @pytest.fixture(scope="module")
-def undisturbed(before: World, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def undisturbed(before: NightWorld, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What a night makes of it when nothing happens."""
     folder = tmp_path_factory.mktemp("undisturbed")
     world = copied(before, folder, f"s3://{BUCKET}/{folder.name}")
@@ -54,7 +54,7 @@ def undisturbed(before: World, tmp_path_factory: pytest.TempPathFactory) -> dict
 
 
 @pytest.fixture
-def world(before: World, tmp_path: Path) -> World:
+def world(before: NightWorld, tmp_path: Path) -> NightWorld:
     """A copy of it."""
     return copied(before, tmp_path, f"s3://{BUCKET}/{tmp_path.name}")
 

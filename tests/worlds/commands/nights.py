@@ -16,8 +16,8 @@ from ecgscale.cli import main
 from ecgscale.io.objects import open_objects
 from ecgscale.io.places import place, upload
 from ecgscale.store import newest_manifest, open_explanations
-from tests.encoders.small_networks import write_small_encoder
-from tests.passes.simulated import simulated
+from tests.worlds.commands.simulated import simulated
+from tests.worlds.formula.small_networks import write_small_encoder
 
 CONFIG = """
 root = "{where}/results"
@@ -34,7 +34,7 @@ max_epochs = 2
 
 
 @dataclass(frozen=True)
-class World:
+class NightWorld:
     """Everything below one place, on a disk or in a bucket; `scratch` is a local folder."""
 
     where: str
@@ -91,12 +91,12 @@ def shard_bytes(table: pa.Table) -> bytes:
 
 def new_world(
     where: str, scratch: Path, more: str = "", records: int = 24, outputs: tuple[str, str] = ("A", "B")
-) -> World:
+) -> NightWorld:
     """A world with so many recordings in two shards, explained and published by `ecgscale run`."""
     scratch.mkdir(parents=True, exist_ok=True)
     simulated(scratch / "archive", records, records // 2, seed=1)
     write_small_encoder(scratch / "encoder", output={"kind": "multilabel", "scale": "logit", "names": outputs})
-    world = World(where, scratch)
+    world = NightWorld(where, scratch)
     if str(place(where)) != str(scratch):
         upload(scratch / "archive", f"{where}/archive", last="_archive.json")
         upload(scratch / "encoder", f"{where}/encoder")

@@ -20,7 +20,7 @@ from ecgscale.encoders.resnet1d import ResNet1d
 from ecgscale.encoders.spec import EncoderSpec, write_spec
 from ecgscale.leads import CANONICAL_LEADS
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 
 RECORDS, SHARD_RECORDS = 320, 16
 SHARDS = RECORDS // SHARD_RECORDS

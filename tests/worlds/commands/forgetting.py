@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 from ecgscale.archive.reader import Archive
 from ecgscale.io.objects import open_objects
 from ecgscale.store import open_explanations
-from tests.nightly.nights import World, new_world
+from tests.worlds.commands.nights import NightWorld, new_world
 
 
-def patients(world: World) -> dict[str, list[str]]:
+def patients(world: NightWorld) -> dict[str, list[str]]:
     """Record ids by patient, those of the archive."""
     table = Archive.open(f"{world.where}/archive").metadata(["record_id", "patient_id"])
     found: dict[str, list[str]] = {}
@@ -27,21 +27,21 @@ def patients(world: World) -> dict[str, list[str]]:
     return found
 
 
-def busiest(world: World) -> tuple[str, list[str]]:
+def busiest(world: NightWorld) -> tuple[str, list[str]]:
     """The patient with the most records, and these."""
     return max(patients(world).items(), key=lambda item: len(item[1]))
 
 
-def forget(world: World, patient: str, *options: str, code: int = 0) -> dict[str, Any]:
+def forget(world: NightWorld, patient: str, *options: str, code: int = 0) -> dict[str, Any]:
     return world.run("forget", world.root, patient, "--archive", f"{world.where}/archive", *options, code=code)
 
 
-def published(world: World) -> dict[str, dict[str, Any]]:
+def published(world: NightWorld) -> dict[str, dict[str, Any]]:
     """All published rows by record id."""
     return {row["record_id"]: row for row in open_explanations(world.root).to_table().to_pylist()}
 
 
-def archived(world: World) -> dict[str, dict[str, Any]]:
+def archived(world: NightWorld) -> dict[str, dict[str, Any]]:
     """All rows of the archive by record id, signals and all."""
     archive = Archive.open(f"{world.where}/archive")
     tables = [batch.table for shard in archive.shards for batch in archive.batches(shard)]
@@ -73,7 +73,7 @@ def _unpacked(name: str, data: bytes) -> Iterator[bytes]:
         yield gzip.decompress(data)
 
 
-def hashes_of(world: World, records: list[str]) -> list[str]:
+def hashes_of(world: NightWorld, records: list[str]) -> list[str]:
     """Objects of ROOT that know one of these records by the hashes of the list of what was seen."""
     from ecgscale.encoders.seen import hashed
 
@@ -81,7 +81,7 @@ def hashes_of(world: World, records: list[str]) -> list[str]:
     return telling(world.root, *(hashed(kind, "record", record) for record in records))
 
 
-def grown_world(folder: Path) -> World:
+def grown_world(folder: Path) -> NightWorld:
     """A world on a disk that grew by one night; tests copy it."""
     world = new_world(str(folder), folder)
     world.arrive(2, seed=2)
@@ -89,9 +89,9 @@ def grown_world(folder: Path) -> World:
     return world
 
 
-def copy_of(world: World, where: Path) -> World:
+def copy_of(world: NightWorld, where: Path) -> NightWorld:
     """The same elsewhere."""
     for name in ("archive", "results", "encoder"):
         shutil.copytree(Path(world.where) / name, where / name)
     (where / "job.toml").write_text(world.config.read_text().replace(world.where, str(where)))
-    return World(str(where), where)
+    return NightWorld(str(where), where)

@@ -10,7 +10,7 @@ import numpy as np
 import wfdb
 
 from ecgscale.leads import CANONICAL_LEADS
-from tests.archive.recordings import PTBXL_COLUMNS, STATEMENTS, wave
+from tests.worlds.formula.recordings import PTBXL_COLUMNS, STATEMENTS, wave
 
 SAMPLES = 40
 

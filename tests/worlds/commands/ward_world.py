@@ -11,9 +11,9 @@ import pyarrow as pa
 from ecgscale.io.objects import open_objects
 from ecgscale.io.places import is_remote, upload
 from ecgscale.nightly.verify.verify import verify_root
-from tests.archive.recordings import wave, write_wfdb
-from tests.encoders.small_networks import write_small_encoder
-from tests.nightly.nights import World, new_world
+from tests.worlds.commands.nights import NightWorld, new_world
+from tests.worlds.formula.recordings import wave, write_wfdb
+from tests.worlds.formula.small_networks import write_small_encoder
 
 WARD = """
 root = "{where}/results"
@@ -37,7 +37,7 @@ HELD = 4
 CHEST = ("V1", "V2", "V3")
 
 
-def shard_world(where: str, scratch: Path, more: str = "") -> World:
+def shard_world(where: str, scratch: Path, more: str = "") -> NightWorld:
     """24 recordings are published; a sound shard has come since, and one that the gates will hold."""
     world = new_world(where, scratch, more)
     world.arrive(2, seed=2)
@@ -45,9 +45,9 @@ def shard_world(where: str, scratch: Path, more: str = "") -> World:
     return world
 
 
-def ward_world(where: str, scratch: Path) -> World:
+def ward_world(where: str, scratch: Path) -> NightWorld:
     """12 recordings were ingested and published; 12 sound ones have arrived since, and 12 without most leads."""
-    world = World(where, scratch)
+    world = NightWorld(where, scratch)
     scratch.mkdir(parents=True, exist_ok=True)
     _recordings(scratch / "src", 0)
     _encoder(world)
@@ -64,10 +64,10 @@ def without_rate(table: pa.Table) -> pa.Table:
     return table.set_column(at, table.schema.field(at), pa.array([0.0] * table.num_rows, pa.float32()))
 
 
-def copied(world: World, to: Path, where: str | None = None) -> World:
+def copied(world: NightWorld, to: Path, where: str | None = None) -> NightWorld:
     """The same state elsewhere, times kept: in the folder `to`, and at `where` if that is another place."""
     shutil.copytree(world.scratch, to, dirs_exist_ok=True)
-    copy = World(where or str(to), to)
+    copy = NightWorld(where or str(to), to)
     text = world.config.read_text().replace(f'"{world.where}/', f'"{copy.where}/')
     copy.config.write_text(text.replace(f'"{world.scratch}/', f'"{to}/'))
     if is_remote(copy.where):
@@ -77,7 +77,7 @@ def copied(world: World, to: Path, where: str | None = None) -> World:
     return copy
 
 
-def whole(world: World, **options: Any) -> bool:
+def whole(world: NightWorld, **options: Any) -> bool:
     """Whether `ecgscale verify` finds nothing wrong."""
     return verify_root(world.root, sample=0, **options).problems == 0
 
@@ -88,7 +88,7 @@ def _recordings(folder: Path, first: int, leads: tuple[str, ...] | None = None) 
         write_wfdb(folder, f"n{number:02d}", signal, **({"leads": leads} if leads else {}), fs=100)
 
 
-def _encoder(world: World) -> None:
+def _encoder(world: NightWorld) -> None:
     write_small_encoder(world.scratch / "encoder")
     if is_remote(world.where):
         upload(world.scratch / "encoder", f"{world.where}/encoder")

@@ -1,0 +1,1 @@
+"""Roots and archives that commands made: slower, and nothing in them is made up."""

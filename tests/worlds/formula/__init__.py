@@ -1,0 +1,1 @@
+"""Arrays, networks and archives whose every value is known."""

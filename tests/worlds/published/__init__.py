@@ -1,0 +1,1 @@
+"""Roots as a run leaves them, written by hand: any facts, no network."""
