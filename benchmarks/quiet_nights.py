@@ -28,7 +28,7 @@ from ecgscale.config import load_config
 from ecgscale.io.objects import open_objects
 from ecgscale.io.places import is_remote, place, upload
 from ecgscale.io.settings import s3
-from ecgscale.nightly.gates.gatekeeper import Gatekeeper
+from ecgscale.nightly.gates.reference import RowsWithTraits
 from ecgscale.nightly.night import run_night
 from ecgscale.passes.explain.explain import explain_archive
 from ecgscale.passes.watch import RunWatch
@@ -105,7 +105,7 @@ def _curve(made: Path, places: list[tuple[int, str]], kind: str, say: Callable[[
 
         with _no_shard_is_opened():
             night()  # draws the reference period from data files, once
-            with patch.object(Gatekeeper, "_table", _refuse):
+            with patch.object(RowsWithTraits, "__call__", _refuse):
                 spent = float(np.median([seconds(night) for _ in range(REPEATS)]))
         curve.append({"shards": shards, "seconds": rounded(spent)})
         say(f"nothing new, {shards:,} shards, {kind}: {spent:.2f} s")

@@ -85,7 +85,7 @@ def _line(root: ObjectStore, key: str, modified: datetime) -> RunLine:
     records = totals.get("records") if isinstance(totals, dict) else None
     command, started, exit_code = (facts.get(name) for name in ("command", "started", "exit_code"))
     seconds = None
-    with suppress(TypeError, ValueError):
+    with suppress(KeyError, TypeError, ValueError):
         took = datetime.fromisoformat(facts["ended"]) - datetime.fromisoformat(facts["started"])
         seconds = round(took.total_seconds(), 3)
     return RunLine(run_id, command, started, modified, str(facts.get("outcome", "")), exit_code, records, seconds)

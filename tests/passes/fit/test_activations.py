@@ -45,7 +45,7 @@ def filled(archive: Archive, encoder: Encoder, selection: Selection, **options: 
 
 def spans(cache: ActivationCache) -> list[tuple[int, int]]:
     """The valid span of every record, as the cache keeps it."""
-    return list(zip(cache._start.tolist(), cache._stop.tolist(), strict=True))
+    return [(int(start), int(stop)) for start, stop in zip(*cache.spans, strict=True)]
 
 
 def alone(archive: Archive, encoder: Encoder) -> np.ndarray:
