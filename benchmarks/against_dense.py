@@ -195,7 +195,7 @@ def _dense32(record: Record, model: ClusterModel, d2: NDArray, entropy: NDArray)
     )
 
 
-def told(agreements: dict[str, Agreement]) -> dict[str, dict[str, float]]:
+def summary(agreements: dict[str, Agreement]) -> dict[str, dict[str, float]]:
     """For JSON."""
     names = [f.name for f in fields(Agreement)]
     return {

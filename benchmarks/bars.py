@@ -21,7 +21,7 @@ class Bar:
             return None
         return value >= self.limit if self.side == "least" else value <= self.limit
 
-    def told(self) -> str:
+    def summary(self) -> str:
         """`≥ 120`, `≤ 0.03`, or a dash."""
         return "–" if self.limit is None else f"{'≥' if self.side == 'least' else '≤'} {self.limit:g}"
 

@@ -46,7 +46,7 @@ class RowFacts:
             and 0 <= self.entropy[0] <= self.entropy[1] <= 1
         )
 
-    def told(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, Any]:
         """For JSON."""
         return asdict(self)
 

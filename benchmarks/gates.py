@@ -128,7 +128,7 @@ def _sound(world: World, size: Size, say: Callable[[str], None]) -> dict[str, An
     found: dict[str, Any] = {}
     for number, (name, sizes) in enumerate(kinds.items()):
         failed: list[int] = []
-        told: Counter[str] = Counter()
+        summary: Counter[str] = Counter()
         spent, records = 0.0, 0
         for repeat in range(size.sound_repeats):
             started = time.perf_counter()
@@ -139,13 +139,13 @@ def _sound(world: World, size: Size, say: Callable[[str], None]) -> dict[str, An
             records += sum(n for n, _ in reports)
             failed.append(sum(not report.passed for _, report in reports))
             for _, report in reports:
-                told.update(f"{f.gate}{' alarm' if f.alarm else ''}" for f in report.findings)
+                summary.update(f"{f.gate}{' alarm' if f.alarm else ''}" for f in report.findings)
         found[name] = {
             "sixties": size.sound_repeats,
             "records": records,
             "alarms": sum(failed),
             "alarms_most": max(failed),
-            "findings": dict(told),
+            "findings": dict(summary),
             "seconds_a_night": rounded(spent / size.sound_repeats / NIGHTS),
         }
         say(f"{name}: {found[name]}")

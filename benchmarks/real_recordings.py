@@ -24,7 +24,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from benchmarks.against_dense import compare, real_activations, told, unlike
+from benchmarks.against_dense import compare, real_activations, summary, unlike
 from benchmarks.explained_rows import RowFacts, check_rows
 from benchmarks.machine import machine_facts
 from benchmarks.report import RESULTS
@@ -116,7 +116,7 @@ def run(job: Job) -> dict[str, Any]:
     return {
         "encoder": network,
         "fit": fitted,
-        "explain": {source: facts.told() | timing for source, (_, facts, timing) in rows.items()},
+        "explain": {source: facts.summary() | timing for source, (_, facts, timing) in rows.items()},
         "against_dense": {source: found for source, (found, _) in dense.items()},
         "surrogate": surrogate,
         "seconds": seconds,
@@ -182,7 +182,7 @@ def _against_dense(job: Job, archive: Archive, model: ClusterModel) -> tuple[dic
     job.progress.say(
         f"{archive.path.name}: {found['kernels'].timesteps:,} timesteps compared with the dense definition"
     )
-    return told(found), unlike(found)
+    return summary(found), unlike(found)
 
 
 def _surrogate(job: Job, dataset: str) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def _ratios(results: Mapping[str, Mapping[str, Any]]) -> str:
     for name in SECTIONS:
         for ratio, value in results.get(name, {}).get("ratios", {}).items():
             bar = bar_of(ratio)
-            rows.append((f"`{ratio}`", value, bar.told(), verdict[bar.met(value)], bar.meaning))
+            rows.append((f"`{ratio}`", value, bar.summary(), verdict[bar.met(value)], bar.meaning))
     machines = {name: _machine(result) for name, result in results.items()}
     if len(set(machines.values())) == 1:
         where = next(iter(machines.values())) + "\n"

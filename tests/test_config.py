@@ -34,9 +34,9 @@ def write(folder: Path, text: str = LEAST) -> Path:
 def refused(folder: Path, text: str) -> str:
     with pytest.raises(UsageError) as caught:
         load_config(write(folder, text))
-    told = str(caught.value)
-    assert told.startswith(str(folder / "job.toml"))
-    return told
+    sentence = str(caught.value)
+    assert sentence.startswith(str(folder / "job.toml"))
+    return sentence
 
 
 def test_two_sections_are_enough(tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_there_are_some() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "sentence"),
     [
         ('roots = "x"', "unknown key roots; known are root, archive"),
         ("[fit]\ncluster = 5", "unknown key fit.cluster; known are clusters"),
@@ -73,15 +73,15 @@ def test_there_are_some() -> None:
         ('[surrogate]\ntargets = "age"', "Did you mean 'target'?"),
     ],
 )
-def test_an_unknown_key_names_the_nearest_right_one(tmp_path: Path, wrong: str, told: str) -> None:
+def test_an_unknown_key_names_the_nearest_right_one(tmp_path: Path, wrong: str, sentence: str) -> None:
     section, top = (wrong, "") if wrong.startswith("[") else ("", wrong)
     message = refused(tmp_path, f"{top}\n{LEAST}\n{section}")
-    assert told in message
+    assert sentence in message
     assert "Did you mean" in message
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "sentence"),
     [
         ("[fit]\nclusters = 1", "fit.clusters: expected 2 or more (it is 1)"),
         ('[fit]\nalgorithm = "elkan"', "fit.algorithm"),
@@ -99,19 +99,19 @@ def test_an_unknown_key_names_the_nearest_right_one(tmp_path: Path, wrong: str, 
         ("[surrogate]", "surrogate.target is missing"),
     ],
 )
-def test_a_wrong_value_is_told_with_its_key(tmp_path: Path, changes: str, told: str) -> None:
-    assert told in refused(tmp_path, LEAST + changes)
+def test_a_wrong_value_is_told_with_its_key(tmp_path: Path, changes: str, sentence: str) -> None:
+    assert sentence in refused(tmp_path, LEAST + changes)
 
 
 def test_an_address_with_a_password_is_not_repeated(tmp_path: Path) -> None:
-    told = refused(tmp_path, LEAST + '[storage]\nendpoint = "https://me:secret@store"')
-    assert "storage.endpoint: expected an address such as" in told
-    assert "secret" not in told
+    sentence = refused(tmp_path, LEAST + '[storage]\nendpoint = "https://me:secret@store"')
+    assert "storage.endpoint: expected an address such as" in sentence
+    assert "secret" not in sentence
 
 
 def test_all_errors_are_told_at_once(tmp_path: Path) -> None:
-    told = refused(tmp_path, 'colour = 1\n[archive]\npath = "a"\n[encoder]\n[fit]\nclusters = 0')
-    assert all(key in told for key in ("root is missing", "encoder.path is missing", "colour", "fit.clusters"))
+    sentence = refused(tmp_path, 'colour = 1\n[archive]\npath = "a"\n[encoder]\n[fit]\nclusters = 0')
+    assert all(key in sentence for key in ("root is missing", "encoder.path is missing", "colour", "fit.clusters"))
 
 
 def test_a_source_without_a_folder_is_told(tmp_path: Path) -> None:

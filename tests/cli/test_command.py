@@ -149,9 +149,9 @@ def test_a_reader_that_goes_away_is_no_traceback(tmp_path: Path) -> None:
         assert process.stdout is not None
         assert process.stderr is not None
         process.stdout.close()
-        told = process.stderr.read().decode()
+        message = process.stderr.read().decode()
         process.wait()
-    assert "Traceback" not in told
+    assert "Traceback" not in message
 
 
 def test_explain_stopped_by_a_signal_goes_on_where_it_was(tmp_path: Path) -> None:

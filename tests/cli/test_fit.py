@@ -114,7 +114,7 @@ def test_shards_that_cannot_be_read_are_told(encoder: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         (["--clusters", "1"], "between 2 and 512"),
         (["--folds", "1,12"], "has no fold 12; it has 1, 2"),
@@ -132,11 +132,11 @@ def test_shards_that_cannot_be_read_are_told(encoder: Path, tmp_path: Path) -> N
     ],
 )
 def test_bad_usage_is_exit_code_2_before_any_work(
-    archive: Path, encoder: Path, tmp_path: Path, options: list[str], told: str
+    archive: Path, encoder: Path, tmp_path: Path, options: list[str], message: str
 ) -> None:
     result = fit(archive, encoder, tmp_path / "root", *options)
     assert result.exit_code == 2, result.output
-    assert told in result.stderr
+    assert message in result.stderr
     assert not (tmp_path / "root").exists()
 
 

@@ -71,8 +71,8 @@ def test_held_shards_are_listed_with_what_to_type_next(world: SmallWorld) -> Non
 def test_equal_reasons_are_told_once(world: SmallWorld) -> None:
     grouped = f"2 shards, first {BACK[0]}: {WHY}"
     assert f"held: {grouped}" in typed("quarantine", world.root, "--held").stdout
-    *told, _ = typed("status", world.root).stdout.splitlines()
-    assert "\n".join(told).count("cluster 3 takes") == 1
+    *message, _ = typed("status", world.root).stdout.splitlines()
+    assert "\n".join(message).count("cluster 3 takes") == 1
     assert "2 shards are held back or rejected" in typed("quarantine", world.root).stdout
 
 

@@ -21,7 +21,7 @@ def test_a_person_is_told_what_is_there(tmp_path: Path) -> None:
     run("ingest", "ptbxl", write_ptbxl(tmp_path / "src"), tmp_path / "a")
     result = run("inspect", tmp_path / "a")
     assert result.exit_code == 0, result.output
-    for told in (
+    for message in (
         "records        3 of 2 patients (1 without a patient_id) in 1 shard",
         "sampling_rate  500 Hz",
         "signal         int16, units_per_mv 1000",
@@ -33,7 +33,7 @@ def test_a_person_is_told_what_is_there(tmp_path: Path) -> None:
         "part-00000.parquet, row 2, record '3'",
         "told at ingest: 1",
     ):
-        assert told in result.stdout
+        assert message in result.stdout
     assert "15709" not in result.output
 
 

@@ -31,13 +31,13 @@ def test_everything_is_said_and_nothing_done(tmp_path: Path) -> None:
     config = write_config(tmp_path, SIMULATE)
     result = plan(config)
     found = facts(result)
-    told = result.stdout
-    assert f"{tmp_path / 'archive'}: to be made from simulate, about 48 records in 3 shards" in told
-    assert f"{tmp_path / 'encoder'}: to be trained on superclasses, 33 records in each of 1 epochs" in told
-    assert "K = 4 on 38 records" in told
-    assert "48 records: 3 shards to do" in told
-    assert "records/s a worker, measured here on" in told
-    assert "at most" in told
+    message = result.stdout
+    assert f"{tmp_path / 'archive'}: to be made from simulate, about 48 records in 3 shards" in message
+    assert f"{tmp_path / 'encoder'}: to be trained on superclasses, 33 records in each of 1 epochs" in message
+    assert "K = 4 on 38 records" in message
+    assert "48 records: 3 shards to do" in message
+    assert "records/s a worker, measured here on" in message
+    assert "at most" in message
     assert found["rates"]["explain"] > 0
     assert [row["workers"] for row in found["table"]] == [1, 4, 16, 64]
     assert found["estimate"]["seconds"] == pytest.approx(found["table"][0]["seconds"])

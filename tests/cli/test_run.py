@@ -91,19 +91,19 @@ def test_shards_set_aside_are_exit_code_3(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "message"),
     [
         ("[fit]\ncluster = 3", "Did you mean 'clusters'?"),
         ("[explain]\nentropy = 1", "explain.entropy"),
         ("[[archive]]", "is not TOML"),
     ],
 )
-def test_a_wrong_file_is_exit_code_2_and_nothing_happens(tmp_path: Path, wrong: str, told: str) -> None:
+def test_a_wrong_file_is_exit_code_2_and_nothing_happens(tmp_path: Path, wrong: str, message: str) -> None:
     config = tmp_path / "job.toml"
     config.write_text(f'root = "r"\n[archive]\npath = "a"\nsource = "simulate"\n[encoder]\npath = "e"\n{wrong}\n')
     result = run(config)
     assert result.exit_code == 2
-    assert told in result.stderr
+    assert message in result.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["job.toml"]
 
 

@@ -31,5 +31,5 @@ def test_simulate_refuses_to_overwrite_unasked(tmp_path: Path) -> None:
 
 
 def test_simulate_teaches() -> None:
-    told = CliRunner().invoke(main, ["simulate", "--help"]).output
-    assert "ecgscale simulate demo.archive --records 400" in told
+    message = CliRunner().invoke(main, ["simulate", "--help"]).output
+    assert "ecgscale simulate demo.archive --records 400" in message

@@ -54,7 +54,7 @@ def test_trains_and_tells(archive: Archive, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--target", "superclasses"], "no column 'superclasses'"),
         (["--target", "sex"], "only 'male'"),
@@ -64,10 +64,10 @@ def test_trains_and_tells(archive: Archive, tmp_path: Path) -> None:
         (["--target", "age", "--validation-folds", "12"], "no record is in fold 12"),
     ],
 )
-def test_bad_usage_exits_with_2(archive: Archive, tmp_path: Path, arguments: list[str], told: str) -> None:
+def test_bad_usage_exits_with_2(archive: Archive, tmp_path: Path, arguments: list[str], message: str) -> None:
     code, _, err = invoke(archive.path, "--out", tmp_path / "new" / "e", *SMALL, *arguments)
     assert code == 2
-    assert told in err
+    assert message in err
     assert not (tmp_path / "new").exists(), "what it made for nothing is gone"
     (tmp_path / "new" / "e").mkdir(parents=True)
     invoke(archive.path, "--out", tmp_path / "new" / "e", *SMALL, *arguments)

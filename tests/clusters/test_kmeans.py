@@ -147,11 +147,11 @@ def test_the_seed_decides_and_nothing_else() -> None:
 
 def test_a_fit_that_needs_fewer_steps_than_it_may_take_says_so() -> None:
     for max_iterations, converged in ((1, False), (100, True)):
-        told = StringIO()
+        message = StringIO()
         with cached(12, 1) as cache:
             settings = FitSettings(algorithm="lloyd", sample=500, max_iterations=max_iterations)
-            fit_kmeans(cache, [6], settings, make_progress(told))
-        assert ("(converged, no further steps needed)" in told.getvalue().splitlines()[-1]) == converged
+            fit_kmeans(cache, [6], settings, make_progress(message))
+        assert ("(converged, no further steps needed)" in message.getvalue().splitlines()[-1]) == converged
 
 
 def test_empty_clusters_are_split_from_the_worst() -> None:

@@ -194,10 +194,10 @@ def test_entropy_by_diagnosis_and_device(answers: Answers) -> None:
     given = {row[0]: row[1:] for row in answers.sql(heading)}
     assert sorted(given) == labels_of(answers.ok)
     in_polars = {row[0]: row[1:] for row in answers["entropy_by_diagnosis"].rows()}
-    for label, told in given.items():
+    for label, printed in given.items():
         entropies = np.array([row["mean_entropy"] for row in answers.ok if label in row["superclasses"]])
         expected = (len(entropies), entropies.mean(), np.median(entropies), np.quantile(entropies, 0.9))
-        assert told == pytest.approx(expected, rel=1e-5)
+        assert printed == pytest.approx(expected, rel=1e-5)
         assert in_polars[label] == pytest.approx(expected, rel=1e-5)
         assert answers["in_pandas"][label] == pytest.approx(entropies.mean(), rel=1e-5)
         assert answers["in_dask_too"][label] == pytest.approx(entropies.mean(), rel=1e-5)
@@ -220,9 +220,9 @@ def test_seconds_by_age(answers: Answers) -> None:
     for row in answers.ok:
         span = (row["valid_stop"] - row["valid_start"]) / row["sampling_rate"]
         expected[int(row["age"] // 10 * 10)].append(np.array(row["proportions"]) * span)
-    for told in (answers.sql("How long in each state, by age?"), answers["seconds_by_age"].rows()):
-        assert len(told) == 20 * len(expected)
-        for decade, cluster, records, seconds in told:
+    for printed in (answers.sql("How long in each state, by age?"), answers["seconds_by_age"].rows()):
+        assert len(printed) == 20 * len(expected)
+        for decade, cluster, records, seconds in printed:
             assert records == len(expected[decade])
             assert seconds == pytest.approx(np.mean(expected[decade], axis=0)[cluster], rel=1e-5, abs=1e-9)
     assert sorted(answers["share_by_age"]) == sorted(expected)
@@ -238,10 +238,10 @@ def test_visits_and_transitions_and_peaks(answers: Answers) -> None:
         if cluster == 7
     ]
     assert visits
-    told = answers.sql(heading)
-    assert [row[0] for row in told] == [row[0] for row in visits]
-    assert np.array([row[1:3] for row in told]) == pytest.approx(np.array([row[1:] for row in visits]))
-    assert answers["visits"].select("record_id", "begins", "ends").rows() == [row[:3] for row in told]
+    printed = answers.sql(heading)
+    assert [row[0] for row in printed] == [row[0] for row in visits]
+    assert np.array([row[1:3] for row in printed]) == pytest.approx(np.array([row[1:] for row in visits]))
+    assert answers["visits"].select("record_id", "begins", "ends").rows() == [row[:3] for row in printed]
     follows, at_peaks = Counter[tuple[int, int]](), Counter[tuple[str, int]]()
     for row in answers.ok:
         segments = segments_of(row)
@@ -267,17 +267,17 @@ def test_the_newest_of_each_patient(answers: Answers) -> None:
 
 
 def test_what_came_when(answers: Answers) -> None:
-    told = answers.sql("What came on which night?")
+    printed = answers.sql("What came on which night?")
     in_polars = answers["by_night"].rows()
-    assert [row[:1] + row[2:5] for row in told] == [
+    assert [row[:1] + row[2:5] for row in printed] == [
         (1, 2, 240 - SENT_AGAIN, 0),
         (2, 1, 32, 1),
         (3, 1, 32 + SENT_AGAIN, 0),
     ]
-    assert [row[:5] for row in in_polars] == [row[:5] for row in told]
-    assert all(row[1] == newest_manifest(HERE).created[:10] or row[0] < 3 for row in told)
+    assert [row[:5] for row in in_polars] == [row[:5] for row in printed]
+    assert all(row[1] == newest_manifest(HERE).created[:10] or row[0] < 3 for row in printed)
     last = [row["mean_entropy"] for row in answers.ok if row["source_shard"] == "part-00071.parquet"]
-    assert told[-1][5] == pytest.approx(np.mean(last), rel=1e-5)
+    assert printed[-1][5] == pytest.approx(np.mean(last), rel=1e-5)
     assert in_polars[-1][5] == pytest.approx(np.mean(last), rel=1e-5)
 
 
@@ -290,8 +290,8 @@ def test_what_changed_between_models(answers: Answers) -> None:
     for row in answers.ok:
         one, other = row["proportions"], after[row["record_id"]]["proportions"]
         bound[row["record_id"]] = 1 - sum(min(one[old], other[new]) for old, new in pairs.items())
-    told = {row[0]: row[1] for row in answers.sql(heading)}
-    assert told == pytest.approx(bound, abs=1e-5)
+    printed = {row[0]: row[1] for row in answers.sql(heading)}
+    assert printed == pytest.approx(bound, abs=1e-5)
     assert dict(answers["changed"].select("record_id", "changed").rows()) == pytest.approx(bound, abs=1e-5)
     in_pandas = answers["both_in_pandas"]
     assert dict(zip(in_pandas["record_id"], in_pandas["changed"], strict=True)) == pytest.approx(bound, abs=1e-5)

@@ -120,11 +120,11 @@ def test_one_archive_that_holds_all_of_it(tmp_path: Path) -> None:
     fitted = world.run("fit", "--encoder", world.encoder, "--out", world.root, *QUICK)
     assert fitted.exit_code == 0, fitted.output
     assert facts(fitted)["records"] == 3 * IN_A_SHARD - len(ONE_OF_EACH)
-    told = fitted.stderr
-    assert f"{len(ONE_OF_EACH)} of {3 * IN_A_SHARD} records take no part:" in told
-    assert all(f" {status_of(name)}" in told for name in ONE_OF_EACH)
-    assert "part-00002.parquet" in told
-    assert "part-00003.parquet" in told
+    message = fitted.stderr
+    assert f"{len(ONE_OF_EACH)} of {3 * IN_A_SHARD} records take no part:" in message
+    assert all(f" {status_of(name)}" in message for name in ONE_OF_EACH)
+    assert "part-00002.parquet" in message
+    assert "part-00003.parquet" in message
 
     model = facts(fitted)["path"]
     explain = ("--model", model, "--out", world.root)
@@ -228,7 +228,7 @@ def test_no_shard_that_can_be_read(world: BadWorld, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (("resblock1d_2", "resblock1d_7"), ["no layer 'resblock1d_7'", "Did you mean", "resblock1d_0", "resblock1d_1"]),
         (
@@ -243,7 +243,7 @@ def test_no_shard_that_can_be_read(world: BadWorld, tmp_path: Path) -> None:
     ],
 )
 def test_an_encoder_that_does_not_fit(
-    world: BadWorld, tmp_path: Path, change: tuple[str, str], told: list[str]
+    world: BadWorld, tmp_path: Path, change: tuple[str, str], message: list[str]
 ) -> None:
     encoder = write_small_encoder(tmp_path / "encoder")
     text = (encoder / "encoder.toml").read_text()
@@ -254,7 +254,7 @@ def test_an_encoder_that_does_not_fit(
         world.run("fit", "--encoder", encoder, "--out", tmp_path / "root", *QUICK),
     ):
         assert result.exit_code == 2, result.output
-        assert all(words in result.stderr for words in told), result.stderr
+        assert all(words in result.stderr for words in message), result.stderr
     assert not (tmp_path / "root").exists()
 
 

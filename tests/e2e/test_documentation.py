@@ -64,8 +64,8 @@ def text_of(name: str) -> str:
 
 def assert_named(names: Iterator[str] | list[str] | tuple[str, ...], page: str) -> None:
     """Every name stands in the page as code."""
-    told = set(re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text_of(page), flags=re.DOTALL)))
-    absent = sorted(set(names) - told)
+    message = set(re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text_of(page), flags=re.DOTALL)))
+    absent = sorted(set(names) - message)
     assert not absent, f"{page} does not name {', '.join(absent)}"
 
 
@@ -110,8 +110,8 @@ def test_the_runbook_quotes_what_is_printed(page: str, heading: str) -> None:
     rows = [line.split(" | ")[0] for line in section.splitlines() if re.match(r"\| .*`", line)]
     assert len(rows) > 5
     printed = code_texts()
-    told = [part.strip(" ;,") for code in re.findall(r"`([^`]+)`", " ".join(rows)) for part in code.split("…")]
-    assert [part for part in told if part not in printed] == []
+    message = [part.strip(" ;,") for code in re.findall(r"`([^`]+)`", " ".join(rows)) for part in code.split("…")]
+    assert [part for part in message if part not in printed] == []
 
 
 def fields_of(model: type[BaseModel]) -> list[str]:
@@ -156,8 +156,10 @@ def test_the_readme_has_every_command_and_every_package() -> None:
     rows = {row.split()[2].strip("`"): row for row in readme.splitlines() if row.startswith("| `ecgscale ")}
     assert list(rows) == list(COMMANDS)
     for commands in COMMAND_SECTIONS.values():
-        for name, (_, told) in commands.items():
-            assert rows[name].endswith(f" | {told} |"), f"README.md says something else of {name} than --help: {told}"
+        for name, (_, message) in commands.items():
+            assert rows[name].endswith(f" | {message} |"), (
+                f"README.md says something else of {name} than --help: {message}"
+            )
     tree = readme.split("```text")[1].split("```")[0]
     packages = {path.parent.name for path in (REPOSITORY / "ecgscale").glob("*/__init__.py")}
     assert set(re.findall(r"^  (\w+)/", tree, re.MULTILINE)) == packages

@@ -56,7 +56,7 @@ def cluster() -> Iterator[None]:
         yield
 
 
-def told(small: SmallRoot, name: str, *options: str) -> tuple[str, dict[str, list]]:
+def message(small: SmallRoot, name: str, *options: str) -> tuple[str, dict[str, list]]:
     """Facts and tables that the command writes; on workers, this process may do none of the tasks."""
     command, *rest = COMMANDS[name]
     with pytest.MonkeyPatch.context() as patch:
@@ -73,18 +73,18 @@ def told(small: SmallRoot, name: str, *options: str) -> tuple[str, dict[str, lis
 
 @pytest.fixture(scope="module")
 def here(small: SmallRoot) -> dict[str, tuple[str, dict[str, list]]]:
-    return {name: told(small, name) for name in COMMANDS}
+    return {name: message(small, name) for name in COMMANDS}
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_on_two_processes(small: SmallRoot, here: dict, name: str) -> None:
-    assert told(small, name, "--workers", "2") == here[name]
+    assert message(small, name, "--workers", "2") == here[name]
 
 
 @pytest.mark.parametrize("name", ["sweep-superclasses", "localisation", "audit-superclasses"])
 @pytest.mark.usefixtures("cluster")
 def test_on_ray(small: SmallRoot, here: dict, name: str) -> None:
-    assert told(small, name, "--runtime", "ray", "--workers", "2") == here[name]
+    assert message(small, name, "--runtime", "ray", "--workers", "2") == here[name]
 
 
 @pytest.mark.usefixtures("cluster")

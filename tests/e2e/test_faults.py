@@ -73,8 +73,8 @@ class Undisturbed:
         assert killed.wait() == -signal.SIGKILL, (trip, killed.said)
         again = nightly(world, "again")
         # A night that was killed when all was done has said everything: nothing came since.
-        told = HELD if self._before_the_end(trip) else 0
-        facts = again.end(told)
+        message = HELD if self._before_the_end(trip) else 0
+        facts = again.end(message)
         found = Ending.of(world, HELD, facts, self.stamps)
         assert found == self.ending, (trip, self.puts[trip.at - 1])
         assert whole(world), trip

@@ -24,7 +24,7 @@ SECRETS = (OWNER[1], READER[1], WRONG_SECRET)
 
 
 @pytest.mark.parametrize(
-    ("who", "told"),
+    ("who", "message"),
     [
         (("nobody", WRONG_SECRET), "the store does not know these credentials"),
         ((OWNER[0], WRONG_SECRET), "does not accept these credentials' secret"),
@@ -33,14 +33,14 @@ SECRETS = (OWNER[1], READER[1], WRONG_SECRET)
     ids=["wrong key", "wrong secret", "read only"],
 )
 def test_credentials_that_will_not_do(
-    who: tuple[str, str], told: str, server: Seaweed, world: NightWorld, undisturbed: dict[str, Any]
+    who: tuple[str, str], message: str, server: Seaweed, world: NightWorld, undisturbed: dict[str, Any]
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ACCESS_KEY_ID", who[0])
         patch.setenv("AWS_SECRET_ACCESS_KEY", who[1])
         refused = nightly(world, "refused")
     facts = refused.end(1)
-    assert told in facts["error"], facts
+    assert message in facts["error"], facts
     assert newest_manifest(world.root).number == 1
     assert said_or_kept(SECRETS, world, refused) == []
     again = nightly(world, "again")

@@ -124,11 +124,11 @@ def small_model(archives: dict[str, Path], work: Path) -> ClusterModel:
 
 def explained(archive: Path, model: ClusterModel, root: Path) -> pa.Table:
     """Explanations with the entropy of every timestep; held to what is true of all of them."""
-    told = typed("explain", archive, "--model", model.directory, "--out", root, "--entropy", "timestep")
-    table = open_explanations(root, told["dataset_id"]).to_table()
+    message = typed("explain", archive, "--model", model.directory, "--out", root, "--entropy", "timestep")
+    table = open_explanations(root, message["dataset_id"]).to_table()
     facts = check_rows(table, Archive.open(archive))
     assert facts.holds(), facts
-    assert (facts.records, facts.explained) == (told["records"], told["records"] - told["quarantined"])
+    assert (facts.records, facts.explained) == (message["records"], message["records"] - message["quarantined"])
     return table
 
 
@@ -182,7 +182,7 @@ def test_neither_threads_nor_shards_change_a_bit(
         one = typed("explain", first, *explain, work / "one-thread")
     with torch_threads(2):
         two = typed("explain", first, *explain, work / "two-threads")
-    files = [sorted((Path(told["path"]) / "data").iterdir()) for told in (one, two)]
+    files = [sorted((Path(message["path"]) / "data").iterdir()) for message in (one, two)]
     assert [path.read_bytes() for path in files[0]] == [path.read_bytes() for path in files[1]]
 
     typed("ingest", "ptbxl", test_data / "ptbxl", work / "other-shards", "--shard-records", 23)
@@ -258,8 +258,8 @@ def test_duckdb_and_polars_read_the_explanations_as_pyarrow_does(
     import duckdb
     import polars
 
-    told = typed("explain", archives["ptbxl"], "--model", small_model.directory, "--out", work / "small")
-    dataset = open_explanations(work / "small", told["dataset_id"])
+    message = typed("explain", archives["ptbxl"], "--model", small_model.directory, "--out", work / "small")
+    dataset = open_explanations(work / "small", message["dataset_id"])
     table = dataset.to_table().sort_by("record_id")
     columns = "record_id, fold, mean_entropy, len(segments), segments[1].cluster, proportions[1], superclasses"
     found = duckdb.execute(f"SELECT {columns} FROM dataset ORDER BY record_id").fetchall()
@@ -298,7 +298,7 @@ def test_the_benchmark_of_all_this_runs(
         "cinc": 162,
     }
     assert 0 < found["surrogate"]["scores"]["majority_agreement"] <= 1
-    told = json.dumps(found)
+    message = json.dumps(found)
     ids = Archive.open(archives["cinc"]).metadata(["record_id"])["record_id"].to_pylist()
-    assert not [record for record in ids if record in told]
+    assert not [record for record in ids if record in message]
     assert real_recordings.page(found).endswith("all of it holds")

@@ -84,9 +84,9 @@ def test_from_scratch_every_file_is_the_same(once: Path, tmp_path: Path) -> None
     ):
         assert files(tmp_path, pattern) == files(once, pattern), pattern
     [one], [other] = (list(folder.glob("root/models/*/model.json")) for folder in (once, tmp_path))
-    told = [json.loads(path.read_text()) for path in (one, other)]
-    assert all(facts.pop("seconds") for facts in told)
-    assert told[0] == told[1]
+    message = [json.loads(path.read_text()) for path in (one, other)]
+    assert all(facts.pop("seconds") for facts in message)
+    assert message[0] == message[1]
 
 
 def test_two_threads_give_the_bits_of_one(once: Path, tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def test_published_defaults_and_lengths() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         ({"blocks_dim": [[8, 64], [8, 48]]}, r"blocks_dim\[1\]: 64 samples cannot become 48"),
         ({"blocks_dim": [[8, 64], [8, 128]]}, "cannot become 128"),
@@ -118,8 +118,8 @@ def test_published_defaults_and_lengths() -> None:
         ({"blocks_dim": [[8, 64]], "kernel_size": 16}, "has to be odd"),
     ],
 )
-def test_shapes_that_do_not_fit(arguments: dict, told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_shapes_that_do_not_fit(arguments: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         ResNet1d((12, 64), n_classes=2, **arguments)
 
 

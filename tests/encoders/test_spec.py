@@ -56,7 +56,7 @@ def test_reads_a_contract_with_its_defaults(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "told"),
+    ("old", "new", "message"),
     [
         ("sampling_rate = 400", "samplingrate = 400", "sampling_rate is missing.*samplingrate.*Did you mean"),
         ("depth_scales = [1.0, 1, 0.5]", "", "depth_scales is missing"),
@@ -76,10 +76,10 @@ def test_reads_a_contract_with_its_defaults(tmp_path: Path) -> None:
         ('name = "', "name = ", "is not TOML"),
     ],
 )
-def test_a_wrong_contract_is_told(tmp_path: Path, old: str, new: str, told: str) -> None:
+def test_a_wrong_contract_is_told(tmp_path: Path, old: str, new: str, message: str) -> None:
     assert old in CONTRACT
     (tmp_path / SPEC_FILE).write_text(CONTRACT.replace(old, new, 1))
-    with pytest.raises(EncoderError, match=told) as caught:
+    with pytest.raises(EncoderError, match=message) as caught:
         load_spec(tmp_path)
     assert SPEC_FILE in str(caught.value)
 

@@ -59,7 +59,7 @@ def test_patients_in_two_folds_are_told() -> None:
 
 
 @pytest.mark.parametrize(
-    ("table", "folds", "share", "told"),
+    ("table", "folds", "share", "message"),
     [
         (TABLE, Folds((1, 7), (3,)), 0.15, "no record is in fold 7; the archive has folds 1, 2, 3, 4, 5"),
         (TABLE, Folds((1, 2), (2,)), 0.15, "fold 2 is named twice"),
@@ -68,8 +68,8 @@ def test_patients_in_two_folds_are_told() -> None:
         (TABLE.slice(0, 1), Folds(), 0.15, "cannot be split"),
     ],
 )
-def test_splits_that_cannot_be(table: pa.Table, folds: Folds, share: float, told: str) -> None:
-    with pytest.raises(UsageError, match=told):
+def test_splits_that_cannot_be(table: pa.Table, folds: Folds, share: float, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         split(table, np.ones(table.num_rows, bool), folds, share, 0)
 
 

@@ -63,7 +63,7 @@ def test_input_of_another_shape(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("layers", "told"),
+    ("layers", "message"),
     [
         (["resblock_2"], "no layer 'resblock_2'.*Did you mean 'resblock1d_2'.*resblock1d_0.conv1"),
         (["resblock1d_2#7"], "returns 2 element.*element 7"),
@@ -72,9 +72,9 @@ def test_input_of_another_shape(tmp_path: Path) -> None:
         (["lin"], r"gives shape \(4, 2\)"),
     ],
 )
-def test_layers_that_cannot_be_tapped(tmp_path: Path, layers: list[str], told: str) -> None:
+def test_layers_that_cannot_be_tapped(tmp_path: Path, layers: list[str], message: str) -> None:
     write_small_encoder(tmp_path, layers=layers)
-    with pytest.raises(EncoderError, match=told):
+    with pytest.raises(EncoderError, match=message):
         Encoder.load(tmp_path, batch=4)
 
 
@@ -140,7 +140,7 @@ def test_any_network_by_import_path_from_the_working_directory(own: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"arguments": {"times": 2}, "layers": ["again"]}, "ran 2 times"),
         ({"layers": ["unused"]}, "ran 0 times"),
@@ -155,9 +155,9 @@ def test_any_network_by_import_path_from_the_working_directory(own: Path) -> Non
         ({"weights": "other.safetensors"}, "no weights at"),
     ],
 )
-def test_encoders_that_do_not_fit(own: Path, changes: dict[str, Any], told: str) -> None:
+def test_encoders_that_do_not_fit(own: Path, changes: dict[str, Any], message: str) -> None:
     write_spec(own, own_spec(**changes))
-    with pytest.raises(EncoderError, match=told):
+    with pytest.raises(EncoderError, match=message):
         Encoder.load(own, batch=4)
 
 
@@ -182,9 +182,9 @@ def test_a_published_checkpoint_loads_by_its_key(tmp_path: Path) -> None:
     encoder = Encoder.load(tmp_path, batch=16)
     expected = Encoder.load(write_small_encoder(tmp_path / "same"), batch=16).forward(X).prediction
     torch.testing.assert_close(encoder.forward(X).prediction, expected, rtol=0, atol=0)
-    for key, told in ((None, "set weights_key to one of model, optimizer"), ("modle", "Did you mean 'model'")):
+    for key, message in ((None, "set weights_key to one of model, optimizer"), ("modle", "Did you mean 'model'")):
         write_spec(tmp_path, spec_of(weights="model.pth", weights_key=key))
-        with pytest.raises(EncoderError, match=told):
+        with pytest.raises(EncoderError, match=message):
             Encoder.load(tmp_path, batch=4)
 
 

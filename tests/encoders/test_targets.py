@@ -60,7 +60,7 @@ def test_kinds_and_values(archive: Archive, target: str, kind: str, found: str, 
 
 
 @pytest.mark.parametrize(
-    ("target", "kind", "told"),
+    ("target", "kind", "message"),
     [
         ("superclass", "auto", "no column 'superclass'.*Did you mean 'superclasses'.*rhythm, grade.*age, sex"),
         ("signal", "auto", "no column 'signal'"),
@@ -72,8 +72,8 @@ def test_kinds_and_values(archive: Archive, target: str, kind: str, found: str, 
         ("superclasses", "multiclass", "can be trained as multilabel, not"),
     ],
 )
-def test_columns_that_are_no_target(archive: Archive, target: str, kind: str, told: str) -> None:
-    with pytest.raises(UsageError, match=told):
+def test_columns_that_are_no_target(archive: Archive, target: str, kind: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         read_labels(archive, target, kind)
 
 
@@ -104,7 +104,7 @@ def test_encodes_numbers_of_chosen_rows() -> None:
 
 
 @pytest.mark.parametrize(
-    ("labels", "told"),
+    ("labels", "message"),
     [
         (Labels("regression", ("age",), [4.0, 4.0, 4.0, 5.0]), "same for every training record"),
         (Labels("multiclass", ("sex",), ["m", "m", "m", "f"]), "only 'm'"),
@@ -112,8 +112,8 @@ def test_encodes_numbers_of_chosen_rows() -> None:
         (Labels("multilabel", ("c",), [set(), set(), set(), {"b"}]), "holds nothing"),
     ],
 )
-def test_constants_teach_nothing(labels: Labels, told: str) -> None:
-    with pytest.raises(UsageError, match=told):
+def test_constants_teach_nothing(labels: Labels, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         encode(labels, ROWS, TRAIN)
 
 

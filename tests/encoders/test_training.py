@@ -175,7 +175,7 @@ def test_an_interrupted_training_leaves_no_encoder(
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"blocks": ((8, 128), (8, 50))}, "no network has these blocks"),
         ({"kernel_size": 4}, "has to be odd"),
@@ -185,8 +185,8 @@ def test_an_interrupted_training_leaves_no_encoder(
         ({"device": "quantum"}, "choose auto"),
     ],
 )
-def test_settings_that_cannot_be(archive: Archive, tmp_path: Path, changes: dict[str, Any], told: str) -> None:
-    with pytest.raises(UsageError, match=told):
+def test_settings_that_cannot_be(archive: Archive, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         train_encoder(archive, tmp_path, replace(SETTINGS, **changes))
 
 

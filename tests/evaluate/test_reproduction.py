@@ -91,9 +91,9 @@ def test_what_cannot_be_reproduced_is_told(done: tuple[Path, list[Outcome]], tmp
     with pytest.raises(UsageError, match=r"holds 1 exams_part\*"):
         reproduce_code15(tmp_path, tmp_path / "out", SMALL)
     command = [sys.executable, str(REPOSITORY / "jobs" / "reproduce.py"), "--json"]
-    told = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
-    assert told.returncode == 2
-    assert "nothing to reproduce" in json.loads(told.stdout)["error"]
+    message = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert message.returncode == 2
+    assert "nothing to reproduce" in json.loads(message.stdout)["error"]
 
 
 def test_ages_from_the_parts_of_a_release(tmp_path: Path) -> None:

@@ -119,7 +119,7 @@ def test_a_conflict_is_tried_again(s3_root: str, answers: list[Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "told"),
+    ("code", "message"),
     [
         ("ExpiredToken", "the credentials have expired"),
         ("AccessDenied", "these credentials may not do this"),
@@ -127,9 +127,9 @@ def test_a_conflict_is_tried_again(s3_root: str, answers: list[Any]) -> None:
         ("NoSuchBucket", "there is no such bucket"),
     ],
 )
-def test_refusals_are_told_in_words(s3_root: str, answers: list[Any], code: str, told: str) -> None:
+def test_refusals_are_told_in_words(s3_root: str, answers: list[Any], code: str, message: str) -> None:
     answers.append((False, refusal(code)))
-    with pytest.raises(StoreError, match=told) as caught:
+    with pytest.raises(StoreError, match=message) as caught:
         S3Objects(s3_root).put_if_absent("x", b"mine")
     assert "type the same command again" in str(caught.value)
 
@@ -148,9 +148,9 @@ def test_settings_travel_without_secrets(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "do-not-tell")
     use_storage(StorageSettings(endpoint="https://s3.example.org", encryption="aws:kms", kms_key="alias/ecg"))
     assert storage_settings().endpoint == "https://s3.example.org"
-    told = storage_variables()
-    assert "do-not-tell" not in str(told)
-    assert '"kms_key":"alias/ecg"' in told["ECGSCALE_STORAGE"]
+    message = storage_variables()
+    assert "do-not-tell" not in str(message)
+    assert '"kms_key":"alias/ecg"' in message["ECGSCALE_STORAGE"]
 
 
 def test_the_region_is_that_of_the_settings_or_of_the_usual_variables(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,9 +89,9 @@ def test_each_job_does_its_part_and_the_night_does_what_is_new(tmp_path: Path) -
     assert facts(run(nightly, config))["computed"] == 0
     scored = facts(run(evaluate, config))
     assert scored["dataset_id"] == explained["dataset_id"]
-    told = [(record["command"], record["outcome"]) for record in run_records(tmp_path / "results")]
-    assert told.count(("jobs/nightly", "done")) == 2
-    assert ("jobs/evaluate", "done") in told
+    message = [(record["command"], record["outcome"]) for record in run_records(tmp_path / "results")]
+    assert message.count(("jobs/nightly", "done")) == 2
+    assert ("jobs/evaluate", "done") in message
     named = json.loads(Path(night["run"]).read_text())
     assert (named["totals"]["shards"], named["totals"]["records"]) == (1, 40)
 

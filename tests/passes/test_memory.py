@@ -138,9 +138,9 @@ def measured_fit(archive: Path, encoder: Path, root: Path, *options: str) -> Mea
         assert process.stderr is not None
         stderr = process.stderr.read()
     assert process.returncode == 0, stderr
-    told = re.search(r"^planned (\d+) (\d+)$", stderr, re.MULTILINE)
-    assert told, stderr
-    return Measured(peak / 1024, int(told[1]) / MIB, int(told[2]) / MIB, stderr)
+    message = re.search(r"^planned (\d+) (\d+)$", stderr, re.MULTILINE)
+    assert message, stderr
+    return Measured(peak / 1024, int(message[1]) / MIB, int(message[2]) / MIB, stderr)
 
 
 def test_a_fit_takes_no_more_than_it_said_with_and_without_a_limit(encoder_dir: Path, tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ def test_what_started_the_fit_does_not_count(encoder_dir: Path, tmp_path: Path) 
         command = [sys.executable, "-c", start, size, *COMMAND, *map(str, words)]
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 2, done.stderr
-        told = re.search(r"cannot hold the fit: ([\d.]+) (MiB|GiB) are needed", done.stderr)
-        assert told, done.stderr
-        needed.append(float(told[1]) * (1024 if told[2] == "GiB" else 1))
+        message = re.search(r"cannot hold the fit: ([\d.]+) (MiB|GiB) are needed", done.stderr)
+        assert message, done.stderr
+        needed.append(float(message[1]) * (1024 if message[2] == "GiB" else 1))
     assert abs(needed[0] - needed[1]) < 150

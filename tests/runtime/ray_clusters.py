@@ -88,7 +88,7 @@ def environment(address: str | None) -> dict[str, str]:
     return {**kept, "PYTHONPATH": os.getcwd(), **({"RAY_ADDRESS": address} if address else {})}
 
 
-def told(lines: Sequence[str], part: str) -> str:
+def message(lines: Sequence[str], part: str) -> str:
     """The only line that has this part."""
     [line] = [line for line in lines if part in line]
     return line

@@ -45,7 +45,7 @@ class Counted:
 def counted(monkeypatch: pytest.MonkeyPatch) -> dict[Any, float]:
     """What a connected process adds to its counters."""
     Counted.found = {}
-    counters = {name: Counted(name, told, tags) for name, (told, tags) in COUNTERS.items()}
+    counters = {name: Counted(name, message, tags) for name, (message, tags) in COUNTERS.items()}
     monkeypatch.setattr(metrics, "_counter", counters.__getitem__)
     monkeypatch.setattr(metrics, "connected", lambda: True)
     return Counted.found
@@ -71,7 +71,7 @@ def test_whatever_advances_is_counted(counted: dict[Any, float]) -> None:
         stage.advance(4)
         stage.advance()
         stage.note("part-00000.parquet")
-    progress.say("told")
+    progress.say("message")
     assert counted == {("ecgscale_progress", (("stage", "activations"), ("unit", "records"))): 5}
     assert (shown.advanced, shown.said, shown.total) == (5, ["told"], 10)
 

@@ -92,11 +92,11 @@ def test_killed_from_outside_while_it_has_nothing_to_do(pool: Scheduler) -> None
 
 
 def test_how_it_died_is_told(pool: Scheduler) -> None:
-    for method, argument, told in (("die", signal.SIGSEGV, "signal SIGSEGV"), ("exit", 3, "exit code 3")):
+    for method, argument, message in (("die", signal.SIGSEGV, "signal SIGSEGV"), ("exit", 3, "exit code 3")):
         outcome = one(pool, method, argument, attempts=1, what="part-7")
         assert isinstance(outcome, Failed)
         assert outcome.fatal == 1
-        assert outcome.reason == f"part-7: given up after 1 attempts; last: died ({told})"
+        assert outcome.reason == f"part-7: given up after 1 attempts; last: died ({message})"
     pool.ready()
 
 
@@ -201,12 +201,12 @@ def test_a_driver_that_is_stopped_or_killed_leaves_nobody(tmp_path: Path, how: s
             os.killpg(driver.pid, how)  # a terminal sends it to the whole group
         else:
             driver.kill()
-        _, told = driver.communicate(timeout=20)
+        _, message = driver.communicate(timeout=20)
     finally:
         driver.kill()
     assert driver.returncode == (6 if how == signal.SIGINT else -signal.SIGKILL)
     until(lambda: not any(map(alive, workers)))
-    assert told == b"", "no traceback of a worker"
+    assert message == b"", "no traceback of a worker"
 
 
 def test_one_worker_is_this_process_and_fewer_are_refused() -> None:

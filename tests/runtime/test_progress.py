@@ -51,8 +51,8 @@ def test_plain_lines_carry_the_last_note_and_do_without_a_total(clock: list[floa
         stage.note("part-00001.parquet")
         clock[0] += 10
         stage.advance()
-    told, ended = stream.getvalue().splitlines()
-    assert told == "headers: 1 record, 0.1/s (part-00001.parquet)"
+    message, ended = stream.getvalue().splitlines()
+    assert message == "headers: 1 record, 0.1/s (part-00001.parquet)"
     assert ended == "headers: 1 record, 0.1/s, 10.0 s (part-00001.parquet)"
 
 
@@ -156,9 +156,9 @@ def test_a_log_for_programs_has_an_object_a_line(clock: list[float], monkeypatch
         stage.advance(250)
         stage.advance(250)
         progress.say("set aside: part-00001.parquet")
-    told, said, ended = [json.loads(line) for line in stream.getvalue().splitlines()]
-    assert told.pop("time").endswith("+00:00")
-    assert told == {
+    message, said, ended = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert message.pop("time").endswith("+00:00")
+    assert message == {
         "stage": "explain",
         "done": 250,
         "total": 1000,

@@ -212,15 +212,15 @@ def test_a_driver_is_stopped_then_killed_and_the_command_repeated(cluster: Nodes
         stopped = driver(command, cluster.address)
         until(lambda before=before: committed() > before, 60)
         stopped.send_signal(how)
-        told, _ = stopped.communicate(timeout=60)
-        assert stopped.returncode == code, told
+        message, _ = stopped.communicate(timeout=60)
+        assert stopped.returncode == code, message
         before = committed()
         assert 0 < before < 12
         assert not list(out.glob("explanations/*/_manifests/*.json"))
     last = driver(command, cluster.address)
-    told, _ = last.communicate(timeout=120)
-    assert last.returncode == 0, told
-    assert f'"computed": {12 - before}' in told.splitlines()[-1]
+    message, _ = last.communicate(timeout=120)
+    assert last.returncode == 0, message
+    assert f'"computed": {12 - before}' in message.splitlines()[-1]
     assert digests(out) == digests(tmp_path / "here")
 
 
@@ -232,10 +232,10 @@ def test_an_address_that_does_not_answer_is_told_at_once(tmp_path: Path) -> None
     arguments = ["fit", archive, "--encoder", encoder_of(Slow, tmp_path / "encoder"), "--out", tmp_path / "out"]
     started = time.monotonic()
     command = driver([*arguments, "--clusters", 2, "--runtime", "ray"], address)
-    told, _ = command.communicate(timeout=60)
-    assert command.returncode == ExitCode.USAGE, told
-    assert f"error: RAY_ADDRESS={address} does not answer: [Errno 111] Connection refused" in told
-    assert "Traceback" not in told
+    message, _ = command.communicate(timeout=60)
+    assert command.returncode == ExitCode.USAGE, message
+    assert f"error: RAY_ADDRESS={address} does not answer: [Errno 111] Connection refused" in message
+    assert "Traceback" not in message
     assert time.monotonic() - started < 60
 
 

@@ -266,15 +266,15 @@ def test_a_worker_that_waits_for_room_holds_up_nobody() -> None:
 
 
 @pytest.mark.parametrize(
-    ("reply", "told"),
+    ("reply", "message"),
     [
         (Reply(died="died (exit code 1)"), r"died \(exit code 1\)"),
         (Reply(error=OSError("no CUDA")), "OSError: no CUDA"),
     ],
 )
-def test_workers_that_cannot_be_made_end_the_run_with_the_reason(reply: Reply, told: str) -> None:
+def test_workers_that_cannot_be_made_end_the_run_with_the_reason(reply: Reply, message: str) -> None:
     backend = FakeBackend(4, hello=lambda number: reply)
-    with pytest.raises(NoWorkers, match=f"no worker could be started, 3 were tried; last: {told}"):
+    with pytest.raises(NoWorkers, match=f"no worker could be started, 3 were tried; last: {message}"):
         outcomes(backend, calls(3))
     assert len(backend.members) <= 8
 

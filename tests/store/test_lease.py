@@ -18,8 +18,8 @@ from ecgscale.store.lease import Holder, Lease, LeaseLost, LockedError, lease_st
 
 def test_one_at_a_time(any_root: str) -> None:
     with Lease(any_root, "one", "a test"):
-        told = r"in use by a test \(process \d+ on "
-        with pytest.raises(LockedError, match=told) as caught, Lease(any_root, "two", "b"):
+        message = r"in use by a test \(process \d+ on "
+        with pytest.raises(LockedError, match=message) as caught, Lease(any_root, "two", "b"):
             pass
         assert caught.value.exit_code == ExitCode.LOCKED
     with Lease(any_root, "three", "a test"):

@@ -70,9 +70,9 @@ def test_a_killed_process_of_this_host_is_not_at_work(any_root: str) -> None:
         process.kill()
         process.wait(60)
     assert (len(marks(store)), len(stale_marks(store))) == (1, 1)
-    [told] = require_alone(store)
-    assert told.startswith(f"ecgscale explain (process {process.pid} on ")
-    assert "is gone; its mark was removed" in told
+    [message] = require_alone(store)
+    assert message.startswith(f"ecgscale explain (process {process.pid} on ")
+    assert "is gone; its mark was removed" in message
     assert marks(store) == []
 
 
@@ -88,16 +88,16 @@ def test_a_mark_lasts_as_long_as_its_heart_beats(any_root: str) -> None:
             require_alone(store)
         assert "elsewhere" not in str(caught.value)
         assert len(marks(store)) == 3
-    [told] = require_alone(store)
-    assert "on elsewhere" in told
+    [message] = require_alone(store)
+    assert "on elsewhere" in message
     assert marks(store) == []
 
 
 def test_nobody_is_at_work_beside_somebody_who_forgets(any_root: str) -> None:
     store = open_objects(any_root)
     with Lease(any_root, "one", FORGETTING):
-        told = r"in use by ecgscale forget \(process \d+ on "
-        with pytest.raises(LockedError, match=told) as caught, at_work(any_root, "ecgscale explain"):
+        message = r"in use by ecgscale forget \(process \d+ on "
+        with pytest.raises(LockedError, match=message) as caught, at_work(any_root, "ecgscale explain"):
             pass
         assert caught.value.exit_code == ExitCode.LOCKED
         assert marks(store) == []

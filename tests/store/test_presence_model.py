@@ -24,7 +24,7 @@ class Story:
     ttl_s: float
     inside: set[str] = field(default_factory=set)
     beside: set[frozenset[str]] = field(default_factory=set)
-    told: set[str] = field(default_factory=set)
+    message: set[str] = field(default_factory=set)
     did: set[str] = field(default_factory=set)
 
     def work(self, name: str, store: View, steps: int) -> None:
@@ -51,7 +51,7 @@ class Story:
         self.work(name, store, 3)
         self.inside.discard(name)
         if not mark.withdraw():
-            self.told.add(name)
+            self.message.add(name)
 
     def forget(self, name: str, turn: Callable[[], None]) -> None:
         """What `forget` does: the lease, a look, the work, and a last look at the lease."""
@@ -69,9 +69,9 @@ class Story:
         except LockedError:
             pass
         except LeaseLost:
-            self.told.add(name)
+            self.message.add(name)
         self.inside.discard(name)
-        if name not in self.told:
+        if name not in self.message:
             store.put(f"{LOCK}/{lease._number:08d}.end", b"")
 
 
@@ -91,7 +91,7 @@ def test_never_both(choices: list[Choice], seed: int, conditional: bool) -> None
     story = played(choices, seed, FOREVER, conditional)
     assert story.beside == set()
     # Without put-if-absent, of two that forget one is overwritten, and told.
-    assert not story.told or not conditional
+    assert not story.message or not conditional
     assert not [key for key in story.objects.data if "at_work" in key]
 
 
@@ -101,7 +101,7 @@ def test_of_two_that_met_because_one_slept_one_is_told(
     choices: list[Choice], seed: int, ttl_s: float, conditional: bool
 ) -> None:
     story = played(choices, seed, ttl_s, conditional)
-    assert all(pair & story.told for pair in story.beside)
+    assert all(pair & story.message for pair in story.beside)
 
 
 def test_one_after_the_other_all_do_their_work() -> None:

@@ -74,25 +74,25 @@ def test_partial_is_of_what_is_served(tmp_path: Path) -> None:
 
 def test_of_many_who_decide_at_once_one_does(any_root: str) -> None:
     publish_two(any_root)
-    told: list[Pointer | PublishError] = []
+    message: list[Pointer | PublishError] = []
     at_once = threading.Barrier(6)
 
     def decide(number: int) -> None:
         at_once.wait()
         try:
-            told.append(serve(any_root, (OLD, NEW)[number % 2], f"number {number}", RUN, base=0))
+            message.append(serve(any_root, (OLD, NEW)[number % 2], f"number {number}", RUN, base=0))
         except PublishError as error:
-            told.append(error)
+            message.append(error)
 
     threads = [threading.Thread(target=decide, args=(number,)) for number in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    [winner] = [one for one in told if isinstance(one, Pointer)]
+    [winner] = [one for one in message if isinstance(one, Pointer)]
     assert served(any_root) == winner
     assert newest_pointer(any_root) == 1
-    for error in (one for one in told if isinstance(one, PublishError)):
+    for error in (one for one in message if isinstance(one, PublishError)):
         assert winner.reason in str(error)
         assert "type the same command again" in str(error)
 

@@ -98,9 +98,9 @@ def test_records_seen_before_stand_apart() -> None:
     assert (result.headline, result.records, result.seen_by_encoder, result.seen_by_clusters) == ("neither", 48, 0, 0)
     assert result.scores["agreement"] == result.groups["neither"]["scores"]["agreement"]
     everything = Seen(fold <= 10, fold <= 10, None, None)
-    told = check(table, request=HELD, seen=everything)
-    assert told.headline == "all"
-    assert any("too few of the records scored are new to the encoder" in remark for remark in told.remarks)
+    message = check(table, request=HELD, seen=everything)
+    assert message.headline == "all"
+    assert any("too few of the records scored are new to the encoder" in remark for remark in message.remarks)
 
 
 def test_intervals_hold_the_scores_and_differences_are_paired() -> None:

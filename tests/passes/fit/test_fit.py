@@ -196,8 +196,8 @@ def test_records_that_cannot_be_used_are_counted_and_told(encoder: Path, tmp_pat
     )
     assert model.model.info["left_out"] == left_out
     assert (model.records, model.model.info["n_timesteps"]) == (2, 2 * VALID)
-    told = [line for line in watch.said if "take no part" in line]
-    assert told == ["5 of 7 records take no part: " + ", ".join(f"1 {status}" for status in sorted(left_out))]
+    message = [line for line in watch.said if "take no part" in line]
+    assert message == ["5 of 7 records take no part: " + ", ".join(f"1 {status}" for status in sorted(left_out))]
 
 
 def test_no_usable_record_is_an_error_that_says_where_to_look(encoder: Path, tmp_path: Path) -> None:
@@ -213,8 +213,8 @@ def test_a_shard_cut_short_is_left_out_and_told(encoder: Path, tmp_path: Path) -
     cut_short(broken / "part-00001.parquet")
     watch = Watching()
     [model] = fit(broken, encoder, tmp_path / "root", watch)
-    [told] = [line for line in watch.said if line.startswith("left out of the fit")]
-    assert "part-00001.parquet" in told
+    [message] = [line for line in watch.said if line.startswith("left out of the fit")]
+    assert "part-00001.parquet" in message
     assert model.records == RECORDS - 16
     [full] = fit(whole, encoder, tmp_path / "root")
     assert full.model.model_id != model.model.model_id
@@ -290,7 +290,7 @@ def test_a_limit_that_cannot_hold_the_fit_is_refused_before_any_work(
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"device": "tpu"}, "choose auto, cpu or cuda"),
         ({"folds": (1, 11)}, "has no fold 11; it has 1, 2, 3"),
@@ -298,9 +298,9 @@ def test_a_limit_that_cannot_hold_the_fit_is_refused_before_any_work(
     ],
 )
 def test_requests_that_cannot_be_met(
-    archive: Path, encoder: Path, tmp_path: Path, changes: dict[str, Any], told: str
+    archive: Path, encoder: Path, tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(UsageError, match=told):
+    with pytest.raises(UsageError, match=message):
         fit(archive, encoder, tmp_path, **changes)
     assert not (tmp_path / "models").exists()
 

@@ -92,9 +92,9 @@ def contents(archive: Path) -> dict[str, str]:
 
 def info(archive: Path) -> list[tuple[str, Any]]:
     """`_archive.json` in its own order, less what is new every time."""
-    told = dict(Archive.open(archive).info)
-    told["source"] = [(key, value) for key, value in told["source"].items() if key != "listed_at"]
-    return [(key, value) for key, value in told.items() if key not in ("archive_id", "created_at")]
+    message = dict(Archive.open(archive).info)
+    message["source"] = [(key, value) for key, value in message["source"].items() if key != "listed_at"]
+    return [(key, value) for key, value in message.items() if key not in ("archive_id", "created_at")]
 
 
 def less_identity(result: IngestResult) -> dict[str, Any]:

@@ -111,7 +111,7 @@ def test_an_unfinished_archive_is_made_from_the_beginning(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("archive", "train", "told"),
+    ("archive", "train", "message"),
     [
         ("", TRAIN, "is no archive, and .archive. names no source"),
         (SIMULATE, "", r"has no encoder\.toml, and there is no .train. section"),
@@ -119,10 +119,10 @@ def test_an_unfinished_archive_is_made_from_the_beginning(tmp_path: Path) -> Non
     ],
 )
 def test_what_is_missing_and_cannot_be_made_is_told_before_any_work(
-    tmp_path: Path, archive: str, train: str, told: str
+    tmp_path: Path, archive: str, train: str, message: str
 ) -> None:
     config = load_config(write_config(tmp_path, archive, train))
-    with pytest.raises(UsageError, match=told):
+    with pytest.raises(UsageError, match=message):
         run_pipeline(config)
     assert [path.name for path in tmp_path.iterdir()] == ["job.toml"]
 

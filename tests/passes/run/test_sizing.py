@@ -84,15 +84,15 @@ def test_sizes_of_the_sources() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "told"), [(45, "45 s"), (89.6, "90 s"), (720, "12 min"), (5399, "90 min"), (12_240, "3.4 h")]
+    ("seconds", "message"), [(45, "45 s"), (89.6, "90 s"), (720, "12 min"), (5399, "90 min"), (12_240, "3.4 h")]
 )
-def test_durations(seconds: float, told: str) -> None:
-    assert duration(seconds) == told
+def test_durations(seconds: float, message: str) -> None:
+    assert duration(seconds) == message
 
 
-@pytest.mark.parametrize(("size", "told"), [(900, "1 kB"), (5.6e8, "560 MB"), (3.4e10, "34 GB"), (1.2e12, "1.2 TB")])
-def test_volumes(size: float, told: str) -> None:
-    assert volume(size) == told
+@pytest.mark.parametrize(("size", "message"), [(900, "1 kB"), (5.6e8, "560 MB"), (3.4e10, "34 GB"), (1.2e12, "1.2 TB")])
+def test_volumes(size: float, message: str) -> None:
+    assert volume(size) == message
 
 
 def test_the_table_has_a_line_for_each_number_of_workers() -> None:
