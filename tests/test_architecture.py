@@ -166,6 +166,14 @@ def test_the_tiers_of_tests_name_what_is_there() -> None:
     assert [path for path in SLOW if not (REPOSITORY / "tests" / path).exists()] == []
 
 
+def test_words_have_one_meaning_each() -> None:
+    """The glossary of CONTRIBUTING.md can be read in a minute, and names nothing twice."""
+    page = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8").split("\n## Words\n")[1].split("\n## ")[0]
+    words = re.findall(r"^\| ([^|]+) \| ", page, re.MULTILINE)[2:]
+    assert 30 < len(words) <= 40
+    assert len(set(words)) == len(words)
+
+
 def tracked_texts() -> Iterator[tuple[str, str]]:
     """Name and text of every tracked file that is text."""
     if shutil.which("git") is None or not (REPOSITORY / ".git").exists():

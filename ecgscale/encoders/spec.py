@@ -92,7 +92,7 @@ class EncoderSpec(_Section):
 
     @field_validator("weights")
     @classmethod
-    def _beside(cls, weights: str) -> str:
+    def _alongside(cls, weights: str) -> str:
         path = Path(weights)
         if path.is_absolute() or ".." in path.parts:
             raise ValueError(f"{weights!r} is not beside {SPEC_FILE}; copy the file there and give its name")
