@@ -1,1 +1,1 @@
-"""Archives that grow night by night: the log of what was taken in, what is found in a source, and its way into shards."""
+"""Archives that grow night by night: the log of what was taken in, what a source has that is new, how it comes in."""

@@ -1,1 +1,1 @@
-"""Forests on cluster proportions that imitate the network: how they are rotated, fitted, scored, and what stands beside."""
+"""Forests on cluster proportions that imitate the network: rotated, fitted, scored, and what stands alongside."""
