@@ -31,7 +31,6 @@ from ecgscale.leads import CANONICAL_LEADS
 from ecgscale.progress import SILENT
 from ecgscale.store import open_explanations
 from tests.e2e.test_same_bits import torch_threads
-from tests.worlds.few_recordings import few_recordings
 from tests.worlds.formula.small_networks import spec_of
 
 pytestmark = pytest.mark.realdata
@@ -287,11 +286,10 @@ def test_the_benchmark_of_all_this_runs(
     from benchmarks import real_recordings
 
     monkeypatch.setattr(real_recordings, "COMPARED", 3)
-    few = few_recordings(test_data, work / "few")
-    found = real_recordings.run(real_recordings.Job(few, work, small_model.encoder_path, SILENT))
+    found = real_recordings.run(real_recordings.Job(test_data, work, small_model.encoder_path, SILENT))
     assert found["failed"] == []
     assert {name: facts["records"] for name, facts in found["explain"].items()} == {
-        "ptbxl": 109,
+        "ptbxl": 434,
         "code15": 318,
         "ludb": 100,
         "ludb by its gains": 100,
