@@ -73,7 +73,7 @@ def test_whatever_advances_is_counted(counted: dict[Any, float]) -> None:
         stage.note("part-00000.parquet")
     progress.say("message")
     assert counted == {("ecgscale_progress", (("stage", "activations"), ("unit", "records"))): 5}
-    assert (shown.advanced, shown.said, shown.total) == (5, ["told"], 10)
+    assert (shown.advanced, shown.said, shown.total) == (5, ["message"], 10)
 
 
 def test_without_a_cluster_nothing_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
