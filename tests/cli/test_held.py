@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import getpass
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +16,6 @@ import pytest
 from ecgscale.nightly.history import decide_on
 from ecgscale.passes.explain.explain import Policy
 from tests.cli.operated import facts, typed
-from tests.explain.golden import write_archive, write_model
 from tests.worlds.commands.small_world import SmallWorld
 
 BACK = ("part-00001.parquet", "part-00002.parquet")
@@ -32,17 +30,12 @@ def admission(commits: Any, newest: Any) -> dict[str, list[str]]:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> SmallWorld:
-    folder = tmp_path_factory.mktemp("held")
-    archive = write_archive(folder / "archive", **FLAT)
-    world = SmallWorld(str(folder / "root"), archive, write_model(folder / "elsewhere"))
-    world.explain(policy=Policy(admission=admission))
-    return world
+    return SmallWorld.made(tmp_path_factory.mktemp("held"), FLAT, policy=Policy(admission=admission))
 
 
 @pytest.fixture
 def world(made: SmallWorld, tmp_path: Path) -> SmallWorld:
-    shutil.copytree(made.root, tmp_path / "root")
-    return SmallWorld(str(tmp_path / "root"), made.archive, made.model)
+    return made.copied(tmp_path)
 
 
 def test_held_shards_are_listed_with_what_to_type_next(world: SmallWorld) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ from ecgscale.store.failures import failures, remember
 from ecgscale.store.lease import Lease
 from ecgscale.store.provenance import run_facts
 from tests.cli.operated import facts, typed
-from tests.explain.golden import write_archive, write_model
 from tests.worlds.commands.small_world import SmallWorld, with_value
 
 BAD: dict[str, Any] = {
@@ -29,18 +27,12 @@ BAD: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> SmallWorld:
-    folder = tmp_path_factory.mktemp("operated")
-    world = SmallWorld(
-        str(folder / "root"), write_archive(folder / "archive", **BAD), write_model(folder / "elsewhere")
-    )
-    world.explain()
-    return world
+    return SmallWorld.made(tmp_path_factory.mktemp("operated"), BAD)
 
 
 @pytest.fixture
 def world(made: SmallWorld, tmp_path: Path) -> SmallWorld:
-    shutil.copytree(made.root, tmp_path / "root")
-    return SmallWorld(str(tmp_path / "root"), made.archive, made.model)
+    return made.copied(tmp_path)
 
 
 def test_verify_says_that_all_is_right(world: SmallWorld) -> None:

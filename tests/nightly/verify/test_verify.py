@@ -22,7 +22,7 @@ from ecgscale.progress import SILENT
 from ecgscale.runtime.run_record import run_record
 from ecgscale.store.commit import read_commit
 from ecgscale.store.garbage import collect_garbage
-from tests.explain.golden import good_row, write_archive, write_model, write_rows
+from tests.explain.golden import good_row, write_archive, write_rows
 from tests.worlds.commands.explaining import Watching, rewrite
 from tests.worlds.commands.small_world import SmallWorld, with_value
 
@@ -30,18 +30,13 @@ from tests.worlds.commands.small_world import SmallWorld, with_value
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> SmallWorld:
     """10 records in shards of 4, 4 and 2; r5 is flat."""
-    folder = tmp_path_factory.mktemp("verify")
-    archive = write_archive(folder / "archive", r5={"signal": np.ones((3, 220), np.int16)})
-    world = SmallWorld(str(folder / "root"), archive, write_model(folder / "elsewhere"))
-    world.explain()
-    return world
+    return SmallWorld.made(tmp_path_factory.mktemp("verify"), {"r5": {"signal": np.ones((3, 220), np.int16)}})
 
 
 @pytest.fixture
 def world(made: SmallWorld, tmp_path: Path) -> SmallWorld:
     """A copy that may be damaged."""
-    shutil.copytree(made.root, tmp_path / "root")
-    return SmallWorld(str(tmp_path / "root"), made.archive, made.model)
+    return made.copied(tmp_path)
 
 
 def summary(verified: Verified) -> str:

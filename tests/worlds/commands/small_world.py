@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from ecgscale.passes.explain.explain import ExplainResult, explain_archive
 from ecgscale.store.commit import read_commit
 from ecgscale.store.dataset import dataset_store, find_dataset
 from ecgscale.store.manifest import Manifest, ShardEntry, manifest_key
+from tests.explain.golden import write_archive, write_model
 
 METADATA = "ecgscale."
 
@@ -31,6 +33,19 @@ class SmallWorld:
     root: str
     archive: Path
     model: Path
+
+    @classmethod
+    def made(cls, folder: Path, rows: dict[str, dict[str, Any]], **options: Any) -> SmallWorld:
+        """10 records in shards of 4, 4 and 2, of which `rows` are changed, explained and published."""
+        archive = write_archive(folder / "archive", **rows)
+        world = cls(str(folder / "root"), archive, write_model(folder / "elsewhere"))
+        world.explain(**options)
+        return world
+
+    def copied(self, folder: Path) -> SmallWorld:
+        """A copy of ROOT that may be damaged."""
+        shutil.copytree(self.root, folder / "root")
+        return SmallWorld(str(folder / "root"), self.archive, self.model)
 
     def explain(self, **options: Any) -> ExplainResult:
         """Explain what is new, in batches of 4, in this process."""
