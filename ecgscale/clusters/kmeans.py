@@ -16,10 +16,6 @@ Both end with one exact pass. An empty cluster takes half of the one with the la
 
 from __future__ import annotations
 
-import io
-import json
-import time
-import zipfile
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -28,12 +24,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecgscale.clusters.accumulate import PartialSums
+from ecgscale.clusters.checkpoint import Checkpoint, FitState
 from ecgscale.clusters.features import BlockLayout
 from ecgscale.clusters.init import Earlier, from_earlier, plus_plus
 from ecgscale.config import FIT
 from ecgscale.errors import UsageError
-from ecgscale.io.objects import open_objects
-from ecgscale.io.places import Place
 from ecgscale.progress import SILENT, Progress, Stage
 
 SPLIT = 1.0 / 1024
@@ -103,83 +98,6 @@ class KMeansFit:
         return 1.0 - self.inertia / self.total_variance if self.total_variance > 0 else 0.0
 
 
-INTERVAL_S = 30.0
-"""How often a fit writes down where it stands."""
-
-
-@dataclass
-class FitState:
-    """All that a fit needs to go on: changed in place between two requests, never while one is under way."""
-
-    centres: NDArray[np.float64]
-    weights: NDArray[np.int64]
-    step: int = 0
-    history: list[float] = field(default_factory=list)
-    smoothed: float | None = None
-    best: float | None = None
-    since_best: int = 0
-    repaired: int = 0
-    converged: bool = False
-    finishing: bool = False
-    previous_counts: NDArray[np.int64] | None = None
-    previous_sums: NDArray[np.int64] | None = None
-
-    @classmethod
-    def at(cls, start: NDArray[np.float32]) -> FitState:
-        """The beginning, from initial centroids (K, C)."""
-        return cls(start.astype(np.float64), np.zeros(len(start), np.int64))
-
-
-class Checkpoint:
-    """States of the fits of one command, in one file that is replaced whole: what goes on from there has the same bits.
-
-    The file is named by a digest of everything that decides the fits. It is no model: it lies outside models/ and is
-    deleted when the models are saved.
-    """
-
-    def __init__(self, path: Place, interval_s: float = INTERVAL_S) -> None:
-        self.path, self._interval_s = path, interval_s
-        self._store = open_objects(path.parent)
-        self._saved = time.monotonic()
-
-    def load(self) -> dict[int, FitState]:
-        """States by place in the command, empty when there are none; a damaged file counts as none."""
-        try:
-            with np.load(io.BytesIO(self._store.read(self.path.name) or b""), allow_pickle=False) as file:
-                facts: dict[str, dict[str, Any]] = json.loads(bytes(file["facts"]))
-                arrays: dict[str, dict[str, Any]] = {at: {} for at in facts}
-                for name in set(file.files) - {"facts"}:
-                    at, _, part = name.partition(".")
-                    arrays[at][part] = file[name]
-                return {int(at): FitState(**arrays[at], **known) for at, known in facts.items()}
-        except (EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
-            return {}
-
-    def due(self) -> bool:
-        """Whether it is time to save again."""
-        return time.monotonic() - self._saved >= self._interval_s
-
-    def save(self, states: dict[int, FitState]) -> None:
-        """Replace the file."""
-        facts: dict[int, dict[str, Any]] = {at: {} for at in states}
-        arrays: dict[str, NDArray[Any]] = {}
-        for at, state in states.items():
-            for name, value in vars(state).items():
-                if isinstance(value, np.ndarray):
-                    arrays[f"{at}.{name}"] = value
-                else:
-                    facts[at][name] = value
-        arrays["facts"] = np.frombuffer(json.dumps(facts).encode(), np.uint8)
-        buffer = io.BytesIO()
-        np.savez(buffer, **arrays)  # type: ignore[arg-type]
-        self._store.put(self.path.name, buffer.getvalue())
-        self._saved = time.monotonic()
-
-    def remove(self) -> None:
-        """The models are saved; the file has done its work."""
-        self._store.delete(self.path.name)
-
-
 Request = tuple[NDArray[np.float32], NDArray[np.int64] | None]
 Fit = Generator[Request, PartialSums, KMeansFit]
 
@@ -205,7 +123,7 @@ def fit_kmeans(
     # Around the origin the distortion is Σ‖f‖², so one pass with a single zero centroid gives the total variance.
     mean = whole.feature_sums[0] / whole.n_timesteps
     variance = max(whole.inertia - whole.n_timesteps * float(mean @ mean), 0.0)
-    states = checkpoint.load() if checkpoint else {}
+    states = checkpoint.load(progress.say) if checkpoint else {}
     if sorted(states) != list(range(len(n_clusters))):
         sample = source.sample(settings.sample, settings.seed)
         starts = [

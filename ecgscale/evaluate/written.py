@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ecgscale.errors import EcgscaleError, UsageError
+from ecgscale.io.documents import read_document
 from ecgscale.io.objects import put_whole
 from ecgscale.io.places import arrow_place, place
 from ecgscale.store.provenance import utc_now, versions
@@ -147,8 +148,8 @@ def plain(value: Any) -> Any:
 
 def _read(path: Path) -> Evaluation:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_document(path.parent, path.name)
         kept = {key: content[key] for key in ("name", "dataset_id", "created_at", "facts", "settings", "versions")}
         return Evaluation(**kept, table_names=tuple(content["tables"]), folder=path.parent)
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise EcgscaleError(f"{path} is no evaluation that this version reads ({error!r}); run it again") from error

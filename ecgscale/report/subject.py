@@ -11,7 +11,6 @@ Names are for readers alone: nothing is computed from them, and the model's iden
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -35,12 +34,15 @@ from ecgscale.evaluate.published import open_source
 from ecgscale.evaluate.questions import Truth, decisions, label_columns, probabilities, read_truth, target_columns
 from ecgscale.evaluate.seen import Seen, what_was_seen
 from ecgscale.evaluate.written import Evaluation, read_evaluations
+from ecgscale.io.documents import read_document
 from ecgscale.io.places import is_remote, place
 from ecgscale.store.dataset import find_dataset, open_explanations
 from ecgscale.store.manifest import Manifest
 
 NAMES_FILE = "names.json"
 LONGEST_NAME = 60
+LONGEST_NAMES = 2**20
+"""Bytes of a names.json that are read at most; 512 names of 60 letters have less than a tenth of that."""
 
 
 class _Names(BaseModel):
@@ -56,13 +58,15 @@ def read_names(model_dir: str | Path, n_clusters: int) -> dict[int, str]:
     Raises `UsageError` for a file of another form, for another model, or naming a cluster that is not there.
     """
     path = place(model_dir) / NAMES_FILE
-    if not path.is_file():
-        return {}
     try:
-        content = _Names.model_validate(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, ValidationError) as error:
+        content = _Names.model_validate(read_document(place(model_dir), NAMES_FILE, LONGEST_NAMES))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        first = error.errors()[0] if isinstance(error, ValidationError) else None
+        why = f"{'.'.join(map(str, first['loc'])) or 'the whole file'}: {first['msg']}" if first else str(error)
         raise UsageError(
-            f'{path} is not of the form {{"model_id": "…", "names": {{"0": "…"}}}}: {error}. '
+            f'{path} is not of the form {{"model_id": "…", "names": {{"0": "…"}}}}: {why}. '
             "The report saves such a file; correct it, or move it away."
         ) from error
     if content.model_id != (place(model_dir) if is_remote(model_dir) else Path(model_dir).resolve()).name:

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from ecgscale.clusters.checkpoint import Checkpoint
 from ecgscale.clusters.init import Earlier, from_earlier
-from ecgscale.clusters.kmeans import Checkpoint, FitSettings, fit_kmeans
+from ecgscale.clusters.kmeans import FitSettings, fit_kmeans
 from ecgscale.clusters.matching import match_clusters
 from ecgscale.errors import UsageError
 from tests.clusters.test_kmeans import cached

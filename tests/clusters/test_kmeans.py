@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,11 +14,13 @@ from sklearn.cluster import KMeans, MiniBatchKMeans
 
 from ecgscale.clusters.accumulate import MAX_TIMESTEPS, PartialSums, sum_scale
 from ecgscale.clusters.cache import ActivationCache, bytes_per_record
+from ecgscale.clusters.checkpoint import Checkpoint, FitState
 from ecgscale.clusters.features import BlockLayout, dense_assign, dense_features
 from ecgscale.clusters.init import features_at, plus_plus, sampled_steps
-from ecgscale.clusters.kmeans import Checkpoint, FitSettings, fit_kmeans, split_empty
+from ecgscale.clusters.kmeans import FitSettings, fit_kmeans, split_empty
 from ecgscale.errors import EcgscaleError, UsageError
 from ecgscale.runtime.progress import make_progress
+from tests.worlds.commands.explaining import Watching
 from tests.worlds.formula.activations import CODE_LIKE, make
 
 
@@ -258,10 +261,57 @@ def test_a_fit_that_was_stopped_anywhere_ends_with_the_same_bits(algorithm: str,
 def test_a_damaged_checkpoint_is_as_good_as_none(tmp_path: Path) -> None:
     path = tmp_path / "state.npz"
     path.write_bytes(b"PK\x03\x04 not a zip")
-    assert Checkpoint(path).load() == {}
+    said: list[str] = []
+    assert Checkpoint(path).load(said.append) == {}
+    assert "state.npz is damaged" in said[0]
+    assert "begins again" in said[0]
     with cached(12) as cache:
         settings = FitSettings(sample=200, max_epochs=1)
         [fit] = fit_kmeans(cache, [3], settings, checkpoint=Checkpoint(path, interval_s=0.0))
         assert np.array_equal(fit.centroids, fit_kmeans(cache, [3], settings)[0].centroids)
     Checkpoint(path).remove()
     assert not path.exists()
+
+
+def changed(path: Path, name: str, change: Callable[[NDArray[Any]], NDArray[Any]]) -> None:
+    """Rewrite an array of a checkpoint, in valid form."""
+    with np.load(path) as file:
+        arrays = {key: file[key] for key in file.files}
+    np.savez(path, **{**arrays, name: change(arrays[name])})
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("0.centres", lambda array: np.full_like(array, np.nan)),
+        ("0.weights", lambda array: array + 1),
+        ("facts", lambda array: np.frombuffer(bytes(array).replace(b'"finishing": false', b'"finishing": true'), "u1")),
+        ("facts", lambda array: np.frombuffer(bytes(array).replace(b'"step": ', b'"step": 1'), "u1")),
+        ("digest", lambda array: array[::-1]),
+        ("digest", lambda array: np.zeros(0, np.uint8)),
+    ],
+)
+def test_a_changed_checkpoint_of_valid_form_is_told_and_never_used(
+    tmp_path: Path, name: str, change: Callable[[NDArray[Any]], NDArray[Any]]
+) -> None:
+    path, settings, progress = tmp_path / "state.npz", FitSettings(sample=200, max_epochs=2), Watching()
+    with cached(12) as cache:
+        undisturbed = fit_kmeans(cache, [3], settings)[0]
+        with pytest.raises(Stopped):
+            fit_kmeans(StoppingSource(cache, 4), [3], settings, checkpoint=Checkpoint(path, interval_s=0.0))
+        assert Checkpoint(path).load()
+        changed(path, name, change)
+        [fit] = fit_kmeans(cache, [3], settings, progress, checkpoint=Checkpoint(path))
+    assert np.array_equal(fit.centroids, undisturbed.centroids)
+    assert fit.history == undisturbed.history
+    assert "state.npz is damaged (its digest is not that of its content)" in progress.said[0]
+
+
+def test_a_checkpoint_of_other_code_is_told_and_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = Checkpoint(tmp_path / "state.npz")
+    said: list[str] = []
+    checkpoint.save({0: FitState.at(np.ones((2, 3), np.float32))})
+    assert checkpoint.load()
+    monkeypatch.setattr("ecgscale.clusters.checkpoint.code_digest", lambda: "another")
+    assert checkpoint.load(said.append) == {}
+    assert "written by other code" in said[0]

@@ -95,7 +95,14 @@ def test_names_of_clusters(tmp_path: Path) -> None:
         ('{"model_id": "other", "names": {}}', "model other"),
         ('{"model_id": "k6-abc", "names": {"a": "x"}}', "not of the form"),
         ("{", "not of the form"),
+        ("[]", "the whole file: Input should be"),
+        ("null", "the whole file: Input should be"),
+        ("[" * 10**6, "nested too deeply"),
+        ('{"names": ' * 10**5, "nested too deeply"),
+        ('{"model_id": "k6-abc", "names": {"0": NaN}}', "NaN"),
+        (" " * 2**21, "2,097,152 bytes, and at most 1,048,576 are read"),
     ]:
         file.write_text(content)
-        with pytest.raises(UsageError, match=said):
+        with pytest.raises(UsageError, match=said) as caught:
             read_names(folder, 6)
+        assert "\n" not in str(caught.value)

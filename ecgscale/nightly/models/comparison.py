@@ -7,12 +7,11 @@ fitted on.
 
 from __future__ import annotations
 
-import json
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from sklearn.metrics import adjusted_rand_score
 
 from ecgscale.archive.reader import Archive
@@ -21,6 +20,7 @@ from ecgscale.clusters.model import ClusterModel
 from ecgscale.encoders.taps import Encoder
 from ecgscale.errors import ModelError, ShardError, UsageError
 from ecgscale.explain.facts import fitted_with_padding
+from ecgscale.io.documents import read_document
 from ecgscale.io.places import Place
 from ecgscale.passes.features import extract
 from ecgscale.progress import SILENT, Progress
@@ -168,8 +168,8 @@ def read_comparison(model_dir: Place) -> Comparison:
     """What was written alongside a new model; `ModelError` when it is not there or not what ecgscale writes."""
     path = model_dir / COMPARISON_FILE
     try:
-        return Comparison.model_validate(json.loads(path.read_text(encoding="utf-8")))
-    except (FileNotFoundError, ValueError, ValidationError) as error:
+        return Comparison.model_validate(read_document(model_dir, COMPARISON_FILE))
+    except (FileNotFoundError, ValueError) as error:
         raise ModelError(
             f"{path} cannot be read ({error}). Remove {model_dir} and type `ecgscale refit` again: the same model and "
             "comparison are made from the finished fit"

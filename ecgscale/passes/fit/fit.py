@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 
 from ecgscale.archive.reader import Archive
+from ecgscale.clusters.checkpoint import Checkpoint
 from ecgscale.clusters.features import BlockLayout
 from ecgscale.clusters.init import Earlier
-from ecgscale.clusters.kmeans import Checkpoint, KMeansFit, fit_kmeans
-from ecgscale.clusters.model import MIN_TAU, ClusterModel
+from ecgscale.clusters.kmeans import KMeansFit, fit_kmeans
+from ecgscale.clusters.model import MIN_TAU, ClusterModel, id_of_fit
 from ecgscale.encoders.seen import SEEN_FILE, seen_lines
 from ecgscale.encoders.taps import Encoder, resolve_device
 from ecgscale.errors import ModelError
@@ -293,7 +294,7 @@ def _identity(
 
 
 def _model_ids(identity: dict[str, Any], request: FitRequest) -> dict[int, str]:
-    return {k: f"k{k}-{_digest({**identity, 'n_clusters': k})[:12]}" for k in request.clusters}
+    return {k: id_of_fit({**identity, "n_clusters": k}) for k in request.clusters}
 
 
 def _digest(facts: dict[str, Any]) -> str:
