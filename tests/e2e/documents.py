@@ -18,6 +18,7 @@ A reader has data, hours and eyes that a test has not, so some things stand for 
     s3://hospital      a bucket of a server on loopback, where the test makes one
     ecgscale demo      a smaller one, which is there
     ecgscale train     with a network and a number of epochs that take seconds
+    forests            of ten trees (`surrogate`, `sweep`, `temporal`, `audit`)
     ecgscale run configs/…    the configuration is checked, not run
 """
 
@@ -59,6 +60,7 @@ FOLDERS = {
     "path/to/cinc": "cinc",
 }
 SMALL_NETWORK = shlex.split("--epochs 1 --rate 100 --length 1024 --blocks 8x1024,8x256,12x128,16x64,24x16")
+FORESTERS = ("surrogate", "sweep", "temporal", "audit")
 INSTALLING = ("python3 -m venv ", ".venv/bin/pip install ", ". .venv/bin/activate")
 
 
@@ -155,6 +157,8 @@ class Reader:
             return None
         if words[0] == "train":
             words += SMALL_NETWORK
+        if words[0] in FORESTERS:
+            words += ["--trees", "10"]
         if words[0] == "run" and words[1].startswith("configs/"):
             load_config(REPOSITORY / words[1])
             return None
