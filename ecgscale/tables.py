@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import re
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from typing import Any
 
 from markupsafe import Markup, escape
+
+from ecgscale.words import one_line, printable
 
 WIDTH = 110
 """Columns of printed text."""
@@ -76,24 +77,24 @@ class Table:
     def text(self) -> str:
         """Lines without the last line break, of one width wherever they go, so that logs show what terminals show.
 
-        Nothing is cut off; control characters are shown as escapes.
+        Nothing is cut off; control characters are shown as escapes, line breaks too: only facts may have several lines.
         """
         from rich import box
         from rich.console import Console
         from rich.table import Table as Lines
 
         lines = Lines(
-            title=printable(self.caption) or None,
+            title=one_line(self.caption) or None,
             title_justify="left",
             box=box.SIMPLE_HEAD,
             show_header=bool(self.heads),
             pad_edge=False,
         )
-        lines.add_column(printable(self.corner), overflow="fold", no_wrap=not self.heads)
+        lines.add_column(one_line(self.corner), overflow="fold", no_wrap=not self.heads)
         for i, head in enumerate(self.columns):
-            lines.add_column(printable(head), justify="right" if self.numeric(i) else "left", overflow="fold")
+            lines.add_column(one_line(head), justify="right" if self.numeric(i) else "left", overflow="fold")
         for row in self._plain():
-            lines.add_row(*map(printable, row))
+            lines.add_row(*map(one_line if self.heads else printable, row))
         stream = StringIO()
         Console(file=stream, width=WIDTH, no_color=True, highlight=False, markup=False, emoji=False).print(lines)
         return "\n".join(line.rstrip() for line in stream.getvalue().rstrip().splitlines())
@@ -129,23 +130,17 @@ class Table:
 
 def aligned(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Columns of text, the first to the left and the others to the right."""
-    widths = [max(len(row[i]) for row in (heads, *rows)) for i in range(len(heads))]
+    shown = [[one_line(cell) for cell in row] for row in (heads, *rows)]
+    widths = [max(len(row[i]) for row in shown) for i in range(len(heads))]
     return [
         "  " + "  ".join(cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(pairs))
-        for pairs in (list(zip(row, widths, strict=True)) for row in (heads, *rows))
+        for pairs in (list(zip(row, widths, strict=True)) for row in shown)
     ]
 
 
 def bracketed(interval: Sequence[float] | None, gap: str = " ") -> str:
     """ " [0.812, 0.930]" behind a score, or nothing."""
     return f"{gap}[{interval[0]:.3f}, {interval[1]:.3f}]" if interval else ""
-
-
-def printable(text: str) -> str:
-    """Text that a terminal only shows: control characters (but tabs and line breaks) become escapes such as \\x1b."""
-    return "".join(
-        c if c in "\t\n" or unicodedata.category(c)[0] != "C" else c.encode("unicode_escape").decode() for c in text
-    )
 
 
 def tag(name: str, *children: object, **attributes: object) -> Markup:

@@ -1,8 +1,12 @@
-"""Counts, lists, sizes and ages as people write them: 1 shard, 1,200 records, "a, b and 3 more", 3.4 MiB, 12 d."""
+"""Counts, lists, sizes and ages as people write them: 1 shard, 1,200 records, "a, b and 3 more", 3.4 MiB, 12 d; and
+foreign words so that they are only read: by a terminal, by a spreadsheet."""
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 MOST_NAMED = 5
 
@@ -27,7 +31,7 @@ def by_reason(shards: Mapping[str, str], most: int | None = None) -> list[str]:
     for key, reason in sorted(shards.items()):
         groups.setdefault(reason, []).append(key)
     lines = [
-        (f"{counted(len(keys), 'shard')}, first {keys[0]}" if len(keys) > 1 else keys[0]) + f": {reason}"
+        one_line((f"{counted(len(keys), 'shard')}, first {keys[0]}" if len(keys) > 1 else keys[0]) + f": {reason}")
         for reason, keys in groups.items()
     ]
     left = sum(len(keys) for keys in list(groups.values())[most:]) if most is not None else 0
@@ -51,3 +55,38 @@ def age(seconds: float | None) -> str:
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit}"
     return f"{max(seconds, 0):.0f} s"
+
+
+def printable(text: str) -> str:
+    """Text that a terminal only shows: control characters (but tabs and line breaks) become escapes such as \\x1b.
+
+    So do those that turn the direction of writing, end a line in some other way, or are no characters (of names of
+    files that are not UTF-8).
+    """
+    return "".join(
+        c
+        if c in "\t\n" or not (unicodedata.category(c)[0] == "C" or unicodedata.category(c) in ("Zl", "Zp"))
+        else c.encode("unicode_escape").decode()
+        for c in text
+    )
+
+
+def one_line(text: str) -> str:
+    """`printable`, with line breaks as escapes too."""
+    return printable(text).replace("\n", r"\n")
+
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+
+
+def spreadsheet_safe(value: Any) -> Any:
+    """A cell of a CSV file that no spreadsheet takes for a formula: such a text gets a ' in front. Numbers stay.
+
+    Of everything that is written to a CSV file for people: ids and labels come from whoever made the archive.
+    """
+    if not isinstance(value, str) or not value.startswith(_FORMULA):
+        return value
+    return value if _NUMBER.fullmatch(value) else f"'{value}"
+
+
+_NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from ecgscale.cli.command import say
 from ecgscale.cli.job import config_option, job
 from ecgscale.cli.options import Job
 
@@ -37,7 +38,7 @@ def evaluate(job: Job) -> dict[str, Any]:
             progress=job.progress,
         )
     job.record.add(surrogate=checked.to_dict())
-    click.echo(summary(checked.result))
+    say(*summary(checked.result))
     return checked.to_dict()
 
 

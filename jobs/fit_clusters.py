@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from ecgscale.cli.command import say
 from ecgscale.cli.job import config_option, job
 from ecgscale.cli.options import Job
 
@@ -29,7 +30,7 @@ def fit_clusters(job: Job) -> dict[str, Any]:
     fitted = fit_config(job.config, job.progress, job.where.pool, job.where.device)
     facts = {**fitted.facts(), "already_there": fitted.already_there}
     job.record.add(fitted=[facts])
-    click.echo(f"{facts['model_id']}: {facts['explained_variance']:.1%} of the variance explained: {fitted.directory}")
+    say(f"{facts['model_id']}: {facts['explained_variance']:.1%} of the variance explained: {fitted.directory}")
     return facts
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from ecgscale.cli.command import say
 from ecgscale.cli.job import config_option, job
 from ecgscale.cli.options import Job
 
@@ -38,7 +39,7 @@ def ingest(job: Job) -> dict[str, Any]:
     }
     job.record.add(archive=facts)
     there = "" if made else " (was there)"
-    click.echo(f"{info['records']} records in {info['shards']} shards: {archive.path}{there}")
+    say(f"{info['records']} records in {info['shards']} shards: {archive.path}{there}")
     return facts
 
 

@@ -49,6 +49,7 @@ GROUPS = {
         "e2e/test_same_bits_everywhere.py",
         "jobs",
         "passes/ingest/test_ingest.py",
+        "runtime/test_private_ray.py",
         "runtime/test_processes.py",
         "runtime/test_ray_pool.py",
     ),

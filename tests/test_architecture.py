@@ -162,6 +162,14 @@ def test_modules_say_what_they_are_about() -> None:
     assert not [name_of(path) for path in SOURCES if not ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))]
 
 
+def test_words_reach_a_terminal_in_one_way() -> None:
+    """`say` shows control characters as escapes; so do progress and what a worker logs, in ways of their own."""
+    own = ("ecgscale/cli/command.py", "ecgscale/runtime/progress.py", "ecgscale/passes/run/train.py")
+    printing = re.compile(r"(?<![.\w])(click\.s?echo|print|sys\.std(out|err)\.write)\(|\.to_csv\(")
+    others = [path for path in SOURCES if name_of(path) not in own]
+    assert not [name_of(path) for path in others if printing.search(path.read_text(encoding="utf-8"))]
+
+
 def test_the_tiers_of_tests_name_what_is_there() -> None:
     assert [path for path in SLOW if not (REPOSITORY / "tests" / path).exists()] == []
 

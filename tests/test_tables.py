@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from ecgscale.tables import Cell, Row, Table, number, printable, scored, written
+from ecgscale.tables import Cell, Row, Table, number, scored, written
+from ecgscale.words import printable
 
 SCORES = Table(
     "Scores",

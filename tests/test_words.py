@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ecgscale.words import age, by_reason, counted, named, size
+from ecgscale.words import age, by_reason, counted, named, one_line, printable, size, spreadsheet_safe
 
 
 @pytest.mark.parametrize(
@@ -46,3 +46,35 @@ def test_equal_reasons_are_told_once() -> None:
     assert by_reason(shards) == ["part-00000.parquet: volume", "12 shards, first part-00001.parquet: drift"]
     assert by_reason(shards, 1) == ["part-00000.parquet: volume", "and 12 shards more"]
     assert by_reason({}, 5) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("\x1b]0;owned\x07", "\\x1b]0;owned\\x07"),
+        ("\x9b31m", "\\x9b31m"),
+        ("a\rb", "a\\rb"),
+        ("\u202egnp.exe\u2066", "\\u202egnp.exe\\u2066"),
+        ("\u2028", "\\u2028"),
+        ("\udcff", "\\udcff"),
+        ("Müller, 心電図, 1 mV\u00a0±", "Müller, 心電図, 1 mV\u00a0±"),
+    ],
+)
+def test_what_a_terminal_would_obey_is_shown(text: str, shown: str) -> None:
+    assert printable(text) == one_line(text) == shown
+    assert printable("a\nb") == "a\nb"
+    assert one_line("a\nb") == "a\\nb"
+
+
+def test_a_reason_is_one_line() -> None:
+    assert by_reason({"part-0\nall is right": "cut\nshort"}) == ["part-0\\nall is right: cut\\nshort"]
+
+
+@pytest.mark.parametrize("formula", ["=1+1", "+cmd|'/c calc'!A1", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "＝1"])
+def test_a_spreadsheet_computes_nothing(formula: str) -> None:
+    assert spreadsheet_safe(formula) == "'" + formula
+
+
+@pytest.mark.parametrize("value", [-1.5, 3, None, True, "-0.25", "+3e-5", "r1", "AF=0.998", ""])
+def test_other_cells_stay(value: object) -> None:
+    assert spreadsheet_safe(value) is value

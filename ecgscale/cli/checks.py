@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ecgscale.cli.command import command
+from ecgscale.cli.command import command, say
 from ecgscale.cli.options import PLACE, archive_option
 from ecgscale.errors import ExitCode
 from ecgscale.progress import Progress
@@ -39,8 +39,7 @@ def inspect(progress: Progress, archive: Path, quick: bool) -> dict[str, Any]:
     from ecgscale.archive.reader import Archive
 
     facts = inspect_archive(Archive.open(archive), quick, progress)
-    for line in inspect_summary(facts):
-        click.echo(line)
+    say(*inspect_summary(facts))
     return {**facts, "exit_code": ExitCode.SHARDS_SET_ASIDE} if facts["unreadable"] else facts
 
 
@@ -179,8 +178,7 @@ def verify(
     from ecgscale.nightly.verify.verify import verify_root
 
     verified = verify_root(root, dataset, sample=sample, archive=archive, seed=seed, progress=progress)
-    for line in verify_summary(verified):
-        click.echo(line)
+    say(*verify_summary(verified))
     return {**verified.to_dict(), "exit_code": verified.exit_code}
 
 

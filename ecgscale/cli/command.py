@@ -16,6 +16,8 @@ import click
 from ecgscale.errors import EcgscaleError, ExitCode
 from ecgscale.progress import Progress
 from ecgscale.runtime.progress import make_progress
+from ecgscale.tables import Table
+from ecgscale.words import one_line
 
 
 def _interrupt(signum: int, frame: object) -> None:
@@ -38,6 +40,22 @@ def _line(facts: Any) -> str:
     except ValueError:
         strict = json.loads(json.dumps(facts, default=str), parse_constant=lambda _: None)
         return json.dumps(strict)
+
+
+def say(*parts: str | Table, err: bool = False) -> None:
+    """Print lines and tables, for people: the one way of words to a terminal.
+
+    Ids, labels, names of files and reasons come from whoever made the archive; what is in them can only be read here.
+    Control characters are shown as escapes, and a text is one line, whatever is in it.
+    """
+    for part in parts:
+        click.echo(one_line(part) if isinstance(part, str) else part.text(), err=err)
+
+
+def _say_error(message: str) -> None:
+    """An error of several lines is set in, so that no line of it passes for one of ours."""
+    first, *more = message.split("\n")
+    say(f"error: {first}", *(f"  {line}" for line in more), err=True)
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Make the last line a JSON object for scripts.")
@@ -66,7 +84,7 @@ def command(function: Callable[..., dict[str, Any] | None]) -> Callable[..., Non
         except EcgscaleError as error:
             if os.environ.get("ECGSCALE_DEBUG"):
                 raise
-            click.echo(f"error: {error}", err=True)
+            _say_error(str(error))
             facts, code = {"error": str(error)}, int(error.exit_code)
         except BrokenPipeError:
             raise  # whoever read our output has gone; click ends quietly
@@ -74,10 +92,10 @@ def command(function: Callable[..., dict[str, Any] | None]) -> Callable[..., Non
             message = _refusal(error)
             if message is None or os.environ.get("ECGSCALE_DEBUG"):
                 raise
-            click.echo(f"error: {message}", err=True)
+            _say_error(message)
             facts, code = {"error": message}, int(ExitCode.FAILED)
         except KeyboardInterrupt:
-            click.echo("stopped; type the same command again to go on from here", err=True)
+            say("stopped; type the same command again to go on from here", err=True)
             facts, code = {"error": "stopped"}, int(ExitCode.STOPPED)
         finally:
             if main_thread:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ecgscale.cli.command import command
+from ecgscale.cli.command import command, say
 from ecgscale.cli.options import (
     PLACE,
     Where,
@@ -100,11 +100,11 @@ def localise(progress: Progress, root: Path, where: Where, **asked: Any) -> dict
 
     with where.spread("cpu", progress) as (spread, _):
         done = localise_published(root, spread=spread, progress=progress, **asked)
-    click.echo(localise_summary(done))
+    say(*localise_summary(done))
     return {**_flat(done), "evaluation": str(done.path)}
 
 
-def localise_summary(done: PublishedLocalisation) -> str:
+def localise_summary(done: PublishedLocalisation) -> list[str]:
     """The scores as lines for people."""
     facts, scores = done.facts, done.result.scores
     lines = [f"{facts['records']} records with waves ({facts['waves_from']}), {facts['without_waves']} without"]
@@ -129,7 +129,7 @@ def localise_summary(done: PublishedLocalisation) -> str:
         if test.uneven is not None:
             verdict = "uneven: see docs/evaluation.md" if test.uneven else "even"
             lines.append(f"  boundaries modulo {test.hop:g} ({test.layer}): {verdict}, V {test.cramers_v:.3f}")
-    return "\n".join([*lines, *(f"note: {remark}" for remark in facts["remarks"])])
+    return [*lines, *(f"note: {remark}" for remark in facts["remarks"])]
 
 
 def _flat(done: PublishedLocalisation) -> dict[str, Any]:
@@ -166,16 +166,16 @@ def uncertainty(progress: Progress, root: Path, where: Where, **asked: Any) -> d
     with where.spread("cpu", progress) as (spread, _):
         done = uncertainty_published(root, spread=spread, progress=progress, **asked)
     everything, *strata = done.result.strata
-    click.echo(f"{done.facts['target']}: {everything.records} records of {everything.patients} patients")
+    say(f"{done.facts['target']}: {everything.records} records of {everything.patients} patients")
     for name, text in _UNCERTAINTY.items():
         if (score := _score(everything, name)) is not None:
-            click.echo(f"  {text:<48} {score}")
+            say(f"  {text:<48} {score}")
     for stratum in strata:
         scores = " ".join(f"{name} {value}" for name in ("error", "rho", "ece") if (value := _score(stratum, name)))
         label = f"{stratum.kind} {stratum.name}"
-        click.echo(f"  {label:<24} {stratum.records:>6} records   {scores or 'too few for scores'}")
+        say(f"  {label:<24} {stratum.records:>6} records   {scores or 'too few for scores'}")
     for remark in done.facts["remarks"]:
-        click.echo(f"note: {remark}")
+        say(f"note: {remark}")
     facts: dict[str, Any] = plain(done.facts)
     return {**facts, "evaluation": str(done.path)}
 
@@ -208,21 +208,21 @@ def temporal(progress: Progress, root: Path, target: str, where: Where, **asked:
 
     with where.spread("cpu", progress) as (spread, _):
         done = temporal_published(root, target, spread=spread, progress=progress, **asked)
-    click.echo(f"{target}: {done.result.records} records of {done.result.patients} patients; AUROC, gain over the bag")
+    say(f"{target}: {done.result.records} records of {done.result.patients} patients; AUROC, gain over the bag")
     for name, text in _TEMPORAL.items():
         if (score := _score(done.result, f"auroc_{name}")) is not None:
             gain = _score(done.result, f"gain_{name}")
-            click.echo(f"  {text:<42} {score}" + (f"   {gain}" if gain else ""))
+            say(f"  {text:<42} {score}" + (f"   {gain}" if gain else ""))
     for name in ("ngrams", "markov", "hmm"):
         if (score := _score(done.result, f"order_{name}")) is not None:
             label = f"what order alone gives: {name}"
-            click.echo(f"  {label:<42} {score}")
+            say(f"  {label:<42} {score}")
     for name in ("bag", "markov", "hmm", "markov_shuffled", "hmm_shuffled"):
         if (score := _score(done.result, f"bits_{name}")) is not None:
             label = f"bits a segment, {name.replace('_', ', ')}"
-            click.echo(f"  {label:<42} {score}")
+            say(f"  {label:<42} {score}")
     for remark in done.facts["remarks"]:
-        click.echo(f"note: {remark}")
+        say(f"note: {remark}")
     facts: dict[str, Any] = plain(done.facts)
     return {**facts, "evaluation": str(done.path)}
 
@@ -288,12 +288,12 @@ def audit(
         path = write_evaluation(
             root, published.dataset_id, name, facts, {"records": result.table}, settings=asdict(request)
         )
-    click.echo(audit_summary(result, top))
-    click.echo(f"written: {path}")
+    say(*audit_summary(result, top))
+    say(f"written: {path}")
     return {**result.to_dict(top), "path": str(path)}
 
 
-def audit_summary(result: AuditResult, top: int) -> str:
+def audit_summary(result: AuditResult, top: int) -> list[str]:
     """The first records as lines for people."""
     lines = [f"{result.target}: {result.records} labels judged ({result.split})"]
     rows = [
@@ -314,7 +314,7 @@ def audit_summary(result: AuditResult, top: int) -> str:
             f"test: {found['records']} labels flipped, of as many records at the top {found['precision']['mean']:.0%}"
             f"{spread} were among them (chance {found['chance']:.0%})"
         )
-    return "\n".join([*lines, *(f"note: {remark}" for remark in result.remarks)])
+    return [*lines, *(f"note: {remark}" for remark in result.remarks)]
 
 
 def _cell(value: Any) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ecgscale.cli.command import command
+from ecgscale.cli.command import command, say
 from ecgscale.cli.options import PLACE, Job, Where, job_of, option_of, options_of, runtime_options
 from ecgscale.config import ExplainConfig, RunConfig, load_config
 from ecgscale.progress import Progress
@@ -85,11 +85,11 @@ def explain(
             **asked,
         )
         record.add(result.exit_code, explained=result.to_dict())
-    click.echo(explain_summary(result, root))
+    say(*explain_summary(result, root))
     return {**result.to_dict(), "exit_code": int(result.exit_code)}
 
 
-def explain_summary(result: ExplainResult, root: Path) -> str:
+def explain_summary(result: ExplainResult, root: Path) -> list[str]:
     """What was done, and what to do next."""
     from ecgscale.store.dataset import served
 
@@ -127,7 +127,7 @@ def explain_summary(result: ExplainResult, root: Path) -> str:
         'ORDER BY mean_entropy DESC LIMIT 10").show()',
         f"Or look at one: ecgscale plot {root} RECORD_ID -o ecg.png",
     ]
-    return "\n".join(lines)
+    return lines
 
 
 def _came_again(result: ExplainResult) -> list[tuple[int, str]]:
@@ -199,8 +199,7 @@ def night_facts(job: Job, model: Path | None, allow_recompute: bool, allow_withd
     )
     facts = result.to_dict()
     job.record.add(result.exit_code, night=facts)
-    for line in night_summary(result, job.config.root):
-        click.echo(line)
+    say(*night_summary(result, job.config.root))
     return {**facts, "exit_code": int(result.exit_code)}
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ecgscale.cli.command import command
+from ecgscale.cli.command import command, say
 from ecgscale.cli.options import (
     BYTES,
     INTEGERS,
@@ -88,16 +88,16 @@ def fit(
         fitted = fit_archive(opened, encoder, out, request, progress, place.pool)
         record.add(fitted=[one.facts() for one in fitted])
     for one in fitted:
-        click.echo(fit_summary(one))
+        say(*fit_summary(one))
     random = random_weights_variance(opened, encoder, request, progress) if compare_random else None
     for k, value in (random or {}).items():
-        click.echo(f"  the same network with random weights, K = {k}: {value:.1%} of the variance explained")
-    click.echo(f"next: ecgscale explain {archive} --model {fitted[0].directory} --out {out}")
+        say(f"  the same network with random weights, K = {k}: {value:.1%} of the variance explained")
+    say(f"next: ecgscale explain {archive} --model {fitted[0].directory} --out {out}")
     models = [one.facts() for one in fitted]
     return {**models[0], "models": models, "random_weights_explained_variance": random}
 
 
-def fit_summary(fitted: FittedModel) -> str:
+def fit_summary(fitted: FittedModel) -> list[str]:
     """How well one model fits, and what is odd about it."""
     model, info = fitted.model, fitted.model.info
     line = (
@@ -106,7 +106,7 @@ def fit_summary(fitted: FittedModel) -> str:
         f" {info['n_timesteps']:,} timesteps, {info['n_iter']} steps"
         + (" (was there already)" if fitted.already_there else "")
     )
-    return "\n".join([line, *(f"  note: {warning}" for warning in fitted.warnings)])
+    return [line, *(f"  note: {warning}" for warning in fitted.warnings)]
 
 
 @click.command()
@@ -139,8 +139,7 @@ def refit(progress: Progress, config: Path, fit_only: bool, fresh: bool, model_i
         facts = _refit_facts(done)
         code = done.explained.exit_code if done.explained else ExitCode.DONE
         job.record.add(code, refit=facts)
-    for line in refit_summary(done, config, job.config.root):
-        click.echo(line)
+    say(*refit_summary(done, config, job.config.root))
     return {**facts, "exit_code": int(code)}
 
 

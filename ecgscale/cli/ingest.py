@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from ecgscale.cli.command import command
+from ecgscale.cli.command import command, say
 from ecgscale.cli.options import PLACE, Where, option_of, options_of, runtime_options
 from ecgscale.config import ArchiveConfig
 from ecgscale.errors import UsageError
@@ -141,8 +141,7 @@ def _ingested(
         raise UsageError(f"--units-per-mv {units}: expected a positive number, such as 1 or 1000")
     config = ArchiveConfig(path=archive, source=source, src=src, **asked)
     result = ingest_archive(config, progress, where.placement("cpu", progress).pool, overwrite=overwrite)
-    for line in summary(result):
-        click.echo(line)
+    say(*summary(result))
     return {
         **{name: getattr(result, name) for name in ("archive", "archive_id", "records", "shards", "dropped")},
         "problems": result.problems.count,
@@ -196,9 +195,9 @@ def simulate(progress: Progress, archive: Path, where: Where, **asked: Any) -> d
 
     pool = where.placement("cpu", progress).pool
     facts = simulate_archive(archive, progress=progress, pool=pool, **asked)
-    click.echo(
+    say(
         f"{counted(facts['records'], 'recording')} of {counted(facts['patients'], 'patient')} in "
         f"{counted(facts['shards'], 'shard')}: {archive}"
     )
-    click.echo(f"next: ecgscale inspect {archive}")
+    say(f"next: ecgscale inspect {archive}")
     return facts

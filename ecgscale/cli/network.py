@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ecgscale.cli.command import command
+from ecgscale.cli.command import command, say
 from ecgscale.cli.options import PLACE, Where, device_option, option_of, options_of, runtime_options
 from ecgscale.config import TrainConfig
 from ecgscale.errors import EcgscaleError, ExitCode, UsageError
@@ -117,8 +117,7 @@ def train(
                 facts = train_on(spread, opened, out, there, threads=threads, overwrite=overwrite, progress=progress)
     except KeyboardInterrupt as error:
         raise TrainingStopped("stopped; no encoder was written, the same command trains from the beginning") from error
-    for line in _training(facts):
-        click.echo(line)
+    say(*_training(facts))
     return facts
 
 
@@ -179,23 +178,23 @@ def check(progress: Progress, directory: Path, device: str, all_layers: bool) ->
     _tell_layers(report, all_layers)
     _tell_taps(report)
     for warning in report.warnings:
-        click.echo(f"warning: {warning}")
+        say(f"warning: {warning}")
     return report.as_dict()
 
 
 def _tell_contract(report: EncoderReport) -> None:
     signal, output = report.contract["input"], report.contract["output"]
     seconds = signal["length"] / signal["sampling_rate"]
-    click.echo(f"{report.encoder_id}: {report.contract['factory']}, {report.parameters:,} parameters")
-    click.echo(
+    say(f"{report.encoder_id}: {report.contract['factory']}, {report.parameters:,} parameters")
+    say(
         f"  sees     {len(signal['leads'])} leads ({', '.join(signal['leads'])}), {signal['length']} samples at "
         f"{signal['sampling_rate']:g} Hz ({seconds:.2f} s), 1 mV = {signal['millivolt']:g}, "
         f"padding {signal['padding']}, normalisation {signal['normalisation']}"
     )
-    click.echo(f"  predicts {output['kind']} {output['scale']}: {', '.join(output['names'])}")
+    say(f"  predicts {output['kind']} {output['scale']}: {', '.join(output['names'])}")
     training = report.contract.get("training", {})
     if training:
-        click.echo(
+        say(
             f"  learned  {training.get('target', '?')} from {training.get('train_records', '?')} records, stopped on "
             f"{training.get('validation_records', '?')} (archive {training.get('archive_id', '?')})"
         )
@@ -204,22 +203,22 @@ def _tell_contract(report: EncoderReport) -> None:
 def _tell_layers(report: EncoderReport, all_layers: bool) -> None:
     shown = [layer for layer in report.layers if layer.tappable or layer.tapped or all_layers]
     widest = max(len(layer.name) for layer in shown)
-    click.echo(f"layers ({len(shown)} of {len(report.layers)}; * tapped; records, channels, steps):")
+    say(f"layers ({len(shown)} of {len(report.layers)}; * tapped; records, channels, steps):")
     for layer in shown:
         shape = ", ".join(map(str, layer.shape))
-        click.echo(f"  {'*' if layer.tapped else ' '} {layer.name:<{widest}}  ({shape})  {layer.module}")
+        say(f"  {'*' if layer.tapped else ' '} {layer.name:<{widest}}  ({shape})  {layer.module}")
 
 
 def _tell_taps(report: EncoderReport) -> None:
-    click.echo("taps, measured with impulses of 1 mV:")
+    say("taps, measured with impulses of 1 mV:")
     for tap in report.taps:
         head = (
             f"  {tap.layer}: {tap.channels} channels, {tap.steps} steps, hop {tap.hop:g} samples ({tap.hop_ms:.0f} ms)"
         )
         if tap.lag is None:
-            click.echo(f"{head}; no answer")
+            say(f"{head}; no answer")
         else:
-            click.echo(
+            say(
                 f"{head}; lag {tap.lag:+.1f} samples ({tap.lag_ms:+.1f} ms, {tap.lag_hops:+.2f} hops); answers spread "
                 f"over {tap.width_ms:.0f} ms (rms), reach {tap.field_ms:.0f} ms"
             )

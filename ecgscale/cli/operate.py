@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import click
 
-from ecgscale.cli.command import command
+from ecgscale.cli.command import command, say
 from ecgscale.cli.options import PLACE, option_of
 from ecgscale.config import NightlyConfig
 from ecgscale.errors import UsageError, did_you_mean
@@ -93,7 +93,7 @@ def _decide(
     published = {(entry.key, entry.content_digest): entry for entry in manifest.content.shards} if manifest else {}
     for hold in decided:
         entry = published.get((hold.source.key, hold.source.content_digest))
-        click.echo(f"{hold.source.key} {state}: {_then(state, entry.published_rows if entry else None)}")
+        say(f"{hold.source.key} {state}: {_then(state, entry.published_rows if entry else None)}")
     return {state: [hold.source.key for hold in decided], "reason": reason.strip()}
 
 
@@ -126,9 +126,9 @@ def rollback(progress: Progress, root: Path, number: int, reason: str, dataset: 
     manifest = roll_back(root, number, reason, dataset)
     content = manifest.content
     records = counted(content.totals.records, "record")
-    click.echo(f"manifest {manifest.number} says what manifest {number} said: {records}")
+    say(f"manifest {manifest.number} says what manifest {number} said: {records}")
     for line in by_reason({shard.key: shard.reason for shard in content.held}):
-        click.echo(f"held back: {line}")
+        say(f"held back: {line}")
     return {
         "manifest": manifest.number,
         "as": number,
@@ -159,22 +159,22 @@ def promote(progress: Progress, root: Path, dataset: str, reason: str, incomplet
     done = serve_from_now_on(root, dataset, reason, incomplete)
     content = done.now.content
     verb = "now serves" if done.changed else "serves"
-    click.echo(
+    say(
         f"{root} {verb} dataset {content.dataset_id}, model {content.identity.model_id}: "
         f"{counted(content.totals.records, 'record')} in {counted(content.totals.shards, 'shard')}"
     )
     if not done.changed:
-        click.echo(f"  since {done.pointer.promoted_at[:16]}, {done.pointer.promoted_by}: {done.pointer.reason}")
+        say(f"  since {done.pointer.promoted_at[:16]}, {done.pointer.promoted_by}: {done.pointer.reason}")
     waiting = [key for key in done.lacking if key not in done.kept_out]
     if waiting:
         them = "explains it" if len(waiting) == 1 else "explains them"
-        click.echo(f"  lacking {counted(len(waiting), 'shard')} of what was served; the next nightly run {them}")
+        say(f"  lacking {counted(len(waiting), 'shard')} of what was served; the next nightly run {them}")
     if done.kept_out:
         there = f"held back or rejected in this dataset ({named(done.kept_out)})"
-        click.echo(f"  lacking {counted(len(done.kept_out), 'shard')} {there}; only ecgscale release brings them back")
+        say(f"  lacking {counted(len(done.kept_out), 'shard')} {there}; only ecgscale release brings them back")
     if done.changed and done.before is not None:
         before = done.before.content.dataset_id
-        click.echo(f"way back: ecgscale promote {shlex.quote(str(root))} {before} --reason TEXT")
+        say(f"way back: ecgscale promote {shlex.quote(str(root))} {before} --reason TEXT")
     return {**done.to_dict(), "root": str(root)}
 
 
@@ -213,11 +213,11 @@ def retry_failed(progress: Progress, root: Path, dataset: str | None, shards: tu
     for dataset_id, failure in known:
         if not shards or failure.source.key in shards:
             forget_failure(stores[dataset_id], failure)
-            click.echo(f"{failure.source.key} of dataset {dataset_id} will be tried again; it failed: {failure.reason}")
+            say(f"{failure.source.key} of dataset {dataset_id} will be tried again; it failed: {failure.reason}")
             facts = {"dataset_id": dataset_id, "shard": failure.source.key, "reason": failure.reason}
             forgotten.append({**facts, "failed_at": failure.failed_at})
     if not forgotten:
-        click.echo("no shard was given up")
+        say("no shard was given up")
     return {"root": str(where), "forgotten": forgotten}
 
 
@@ -250,11 +250,11 @@ def gc(progress: Progress, root: Path, grace: float, keep_manifests: int | None,
     lease = nullcontext() if dry_run else Lease(existing_root(root), uuid4().hex, "ecgscale gc")
     with lease:
         cleaned = collect_garbage(root, timedelta(hours=grace), keep_manifests, dry_run, progress)
-    click.echo(gc_summary(cleaned))
+    say(*gc_summary(cleaned))
     return cleaned.to_dict()
 
 
-def gc_summary(cleaned: Cleaned) -> str:
+def gc_summary(cleaned: Cleaned) -> list[str]:
     """What went, as lines for people."""
     facts = cleaned.to_dict()
     verb = "would be removed" if cleaned.dry_run else "removed"
@@ -265,7 +265,7 @@ def gc_summary(cleaned: Cleaned) -> str:
         for kind, removed in cleaned.by_kind.items()
         if removed.count
     ]
-    return "\n".join(lines)
+    return lines
 
 
 _PLACES = 10
@@ -324,8 +324,7 @@ def forget(
         dry_run=dry_run,
         progress=progress,
     )
-    for line in forget_summary(result):
-        click.echo(line)
+    say(*forget_summary(result))
     return {**result.to_dict(), "exit_code": result.exit_code}
 
 

@@ -15,6 +15,7 @@ import click
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from ecgscale.cli.command import say
 from ecgscale.config import RunConfig, RuntimeConfig, byte_size
 from ecgscale.errors import UsageError
 from ecgscale.io.places import place
@@ -279,5 +280,5 @@ def job_of(config: RunConfig, name: str, progress: Progress) -> Iterator[Job]:
 def say_explained(result: ExplainResult) -> dict[str, Any]:
     """Print how many records were explained, and where they are; all facts."""
     facts = result.to_dict()
-    click.echo(f"{counted(facts['records'], 'record')} explained, {facts['quarantined']} quarantined: {facts['path']}")
+    say(f"{counted(facts['records'], 'record')} explained, {facts['quarantined']} quarantined: {facts['path']}")
     return facts

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ecgscale.cli.command import command
+from ecgscale.cli.command import command, say
 from ecgscale.cli.options import PLACE, archive_option, dataset_option
 from ecgscale.errors import UsageError
 from ecgscale.io.places import is_remote, local_folder
@@ -79,7 +79,7 @@ def plot(
     clusters = len({band.cluster for band in recording.segments})
     state = f" ({recording.held}, not published)" if recording.held else ""
     segments = counted(len(recording.segments), "segment")
-    click.echo(f"{record_id}{state}: {segments} of {counted(clusters, 'cluster')}: {out}")
+    say(f"{record_id}{state}: {segments} of {counted(clusters, 'cluster')}: {out}")
     return {
         "record_id": record_id,
         "dataset_id": recording.dataset_id,
@@ -133,9 +133,9 @@ def report(
     subject = open_subject(root, dataset, archive)
     written = write_report(subject, out, records, progress)
     for remark in written.remarks:
-        click.echo(f"note: {remark}", err=True)
+        say(f"note: {remark}", err=True)
     mib = written.size / 2**20
-    click.echo(f"{written.path}: {written.recordings} of {len(subject.rows):,} recordings, {mib:.1f} MiB")
+    say(f"{written.path}: {written.recordings} of {len(subject.rows):,} recordings, {mib:.1f} MiB")
     return {
         "page": str(written.path),
         "bytes": written.size,
@@ -195,8 +195,8 @@ def figures(
         made, remarks = write_figures(subject, folder, records, progress)
         made = [out / path.relative_to(folder) for path in made]
     for remark in remarks:
-        click.echo(f"note: {remark}", err=True)
-    click.echo(f"{len(made)} files in {out}")
+        say(f"note: {remark}", err=True)
+    say(f"{len(made)} files in {out}")
     return {"files": [str(path) for path in made], "dataset_id": subject.dataset_id, "remarks": remarks}
 
 
@@ -208,9 +208,9 @@ def _study(subject: Subject, out: Path, cases: int, seed: int, progress: Progres
         study = write_study(subject, parent / out.name, cases, seed, progress)
         study = replace(study, folder=out, key=out.parent / study.key.name)
     for remark in study.remarks:
-        click.echo(f"note: {remark}", err=True)
-    click.echo(f"{study.pictures} pictures of {study.cases} cases ({', '.join(study.kinds)}) in {study.folder}")
-    click.echo(f"the key is {study.key}: keep it from the readers")
+        say(f"note: {remark}", err=True)
+    say(f"{study.pictures} pictures of {study.cases} cases ({', '.join(study.kinds)}) in {study.folder}")
+    say(f"the key is {study.key}: keep it from the readers")
     return {
         "folder": str(study.folder),
         "key": str(study.key),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ecgscale.cli.command import command
+from ecgscale.cli.command import command, say
 from ecgscale.cli.options import INTEGERS, PLACE, placement_of
 from ecgscale.config import RunConfig, load_config
 from ecgscale.progress import Progress
@@ -68,10 +68,9 @@ def plan(
     now = estimate(outlook.sizes, rates, here) if rates else None
     train_s = _training(loaded, outlook, encoder, rates)
     place = f"{here} workers" if on_ray else "this machine"
-    for line in (*_steps(loaded, outlook, memory), *_duration(outlook, rates, now, train_s, place)):
-        click.echo(line)
+    say(*(*_steps(loaded, outlook, memory), *_duration(outlook, rates, now, train_s, place)))
     if rates and outlook.anything:
-        click.echo("\n".join(["", *sizing_table(outlook.sizes, rates, workers)]))
+        say("", *sizing_table(outlook.sizes, rates, workers))
     return {
         **outlook.to_dict(),
         "memory": memory,

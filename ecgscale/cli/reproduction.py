@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ecgscale.cli.command import command
+from ecgscale.cli.command import command, say
 from ecgscale.cli.options import INTEGERS, PLACE, Where, option_of, placement_of, runtime_options
 from ecgscale.config import RunConfig, RuntimeConfig
 from ecgscale.errors import UsageError
@@ -71,9 +71,9 @@ def reproduce(
 def _written(out: Path, outcomes: list[Outcome], title: str) -> dict[str, Any]:
     from ecgscale.evaluate.reproduction import facts_of, table_lines, write_table
 
-    click.echo("\n".join(table_lines(outcomes, title)))
+    say(*table_lines(outcomes, title))
     path = write_table(out, outcomes, title)
-    click.echo(f"written: {path}")
+    say(f"written: {path}")
     facts = {**facts_of(outcomes), "path": str(path)}
     path.with_suffix(".json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     return facts

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from textwrap import indent
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ecgscale.cli.command import command
+from ecgscale.cli.command import command, say
 from ecgscale.cli.options import PLACE, job_of, say_explained
 from ecgscale.config import RunConfig, load_config
 from ecgscale.errors import UsageError
@@ -114,9 +113,9 @@ def run(progress: Progress, config: Path) -> dict[str, Any]:
             dataset=result.explained.dataset_id,
             progress=progress,
         )
-        click.echo(summary(checked.result))
+        say(*summary(checked.result))
         surrogate = checked.to_dict()
-    click.echo(f"next: ecgscale plot {loaded.root} RECORD_ID -o ecg.png")
+    say(f"next: ecgscale plot {loaded.root} RECORD_ID -o ecg.png")
     return {
         **facts,
         "root": str(loaded.root),
@@ -186,9 +185,9 @@ def demo(progress: Progress, directory: Path, records: int, epochs: int, seed: i
     record_id = str(unsure["record_id"])
     picture = directory / "ecg.png"
     load_explained(config.root, record_id).draw("3x4", None).savefig(picture, dpi=150)
-    scores = indent(summary(checked.result), "  ")
+    scores = "\n".join(f"  {line}" for line in summary(checked.result))
     model_id = result.fitted.model.model_id
-    click.echo(_demonstrated(directory, result.explained.path, model_id, record_id, picture, scores))
+    say(*_demonstrated(directory, result.explained.path, model_id, record_id, picture, scores).split("\n"))
     return {
         **result.explained.to_dict(),
         "model_id": model_id,

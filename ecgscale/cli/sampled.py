@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ecgscale.cli.command import command
+from ecgscale.cli.command import command, say
 from ecgscale.cli.options import (
     INTEGERS,
     PLACE,
@@ -89,11 +89,11 @@ def probe(
         root, settings, dataset=dataset, archive=archive, device=place.device, progress=progress, pool=place.pool
     )
     done = write_probes(root, result, settings)
-    click.echo(f"{counted(result.records, 'record')} probed: {result.path}")
+    say(f"{counted(result.records, 'record')} probed: {result.path}")
     for line in probe_summary(done.result):
-        click.echo(f"  {line}")
+        say(f"  {line}")
     for remark in done.facts["remarks"]:
-        click.echo(f"note: {remark}")
+        say(f"note: {remark}")
     facts: dict[str, Any] = plain(done.facts)
     return {**result.to_dict(), **facts, "evaluation": str(done.path), "exit_code": result.exit_code}
 
@@ -255,18 +255,18 @@ def sweep(
         swept = partial(sweep_root, source, target, request, dataset=dataset, archive=archive)
     with where.spread(device, progress) as (spread, device):
         result = swept(device=device, spread=spread, progress=progress)
-    click.echo(sweep_summary(result))
+    say(*sweep_summary(result))
     assert result.path is not None
     picture = output or result.path.with_suffix(".svg")
     drawn = BytesIO()
     draw_sweep(result.to_dict()).savefig(drawn, format=picture.suffix[1:].lower())
     picture.write_bytes(drawn.getvalue())
-    click.echo(f"written: {result.path}")
-    click.echo(f"drawn: {picture}")
+    say(f"written: {result.path}")
+    say(f"drawn: {picture}")
     return {**result.to_dict(), "path": str(result.path), "picture": str(picture)}
 
 
-def sweep_summary(result: SweepResult) -> str:
+def sweep_summary(result: SweepResult) -> list[str]:
     """The settings as lines for people."""
     lines = [f"{result.target}: {result.train_records} records fit, {result.records} score ({result.split})"]
     majority = _majority(result)
@@ -280,10 +280,10 @@ def sweep_summary(result: SweepResult) -> str:
         cells = [[row["setting"], *(_cell(row, key) for key, _ in columns)] for row in rows]
         lines += ["", *aligned([head, *(name for _, name in columns)], cells)]
     if result.elbow is not None:
-        lines.append(f"\nelbow of the explained variance: K = {result.elbow:g}")
+        lines += ["", f"elbow of the explained variance: K = {result.elbow:g}"]
     if result.plateau is not None:
         lines.append(f"plateau of the surrogate ({result.plateau_score}): from K = {result.plateau:g} on")
-    return "\n".join([*lines, *(f"note: {remark}" for remark in result.remarks)])
+    return [*lines, *(f"note: {remark}" for remark in result.remarks)]
 
 
 def _majority(result: SweepResult) -> float | None:

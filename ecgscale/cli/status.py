@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ecgscale.cli.command import command
+from ecgscale.cli.command import command, say
 from ecgscale.cli.options import PLACE, archive_option
 from ecgscale.errors import UsageError
 from ecgscale.progress import Progress
@@ -49,15 +49,14 @@ def status(progress: Progress, root: Path, archive: Path | None, history: int) -
 
     found = root_status(root, archive)
     past = root_history(root, history) if history else None
-    for text in [*_tables(found), *(_history(past) if past else ())]:
-        click.echo(text)
+    say(*[*_tables(found), *(_history(past) if past else ())])
     return {**found.to_dict(), **({"history": past.to_dict()} if past else {})}
 
 
-def _tables(found: RootStatus) -> Iterator[str]:
+def _tables(found: RootStatus) -> Iterator[str | Table]:
     for dataset in found.datasets:
         title = f"dataset {dataset.dataset_id}" + (" (served)" if dataset.served else "")
-        yield Table.of_facts(title, _facts(dataset)).text() + "\n"
+        yield from (Table.of_facts(title, _facts(dataset)), "")
     if not found.datasets:
         yield f"no explanations lie below {found.root} yet"
     if found.running:
@@ -76,12 +75,12 @@ def _tables(found: RootStatus) -> Iterator[str]:
     ]
     heads = ["run", "started (UTC)", "ended", "outcome", "exit", "computed", "took"]
     if rows:
-        yield Table.of(heads, rows, "last runs", right=("exit", "computed", "took")).text()
+        yield Table.of(heads, rows, "last runs", right=("exit", "computed", "took"))
     if found.remark:
         yield f"note: {found.remark}"
 
 
-def _history(past: History) -> Iterator[str]:
+def _history(past: History) -> Iterator[str | Table]:
     manifests = [
         [
             line.dataset_id,
@@ -98,7 +97,7 @@ def _history(past: History) -> Iterator[str]:
     heads = ["dataset", "manifest", "published (UTC)", "by", "run", "records", "shards", "held"]
     if manifests:
         numbers = ("manifest", "records", "shards", "held")
-        yield "\n" + Table.of(heads, manifests, "last manifests", numbers).text()
+        yield from ("", Table.of(heads, manifests, "last manifests", numbers))
     decisions = [
         [
             _minute(line.at),
@@ -110,9 +109,10 @@ def _history(past: History) -> Iterator[str]:
         for line in past.decisions
     ]
     if decisions:
-        yield "\n" + Table.of(["decided (UTC)", "by", "what", "on", "reason"], decisions, "last decisions").text()
+        heads = ["decided (UTC)", "by", "what", "on", "reason"]
+        yield from ("", Table.of(heads, decisions, "last decisions"))
     else:
-        yield "\nnobody has released, rejected, rolled back or promoted anything yet"
+        yield from ("", "nobody has released, rejected, rolled back or promoted anything yet")
 
 
 def _minute(time: str) -> str:
@@ -190,20 +190,20 @@ def _quarantined(found: ExplainedDataset, root: Path, reason: str | None, limit:
     everything = sum(totals.quarantined.values())
     total = everything if reason is None else totals.quarantined.get(reason, 0)
     rows = [[r.record_id or "", r.shard, str(r.row), r.status, ", ".join(r.flags)] for r in records]
-    click.echo(
+    say(
         f"dataset {found.dataset_id}, manifest {found.manifest.number}: {everything:,} of "
         f"{counted(totals.records, 'record')} {'is' if everything == 1 else 'are'} quarantined"
     )
     for status, count in sorted(totals.quarantined.items(), key=lambda pair: -pair[1]):
-        click.echo(f"  {count:,} {status}")
+        say(f"  {count:,} {status}")
     if rows:
-        click.echo(Table.of(["record", "shard", "row", "status", "flags"], rows, right=("row",)).text())
+        say(Table.of(["record", "shard", "row", "status", "flags"], rows, right=("row",)))
     if total > len(records):
-        click.echo(f"and {total - len(records):,} more; --limit shows more of them")
+        say(f"and {total - len(records):,} more; --limit shows more of them")
     back = len(found.manifest.content.held)
     if back:
         verb = "is" if back == 1 else "are"
-        click.echo(f"{counted(back, 'shard')} {verb} held back or rejected: ecgscale quarantine {_typed(root)} --held")
+        say(f"{counted(back, 'shard')} {verb} held back or rejected: ecgscale quarantine {_typed(root)} --held")
     return {
         "dataset_id": found.dataset_id,
         "manifest": found.manifest.number,
@@ -219,8 +219,7 @@ def _held(found: ExplainedDataset, root: Path, limit: int) -> dict[str, Any]:
 
     assert found.manifest is not None
     lines = held_lines(found)
-    for text in _held_summary(found, lines, lines[:limit], _typed(root)):
-        click.echo(text)
+    say(*_held_summary(found, lines, lines[:limit], _typed(root)))
     return {
         "dataset_id": found.dataset_id,
         "manifest": found.manifest.number,
@@ -229,7 +228,9 @@ def _held(found: ExplainedDataset, root: Path, limit: int) -> dict[str, Any]:
     }
 
 
-def _held_summary(found: ExplainedDataset, lines: list[HeldLine], shown: list[HeldLine], root: str) -> Iterator[str]:
+def _held_summary(
+    found: ExplainedDataset, lines: list[HeldLine], shown: list[HeldLine], root: str
+) -> Iterator[str | Table]:
     """Which shards, why, and what to type next."""
     assert found.manifest is not None
     where = f"dataset {found.dataset_id}, manifest {found.manifest.number}"
@@ -252,7 +253,7 @@ def _held_summary(found: ExplainedDataset, lines: list[HeldLine], shown: list[He
         for line in shown
     ]
     if rows:
-        yield Table.of(heads, rows, right=("records", "quarantined")).text()
+        yield Table.of(heads, rows, right=("records", "quarantined"))
     if len(lines) > len(shown):
         yield f"and {counted(len(lines) - len(shown), 'shard')} more; --limit shows more of them"
     for state, of in states.items():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ecgscale.cli.command import command
+from ecgscale.cli.command import command, say
 from ecgscale.cli.options import (
     INTEGERS,
     PLACE,
@@ -171,14 +171,14 @@ def surrogate(
             spread=spread,
             progress=progress,
         )
-    click.echo(summary(checked.result))
+    say(*summary(checked.result))
     for line in checked.seen_by():
-        click.echo(f"seen before by the {line}")
-    click.echo(f"written: {checked.path}")
+        say(f"seen before by the {line}")
+    say(f"written: {checked.path}")
     return checked.to_dict()
 
 
-def summary(result: SurrogateResult) -> str:
+def summary(result: SurrogateResult) -> list[str]:
     """The scores as lines for people."""
     from ecgscale.evaluate.seen import GROUPS
 
@@ -192,7 +192,7 @@ def summary(result: SurrogateResult) -> str:
             spread = _over_parts(result, name)
             lines.append(f"  {text:<43} {value:.3f}" + bracketed(pair, "  ") + spread)
     lines += [*_labels(result), *_groups(result), *_baselines(result), *_importance(result)]
-    return "\n".join([*lines, *(f"note: {remark}" for remark in result.remarks)])
+    return [*lines, *(f"note: {remark}" for remark in result.remarks)]
 
 
 def _over_parts(result: SurrogateResult, name: str) -> str:

@@ -25,7 +25,17 @@ from typing import Any, BinaryIO, Protocol
 from ecgscale.io.places import REMOTE, TEMPORARY_PREFIX, Place, is_remote
 from ecgscale.io.settings import StoreError, get_object, put_object, refusal_code, s3, storage_errors, storage_settings
 
-__all__ = ["LocalObjects", "ObjectStat", "ObjectStore", "S3Objects", "StoreError", "open_objects", "put_whole"]
+__all__ = [
+    "LocalObjects",
+    "ObjectStat",
+    "ObjectStore",
+    "S3Objects",
+    "StoreError",
+    "delete_private",
+    "open_objects",
+    "put_private",
+    "put_whole",
+]
 
 _MADE_AGAIN = 8
 
@@ -353,6 +363,29 @@ def _stat_of_facts(facts: dict[str, Any]) -> ObjectStat:
 def open_objects(where: str | Path) -> ObjectStore:
     """The objects below a place: a folder, or s3://BUCKET/PREFIX."""
     return S3Objects(str(where)) if is_remote(where) else LocalObjects(where)
+
+
+def put_private(store: ObjectStore, key: str, data: bytes) -> None:
+    """Create or replace `key`, which lies in a folder: on a disk, neither is for anybody but this user.
+
+    In an object store, whoever may read the bucket may read it.
+    """
+    if not isinstance(store, LocalObjects):
+        return store.put(key, data)
+    target = store.root / key
+    with storage_errors(f"cannot write {target}"):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.parent.chmod(0o700)  # before anything is in it
+        store.put(key, data)
+        target.chmod(0o600)
+
+
+def delete_private(store: ObjectStore, key: str) -> None:
+    """Remove what `put_private` made, and its folder with the last of it: nobody else could look into that."""
+    store.delete(key)
+    if isinstance(store, LocalObjects):
+        with contextlib.suppress(OSError):  # there is more in it
+            (store.root / key).parent.rmdir()
 
 
 def put_whole(path: Place, data: bytes) -> None:

@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ecgscale.words import printable
+
 MM_PER_S = 25.0
 MM_PER_MV = 10.0
 MM_PER_INCH = 25.4
@@ -57,7 +59,7 @@ def millimetres(left: float, right: float, bottom: float, top: float) -> Axes:
 
 def write(axes: Axes, x: float, y: float, text: str, size: float, **style: Any) -> None:
     """Text of so many points. Names come from data: a dollar sign in one is no formula."""
-    axes.text(x, y, text, fontsize=size, parse_math=False, **{"color": INK, **style})
+    axes.text(x, y, printable(text), fontsize=size, parse_math=False, **{"color": INK, **style})
 
 
 PALETTE = (

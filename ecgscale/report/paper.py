@@ -20,6 +20,7 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from ecgscale.report.page import INK, MM_PER_INCH, MM_PER_S, Band, Page, colour_of, ink_on, write
+from ecgscale.words import printable
 
 SCALE_PT, FOOTER_PT = 7.0, 6.5
 _TITLE_PT, _SUBTITLE_PT = 11.0, 8.0
@@ -47,7 +48,7 @@ def width_mm(text: str, size: float, bold: bool = False) -> float:
     """Millimetres that a text of so many points takes."""
     figure = Figure(dpi=_DPI)
     canvas = FigureCanvasAgg(figure)
-    drawn = figure.text(0, 0, text, fontsize=size, weight="bold" if bold else "normal", parse_math=False)
+    drawn = figure.text(0, 0, printable(text), fontsize=size, weight="bold" if bold else "normal", parse_math=False)
     return float(drawn.get_window_extent(canvas.get_renderer()).width) / _DPI * MM_PER_INCH * _SLACK
 
 

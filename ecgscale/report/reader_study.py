@@ -32,6 +32,7 @@ from ecgscale.report.explained import ExplainedRecording, load_explained, output
 from ecgscale.report.relations import class_groups
 from ecgscale.report.subject import Subject
 from ecgscale.store.manifest import newest_number, read_manifest
+from ecgscale.words import spreadsheet_safe
 
 Heat = tuple[NDArray[np.float64], NDArray[np.float64]]
 """Seconds of the recording, and how much it mattered there, 0 to 1."""
@@ -211,4 +212,4 @@ def _write_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, A
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, fieldnames=columns, restval="")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({name: spreadsheet_safe(value) for name, value in row.items()} for row in rows)

@@ -23,6 +23,7 @@ from rich.text import Text
 
 from ecgscale.errors import UsageError
 from ecgscale.progress import Progress, Stage
+from ecgscale.words import one_line
 
 PLAIN_INTERVAL_S = 5.0
 LOG = "ECGSCALE_LOG"
@@ -65,7 +66,7 @@ class _TerminalStage:
         self._bars.advance(self._task, amount)
 
     def note(self, text: str) -> None:
-        self._bars.update(self._task, note=text)
+        self._bars.update(self._task, note=one_line(text))
 
 
 class _TerminalProgress:
@@ -79,13 +80,13 @@ class _TerminalProgress:
         with RichProgress(
             *columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}", markup=False), console=self._console
         ) as bars:
-            task = bars.add_task(name, total=total, note="")
+            task = bars.add_task(one_line(name), total=total, note="")
             yield _TerminalStage(bars, task)
             if total is None and not bars.tasks[0].completed:
                 bars.update(task, visible=False)
 
     def say(self, text: str) -> None:
-        self._console.print(text, markup=False, highlight=False)
+        self._console.print(one_line(text), markup=False, highlight=False)
 
 
 def _plain(facts: dict[str, Any]) -> str:
@@ -162,4 +163,4 @@ class _LineProgress:
         self._print(_json({"said": text}) if self._as_json else text)
 
     def _print(self, line: str) -> None:
-        print(line, file=self._stream, flush=True)
+        print(one_line(line), file=self._stream, flush=True)

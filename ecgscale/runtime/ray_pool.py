@@ -1,5 +1,7 @@
 """Ray: a pool of actors (`--runtime ray`) on the cluster that RAY_ADDRESS names, else on a private one here.
 
+A cluster that is joined keeps its own mode of authentication; `private_ray.py` says what protects a private one.
+
 Actors are made with no restarts of Ray's own: the scheduler replaces the dead, knows what they held, and never waits
 for one that no longer fits anywhere. Of a fit and of explanations, neither signals nor features pass through the object
 store, but for the sample that a fit starts from; what the tasks of an evaluation share does (proportions, the packed
@@ -11,16 +13,14 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import signal
 import socket
-import tempfile
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from ecgscale.errors import UsageError
 from ecgscale.passes.workers import WorkerSpec
+from ecgscale.runtime.private_ray import PrivateRay, our_sigterm
 from ecgscale.runtime.processes import share_of_cores
 from ecgscale.runtime.scheduler import Reply
 from ecgscale.runtime.worker import WorkerShell
@@ -142,11 +142,11 @@ def joined() -> bool:
     return bool(ray.is_initialized())
 
 
-def connect(workers: int) -> tempfile.TemporaryDirectory[str] | None:
+def connect(workers: int) -> PrivateRay | None:
     """Join the cluster of RAY_ADDRESS; without it, start a private one with `workers` logical CPUs.
 
-    Returns the private cluster's directory. A bare `ray.init()` would join whatever cluster runs on the machine.
-    Raises UsageError when the address does not answer.
+    Returns the private cluster. A bare `ray.init()` would join whatever cluster runs on the machine. Raises UsageError
+    when the address does not answer, EcgscaleError when a private cluster does not start.
     """
     import ray
 
@@ -156,7 +156,7 @@ def connect(workers: int) -> tempfile.TemporaryDirectory[str] | None:
     if address:
         try:
             _knock(address)
-            with _our_sigterm():
+            with our_sigterm():
                 ray.init(address=address, log_to_driver=False, configure_logging=False)
         except (OSError, RuntimeError, ValueError) as error:
             raise UsageError(
@@ -164,30 +164,17 @@ def connect(workers: int) -> tempfile.TemporaryDirectory[str] | None:
                 " the address, or leave RAY_ADDRESS out for a private cluster on this machine"
             ) from error
         return None
-    # A private cluster listens on loopback for this user alone; tokens would be written into the home directory.
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    # Socket paths are limited to 107 bytes, so the directory is short.
-    directory = tempfile.TemporaryDirectory(prefix="ecgs-", dir="/tmp", ignore_cleanup_errors=True)
-    with _our_sigterm():
-        ray.init(
-            address="local",
-            num_cpus=workers,
-            include_dashboard=False,
-            log_to_driver=False,
-            _temp_dir=directory.name,
-            configure_logging=False,
-        )
-    return directory
+    return PrivateRay(workers)
 
 
-def shut_down(private: tempfile.TemporaryDirectory[str] | None) -> None:
+def shut_down(private: PrivateRay | None) -> None:
     """Undo `connect`, with what it returned."""
     import ray
 
-    with _our_sigterm():
-        ray.shutdown()
     if private is not None:
-        private.cleanup()
+        return private.close()
+    with our_sigterm():
+        ray.shutdown()
 
 
 def _knock(address: str) -> None:
@@ -195,20 +182,6 @@ def _knock(address: str) -> None:
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if host and port.isdecimal():
         socket.create_connection((host.strip("[]"), int(port)), ANSWER_S).close()
-
-
-@contextmanager
-def _our_sigterm() -> Iterator[None]:
-    """Keep this process's own answer to SIGTERM, which Ray would replace by one that exits with 15."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        if before is not None:  # None: set by something that is not Python
-            signal.signal(signal.SIGTERM, before)
 
 
 JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"

@@ -6,7 +6,8 @@ The order is such that whatever stops this, the same command finishes it: the jo
 keeps the patient from coming back meanwhile, and in the end every object is looked into. What then still tells of the
 patient is named, and the journal stays until nothing does:
 
-    ROOT/_forgetting/<token>.json       whom, and which records and shards; whoever goes on after a crash has to know
+    ROOT/_forgetting/<token>.json       whom, and which records and shards; whoever goes on after a crash has to know.
+                                        On a disk, for this user alone (0600 in 0700)
 
 Data files are written again without the patient's rows instead of explaining the shards again: other patients' rows
 stay the same to the last bit, whatever machine this runs on, and datasets are cleaned whose network or version of the
@@ -32,7 +33,7 @@ from ecgscale.encoders.seen import SEEN_FILE
 from ecgscale.errors import ExitCode, UsageError
 from ecgscale.evaluate.written import EVALUATIONS
 from ecgscale.io.numbered import read_json_object, to_json
-from ecgscale.io.objects import ObjectStore, open_objects
+from ecgscale.io.objects import ObjectStore, delete_private, open_objects, put_private
 from ecgscale.io.places import REMOTE, Place, absolute, is_remote, place
 from ecgscale.io.settings import StoreError, s3, storage_errors
 from ecgscale.nightly.forget.alongside import (
@@ -187,7 +188,7 @@ class _Forgetting:
         self._look()
         journal = Journal(patient=self.traces.patient, records=tuple(sorted(self.traces.records)), shards=self.affected)
         key = self.journal_key or f"{JOURNAL}/{uuid4().hex}.json"
-        self.store.put(key, to_json(journal))
+        put_private(self.store, key, to_json(journal))
         # From here on, no ingest takes the patient in.
         patients = [self.traces.patient] if self.traces.patient else []
         write_tombstones(self.archive_path, self.tombstones.with_these(patients, self.traces.records))
@@ -203,7 +204,7 @@ class _Forgetting:
         # Whoever slept until another command began has searched for nothing.
         lease.check()
         if not hits:
-            self.store.delete(key)
+            delete_private(self.store, key)
         return self._result(False, len(self.affected), objects, hits)
 
     def _look(self) -> None:

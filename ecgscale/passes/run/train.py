@@ -22,6 +22,7 @@ from ecgscale.encoders.train import TrainSettings, place_kept, put_encoder, trai
 from ecgscale.io.places import absolute
 from ecgscale.passes.spread import Spread
 from ecgscale.progress import Progress, Stage
+from ecgscale.words import one_line
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class _Lines:
         yield _LineStage(f"{name}, of {total} {unit}")
 
     def say(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+        print(one_line(text), file=sys.stderr, flush=True)
 
 
 class _LineStage:
@@ -82,4 +83,4 @@ class _LineStage:
         self._done += amount
 
     def note(self, text: str) -> None:
-        print(f"{self._what}: {self._done}, {text}", file=sys.stderr, flush=True)
+        print(one_line(f"{self._what}: {self._done}, {text}"), file=sys.stderr, flush=True)

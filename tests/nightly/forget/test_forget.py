@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -172,10 +173,12 @@ def test_what_people_put_there_is_named_and_left_to_them(local: NightWorld) -> N
     report.write_text(f"<p>{patient}</p>")
     failed = forget(local, patient, code=1)
     assert (failed["left"], failed["left_in"]) == (1, [str(report)])
-    assert list((Path(local.root) / "_forgetting").iterdir())
+    [journal] = (Path(local.root) / "_forgetting").iterdir()
+    assert patient in journal.read_text(), "whoever goes on has to know"
+    assert (stat.S_IMODE(journal.stat().st_mode), stat.S_IMODE(journal.parent.stat().st_mode)) == (0o600, 0o700)
     report.unlink()
     assert forget(local, patient)["left"] == 0
-    assert not list((Path(local.root) / "_forgetting").iterdir())
+    assert not (Path(local.root) / "_forgetting").exists()
 
 
 def test_other_peoples_records_under_the_same_id_stay(local: NightWorld) -> None:
