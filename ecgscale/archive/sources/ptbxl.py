@@ -35,15 +35,9 @@ from ecgscale.archive.sources.source import (
     ingest_whole,
 )
 from ecgscale.archive.sources.tables import carried_columns, column_values, read_csv, utc, whole_number_texts
-from ecgscale.archive.sources.wfdb_header import (
-    HEADER,
-    UnreadableRecord,
-    WfdbSignal,
-    fetch_records,
-    read_header,
-    read_signal,
-    with_signal_files,
-)
+from ecgscale.archive.sources.wfdb_files import fetch_records, with_signal_files
+from ecgscale.archive.sources.wfdb_header import HEADER, WITHOUT_MOMENT, UnreadableRecord, read_header
+from ecgscale.archive.sources.wfdb_signal import WfdbSignal, read_signal
 from ecgscale.errors import ArchiveError
 from ecgscale.io.places import Place
 from ecgscale.leads import CANONICAL_LEADS
@@ -235,6 +229,8 @@ def _signal(ingest: Ingest, stem: Path, record_id: str, rate: int) -> dict[str, 
             raise UnreadableRecord("its gain or format differs from the first record's")
         read = read_signal(header, ingest.signal)
         rate_found = header.sampling_rate
+        # When they were recorded says the table.
+        ingest.counted.update(note for note in header.notes if note != WITHOUT_MOMENT)
     except UnreadableRecord as error:
         ingest.problems.add(record_id, f"{error}; kept with an empty signal")
         read, rate_found = WfdbSignal(empty_signal(ingest.signal, 12), CANONICAL_LEADS, 1000.0), float(rate)

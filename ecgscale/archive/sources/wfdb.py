@@ -41,16 +41,11 @@ from ecgscale.archive.sources.source import (
     full_shards,
     ingest_whole,
 )
-from ecgscale.archive.sources.wfdb_header import (
-    HEADER,
-    Header,
-    UnreadableRecord,
-    fetch_records,
-    read_fiducials,
-    read_header,
-    read_signal,
-    with_signal_files,
-)
+from ecgscale.archive.sources.wfdb_comments import codes_of, person_of
+from ecgscale.archive.sources.wfdb_files import fetch_records, with_signal_files
+from ecgscale.archive.sources.wfdb_header import HEADER, Header, UnreadableRecord, read_header
+from ecgscale.archive.sources.wfdb_signal import read_signal
+from ecgscale.archive.sources.wfdb_waves import read_fiducials
 from ecgscale.errors import ArchiveError, did_you_mean
 from ecgscale.io.places import Place
 from ecgscale.leads import CANONICAL_LEADS
@@ -67,8 +62,6 @@ BY_NAME, BY_PATH = "name", "path"
 _LEAD_SUFFIXES = tuple(lead.lower() for lead in CANONICAL_LEADS)
 """Of the annotation files that are read."""
 _SUFFIXES = frozenset({"hea", "dat", "mat", *_LEAD_SUFFIXES})
-
-_SEXES = {"m": "male", "male": "male", "f": "female", "female": "female"}
 
 _WITHOUT_CODES = "{:,} headers have SNOMED codes; left out, because the archive has no column"
 _NORMALISED = (
@@ -173,26 +166,33 @@ class WfdbSource(Source):
         return {stem: found.get(stem, []) for stem in stems}
 
     def _rows(self, records: Mapping[str, list[str]], ids: Sequence[str], ingest: Ingest) -> Iterator[dict[str, Any]]:
-        takes_codes = any(column.name == "snomed" for column in ingest.extra)
         for (path, files), name in zip(records.items(), ids, strict=True):
             stem = self.files.path(path)
             row: dict[str, Any] = {"record_id": name, "patient_id": mimic_subject(stem)}
+            empty = {"signal": empty_signal(ingest.signal, 0), "leads": []}
             try:
-                header = self._read(stem)
+                yield row | self._row(stem, files, name, ingest)
             except UnreadableRecord as error:
                 ingest.problems.add(name, f"{error}; kept with an empty signal")
-                yield row | {"signal": empty_signal(ingest.signal, 0), "leads": []}
-                continue
-            row |= _described(header, ingest.extra)
-            ingest.counted[_WITHOUT_CODES] += not takes_codes and _has_codes(header)
-            row |= _signal(header, name, ingest)
-            ingest.counted[_NORMALISED] += _looks_normalised(row["signal"])
-            if annotated := [lead for lead in _LEAD_SUFFIXES if f"{path}.{lead}" in files]:
-                try:
-                    row["fiducials"] = read_fiducials(stem, annotated)
-                except UnreadableRecord as error:
-                    ingest.problems.add(name, f"{error}; kept without fiducials")
-            yield row
+                yield row | empty
+            # One record never ends a run: what nobody thought of is told like what somebody did.
+            except Exception as error:
+                ingest.problems.add(name, f"{type(error).__name__}: {str(error)[:200]}; kept with an empty signal")
+                yield row | empty
+
+    def _row(self, stem: Path, files: Sequence[str], name: str, ingest: Ingest) -> dict[str, Any]:
+        """All columns of one record but its ids; raises `UnreadableRecord` when not even its header can be read."""
+        header = self._read(stem)
+        row = _described(header, name, ingest)
+        row |= _signal(header, name, ingest)
+        ingest.counted[_NORMALISED] += _looks_normalised(row["signal"])
+        annotated = [lead for lead in _LEAD_SUFFIXES if f"{stem.name}.{lead}" in map(posixpath.basename, files)]
+        if annotated:
+            try:
+                row["fiducials"] = read_fiducials(header, annotated, row["signal"].shape[1])
+            except UnreadableRecord as error:
+                ingest.problems.add(name, f"{error}; kept without fiducials")
+        return row
 
     @property
     def total(self) -> int:
@@ -322,44 +322,41 @@ def _looks_normalised(signal: np.ndarray) -> bool:
 
 
 def _signal(header: Header, name: str, ingest: Ingest) -> dict[str, Any]:
-    unused = [c.lead or "unnamed" for i, c in enumerate(header.channels) if i not in header.voltages]
-    if unused and header.voltages:
-        ingest.problems.add(name, f"channels {', '.join(unused)} hold no voltage; left out")
+    if left_out := header.left_out():
+        ingest.problems.add(name, f"{left_out}; left out")
     try:
         read = read_signal(header, ingest.signal)
     except UnreadableRecord as error:
         ingest.problems.add(name, f"{error}; kept with an empty signal")
         return {"signal": empty_signal(ingest.signal, len(header.leads)), "leads": list(header.leads)}
+    if read.told:
+        ingest.problems.add(name, f"{read.told}; kept as the header says")
     return {"signal": read.signal, "leads": list(read.leads), "units_per_mv": read.units_per_mv}
 
 
-def _described(header: Header, extra: Sequence[pa.Field]) -> dict[str, Any]:
+def _described(header: Header, name: str, ingest: Ingest) -> dict[str, Any]:
     """Columns from the header: rate, time, age, sex, SNOMED codes, and comments asked for."""
     comments = header.keyed()
-    lower = {key.lower(): value for key, value in comments.items()}
+    person = person_of(comments, header.comments)
+    if person.unread:
+        ingest.problems.add(name, f"{' and '.join(person.unread)} not understood; left null")
+    ingest.counted.update(dict.fromkeys([*header.notes, *person.notes], 1))
+    codes = next((value for key, value in comments.items() if key.lower() == "dx"), None)
     row: dict[str, Any] = {
         "sampling_rate": header.sampling_rate,
         "acquired_at": header.acquired_at,
-        "age": _age(lower.get("age", "")),
-        "sex": _SEXES.get(lower.get("sex", "").lower()),
+        "age": person.age,
+        "sex": person.sex,
     }
-    for column in extra:
+    ingest.counted[_WITHOUT_CODES] += codes is not None and all(column.name != "snomed" for column in ingest.extra)
+    for column in ingest.extra:
         if column.name == "snomed":
-            row["snomed"] = [code.strip() for code in lower["dx"].split(",") if code.strip()] if "dx" in lower else None
+            row["snomed"] = codes_of(codes)
         elif column.name == ALL_COMMENTS:
             row[ALL_COMMENTS] = list(header.comments)
         else:
             row[column.name] = comments.get(column.name)
     return row
-
-
-def _age(text: str) -> float | None:
-    """Years; None for "NaN", "Unknown", and numbers that stand for something else, such as -1 or 300."""
-    try:
-        age = float(text)
-    except ValueError:
-        return None
-    return age if 0 <= age <= 120 else None
 
 
 def mimic_subject(stem: Path) -> str | None:

@@ -1,51 +1,64 @@
-"""One WFDB record: its header, samples and annotated waves, and whether all of its files are there.
+"""The header of one WFDB record: what each field says, or why it cannot be read.
 
-Headers are read leniently: what a first pass over a large folder needs, and what odd headers still say. `wfdb` reads
-the rarer sample formats and the annotations; its own header reader refuses record lines that name `E00001.mat` instead
-of `E00001`, and puts defaults where it cannot parse a field. Format: header(5) of the WFDB manual.
+A field that is absent has the default of header(5) of the WFDB manual, which is told where it matters; one that is
+there and does not parse never gets a default: the record is unreadable, and its reason quotes the field. `wfdb`'s own
+reader puts defaults in such places, and refuses record lines that name `E00001.mat` instead of `E00001`.
 """
 
 from __future__ import annotations
 
+import codecs
 import math
 import posixpath
 import re
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import pyarrow as pa
-from numpy.typing import NDArray
-
-from ecgscale.archive.schema import SignalType, signal_of
-from ecgscale.archive.sources.files import SourceFolder, SourceSet
+from ecgscale.archive.sources.wfdb_comments import keyed_comments
 from ecgscale.errors import EcgscaleError
-from ecgscale.leads import canonical_lead
+from ecgscale.leads import CANONICAL_LEADS, canonical_lead
 
 HEADER = ".hea"
 NO_FILE = ("~", "-")
 """What header(5) writes where a signal has no file."""
 
-_RECORD_LINE = re.compile(
-    r"^(?P<name>\S+?)(?:/(?P<segments>\d+))?\s+(?P<signals>\d+)"
-    r"(?:\s+(?P<rate>[\d.]+(?:[eE][+-]?\d+)?)\S*)?(?:\s+(?P<samples>\d+))?(?:\s+(?P<time>.*?))?\s*$"
+_NUMBER = r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
+_RATE = re.compile(rf"(?P<rate>{_NUMBER})(?:/(?P<counter>{_NUMBER})(?:\((?P<base>{_NUMBER})\))?)?")
+_FORMAT = re.compile(
+    r"(?P<format>[0-9]+)(?:x(?P<per_frame>[0-9]+))?(?::(?P<skew>[0-9]+))?(?:\+(?P<offset>[0-9]+))?", re.ASCII
 )
-_FORMAT = re.compile(r"^(?P<format>\d+)(?:x(?P<per_frame>\d+))?(?::(?P<skew>\d+))?(?:\+(?P<offset>\d+))?$")
-_GAIN = re.compile(r"^(?P<gain>[-+]?[\d.]+(?:[eE][+-]?\d+)?)(?:\((?P<baseline>-?\d+)\))?(?:/(?P<units>\S+))?$")
-_COMMENT = re.compile(r"^<?(?P<key>[^:<>]+?)>?\s*:\s*(?P<value>.*?)\s*$")
+_GAIN = re.compile(rf"(?P<gain>{_NUMBER})(?:\((?P<baseline>{_NUMBER})\))?(?:/(?P<units>\S+))?")
+_LEAVES = re.compile(r"^[/\\]|^[A-Za-z]:|://|(?:^|[/\\])\.\.?(?:[/\\]|$)|[\x00-\x1f]")
+"""Of file names: absolute, of another system, a URL, above the record's folder, or no name at all."""
 
 _DEFAULT_RATE = 250.0
 _DEFAULT_GAIN = 200.0
-_UNITS_IN_MV = {"mv": 1.0, "uv": 1e-3, "µv": 1e-3, "μv": 1e-3, "v": 1e3, "nv": 1e-6}
+_MOST_BYTES = 2**24
+_MOST_HZ = 1e7
+_PER_MV = (1e-9, 1e15)
+"""Units per mV beyond which a gain is no gain, and a sample no 32-bit float."""
+_YEARS = range(1800, 2500)
+"""Of recordings, those with shifted dates among them."""
+
+_VOLTS = {"v": 1e3, "mv": 1.0, "millivolt": 1.0, "milliv": 1.0, "mvolt": 1.0, "volt": 1e3, "nv": 1e-6, "nanovolt": 1e-6}
+_VOLTS |= dict.fromkeys(("uv", "µv", "μv", "microvolt", "microv", "uvolt", "µvolt", "μvolt"), 1e-3)
+_UNITS_IN_MV = _VOLTS | {f"{name}s": factor for name, factor in _VOLTS.items() if name.endswith("volt")}
+
+WITHOUT_RATE = "in {:,} records the header gives no sampling frequency: 250 Hz, as header(5) of the WFDB manual says"
+UNCALIBRATED = (
+    "in {:,} records a gain is 0 or not given: not calibrated, says header(5) of the WFDB manual, and taken as 200 "
+    "units a mV as it says. If the scale is known, ingest with --units-per-mv"
+)
+WITHOUT_MOMENT = (
+    "in {:,} records the date and time are not both there in WFDB's form (12:33:59 31/12/2020); acquired_at left null"
+)
 
 _BITS = {"80": 8, "508": 8, "310": 10, "311": 10, "212": 12, "16": 16, "61": 16, "160": 16, "516": 16}
 _BITS |= {"24": 24, "524": 24, "32": 32}
 """Of one sample in each storage format (signal(5) of the WFDB manual)."""
-_BYTES = {"8": 1.0} | {name: _BITS[name] / 8 for name in ("80", "16", "61", "160", "212", "24", "32")}
-"""Of one sample in a file, in the formats of fixed size."""
 
 
 def invalid_sample(name: str) -> int:
@@ -61,44 +74,91 @@ class UnreadableRecord(EcgscaleError):
 class Channel:
     """One signal line: adu = physical * gain + baseline. `per_mv` is adu per millivolt, None if not a voltage.
 
-    `is_plain` says that samples follow each other without skew, one a frame.
+    per_frame: samples of this channel in a frame; skew: how many frames later than they should its samples are stored
+    first, checksum: of its samples, as the header gives them; None where it does not
     """
 
     file: str
     format: str
     byte_offset: int
-    is_plain: bool
+    per_frame: int
+    skew: int
     baseline: int
     per_mv: float | None
+    units: str
+    is_calibrated: bool
+    zero: int
+    first: int | None
+    checksum: int | None
     lead: str
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether samples follow each other without skew, one a frame."""
+        return self.per_frame == 1 and not self.skew
 
 
 @dataclass(frozen=True)
 class Header:
-    """One `.hea`: sampling rate in Hz, samples per channel (0 if not given), channels, comments without `#`."""
+    """One `.hea`: frames a second and frames (0 if not given), channels, comments without `#`.
+
+    segments: names of the records that this one is put together from; empty for one that has samples of its own
+    notes: what is to be told of it (texts for `count_notes`)
+    """
 
     stem: Path
-    segments: int
-    sampling_rate: float
-    samples: int
+    segments: tuple[str, ...]
+    frame_rate: float
+    frames: int
     acquired_at: datetime | None
     channels: tuple[Channel, ...]
     comments: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def voltages(self) -> tuple[int, ...]:
-        """Numbers of the channels that hold a voltage."""
-        return tuple(i for i, channel in enumerate(self.channels) if channel.per_mv is not None)
+        """Numbers of the channels that hold a voltage; where those have several rates, of one rate: that of most leads
+        of an ECG, then that of most channels, then the highest."""
+        found = [i for i, channel in enumerate(self.channels) if channel.per_mv is not None]
+        rates = Counter(self.channels[i].per_frame for i in found)
+        if len(rates) < 2:
+            return tuple(found)
+        leads = Counter(self.channels[i].per_frame for i in found if self.channels[i].lead in CANONICAL_LEADS)
+        taken = max(rates, key=lambda rate: (leads[rate], rates[rate], rate))
+        return tuple(i for i in found if self.channels[i].per_frame == taken)
 
     @property
     def leads(self) -> tuple[str, ...]:
         """Canonical names of the voltage channels."""
         return tuple(self.channels[i].lead for i in self.voltages)
 
+    @property
+    def per_frame(self) -> int:
+        """Samples that each voltage channel has in a frame."""
+        return self.channels[self.voltages[0]].per_frame if self.voltages else 1
+
+    @property
+    def sampling_rate(self) -> float:
+        """Of the voltage channels, in Hz."""
+        return self.frame_rate * self.per_frame
+
+    def left_out(self) -> str:
+        """Which channels are not taken, and why; "" when all are."""
+        taken = self.voltages
+        rest = [channel for i, channel in enumerate(self.channels) if i not in taken]
+        others = [c for c in rest if c.per_mv is None]
+        said = [f"channels {_names(others)} hold no voltage ({_units(others)})"] if others else []
+        rates = [c for c in rest if c.per_mv is not None]
+        hertz = ", ".join(dict.fromkeys(f"{self.frame_rate * c.per_frame:g} Hz" for c in rates))
+        said += (
+            [f"channels {_names(rates)} have {hertz}, not the {self.sampling_rate:g} Hz of the leads"] if hertz else []
+        )
+        return "; ".join(said) if taken else ""
+
     def signal_files(self, folder: str) -> dict[str, str]:
         """Names of its signal files, and their paths when it lies in `folder`."""
         names = (channel.file for channel in self.channels if channel.file not in NO_FILE)
-        return {name: posixpath.join(folder, name) for name in names}
+        return {name: posixpath.normpath(posixpath.join(folder, name)) for name in names}
 
     def fits_int16(self) -> bool:
         """True if one resolution represents every voltage channel exactly in 16 bits, whatever the samples are."""
@@ -111,8 +171,15 @@ class Header:
 
     def keyed(self) -> dict[str, str]:
         """`key: value` comments, keys as written but for `<>`: "Age", "Sex", "Dx", "Rhythm", "age", "sex" ..."""
-        found = (_COMMENT.match(comment) for comment in self.comments)
-        return {match["key"].strip(): match["value"] for match in found if match}
+        return keyed_comments(self.comments)
+
+
+def _names(channels: Sequence[Channel]) -> str:
+    return ", ".join(channel.lead or "unnamed" for channel in channels)
+
+
+def _units(channels: Sequence[Channel]) -> str:
+    return ", ".join(dict.fromkeys(repr(channel.units)[1:-1] for channel in channels))
 
 
 def _largest(name: str) -> int:
@@ -122,269 +189,170 @@ def _largest(name: str) -> int:
 
 
 def read_header(stem: Path, units_per_mv: float | None = None) -> Header:
-    """Parse `stem`.hea; `UnreadableRecord` says what is wrong with it.
+    """Parse `stem`.hea; `UnreadableRecord`, and no other error, says what is wrong with it.
 
     With `units_per_mv`, every voltage channel has so many adu per millivolt and no baseline, whatever the header says.
     """
+    path = stem.with_name(stem.name + HEADER)
     try:
-        text = stem.with_name(stem.name + HEADER).read_text(encoding="utf-8", errors="replace")
+        if not path.is_file():
+            raise UnreadableRecord("header cannot be read: no such file" if not path.exists() else "header is no file")
+        with open(path, "rb") as stream:
+            data = stream.read(_MOST_BYTES + 1)
+        if len(data) > _MOST_BYTES:
+            raise UnreadableRecord(f"header has more than {_MOST_BYTES:,} bytes")
+        header = parse_header(stem, _text(data))
+    except UnreadableRecord:
+        raise
     except OSError as error:
         raise UnreadableRecord(f"header cannot be read: {error.strerror or error}") from error
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    # One record never ends a run: what nobody thought of is told like what somebody did.
+    except Exception as error:
+        raise UnreadableRecord(f"header cannot be read: {type(error).__name__}: {str(error)[:200]}") from error
+    if units_per_mv is None:
+        return header
+    scaled = [c if c.per_mv is None else replace(c, baseline=0, per_mv=units_per_mv) for c in header.channels]
+    return replace(header, channels=tuple(scaled), notes=tuple(n for n in header.notes if n != UNCALIBRATED))
+
+
+def _text(data: bytes) -> str:
+    """UTF-8, or what a byte order mark says, or else the 8-bit text of Western Windows machines and Latin-1."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return data.decode("utf-16", errors="replace")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return data.decode("cp1252", errors="replace")
+
+
+def parse_header(stem: Path, text: str) -> Header:
+    """The header that this text is; raises `UnreadableRecord` for a field that does not parse."""
+    lines = [line.strip() for line in re.split(r"\r\n|\r|\n", text) if line.strip()]
     comments = tuple(line.lstrip("#").strip() for line in lines if line.startswith("#"))
     lines = [line for line in lines if not line.startswith("#")]
-    record = _RECORD_LINE.match(lines[0]) if lines else None
-    if record is None:
-        raise UnreadableRecord(f"no record line in the header, but {lines[0][:60]!r}" if lines else "empty header")
-    segments = int(record["segments"] or 1)
-    n_signals = int(record["signals"])
-    if segments == 1 and len(lines) - 1 < n_signals:
-        raise UnreadableRecord(f"header announces {n_signals} signals and describes {len(lines) - 1}")
-    channels = [_channel(line) for line in lines[1 : 1 + n_signals]] if segments == 1 else []
-    if units_per_mv is not None:
-        channels = [c if c.per_mv is None else replace(c, baseline=0, per_mv=units_per_mv) for c in channels]
-    return Header(
-        stem=stem,
-        segments=segments,
-        sampling_rate=float(record["rate"]) if record["rate"] else _DEFAULT_RATE,
-        samples=int(record["samples"] or 0),
-        acquired_at=_moment(record["time"]),
-        channels=tuple(channels),
-        comments=comments,
-    )
+    if not lines:
+        raise UnreadableRecord("empty header")
+    fields = lines[0].split()
+    name = re.fullmatch(r"\S+?(?:/(?P<segments>[0-9]+))?", fields[0])
+    if len(fields) < 2 or name is None or not fields[1].isdecimal() or not fields[1].isascii():
+        raise UnreadableRecord(f"no record line in the header, but {lines[0][:60]!r}")
+    n_signals = _whole(fields[1], "number of signals")
+    rate, frames, moment, notes = _record_fields(fields[2:])
+    channels: list[Channel] = []
+    segments: tuple[str, ...] = ()
+    if name["segments"] is None:
+        channels = _signal_lines(lines[1:], n_signals)
+    else:
+        segments = _segment_lines(lines[1:], _whole(name["segments"], "number of segments"))
+    if any(channel.per_mv is not None and not channel.is_calibrated for channel in channels):
+        notes.append(UNCALIBRATED)
+    return Header(stem, segments, rate, frames, moment, tuple(channels), comments, tuple(notes))
+
+
+def _record_fields(fields: Sequence[str]) -> tuple[float, int, datetime | None, list[str]]:
+    """Frames a second, frames, moment and notes of a record line, from what stands behind the number of signals."""
+    notes = []
+    rate, frames, rest = _DEFAULT_RATE, 0, list(fields)
+    if rest:
+        text = rest.pop(0)
+        found = _RATE.fullmatch(text)
+        numbers = [float(number) for number in found.groups() if number is not None] if found else [math.nan]
+        if not all(map(math.isfinite, numbers)) or not 0 < numbers[0] <= _MOST_HZ or numbers[1:2] == [0.0]:
+            raise UnreadableRecord(f"sampling frequency {text[:60]!r} is none that can be")
+        rate = numbers[0]
+    else:
+        notes.append(WITHOUT_RATE)
+    # Without a number of samples no time may follow, but where one does it is no number.
+    if rest and ":" not in rest[0]:
+        frames = _whole(rest.pop(0), "number of samples")
+        if frames < 0:
+            raise UnreadableRecord(f"number of samples {frames} is none that can be")
+    moment = _moment(" ".join(rest))
+    if rest and moment is None:
+        notes.append(WITHOUT_MOMENT)
+    return rate, frames, moment, notes
+
+
+def _moment(text: str) -> datetime | None:
+    """Base time and date, "12:33:59 12/05/2020", taken as UTC; None unless both are there in the WFDB form."""
+    for form in ("%H:%M:%S %d/%m/%Y", "%H:%M:%S.%f %d/%m/%Y"):
+        try:
+            moment = datetime.strptime(text, form).replace(tzinfo=UTC)
+        except ValueError:
+            continue
+        return moment if moment.year in _YEARS else None
+    return None
+
+
+def _signal_lines(lines: Sequence[str], n_signals: int) -> list[Channel]:
+    if len(lines) < n_signals:
+        raise UnreadableRecord(f"header announces {n_signals} signals and describes {len(lines)}")
+    for line in lines[n_signals:]:
+        parts = line.split(None, 2)
+        if len(parts) > 1 and _FORMAT.fullmatch(parts[1]):
+            raise UnreadableRecord(f"header announces {n_signals} signals and describes more: {line[:60]!r}")
+    return [_channel(line) for line in lines[:n_signals]]
+
+
+def _segment_lines(lines: Sequence[str], announced: int) -> tuple[str, ...]:
+    if not announced or len(lines) != announced:
+        raise UnreadableRecord(f"header announces {announced} segments and names {len(lines)}")
+    return tuple(line.split()[0] for line in lines)
 
 
 def _channel(line: str) -> Channel:
     parts = line.split(None, 8)
-    kind = _FORMAT.match(parts[1]) if len(parts) > 1 else None
+    kind = _FORMAT.fullmatch(parts[1]) if len(parts) > 1 else None
     if kind is None:
         raise UnreadableRecord(f"signal line {line[:60]!r} names no storage format")
-    scale = _GAIN.match(parts[2]) if len(parts) > 2 else None
-    gain = float(scale["gain"]) if scale else 0.0
+    if _LEAVES.search(parts[0]):
+        raise UnreadableRecord(f"signal file {parts[0][:200]!r} is not in the record's folder or one below; not opened")
+    per_frame = _whole(kind["per_frame"] or "1", "samples a frame")
+    if per_frame < 1:
+        raise UnreadableRecord(f"signal line {line[:60]!r} has no sample in a frame")
+    gain, baseline, units = _scale(parts[2]) if len(parts) > 2 else (0.0, None, "mV")
+    numbers: list[int | None] = [None] * 5
+    names = ("ADC resolution", "ADC zero", "initial value", "checksum", "block size")
+    for i, (text, what) in enumerate(zip(parts[3:8], names, strict=False)):
+        numbers[i] = _whole(text, what)
+    zero = numbers[1] or 0
+    in_mv = _UNITS_IN_MV.get(units.lower().strip("_;,.:()[]'\""))
     # header(5): a gain of 0 or none means uncalibrated, 200 adu per unit; no baseline means the ADC's zero.
-    gain = gain or _DEFAULT_GAIN
-    zero = int(parts[4]) if len(parts) > 4 and parts[4].lstrip("-").isdigit() else 0
-    baseline = int(scale["baseline"]) if scale and scale["baseline"] is not None else zero
-    in_mv = _UNITS_IN_MV.get((scale["units"] if scale and scale["units"] else "mV").lower())
-    lead = canonical_lead(parts[8]) if len(parts) > 8 else ""
+    per_mv = None if in_mv is None else (gain or _DEFAULT_GAIN) / in_mv
+    if per_mv is not None and not _PER_MV[0] <= abs(per_mv) <= _PER_MV[1]:
+        raise UnreadableRecord(f"gain {parts[2][:60]!r} is none that can be")
     return Channel(
         file=parts[0],
-        format=kind["format"],
-        byte_offset=int(kind["offset"] or 0),
-        is_plain=(kind["per_frame"] or "1") == "1" and not int(kind["skew"] or 0),
-        baseline=baseline,
-        per_mv=None if in_mv is None else gain / in_mv,
-        lead=lead,
+        format=str(int(kind["format"])),
+        byte_offset=_whole(kind["offset"] or "0", "byte offset"),
+        per_frame=per_frame,
+        skew=_whole(kind["skew"] or "0", "skew"),
+        baseline=zero if baseline is None else baseline,
+        per_mv=per_mv,
+        units=units,
+        is_calibrated=gain != 0,
+        zero=zero,
+        first=numbers[2],
+        checksum=numbers[3],
+        lead=canonical_lead(parts[8]) if len(parts) > 8 else "",
     )
 
 
-def _moment(text: str | None) -> datetime | None:
-    """Base time and date, "12:33:59 12/05/2020", taken as UTC; None unless both are there in the WFDB form."""
-    for form in ("%H:%M:%S %d/%m/%Y", "%H:%M:%S.%f %d/%m/%Y"):
-        try:
-            return datetime.strptime((text or "").strip(), form).replace(tzinfo=UTC)
-        except ValueError:
-            continue
-    return None
+def _scale(text: str) -> tuple[float, int | None, str]:
+    """Gain (0: not calibrated), baseline if given, and units of the field that has all three."""
+    found = _GAIN.fullmatch(text)
+    gain = float(found["gain"]) if found else math.nan
+    if found is None or not math.isfinite(gain):
+        raise UnreadableRecord(f"gain {text[:60]!r} is not understood; expected one such as 1000(0)/mV")
+    baseline = None if found["baseline"] is None else _whole(found["baseline"], "baseline")
+    return gain, baseline, found["units"] or "mV"
 
 
-_WAVES = {"p": "P", "N": "QRS", "t": "T"}
-
-
-@dataclass(frozen=True)
-class WfdbSignal:
-    """(n_leads, n_samples) in the archive's sample type, and what 1 mV is in it.
-
-    Samples that the source marks as missing are masked where the type is int16, and NaN where it is float32.
-    """
-
-    signal: NDArray[Any]
-    leads: tuple[str, ...]
-    units_per_mv: float
-
-
-def read_signal(header: Header, kind: SignalType) -> WfdbSignal:
-    """Read one record's voltage channels.
-
-    int16: digital values less the baseline, untouched by floating point; needs `header.fits_int16()`.
-    float32: millivolts. Raises `UnreadableRecord` with what went wrong.
-    """
-    if header.segments > 1:
-        raise UnreadableRecord(f"{header.segments} segments; each is a record of its own in the same folder")
-    used = header.voltages
-    if not used:
-        raise UnreadableRecord(f"none of {len(header.channels)} channels holds a voltage")
-    digital_TL = _digital(header)[:, used]
-    channels = [header.channels[i] for i in used]
-    invalid = np.array([invalid_sample(channel.format) for channel in channels])
-    missing_LT = np.ascontiguousarray((digital_TL == invalid).T)
-    baseline = np.array([channel.baseline for channel in channels])
-    per_mv = np.array([channel.per_mv for channel in channels], dtype=np.float64)
-    levels_TL = digital_TL if not baseline.any() else digital_TL.astype(np.int64) - baseline
-    if kind == "int16":
-        signal = np.ascontiguousarray(levels_TL.T, dtype=np.int16)
-        if missing_LT.any():
-            signal = np.ma.MaskedArray(signal, missing_LT)
-        return WfdbSignal(signal, header.leads, float(per_mv[0]))
-    millivolts = (levels_TL / per_mv).T.astype(np.float32, order="C")
-    millivolts[missing_LT] = np.nan
-    return WfdbSignal(millivolts, header.leads, 1.0)
-
-
-def _digital(header: Header) -> NDArray[Any]:
-    """(n_samples, n_channels) digital values as stored."""
-    plain = _plain_16_bit(header)
-    if plain is not None:
-        return plain
-    import wfdb
-
-    wide = any(channel.format in ("24", "32", "524") for channel in header.channels)
-    try:
-        record = wfdb.rdrecord(str(header.stem), physical=False, return_res=64 if wide else 16)
-    # A damaged file makes wfdb raise nearly anything, and each of it means this record only.
-    except Exception as error:
-        raise UnreadableRecord(f"wfdb cannot read it: {str(error) or type(error).__name__}") from error
-    digital = record.d_signal
-    if digital is None or digital.shape[1] != len(header.channels):
-        raise UnreadableRecord("wfdb finds no samples in it")
-    return np.asarray(digital)
-
-
-def _plain_16_bit(header: Header) -> NDArray[np.int16] | None:
-    """Samples of the commonest layout, one file of interleaved 16-bit values; None if the record is another.
-
-    PTB-XL, MIMIC-IV-ECG, LUDB and the CinC challenges are all of it. wfdb would take milliseconds a record to parse
-    the header again, and refuses the Georgia headers whose record line names a `.mat` file.
-    """
-    first = header.channels[0]
-    alike = {(channel.file, channel.format, channel.byte_offset, channel.is_plain) for channel in header.channels}
-    if alike != {(first.file, "16", first.byte_offset, True)} or not header.samples:
-        return None
-    path = header.stem.with_name(first.file)
-    expected = header.samples * len(header.channels)
-    try:
-        values = np.fromfile(path, dtype="<i2", offset=first.byte_offset, count=expected)
-    except OSError as error:
-        raise UnreadableRecord(f"{first.file}: {error.strerror or error}") from error
-    if len(values) != expected:
-        raise UnreadableRecord(
-            f"{first.file} is cut short: {len(values)} of {expected} samples ({len(header.channels)} channels)"
-        )
-    return values.reshape(header.samples, len(header.channels)).astype(np.int16, copy=False)
-
-
-def read_fiducials(stem: Path, extensions: Sequence[str]) -> list[dict[str, Any]]:
-    """Waves of annotation files named after leads, as in LUDB (`1.ii`, `1.avr`): dicts of `FIDUCIAL_TYPE`.
-
-    A wave is written `( peak )`; a bracket that is missing gives a null onset or offset, and a pair of brackets
-    without a peak is no wave. Raises `UnreadableRecord` if a file is damaged.
-    """
-    import wfdb
-
-    waves = []
-    for extension in extensions:
-        try:
-            annotation = wfdb.rdann(str(stem), extension)
-        except Exception as error:
-            raise UnreadableRecord(f"annotations {stem.name}.{extension} cannot be read: {error}") from error
-        marks = zip(annotation.sample.tolist(), annotation.symbol, strict=True)
-        waves += _waves(canonical_lead(extension), list(marks))
-    return waves
-
-
-def _waves(lead: str, marks: list[tuple[int, str]]) -> list[dict[str, Any]]:
-    waves: list[dict[str, Any]] = []
-    onset: int | None = None
-    is_open = False
-    for sample, symbol in marks:
-        if symbol == "(":
-            onset, is_open = sample, False
-        elif symbol in _WAVES:
-            waves.append({"lead": lead, "wave": _WAVES[symbol], "onset": onset, "peak": sample, "offset": None})
-            onset, is_open = None, True
-        elif symbol == ")" and is_open:
-            waves[-1]["offset"] = sample
-            is_open = False
-        elif symbol == ")":
-            onset = None
-    return waves
-
-
-def fetch_records(source: SourceFolder, names: Sequence[str]) -> None:
-    """Have these files of records, and those that the headers among them name."""
-    if source.is_local:
-        return
-    source.fetch(names)
-    named: set[str] = set()
-    for name in names:
-        if name.endswith(HEADER):
-            try:
-                header = read_header(source.path(name.removesuffix(HEADER)))
-            except UnreadableRecord:
-                # Named when its row is written.
-                continue
-            named.update(map(posixpath.normpath, header.signal_files(posixpath.dirname(name)).values()))
-    source.fetch(path for path in sorted(named) if not path.startswith(("../", "/")))
-
-
-def with_signal_files(
-    source: SourceFolder, sets: Sequence[SourceSet], read: Callable[[Path], Header], schema: pa.Schema | None
-) -> list[SourceSet]:
-    """The sets, looked into: each with all files that its header names, and with what it lacks.
-
-    A header that cannot be read makes a complete set, which becomes a row with an empty signal. A record that int16
-    cannot represent exactly is refused where the archive's schema holds that.
-    """
-    int16_only = schema is not None and signal_of(schema) == "int16"
-    source.fetch(name for one in sets if (name := _header_of(one)) is not None)
-    return [_looked_into(source, one, read, int16_only) for one in sets]
-
-
-def _header_of(one: SourceSet) -> str | None:
-    return next((file.name for file in one.files if file.name.endswith(HEADER)), None)
-
-
-def _looked_into(source: SourceFolder, one: SourceSet, read: Callable[[Path], Header], int16_only: bool) -> SourceSet:
-    name = _header_of(one)
-    if name is None:
-        return replace(one, lacks="its header is not there")
-    stem = name.removesuffix(HEADER)
-    try:
-        header = read(source.path(stem))
-    except UnreadableRecord:
-        return one
-    if int16_only and header.voltages and not header.fits_int16():
-        why = "its gains or format need float32, and this archive holds int16; ingest the whole source into a new one"
-        return replace(one, refusal=why)
-    folder, own = posixpath.split(stem)
-    named = header.signal_files(folder)
-    there = {file.name: file for file in one.files}
-    there |= {path: source.listed[path] for path in named.values() if path in source.listed}
-    return replace(
-        one,
-        files=tuple(there.values()),
-        # A file that is called otherwise than its record stands elsewhere in the listing.
-        look=any(not file.startswith(f"{own}.") for file in named),
-        lacks=_lacks(source, header, named),
-    )
-
-
-def _lacks(source: SourceFolder, header: Header, named: dict[str, str]) -> str:
-    """The first signal file that is not there, or not in full; "" when all are."""
-    for file, path in named.items():
-        found, expected = source.listed.get(path), _expected_bytes(header, file)
-        if found is None:
-            return f"{file} is not there"
-        if found.size < expected:
-            return f"{file} has {found.size:,} of {expected:,} bytes"
-    return ""
-
-
-def _expected_bytes(header: Header, file: str) -> int:
-    """How long a signal file is at least; 0 where the header does not say."""
-    channels = [channel for channel in header.channels if channel.file == file]
-    sizes = {(channel.format, channel.byte_offset) for channel in channels}
-    if len(sizes) != 1 or not all(channel.is_plain for channel in channels):
-        return 0
-    [(kind, offset)] = sizes
-    return offset + math.ceil(header.samples * len(channels) * _BYTES[kind]) if kind in _BYTES else 0
+def _whole(text: str, what: str) -> int:
+    """A whole number, also as `0.0`; `UnreadableRecord` for anything else."""
+    if re.fullmatch(r"[-+]?[0-9]{1,18}", text):
+        return int(text)
+    number = float(text) if re.fullmatch(_NUMBER, text) else math.nan
+    if not (math.isfinite(number) and number == int(number) and abs(number) < 2**53):
+        raise UnreadableRecord(f"{what} {text[:60]!r} is no whole number")
+    return int(number)

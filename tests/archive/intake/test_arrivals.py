@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import time
 from pathlib import Path
@@ -101,7 +102,8 @@ def test_incomplete_sets_are_waited_for_and_then_taken_as_they_are(ward: Ward) -
 
 def test_signal_files_of_another_name_are_part_of_the_set(ward: Ward) -> None:
     stem = write_wfdb(ward.folder, "1", wave(1, 3), LEADS)
-    stem.with_suffix(".hea").write_text(stem.with_suffix(".hea").read_text().replace("1.dat", "one_raw.dat"))
+    text = re.sub(r"1\.dat(.*) 16 0 \S+ \S+ 0 ", r"one_raw.dat\1 16 0 0 0 0 ", stem.with_suffix(".hea").read_text())
+    stem.with_suffix(".hea").write_text(text)
     os.rename(stem.with_suffix(".dat"), ward.folder / "one_raw.dat")
     ward.record("2")
     for file in ward.folder.iterdir():

@@ -186,16 +186,16 @@ def test_records_that_cannot_be_read_keep_their_rows(tmp_path: Path) -> None:
     assert "empty header" in named["record 5"]
     assert "announces 3 signals and describes 1" in named["record 6"]
     assert "names no storage format" in named["record 7"]
-    assert "2 segments" in named["record 8"]
+    assert "2 segments (1, 2)" in named["record 8"]
     assert "none of 2 channels holds a voltage" in named["record 9"]
-    assert "channels ABP hold no voltage; left out" in named["record 10"]
-    assert "wfdb cannot read it" in named["record 11"]
+    assert "channels ABP hold no voltage (mmHg); left out" in named["record 10"]
+    assert "cut short: 66 of 600 samples" in named["record 11"]
 
 
 def test_defaults_of_the_header_format(tmp_path: Path) -> None:
     (tmp_path / "r.hea").write_text("r 2\nr.dat 16\nr.dat 212x2:3+8 0(7) 12 9\n")
     header = read_header(tmp_path / "r")
-    assert (header.sampling_rate, header.samples, header.acquired_at) == (250.0, 0, None)
+    assert (header.frame_rate, header.frames, header.acquired_at) == (250.0, 0, None)
     assert [(c.per_mv, c.baseline, c.lead) for c in header.channels] == [(200.0, 0, ""), (200.0, 7, "")]
     assert [(c.is_plain, c.byte_offset) for c in header.channels] == [(True, 0), (False, 8)]
     with pytest.raises(UnreadableRecord, match="cannot be read"):
