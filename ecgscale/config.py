@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     PlainSerializer,
@@ -108,6 +109,16 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+def _lead_map(given: Any) -> Any:
+    from ecgscale.leads import checked_lead_map, read_lead_map  # numpy, which most commands can do without
+
+    if isinstance(given, str):
+        return read_lead_map(given) if given.strip() else {}
+    if isinstance(given, dict) and all(isinstance(lead, str) for lead in given.values()):
+        return checked_lead_map(given)
+    return given
+
+
 class ArchiveConfig(_Section):
     """`[archive]`: where it is, and what to make it from if it is not there yet."""
 
@@ -118,6 +129,10 @@ class ArchiveConfig(_Section):
     units_per_mv: float | None = Field(default=None, gt=0)
     carry: tuple[str, ...] = Field(
         default=(), description="Take this column of the source along too; may be given several times."
+    )
+    lead_map: Annotated[dict[str, str], BeforeValidator(_lead_map)] = Field(
+        default={},
+        description="Which lead a channel is: NAME=LEAD,…; NAME#2 is the second channel of a name, #2 that of all.",
     )
     records: int = Field(default=1000, gt=0, description="How many recordings to make.")
     seed: int = Field(default=0, description="Same seed, same recordings.")

@@ -1,12 +1,19 @@
 """Lead names and the algebra of the limb leads.
 
-Sources spell leads in many ways (`DI`, `AVR`, `v1`, `Lead II`); everything behind the archive uses one spelling,
-and every lead is picked by its name, never by its position.
+Sources spell leads in many ways (`DI`, `AVR`, `v1`, `Lead II`, `ECG lead II`, `Abl. V3`); everything behind the archive
+uses one spelling, and every lead is picked by its name, never by its position.
+
+A name is taken for a lead only if all of it is understood. Channels are no leads (`Ch1`, `ECG 1`), an inverted lead is
+not the upright one (`-aVR`), and a modified one is not what it is called after: `MLII` is taken on the torso, and its
+waves are others than those of II (Drew et al. 2004, Circulation 110:2721). Who knows better says so with a lead map.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -16,11 +23,18 @@ from ecgscale.errors import EcgscaleError
 
 CANONICAL_LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
 
-_ALIASES = {lead.lower(): lead for lead in CANONICAL_LEADS}
-_ALIASES |= {f"d{lead.lower()}": lead for lead in ("I", "II", "III")}
-_ALIASES |= {f"{letter}{i}": lead for letter in "dl" for i, lead in enumerate(("I", "II", "III"), start=1)}
-_ALIASES |= {f"c{i}": f"V{i}" for i in range(1, 7)}
-_PREFIXES = ("mdc_ecg_lead_", "lead")
+_WORD = r"lead|abl(?:eitung)?|d[ée]rivation|derivaci[óo]n|deriva[çc][ãa]o|afleiding|avledning"
+# A hyphen may join a word and a name, but for aVR: whoever writes "ECG-aVR" may mean that it is inverted.
+_JOIN = r"(?:[\s_.:]+|-(?!\s*av))?"
+_NAMED = re.compile(
+    rf"(?:mdc_ecg_)?(?:e[ck]g{_JOIN}|channel\s+|ch\s+)??(?:(?P<word>{_WORD}){_JOIN})?\+?"
+    r"(?:[dl]?[\s_]?(?P<roman>i{1,3})|(?P<dl>[dl])?[\s_]?(?P<digit>[1-3])|a[\s_.]?v[\s_.]?(?P<limb>[rlf])"
+    r"|[vc][\s_.]?0?(?P<chest>[1-6]))"
+    r"\+?(?:\s*[(\[](?:[munμ]?v|einthoven|goldberger|wilson)[)\]])?"
+    r"(?:,\s*augmented voltage,\s*(?:right|left|foot))?[.,;:]?"
+)
+_MODIFIED = re.compile(r"(?:ecg|ekg)?[\s_-]*(?:ml|mod|mcl|cm|cc|cs)[\s_.]*(?:i{1,3}|v?[1-6])?", re.IGNORECASE)
+_INVERTED = re.compile(r"\s*[-\u2010-\u2015\u2212]|.*[-\u2212]\s*$|.*\b(?:inv|neg|minus)", re.IGNORECASE)
 
 # Each limb lead as a weighted sum of any two of I, II, III: Einthoven's II = I + III, Goldberger's augmented leads.
 _LIMB_FROM_TWO: dict[tuple[str, str], dict[str, tuple[float, float]]] = {
@@ -37,20 +51,90 @@ class MissingLeads(EcgscaleError):
         self.missing = tuple(missing)
         super().__init__(
             f"lead{'s' if len(self.missing) > 1 else ''} {', '.join(self.missing)} missing: the recording has "
-            f"{', '.join(leads) or 'none'} (limb leads are derived from any two of I, II and III)"
+            f"{', '.join(lead or 'a channel without a name' for lead in leads) or 'none'} (limb leads are derived from "
+            f"any two of I, II and III){name_hint(leads)}"
         )
+
+
+def name_hint(leads: Sequence[str]) -> str:
+    """What to do about channels whose names say no lead, as the end of a sentence; "" where all are leads."""
+    unknown = [lead for lead in leads if lead not in CANONICAL_LEADS]
+    hints = []
+    if any(_INVERTED.match(lead) for lead in unknown):
+        hints.append("an inverted lead is not taken for the upright one")
+    if any(_MODIFIED.fullmatch(lead) for lead in unknown):
+        hints.append("a modified lead, taken on the torso, is not taken for the standard one")
+    if unknown:
+        hints.append("say at ingest what a channel is: --lead-map 'NAME=II'")
+    return "; " + "; ".join(hints) if hints else ""
 
 
 @lru_cache(maxsize=4096)
 def canonical_lead(name: str) -> str:
-    """The archive's spelling of a lead: "DI" -> "I", "AVR" -> "aVR", "lead v1" -> "V1"; unknown names only stripped."""
+    """The archive's spelling of a lead: "DI" -> "I", "AVR" -> "aVR", "ECG lead v1" -> "V1"; unknown names only
+    stripped."""
     stripped = name.strip()
-    key = stripped.lower()
-    for prefix in _PREFIXES:
-        if key.startswith(prefix):
-            key = key.removeprefix(prefix).strip(" _-")
-            break
-    return _ALIASES.get(key, stripped)
+    found = _NAMED.fullmatch(unicodedata.normalize("NFKC", stripped).casefold())
+    if found is None:
+        return stripped
+    if found["roman"]:
+        return found["roman"].upper()
+    if found["digit"]:
+        # "Lead 1" and "D1" are leads; "1", "Ch 1" and "ECG 1" are channels.
+        return "I" * int(found["digit"]) if found["word"] or found["dl"] else stripped
+    return f"aV{found['limb'].upper()}" if found["limb"] else f"V{found['chest']}"
+
+
+def read_lead_map(text: str) -> dict[str, str]:
+    """ "ECG1=II,ECG2=V5" → {"ECG1": "II", "ECG2": "V5"}; ValueError says what is wrong.
+
+    "ECG#2" is the second channel of that name, "#2" the second channel of a recording, whatever it is called.
+    """
+    lead_map: dict[str, str] = {}
+    for part in text.split(","):
+        channel, equals, lead = (piece.strip() for piece in part.rpartition("="))
+        if not equals or not channel or not lead:
+            raise ValueError(f"{part.strip()!r} is not CHANNEL=LEAD, as in ECG1=II,ECG2=V5")
+        if channel in lead_map:
+            raise ValueError(f"channel {channel!r} is named twice")
+        lead_map[channel] = lead
+    return checked_lead_map(lead_map)
+
+
+def checked_lead_map(lead_map: Mapping[str, str]) -> dict[str, str]:
+    """The map with its leads spelt as in the archive; ValueError for what can only be a mistake."""
+    for channel, lead in lead_map.items():
+        if _INVERTED.match(channel) and canonical_lead(lead) in CANONICAL_LEADS:
+            raise ValueError(
+                f"{channel!r} is an inverted lead: its values are not those of {lead}. Turn it at the source"
+            )
+        if canonical_lead(lead) not in CANONICAL_LEADS and not re.fullmatch(r"[A-Za-z][\w+.-]*", lead):
+            raise ValueError(f"{lead!r} is no name of a lead, such as II, aVR or V5")
+    return {channel: canonical_lead(lead) for channel, lead in lead_map.items()}
+
+
+def named_leads(names: Sequence[str], lead_map: Mapping[str, str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What the channels of a recording are called in the archive, and the keys of `lead_map` that were used.
+
+    A key names a channel as the source does, in any case and any spelling of a lead; of several of one name, "ECG#2" is
+    the second, and "#2" the second channel of all.
+    """
+    leads, used = [], []
+    wanted = {_key(channel): channel for channel in lead_map}
+    met: Counter[str] = Counter()
+    for number, name in enumerate(names, start=1):
+        key = _key(name)
+        met[key] += 1
+        asked = (f"#{number}", f"{key}#{met[key]}", key)
+        channel = next((wanted[one] for one in asked if one in wanted), None)
+        used += [channel] if channel is not None else []
+        leads.append(canonical_lead(name) if channel is None else lead_map[channel])
+    return tuple(leads), tuple(used)
+
+
+def _key(channel: str) -> str:
+    name, hash_sign, number = channel.partition("#")
+    return canonical_lead(name).casefold() + hash_sign + number.strip()
 
 
 @lru_cache(maxsize=1024)

@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 
 from ecgscale.errors import EcgscaleError
-from ecgscale.leads import CANONICAL_LEADS, MissingLeads, canonical_lead, derive_limb_leads, lead_matrix
+from ecgscale.leads import (
+    CANONICAL_LEADS,
+    MissingLeads,
+    canonical_lead,
+    derive_limb_leads,
+    lead_matrix,
+    named_leads,
+    read_lead_map,
+)
 
 LIMB = CANONICAL_LEADS[:6]
 
@@ -34,13 +42,98 @@ def twelve(samples: int = 50) -> np.ndarray:
         ("C3", "V3"),
         ("Lead II", "II"),
         ("MDC_ECG_LEAD_AVL", "aVL"),
+        ("ECG lead II", "II"),
+        ("EKG I", "I"),
+        ("ECG-V1", "V1"),
+        ("ECG_II", "II"),
+        ("Lead 1", "I"),
+        ("ECG Lead 3", "III"),
+        ("Abl. II", "II"),
+        ("V1 (mV)", "V1"),
+        ("II.", "II"),
+        ("aVR+", "aVR"),
+        ("V01", "V1"),
+        ("Lead I (Einthoven)", "I"),
+        ("aVR, augmented voltage, right", "aVR"),
+        ("\u2161", "II"),
+        ("channel I", "I"),
         ("MLII", "MLII"),
+        ("-aVR", "-aVR"),
+        ("\u2212aVR", "\u2212aVR"),
+        ("aVR-", "aVR-"),
+        ("lead -aVR", "lead -aVR"),
+        ("ECG -V1", "ECG -V1"),
+        ("ECG-aVR", "ECG-aVR"),
+        ("inverted aVR", "inverted aVR"),
+        ("V10", "V10"),
+        ("V7", "V7"),
+        ("V3R", "V3R"),
+        ("CM5", "CM5"),
+        ("VR", "VR"),
+        ("1", "1"),
+        ("Ch1", "Ch1"),
+        ("Ch 1", "Ch 1"),
+        ("channel 1", "channel 1"),
+        ("ECG 1", "ECG 1"),
+        ("ECG1", "ECG1"),
+        ("ECG", "ECG"),
+        ("Lead 12", "Lead 12"),
+        ("I-II", "I-II"),
         (" vx ", "vx"),
         ("", ""),
     ],
 )
 def test_aliases(name: str, expected: str) -> None:
     assert canonical_lead(name) == expected
+
+
+@pytest.mark.parametrize(
+    ("names", "text", "leads", "used"),
+    [
+        (("ECG1", "ECG2"), "ECG1=II,ECG2=V5", ("II", "V5"), ("ECG1", "ECG2")),
+        (("ECG", "ECG"), "ecg#1=II, ECG#2=v5", ("II", "V5"), ("ecg#1", "ECG#2")),
+        (("", ""), "#2=DI", ("", "I"), ("#2",)),
+        (("MLII", "V5"), "MLII=II", ("II", "V5"), ("MLII",)),
+        (("Lead 1", "I"), "Lead 1#1=V1", ("V1", "I"), ("Lead 1#1",)),
+        (("a=b", "II"), "a=b=V1", ("V1", "II"), ("a=b",)),
+        (("III",), "ECG9=II", ("III",), ()),
+    ],
+)
+def test_a_lead_map_says_which_lead_a_channel_is(
+    names: tuple[str, ...], text: str, leads: tuple[str, ...], used: tuple[str, ...]
+) -> None:
+    assert named_leads(names, read_lead_map(text)) == (leads, used)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("ECG1", "is not CHANNEL=LEAD"),
+        ("ECG1=", "is not CHANNEL=LEAD"),
+        ("=II", "is not CHANNEL=LEAD"),
+        ("ECG1=II,ECG1=I", "named twice"),
+        ("-aVR=aVR", "inverted"),
+        ("ECG1=-aVR", "no name of a lead"),
+    ],
+)
+def test_a_lead_map_that_can_only_be_a_mistake(text: str, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        read_lead_map(text)
+
+
+@pytest.mark.parametrize(
+    ("lead", "says"),
+    [("MLII", "modified lead"), ("-aVR", "inverted lead"), ("ECG", "--lead-map"), ("", "without a name")],
+)
+def test_what_to_do_about_a_name_is_said(lead: str, says: str) -> None:
+    with pytest.raises(MissingLeads, match=says):
+        lead_matrix((lead, "V1"), ("II",))
+
+
+def test_a_channel_that_a_pseudonym_hides_is_no_lead() -> None:
+    from ecgscale.archive.reader import _canonical
+
+    assert _canonical(("lead 1", "LEAD 1", None, "dii")) == ("lead 1", "I", "", "II")
 
 
 def test_leads_that_are_there_are_copied_bit_for_bit() -> None:

@@ -8,6 +8,7 @@ come from the row groups that they are in, and no other is read.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -93,7 +94,12 @@ def raw_batch(shard: str, first_row: int, table: pa.Table) -> RawBatch:
 
 @lru_cache(maxsize=1024)
 def _canonical(leads: tuple[str | None, ...]) -> tuple[str, ...]:
-    return tuple(canonical_lead(lead or "") for lead in leads)
+    # "lead 3" stands for the third channel in archives that were made under pseudonyms: its name was free text.
+    return tuple(lead if re.fullmatch(r"lead \d+", lead) else canonical_lead(lead) for lead in map(_text, leads))
+
+
+def _text(lead: str | None) -> str:
+    return lead or ""
 
 
 def _numbers(array: pa.Array, missing: float | NDArray, dtype: type[np.generic]) -> NDArray:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from ecgscale.cli.command import command, say
-from ecgscale.cli.options import PLACE, Where, option_of, options_of, runtime_options
+from ecgscale.cli.options import LEAD_MAP, PLACE, Where, option_of, options_of, runtime_options
 from ecgscale.config import ArchiveConfig
 from ecgscale.errors import UsageError
 from ecgscale.progress import Progress
@@ -52,6 +52,7 @@ def _source_options(function: Callable[..., Any]) -> Callable[..., Any]:
         ),
         options_of(ArchiveConfig, "shard_records"),
         option_of(ArchiveConfig, "carry", metavar="COLUMN"),
+        option_of(ArchiveConfig, "lead_map", type=LEAD_MAP, default=None, show_default=False),
         option_of(ArchiveConfig, "pseudonymise", metavar="KEYFILE"),
         options_of(ArchiveConfig, "shift_dates"),
         runtime_options,
@@ -139,6 +140,7 @@ def _ingested(
     units = asked.get("units_per_mv")
     if units is not None and not (math.isfinite(units) and units > 0):
         raise UsageError(f"--units-per-mv {units}: expected a positive number, such as 1 or 1000")
+    asked["lead_map"] = asked["lead_map"] or {}
     config = ArchiveConfig(path=archive, source=source, src=src, **asked)
     result = ingest_archive(config, progress, where.placement("cpu", progress).pool, overwrite=overwrite)
     say(*summary(result))

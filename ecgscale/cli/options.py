@@ -96,7 +96,27 @@ class CommandOfK(click.Command):
             raise
 
 
+class LeadMap(click.ParamType):
+    """ "ECG1=II,ECG2=V5" → {"ECG1": "II", "ECG2": "V5"}."""
+
+    name = "NAME=LEAD,…"
+
+    def convert(
+        self, value: str | dict[str, str], param: click.Parameter | None, ctx: click.Context | None
+    ) -> dict[str, str]:
+        """Parse, or fail with what was expected."""
+        from ecgscale.leads import read_lead_map
+
+        if isinstance(value, dict):
+            return value
+        try:
+            return read_lead_map(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
 INTEGERS = IntegerList()
+LEAD_MAP = LeadMap()
 PLACE = PlaceType()
 BYTES = ByteSize()
 

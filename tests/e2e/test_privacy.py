@@ -206,7 +206,7 @@ def test_headers_paths_and_broken_files_tell_nothing(tmp_path: Path) -> None:
     rows = archive.metadata(["age", "snomed", "leads"]).to_pylist()
     assert [row["age"] for row in rows] == [90.0, None, *[90.0] * 4]
     assert rows[0]["snomed"] == ["426783006"]
-    assert rows[0]["leads"] == ["I", "II", "lead 3"]
+    assert rows[0]["leads"] == ["I", "II", "channel 3"]
     # More come, one of them with a header that is nothing but a name, and one that lacks its file.
     plant_wfdb(tmp_path / "src", 4, 6)
     late = int(RECORD) + 8

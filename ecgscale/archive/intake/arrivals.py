@@ -256,6 +256,7 @@ class _Night:
         return IngestOptions(
             shard_records=config.shard_records,
             carry=config.carry,
+            lead_map=config.lead_map,
             progress=self.progress,
             portion=portion,
             pseudonyms=self.pseudonyms,

@@ -96,7 +96,7 @@ class Pseudonyms:
             hidden["acquired_at"] = row["acquired_at"] - self.shift(patient_id or record_id or "")
         if row.get("leads"):
             # What a header calls a lead is free text.
-            hidden["leads"] = [n if n in CANONICAL_LEADS else f"lead {i}" for i, n in enumerate(row["leads"], 1)]
+            hidden["leads"] = [n if n in CANONICAL_LEADS else f"channel {i}" for i, n in enumerate(row["leads"], 1)]
         if row.get("snomed"):
             hidden["snomed"] = [code for code in row["snomed"] if _CODE.fullmatch(code)]
         return hidden

@@ -28,6 +28,7 @@ from ecgscale.archive.sources.tombstones import Tombstones, check_tombstones, fo
 from ecgscale.archive.writer import ArchiveWriter, check_target
 from ecgscale.errors import ArchiveError
 from ecgscale.io.places import Place, local_copy, place
+from ecgscale.leads import canonical_lead, named_leads
 from ecgscale.progress import SILENT, Progress
 from ecgscale.store.provenance import utc_now
 
@@ -63,6 +64,7 @@ class IngestOptions:
     """What every source takes: replace an archive, records per shard, further columns, who hears of progress.
 
     portion: take this part of the source alone
+    lead_map: which lead a channel is, by its name (`ecgscale.leads.named_leads`)
     pseudonyms: what ids become (None: they stay); tombstones: who is left out (None: those of the archive itself)
     """
 
@@ -71,6 +73,7 @@ class IngestOptions:
     carry: tuple[str, ...] = ()
     progress: Progress = SILENT
     portion: Portion | None = None
+    lead_map: Mapping[str, str] = field(default_factory=dict)
     pseudonyms: Pseudonyms | None = None
     tombstones: Tombstones | None = None
 
@@ -125,6 +128,17 @@ class IngestResult:
     counted: Mapping[str, int] = field(default_factory=dict)
 
 
+def _mapped(channel: str, lead: str) -> str:
+    channel = channel.replace("{", "{{").replace("}", "}}")
+    return f"lead map: channel {channel} is taken as {lead}: {{:,}} times"
+
+
+def unmapped_notes(lead_map: Mapping[str, str], counted: Mapping[str, int]) -> list[str]:
+    """Of the channels of a lead map that no recording has."""
+    absent = [channel for channel, lead in lead_map.items() if not counted.get(_mapped(channel, lead))]
+    return [f"lead map: no recording has a channel {channel}" for channel in absent]
+
+
 def count_notes(counted: Mapping[str, int]) -> list[str]:
     """Notes on so many records, from their texts, which have {:,} where the number stands."""
     return [text.format(count) for text, count in counted.items() if count]
@@ -149,6 +163,8 @@ class Ingest:
         self.problems = Problems(pseudonyms=options.pseudonyms)
         self.dropped = 0
         self.counted: Counter[str] = Counter()
+        if options.lead_map:
+            source["lead_map"] = dict(options.lead_map)
         self._notes: list[str] = []
         self._refused: list[str] = []
         self._tombstones = options.tombstones or read_tombstones(archive_path)
@@ -199,13 +215,24 @@ class Ingest:
 
     def _admitted(self, rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         """The rows as they may be written, under pseudonyms; nobody who was forgotten is among them."""
-        for row in rows:
+        for row in map(self._with_leads, rows):
             written = self._options.pseudonyms.row(row) if self._options.pseudonyms else row
             if self._tombstones is not None and self._tombstones.refuses(written):
                 self._refused.append(str(written["record_id"]))
                 self.problems.withdraw(self._refused[-1])
             else:
                 yield written
+
+    def _with_leads(self, row: dict[str, Any]) -> dict[str, Any]:
+        """The row with its leads, and those of its waves, called as in the archive."""
+        lead_map, names = self._options.lead_map, list(row.get("leads") or ())
+        leads, used = named_leads(names, lead_map)
+        self.counted.update(_mapped(channel, lead_map[channel]) for channel in used)
+        row = row | {"leads": list(leads)}
+        if lead_map and row.get("fiducials"):
+            called = dict(zip(map(canonical_lead, names), leads, strict=True))
+            row["fiducials"] = [wave | {"lead": called.get(wave["lead"], wave["lead"])} for wave in row["fiducials"]]
+        return row
 
     def _result(self, writer: ArchiveWriter | None = None) -> IngestResult:
         return IngestResult(
@@ -222,7 +249,9 @@ class Ingest:
         )
 
     def _all_notes(self) -> list[str]:
-        return [*self._notes, *count_notes(self.counted), *forgotten_note(len(self._refused))]
+        # Of a piece, only the whole can say what no recording has.
+        absent = unmapped_notes(self._options.lead_map, self.counted) if self._options.portion is None else []
+        return [*self._notes, *count_notes(self.counted), *absent, *forgotten_note(len(self._refused))]
 
 
 class Source(ABC):

@@ -24,7 +24,15 @@ from ecgscale.archive.schema import CORE_COLUMNS, signal_of
 from ecgscale.archive.sources import ingest_source, open_source
 from ecgscale.archive.sources.files import SourceFolder
 from ecgscale.archive.sources.pseudonyms import pseudonyms_of, redacted
-from ecgscale.archive.sources.source import PROBLEMS_KEPT, IngestOptions, IngestResult, Portion, Problems, count_notes
+from ecgscale.archive.sources.source import (
+    PROBLEMS_KEPT,
+    IngestOptions,
+    IngestResult,
+    Portion,
+    Problems,
+    count_notes,
+    unmapped_notes,
+)
 from ecgscale.archive.sources.tombstones import check_tombstones, forgotten_note, read_tombstones
 from ecgscale.archive.sources.wfdb import HeaderFacts
 from ecgscale.archive.writer import ArchiveWriter, check_target
@@ -57,6 +65,7 @@ def ingest_archive(
         overwrite=overwrite,
         shard_records=config.shard_records,
         carry=config.carry,
+        lead_map=config.lead_map,
         progress=progress,
         pseudonyms=pseudonyms,
     )
@@ -201,7 +210,12 @@ def _together(writer: ArchiveWriter, results: Sequence[IngestResult], options: I
         signal=writer.signal,
         dropped=sum(result.dropped for result in results),
         problems=Problems(sum(result.problems.count for result in results), first, options.pseudonyms),
-        notes=(*notes, *count_notes(counted), *forgotten_note(len(refused))),
+        notes=(
+            *notes,
+            *count_notes(counted),
+            *unmapped_notes(options.lead_map, counted),
+            *forgotten_note(len(refused)),
+        ),
         refused=refused,
         counted=counted,
     )

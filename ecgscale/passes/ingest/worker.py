@@ -81,6 +81,7 @@ class IngestWorker:
             options = IngestOptions(
                 shard_records=self._config.shard_records,
                 carry=self._config.carry,
+                lead_map=self._config.lead_map,
                 portion=replace(piece, schema=schema),
                 pseudonyms=self._pseudonyms,
                 tombstones=self._tombstones,

@@ -108,7 +108,7 @@ def test_what_a_row_becomes() -> None:
     hidden = HIDDEN.row(row)
     assert (hidden["record_id"], hidden["patient_id"]) == (HIDDEN.record("r"), HIDDEN.patient("p"))
     assert (hidden["age"], hidden["Age"], hidden["sex"]) == (90.0, "90", "female")
-    assert (hidden["leads"], hidden["snomed"]) == (["I", "lead 2", "V1"], ["426783006"])
+    assert (hidden["leads"], hidden["snomed"]) == (["I", "channel 2", "V1"], ["426783006"])
     assert (hidden["acquired_at"], hidden["superclasses"]) == (row["acquired_at"], ["NORM"])
     assert HIDDEN.row({"record_id": " ", "age": 89.5}) == {"record_id": " ", "age": 89.5, "patient_id": None}
 

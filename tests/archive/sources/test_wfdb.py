@@ -40,6 +40,19 @@ def test_one_resolution_a_record_stays_digital(tmp_path: Path) -> None:
     np.testing.assert_array_equal(raw.signal(1), wave(2, 3))
 
 
+def test_a_lead_map_names_channels_and_says_which_it_found(tmp_path: Path) -> None:
+    header = write_wfdb(tmp_path / "src", "a", wave(1, 3), ("ECG", "ECX", "Abl. V1"), gain=200).with_suffix(".hea")
+    header.write_text(header.read_text().replace("ECX", "ECG"))
+    write_wfdb(tmp_path / "src", "b", wave(2, 3), ("MLII", "Lead 1", "ECG lead V1"), gain=200)
+    options = IngestOptions(lead_map={"ecg#1": "II", "ECG#2": "V5", "MLII": "II", "ECG3": "V2"})
+    result = ingest_wfdb(tmp_path / "src", tmp_path / "a", options=options)
+    archive = Archive.open(tmp_path / "a")
+    assert next(archive.batches(archive.shards[0])).leads == [("II", "V5", "V1"), ("II", "I", "V1")]
+    assert "lead map: channel MLII is taken as II: 1 times" in result.notes
+    assert "lead map: no recording has a channel ECG3" in result.notes
+    assert archive.info["source"]["lead_map"] == options.lead_map
+
+
 @pytest.mark.parametrize(
     ("gain", "baseline", "fmt", "expected"),
     [
