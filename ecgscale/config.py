@@ -31,6 +31,7 @@ from pydantic import (
 from ecgscale.errors import UsageError, did_you_mean
 from ecgscale.io.places import is_remote, place
 from ecgscale.io.settings import StorageSettings, storage_errors, use_storage
+from ecgscale.words import byte_size
 
 
 class GateSettings(BaseModel):
@@ -110,13 +111,9 @@ class _Section(BaseModel):
 
 
 def _lead_map(given: Any) -> Any:
-    from ecgscale.leads import checked_lead_map, read_lead_map  # numpy, which most commands can do without
+    from ecgscale.leads import read_lead_map  # numpy, which most commands can do without
 
-    if isinstance(given, str):
-        return read_lead_map(given) if given.strip() else {}
-    if isinstance(given, dict) and all(isinstance(lead, str) for lead in given.values()):
-        return checked_lead_map(given)
-    return given
+    return read_lead_map(given) if isinstance(given, str | dict) else given
 
 
 class ArchiveConfig(_Section):
@@ -302,17 +299,6 @@ class RunConfig(_Section):
     def digest(self) -> str:
         """sha256 of what was asked for, whatever the file looked like."""
         return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
-
-
-def byte_size(text: str) -> int:
-    """ "8GiB", "500M", "1073741824" → bytes; ValueError for anything else."""
-    units = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-    plain = text.strip().upper().removesuffix("B").removesuffix("I")
-    unit = plain[-1:] if plain[-1:].isalpha() else ""
-    try:
-        return int(float(plain.removesuffix(unit)) * units[unit])
-    except (KeyError, ValueError, OverflowError):
-        raise ValueError(f"{text!r} is not a size such as 8GiB or 500MiB") from None
 
 
 def load_config(path: str | Path) -> RunConfig:

@@ -85,32 +85,31 @@ def canonical_lead(name: str) -> str:
     return f"aV{found['limb'].upper()}" if found["limb"] else f"V{found['chest']}"
 
 
-def read_lead_map(text: str) -> dict[str, str]:
-    """ "ECG1=II,ECG2=V5" → {"ECG1": "II", "ECG2": "V5"}; ValueError says what is wrong.
+def read_lead_map(given: str | Mapping[str, object]) -> dict[str, str]:
+    """ "ECG1=II,ECG2=V5" → {"ECG1": "II", "ECG2": "V5"}, leads spelt as in the archive; ValueError says what is wrong.
 
     "ECG#2" is the second channel of that name, "#2" the second channel of a recording, whatever it is called.
     """
+    pairs = list(given.items()) if isinstance(given, Mapping) else [_pair(part) for part in given.split(",")]
     lead_map: dict[str, str] = {}
-    for part in text.split(","):
-        channel, equals, lead = (piece.strip() for piece in part.rpartition("="))
-        if not equals or not channel or not lead:
-            raise ValueError(f"{part.strip()!r} is not CHANNEL=LEAD, as in ECG1=II,ECG2=V5")
+    for channel, lead in pairs:
         if channel in lead_map:
             raise ValueError(f"channel {channel!r} is named twice")
-        lead_map[channel] = lead
-    return checked_lead_map(lead_map)
-
-
-def checked_lead_map(lead_map: Mapping[str, str]) -> dict[str, str]:
-    """The map with its leads spelt as in the archive; ValueError for what can only be a mistake."""
-    for channel, lead in lead_map.items():
-        if _INVERTED.match(channel) and canonical_lead(lead) in CANONICAL_LEADS:
+        if not isinstance(lead, str) or not re.fullmatch(r"[^\W\d_][\w+.-]*", lead):
+            raise ValueError(f"{lead!r} is no name of a lead, such as II, aVR or V5")
+        lead_map[channel] = canonical_lead(lead)
+        if _INVERTED.match(channel) and lead_map[channel] in CANONICAL_LEADS:
             raise ValueError(
                 f"{channel!r} is an inverted lead: its values are not those of {lead}. Turn it at the source"
             )
-        if canonical_lead(lead) not in CANONICAL_LEADS and not re.fullmatch(r"[A-Za-z][\w+.-]*", lead):
-            raise ValueError(f"{lead!r} is no name of a lead, such as II, aVR or V5")
-    return {channel: canonical_lead(lead) for channel, lead in lead_map.items()}
+    return lead_map
+
+
+def _pair(part: str) -> tuple[str, str]:
+    channel, _, lead = (piece.strip() for piece in part.rpartition("="))
+    if not channel or not lead:
+        raise ValueError(f"{part.strip()!r} is not CHANNEL=LEAD, as in ECG1=II,ECG2=V5")
+    return channel, lead
 
 
 def named_leads(names: Sequence[str], lead_map: Mapping[str, str]) -> tuple[tuple[str, ...], tuple[str, ...]]:

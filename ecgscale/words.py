@@ -90,3 +90,14 @@ def spreadsheet_safe(value: Any) -> Any:
 
 
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
+
+
+def byte_size(text: str) -> int:
+    """ "8GiB", "500M", "1073741824" → bytes; ValueError for anything else."""
+    units = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+    plain = text.strip().upper().removesuffix("B").removesuffix("I")
+    unit = plain[-1:] if plain[-1:].isalpha() else ""
+    try:
+        return int(float(plain.removesuffix(unit)) * units[unit])
+    except (KeyError, ValueError, OverflowError):
+        raise ValueError(f"{text!r} is not a size such as 8GiB or 500MiB") from None

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from ecgscale.config import RunConfig, byte_size, load_config
+from ecgscale.config import RunConfig, load_config
 from ecgscale.errors import UsageError
 from ecgscale.io.settings import StoreError, s3
 from ecgscale.passes.run.pipeline import fit_request, train_settings
+from ecgscale.words import byte_size
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHIPPED = sorted((REPOSITORY / "configs").glob("*.toml"))

@@ -16,11 +16,11 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from ecgscale.cli.command import say
-from ecgscale.config import RunConfig, RuntimeConfig, byte_size
+from ecgscale.config import RunConfig, RuntimeConfig
 from ecgscale.errors import UsageError
 from ecgscale.io.places import place
 from ecgscale.progress import Progress
-from ecgscale.words import counted
+from ecgscale.words import byte_size, counted
 
 if TYPE_CHECKING:
     from ecgscale.passes.explain.explain import ExplainResult

@@ -15,7 +15,7 @@ from ecgscale.archive.reader import Archive
 from ecgscale.archive.sources.pseudonyms import check_key, pseudonyms_of
 from ecgscale.clusters.kmeans import FitSettings
 from ecgscale.clusters.model import ClusterModel
-from ecgscale.config import RunConfig, TrainConfig, byte_size
+from ecgscale.config import RunConfig, TrainConfig
 from ecgscale.encoders.optimise import LoopSettings
 from ecgscale.encoders.spec import SPEC_FILE, load_spec
 from ecgscale.encoders.splits import Folds
@@ -37,6 +37,7 @@ from ecgscale.progress import SILENT, Progress
 from ecgscale.store.dataset import dataset_store, find_dataset, served
 from ecgscale.store.manifest import Manifest, newest_number, read_manifest
 from ecgscale.store.root import dataset_ids
+from ecgscale.words import byte_size
 
 
 @dataclass(frozen=True)
