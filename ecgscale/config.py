@@ -90,7 +90,8 @@ class GateSettings(BaseModel):
 
 
 def _place(where: Any) -> Path:
-    if not isinstance(where, str | Path):
+    # A place in a bucket has the methods of a path, and is none.
+    if not isinstance(where, str) and not hasattr(where, "joinpath"):
         raise ValueError("expected a path or s3://BUCKET/PREFIX")
     try:
         return place(where)
@@ -333,10 +334,19 @@ def _anchored(content: dict[str, Any], folder: Path) -> dict[str, Any]:
         if isinstance(value, dict):
             anchored[key] = _anchored(value, folder)
         elif key in ("path", "src", "root", "pseudonymise") and isinstance(value, str):
-            anchored[key] = value if is_remote(value) or Path(value).is_absolute() else str(folder / value)
+            anchored[key] = _absolute(value, folder)
         else:
             anchored[key] = value
     return anchored
+
+
+def _absolute(value: str, folder: Path) -> str:
+    """A place as a configuration in `folder` means it; one that is none is left to whoever checks the key."""
+    try:
+        found = place(value)
+    except UsageError:
+        return value
+    return str(found if is_remote(found) or found.is_absolute() else folder / found)
 
 
 def _sentence(detail: Any) -> str:

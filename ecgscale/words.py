@@ -4,6 +4,7 @@ foreign words so that they are only read: by a terminal, by a spreadsheet."""
 from __future__ import annotations
 
 import re
+import shlex
 import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -101,3 +102,8 @@ def byte_size(text: str) -> int:
         return int(float(plain.removesuffix(unit)) * units[unit])
     except (KeyError, ValueError, OverflowError):
         raise ValueError(f"{text!r} is not a size such as 8GiB or 500MiB") from None
+
+
+def typed(place: object) -> str:
+    """A place as it is typed in a shell, where blanks and quotes in its name mean something."""
+    return shlex.quote(str(place))

@@ -11,14 +11,16 @@ from typing import Any
 import click
 
 from ecgscale.cli.job import config_option, job, model_option
-from ecgscale.cli.options import Job
+from ecgscale.cli.options import Job, recompute_option, withdrawal_option
 
 
 @click.command()
 @config_option
 @model_option
+@recompute_option
+@withdrawal_option
 @job
-def explain_archive(job: Job, model: Path | None) -> dict[str, Any]:
+def explain_archive(job: Job, model: Path | None, allow_recompute: bool, allow_withdrawal: bool) -> dict[str, Any]:
     """Explain every record; stopped or failed, the same job goes on where it was.
 
     The model is that of jobs/fit_clusters.py with the same file, unless --model names another.
@@ -26,10 +28,13 @@ def explain_archive(job: Job, model: Path | None) -> dict[str, Any]:
     \b
       ray job submit --working-dir . -- python jobs/explain_archive.py --config configs/ptbxl.toml
     """
+    from ecgscale.passes.explain.guard import Guard
     from ecgscale.passes.run.pipeline import explain_config, fitted_model
 
-    model = model or fitted_model(job.config, job.where.device)
-    return job.explained(explain_config(job.config, model, job.progress, job.where.pool, job.where.device, job.record))
+    config, where = job.config, job.where
+    model = model or fitted_model(config, where.device)
+    guard = Guard.by_hand(config.root, allow_recompute, allow_withdrawal, config.nightly)
+    return job.explained(explain_config(config, model, job.progress, where.pool, where.device, job.record, guard=guard))
 
 
 if __name__ == "__main__":

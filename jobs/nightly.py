@@ -10,9 +10,9 @@ from typing import Any
 
 import click
 
-from ecgscale.cli.explain import night_facts, recompute_option, withdrawal_option
+from ecgscale.cli.explain import night_facts
 from ecgscale.cli.job import config_option, job, model_option
-from ecgscale.cli.options import Job
+from ecgscale.cli.options import Job, recompute_option, withdrawal_option
 
 
 @click.command()

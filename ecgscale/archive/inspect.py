@@ -154,6 +154,7 @@ def inspect_archive(archive: Archive, quick: bool = False, progress: Progress = 
         **({} if quick else _signal_facts(signals)),
         "duplicates": _duplicates(people),
         "unreadable": unreadable,
+        "others": list(archive.others),
     }
 
 

@@ -20,12 +20,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from ecgscale.archive.listing import list_archive
 from ecgscale.archive.schema import CORE_COLUMNS, NOT_CARRIED, REQUIRED_COLUMNS, SCHEMA_VERSION, check_extra_names
-from ecgscale.archive.shard import Shard, ShardFooter, list_shards, open_parquet, read_footer, record_tables
+from ecgscale.archive.shard import Shard, ShardFooter, open_parquet, read_footer, record_tables
 from ecgscale.errors import ArchiveError, ShardError, did_you_mean
 from ecgscale.io.objects import open_objects
-from ecgscale.io.places import Place, is_remote, place
+from ecgscale.io.places import Place, is_remote, nearly, place
 from ecgscale.leads import canonical_lead
+from ecgscale.words import counted, named
 
 BATCH_RECORDS = 32
 AT_ONCE = 64
@@ -122,28 +124,44 @@ def _samples(signal: pa.Array) -> tuple[NDArray, NDArray[np.int64]]:
 
 @dataclass(frozen=True)
 class Archive:
-    """A finished archive. `Archive.open` lists it; everything else reads shards on demand."""
+    """A finished archive. `Archive.open` lists it; everything else reads shards on demand.
+
+    shards: all that are called so, odd ones too; others: names of what else lies in its folder, and is not read
+    """
 
     path: Place
     info: dict[str, Any]
     shards: tuple[Shard, ...]
+    others: tuple[str, ...] = ()
 
     @classmethod
     def open(cls, path: str | Path) -> Archive:
         """The archive in a folder; `ArchiveError` if there is none, it is unfinished, empty, or of another schema."""
         folder = place(path)
         if not is_remote(folder) and not folder.is_dir():
-            raise ArchiveError(f"{folder}: no such folder; an archive is a folder that `ecgscale ingest` wrote")
+            raise ArchiveError(
+                f"{folder}: no such folder; an archive is a folder that `ecgscale ingest` wrote.{nearly(folder)}"
+            )
         info = _archive_json(folder)
-        shards = list_shards(folder)
-        if not shards:
-            raise ArchiveError(f"{folder} has an _archive.json but no part-*.parquet; ingest it again")
-        return cls(folder, info, shards)
+        found = list_archive(folder)
+        if not found.shards:
+            raise ArchiveError(
+                f"{folder} has an _archive.json but no part-*.parquet: is a disk not mounted? Else ingest it again"
+            )
+        return cls(folder, info, found.shards, found.others)
 
     @property
     def archive_id(self) -> str:
         """The identity minted when the archive was made."""
         return str(self.info["archive_id"])
+
+    def notes(self) -> Iterator[str]:
+        """What somebody should know of the listing: files that nobody reads, and shards that have gone."""
+        if self.others:
+            yield f"{counted(len(self.others), 'file')} of {self.path} that is no shard, not read: {named(self.others)}"
+        then = self.info.get("shards")
+        if isinstance(then, int) and len(self.shards) < then:
+            yield f"{self.path} has {counted(len(self.shards), 'shard')}, and had {then:,} when it was made or fed last"
 
     def shard(self, key: str) -> Shard:
         """The shard of that file name; `ArchiveError` naming the nearest one otherwise."""

@@ -28,7 +28,7 @@ from ecgscale.archive.schema import (
 )
 from ecgscale.errors import ShardError
 from ecgscale.io.objects import StoreError, open_objects
-from ecgscale.io.places import Place, fetch, is_remote
+from ecgscale.io.places import fetch, is_remote
 from ecgscale.io.settings import is_of_the_store, s3, storage_errors
 
 if TYPE_CHECKING:
@@ -149,12 +149,16 @@ def _word_columns(path: str, kind: pa.DataType) -> list[str]:
 
 @dataclass(frozen=True)
 class Shard:
-    """One file of an archive, as a listing shows it; `stamp` is its version (a modification time, an ETag)."""
+    """One file of an archive, as a listing shows it; `stamp` is its version (a modification time, an ETag).
+
+    odd: why it cannot be read, as a listing shows already ("is a folder, …"); empty for all others
+    """
 
     key: str
     path: str
     size: int
     stamp: str
+    odd: str = ""
 
 
 @dataclass(frozen=True)
@@ -165,16 +169,6 @@ class ShardFooter:
     row_groups: int
     content_digest: str
     schema: pa.Schema
-
-
-def list_shards(folder: Place) -> tuple[Shard, ...]:
-    """The shards of an archive in the order of their keys, from one listing."""
-    store = open_objects(folder)
-    return tuple(
-        Shard(key, store.location(key), stat.size, stat.version)
-        for key, stat in store.list_stats("").items()
-        if is_shard_name(key)
-    )
 
 
 def is_shard_name(name: str) -> bool:
@@ -198,6 +192,9 @@ def open_parquet(shard: Shard, whole: bool = False) -> pq.ParquetFile:
 
     `whole` says that most of it will be read: then a shard in an object store is fetched at once, in parallel ranges.
     """
+    if shard.odd:
+        # Never opened: a pipe would be waited for without end.
+        raise ShardError(f"{shard.path} {shard.odd}")
     try:
         # A buffer, because without one a column chunk of a large row group is read in one piece.
         file = pq.ParquetFile(_opened(shard, whole), pre_buffer=False, buffer_size=_READ_BUFFER)

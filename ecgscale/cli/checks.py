@@ -12,7 +12,7 @@ from ecgscale.cli.command import command, say
 from ecgscale.cli.options import PLACE, archive_option
 from ecgscale.errors import ExitCode
 from ecgscale.progress import Progress
-from ecgscale.words import counted, size
+from ecgscale.words import counted, named, size
 
 if TYPE_CHECKING:
     from ecgscale.nightly.verify.verify import Verified, VerifiedDataset
@@ -127,6 +127,8 @@ def _problem_lines(facts: dict[str, Any]) -> Iterator[str]:
 
     for shard, reason in facts["unreadable"].items():
         yield f"unreadable shard {shard}: {reason}"
+    if facts["others"]:
+        yield f"not read       {counted(len(facts['others']), 'file')} that is no shard: {named(facts['others'])}"
     duplicates = facts["duplicates"]
     if duplicates["across_shards"]:
         ids = counted(duplicates["across_shards"], "record id")
@@ -204,11 +206,14 @@ def _dataset_lines(dataset: VerifiedDataset) -> Iterator[str]:
     if again.records:
         yield f"  {counted(again.records, 'record')} computed again, {again.exactly:,} of them the same to the last bit"
     yield from (f"  not computed again: {reason}" for reason in again.skipped)
+    if dataset.set_aside:
+        aside = counted(len(dataset.set_aside), "shard")
+        yield f"  set aside: {aside} of the archive, {named(dataset.set_aside)} (why: `ecgscale status`)"
     garbage = dataset.garbage
     if garbage.objects:
-        named = ", ".join(garbage.first) + (" …" if garbage.objects > len(garbage.first) else "")
+        first = ", ".join(garbage.first) + (" …" if garbage.objects > len(garbage.first) else "")
         objects = counted(garbage.objects, "object")
-        yield f"  garbage: {objects} of {size(garbage.bytes)} that nothing refers to: {named}"
+        yield f"  garbage: {objects} of {size(garbage.bytes)} that nothing refers to: {first}"
     for kind, count in dataset.counts.items():
         kept = [problem for problem in dataset.problems if problem.kind == kind]
         yield f"  {kind}: {count:,}" + (f", the first {len(kept)}:" if count > len(kept) else "")

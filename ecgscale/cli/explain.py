@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ecgscale.cli.command import command, say
-from ecgscale.cli.options import PLACE, Job, Where, job_of, option_of, options_of, runtime_options
+from ecgscale.cli.options import (
+    PLACE,
+    Job,
+    Where,
+    job_of,
+    option_of,
+    options_of,
+    recompute_option,
+    runtime_options,
+    withdrawal_option,
+)
 from ecgscale.config import ExplainConfig, RunConfig, load_config
 from ecgscale.progress import Progress
-from ecgscale.words import by_reason, counted, named
+from ecgscale.words import by_reason, counted, named, typed
 
 if TYPE_CHECKING:
     from ecgscale.nightly.night import NightResult
@@ -36,6 +45,8 @@ if TYPE_CHECKING:
     help="Explain zero padding too, as the published method does; by default as the model was fitted.",
 )
 @options_of(RunConfig, "device")
+@recompute_option
+@withdrawal_option
 @runtime_options
 @command
 def explain(
@@ -44,6 +55,8 @@ def explain(
     model: Path | None,
     root: Path,
     device: str,
+    allow_recompute: bool,
+    allow_withdrawal: bool,
     where: Where,
     **asked: Any,
 ) -> dict[str, Any]:
@@ -52,6 +65,10 @@ def explain(
     Writes one Parquet file for each shard of the archive and publishes them together. Stopped or failed in the
     middle, type the same command again: what is committed is not computed again, and unchanged shards are not
     even read. A shard that cannot be read is set aside (exit code 3); the rest goes on.
+
+    Nothing is changed (exit code 2) where more than a tenth of what is published would go, because its shards are gone
+    from the archive (a disk that is not mounted), or more than a twentieth would be computed again, unless that is
+    allowed.
 
     \b
     Example:
@@ -65,6 +82,7 @@ def explain(
     from ecgscale.archive.reader import Archive
     from ecgscale.passes.explain.chosen_model import model_of_root, named_model
     from ecgscale.passes.explain.explain import explain_archive
+    from ecgscale.passes.explain.guard import Guard
     from ecgscale.runtime.run_record import run_record
 
     if model is None:
@@ -82,6 +100,7 @@ def explain(
             progress=progress,
             pool=place.pool,
             watch=record,
+            guard=Guard.by_hand(root, allow_recompute, allow_withdrawal),
             **asked,
         )
         record.add(result.exit_code, explained=result.to_dict())
@@ -116,7 +135,7 @@ def explain_summary(result: ExplainResult, root: Path) -> list[str]:
     pointer = served(root)
     if pointer is not None and pointer.dataset_id != result.dataset_id:
         lines.append(
-            f"  served is still {pointer.dataset_id}; ecgscale promote {root} {result.dataset_id} changes that"
+            f"  served is still {pointer.dataset_id}; ecgscale promote {typed(root)} {result.dataset_id} changes that"
         )
     lines += [
         "",
@@ -125,7 +144,7 @@ def explain_summary(result: ExplainResult, root: Path) -> list[str]:
         f"  ds = ecgscale.open_explanations({str(root)!r})",
         "  duckdb.sql(\"SELECT record_id, mean_entropy, proportions FROM ds WHERE status = 'ok' "
         'ORDER BY mean_entropy DESC LIMIT 10").show()',
-        f"Or look at one: ecgscale plot {root} RECORD_ID -o ecg.png",
+        f"Or look at one: ecgscale plot {typed(root)} RECORD_ID -o ecg.png",
     ]
     return lines
 
@@ -138,14 +157,6 @@ def _came_again(result: ExplainResult) -> list[tuple[int, str]]:
         (result.conflicts, "quarantined: another patient has the id"),
     ]
     return [(count, what) for count, what in again if count]
-
-
-recompute_option = click.option(
-    "--allow-recompute", is_flag=True, help="Compute published records again where their source has changed."
-)
-withdrawal_option = click.option(
-    "--allow-withdrawal", is_flag=True, help="Withdraw many published records whose shards are gone from the archive."
-)
 
 
 @click.command()
@@ -224,7 +235,7 @@ def night_summary(result: NightResult, root: Path) -> list[str]:
     lines += [f"{'gate' if found.alarm else 'note'}: {found.message}" for found in result.report.findings]
     held = [shard.key for shard in explained.held if shard.state == "held"]
     if held:
-        where = shlex.quote(str(root))
+        where = typed(root)
         lines.append(f"{counted(len(held), 'shard')} held back: {named(held)}")
         lines.append(f"look:   ecgscale quarantine {where} --held")
         lines.append(f"decide: ecgscale release {where} {held[0]} --reason TEXT     (or reject)")

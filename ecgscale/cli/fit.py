@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ import click
 from ecgscale.cli.command import command, say
 from ecgscale.cli.options import (
     BYTES,
+    FOLDER,
     INTEGERS,
     PLACE,
     CommandOfK,
@@ -23,7 +23,7 @@ from ecgscale.cli.options import (
 from ecgscale.config import FIT, FitConfig, FitOptions, RunConfig, load_config
 from ecgscale.errors import ExitCode
 from ecgscale.progress import Progress
-from ecgscale.words import counted
+from ecgscale.words import counted, typed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 @option_of(FitConfig, "tau", type=float)
 @options_of(RunConfig, "include_padding")
 @option_of(RunConfig, "memory", type=BYTES)
-@click.option("--scratch", type=click.Path(path_type=Path, exists=True), help="Where they go. Default: $TMPDIR.")
+@click.option("--scratch", type=FOLDER, help="Where they go. Default: $TMPDIR.")
 @options_of(FitConfig, "cache_dtype")
 @options_of(RunConfig, "precision")
 @click.option("--compare-random", is_flag=True, help="Also tell what the same network with random weights would give.")
@@ -92,7 +92,7 @@ def fit(
     random = random_weights_variance(opened, encoder, request, progress) if compare_random else None
     for k, value in (random or {}).items():
         say(f"  the same network with random weights, K = {k}: {value:.1%} of the variance explained")
-    say(f"next: ecgscale explain {archive} --model {fitted[0].directory} --out {out}")
+    say(f"next: ecgscale explain {typed(archive)} --model {typed(fitted[0].directory)} --out {typed(out)}")
     models = [one.facts() for one in fitted]
     return {**models[0], "models": models, "random_weights_explained_variance": random}
 
@@ -171,7 +171,7 @@ def refit_summary(done: Refit, config: Path, root: Path) -> Iterator[str]:
         return
     yield f"{done.model.model_id}, a refit of {done.old.model_id}"
     yield from _comparison(done.comparison, done.names)
-    name = shlex.quote(str(config))
+    name = typed(config)
     if done.explained is None:
         yield ""
         yield f"next: ecgscale refit {name} --model {done.model.model_id}     (explains the archive with it)"
@@ -184,8 +184,8 @@ def refit_summary(done: Refit, config: Path, root: Path) -> Iterator[str]:
     )
     yield from (f"  set aside {aside.key} (why: `ecgscale status`)" for aside in explained.set_aside)
     yield f"{done.served_id} is still what is served."
-    yield f"next: ecgscale report {shlex.quote(str(root))} --dataset {done.dataset_id}     (look at it)"
-    yield f"      ecgscale promote {shlex.quote(str(root))} {done.dataset_id} --reason TEXT     (serve it)"
+    yield f"next: ecgscale report {typed(root)} --dataset {done.dataset_id}     (look at it)"
+    yield f"      ecgscale promote {typed(root)} {done.dataset_id} --reason TEXT     (serve it)"
 
 
 def _comparison(comparison: Comparison, names: Mapping[int, str]) -> Iterator[str]:

@@ -14,7 +14,7 @@ from ecgscale.cli.options import LEAD_MAP, PLACE, Where, option_of, options_of, 
 from ecgscale.config import ArchiveConfig
 from ecgscale.errors import UsageError
 from ecgscale.progress import Progress
-from ecgscale.words import counted
+from ecgscale.words import counted, typed
 
 if TYPE_CHECKING:
     from ecgscale.archive.sources.source import IngestResult
@@ -161,7 +161,7 @@ def summary(result: IngestResult) -> Iterator[str]:
         yield f"{counted(result.problems.count, 'problem')}, also in {result.archive}/_archive.json:"
         yield from (f"  {problem}" for problem in result.problems.first[:_PROBLEMS])
     yield from (f"note: {note}" for note in result.notes)
-    yield f"next: ecgscale inspect {result.archive}"
+    yield f"next: ecgscale inspect {typed(result.archive)}"
 
 
 @click.command()
@@ -201,5 +201,5 @@ def simulate(progress: Progress, archive: Path, where: Where, **asked: Any) -> d
         f"{counted(facts['records'], 'recording')} of {counted(facts['patients'], 'patient')} in "
         f"{counted(facts['shards'], 'shard')}: {archive}"
     )
-    say(f"next: ecgscale inspect {archive}")
+    say(f"next: ecgscale inspect {typed(archive)}")
     return facts

@@ -14,6 +14,7 @@ from ecgscale.cli.options import PLACE, Where, device_option, option_of, options
 from ecgscale.config import TrainConfig
 from ecgscale.errors import EcgscaleError, ExitCode, UsageError
 from ecgscale.progress import Progress
+from ecgscale.words import typed
 
 if TYPE_CHECKING:
     from ecgscale.encoders.check import EncoderReport
@@ -128,7 +129,7 @@ def _training(facts: dict[str, Any]) -> Iterator[str]:
     for part, scores in facts["metrics"].items():
         numbers = ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
         yield f"  {part} ({facts[f'{part}_records']} records): {numbers}"
-    yield f"next: ecgscale encoder check {facts['encoder']}"
+    yield f"next: ecgscale encoder check {typed(facts['encoder'])}"
 
 
 @click.group()

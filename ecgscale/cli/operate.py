@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -18,7 +17,7 @@ from ecgscale.cli.options import PLACE, option_of
 from ecgscale.config import NightlyConfig
 from ecgscale.errors import UsageError, did_you_mean
 from ecgscale.progress import Progress
-from ecgscale.words import by_reason, counted, named, size
+from ecgscale.words import by_reason, counted, named, size, typed
 
 if TYPE_CHECKING:
     from ecgscale.nightly.forget.forget import ForgetResult
@@ -174,7 +173,7 @@ def promote(progress: Progress, root: Path, dataset: str, reason: str, incomplet
         say(f"  lacking {counted(len(done.kept_out), 'shard')} {there}; only ecgscale release brings them back")
     if done.changed and done.before is not None:
         before = done.before.content.dataset_id
-        say(f"way back: ecgscale promote {shlex.quote(str(root))} {before} --reason TEXT")
+        say(f"way back: ecgscale promote {typed(root)} {before} --reason TEXT")
     return {**done.to_dict(), "root": str(root)}
 
 

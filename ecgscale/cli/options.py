@@ -18,7 +18,7 @@ from pydantic.fields import FieldInfo
 from ecgscale.cli.command import say
 from ecgscale.config import RunConfig, RuntimeConfig
 from ecgscale.errors import UsageError
-from ecgscale.io.places import place
+from ecgscale.io.places import is_remote, place
 from ecgscale.progress import Progress
 from ecgscale.words import byte_size, counted
 
@@ -82,6 +82,19 @@ class PlaceType(click.ParamType):
             self.fail(str(error), param, ctx)
 
 
+class FolderType(PlaceType):
+    """A folder of this machine that is there."""
+
+    def convert(self, value: str | Path, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """The folder, or why it is none."""
+        found = super().convert(value, param, ctx)
+        if is_remote(found):
+            self.fail(f"{found}: has to be a folder of this machine", param, ctx)
+        if not found.is_dir():
+            self.fail(f"{found}: no such folder", param, ctx)
+        return found
+
+
 class CommandOfK(click.Command):
     """A command that has --clusters, for those who type --k."""
 
@@ -118,6 +131,7 @@ class LeadMap(click.ParamType):
 INTEGERS = IntegerList()
 LEAD_MAP = LeadMap()
 PLACE = PlaceType()
+FOLDER = FolderType()
 BYTES = ByteSize()
 
 
@@ -170,6 +184,12 @@ def _type_of(info: FieldInfo) -> click.ParamType:
     return plain.get(kind, PLACE)
 
 
+recompute_option = click.option(
+    "--allow-recompute", is_flag=True, help="Compute published records again where their source has changed."
+)
+withdrawal_option = click.option(
+    "--allow-withdrawal", is_flag=True, help="Withdraw many published records whose shards are gone from the archive."
+)
 dataset_option = click.option("--dataset", metavar="ID", help="Which explanations; by default those that are served.")
 archive_option = click.option("--archive", type=PLACE, help="Where the archive is now, if it moved.")
 target_option = click.option(

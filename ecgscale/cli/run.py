@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ecgscale.cli.command import command, say
-from ecgscale.cli.options import PLACE, job_of, say_explained
+from ecgscale.cli.options import PLACE, job_of, recompute_option, say_explained, withdrawal_option
 from ecgscale.config import RunConfig, load_config
 from ecgscale.errors import UsageError
 from ecgscale.progress import Progress
+from ecgscale.words import typed
 
 if TYPE_CHECKING:
     from ecgscale.passes.run.pipeline import PipelineResult
@@ -59,12 +60,15 @@ test_folds = [9, 10]
 
 @click.command()
 @click.argument("config", type=PLACE)
+@recompute_option
+@withdrawal_option
 @command
-def run(progress: Progress, config: Path) -> dict[str, Any]:
+def run(progress: Progress, config: Path, allow_recompute: bool, allow_withdrawal: bool) -> dict[str, Any]:
     """Do the whole job that CONFIG.toml describes: archive, encoder, clusters, explanations.
 
     What is there already is left alone, so the same command resumes a run that was stopped, and does only what is new
-    when the archive has grown. The file is checked whole before any work starts.
+    when the archive has grown. The file is checked whole before any work starts. What would withdraw much of what is
+    published, or compute it again, is stopped as a night would be ([nightly] withdraw_share, recompute_share).
 
     \b
       root = "results"
@@ -101,7 +105,7 @@ def run(progress: Progress, config: Path) -> dict[str, Any]:
     from ecgscale.evaluate.surrogate.check import check_published
 
     loaded = load_config(config)
-    result = run_recorded(loaded, "run", progress)
+    result = run_recorded(loaded, "run", progress, allow_recompute, allow_withdrawal)
     facts = say_explained(result.explained)
     surrogate = None
     if loaded.surrogate is not None:
@@ -115,7 +119,7 @@ def run(progress: Progress, config: Path) -> dict[str, Any]:
         )
         say(*summary(checked.result))
         surrogate = checked.to_dict()
-    say(f"next: ecgscale plot {loaded.root} RECORD_ID -o ecg.png")
+    say(f"next: ecgscale plot {typed(loaded.root)} RECORD_ID -o ecg.png")
     return {
         **facts,
         "root": str(loaded.root),
@@ -126,15 +130,23 @@ def run(progress: Progress, config: Path) -> dict[str, Any]:
     }
 
 
-def run_recorded(config: RunConfig, command: str, progress: Progress) -> PipelineResult:
+def run_recorded(
+    config: RunConfig,
+    command: str,
+    progress: Progress,
+    allow_recompute: bool = False,
+    allow_withdrawal: bool = False,
+) -> PipelineResult:
     """Run the pipeline where its [runtime] says, and leave a record of it below ROOT."""
     from ecgscale.evaluate.surrogate.check import check_asked
+    from ecgscale.passes.explain.guard import Guard
     from ecgscale.passes.run.pipeline import run_pipeline
 
     asked = config.surrogate
     check = partial(check_asked, encoder=config.encoder.path, asked=asked) if asked else None
     with job_of(config, command, progress) as job:
-        result = run_pipeline(config, progress, job.where.pool, job.where.device, job.record, check)
+        guard = Guard.by_hand(config.root, allow_recompute, allow_withdrawal, config.nightly)
+        result = run_pipeline(config, progress, job.where.pool, job.where.device, job.record, check, guard)
         explained, fitted = result.explained, result.fitted
         job.record.add(explained.exit_code, made=result.made, fitted=[fitted.facts()], explained=explained.to_dict())
     return result
@@ -215,9 +227,9 @@ Do 20 proportions hold what the network decides on? (recordings that neither the
 {scores}
 
 What to type next
-  ecgscale plot {root} {record_id} -o another.png --layout stacked
-  ecgscale report {root} -o {directory}/report          (one page with everything: open it in a browser)
-  python -c "import duckdb, ecgscale; facts = ecgscale.open_explanations('{root}'); \\
+  ecgscale plot {typed(root)} {record_id} -o another.png --layout stacked
+  ecgscale report {typed(root)} -o {typed(directory)}/report          (one page with everything: open it in a browser)
+  python -c "import duckdb, ecgscale; facts = ecgscale.open_explanations({str(root)!r}); \\
              duckdb.sql('SELECT record_id, mean_entropy, superclasses FROM facts ORDER BY 2 DESC LIMIT 5').show()"
   ecgscale ingest ptbxl PATH/TO/PTB-XL my-archive      (or code15, or wfdb: see ecgscale ingest --help)
 """

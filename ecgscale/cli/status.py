@@ -14,7 +14,7 @@ from ecgscale.cli.options import PLACE, archive_option
 from ecgscale.errors import UsageError
 from ecgscale.progress import Progress
 from ecgscale.tables import Table
-from ecgscale.words import age, by_reason, counted, named, size
+from ecgscale.words import age, by_reason, counted, named, size, typed
 
 if TYPE_CHECKING:
     from ecgscale.nightly.history import History
@@ -203,7 +203,7 @@ def _quarantined(found: ExplainedDataset, root: Path, reason: str | None, limit:
     back = len(found.manifest.content.held)
     if back:
         verb = "is" if back == 1 else "are"
-        say(f"{counted(back, 'shard')} {verb} held back or rejected: ecgscale quarantine {_typed(root)} --held")
+        say(f"{counted(back, 'shard')} {verb} held back or rejected: ecgscale quarantine {typed(root)} --held")
     return {
         "dataset_id": found.dataset_id,
         "manifest": found.manifest.number,
@@ -219,7 +219,7 @@ def _held(found: ExplainedDataset, root: Path, limit: int) -> dict[str, Any]:
 
     assert found.manifest is not None
     lines = held_lines(found)
-    say(*_held_summary(found, lines, lines[:limit], _typed(root)))
+    say(*_held_summary(found, lines, lines[:limit], typed(root)))
     return {
         "dataset_id": found.dataset_id,
         "manifest": found.manifest.number,
@@ -263,7 +263,3 @@ def _held_summary(
         yield f"look:   ecgscale plot {root} {shlex.quote(some)} --held -o odd.png"
     if states["held"]:
         yield f"decide: ecgscale release {root} {states['held'][0].shard} --reason TEXT     (or reject)"
-
-
-def _typed(root: Path) -> str:
-    return shlex.quote(str(root))

@@ -24,6 +24,7 @@ from typing import Any, BinaryIO, Protocol
 
 from ecgscale.io.places import REMOTE, TEMPORARY_PREFIX, Place, is_remote
 from ecgscale.io.settings import StoreError, get_object, put_object, refusal_code, s3, storage_errors, storage_settings
+from ecgscale.io.walking import walk
 
 __all__ = [
     "LocalObjects",
@@ -145,24 +146,14 @@ class LocalObjects:
         for key, entry in self._walk(prefix):
             # A file may go while the listing is walked.
             with contextlib.suppress(FileNotFoundError):
-                found[key] = _stat_of(entry.stat())
+                found[key] = stat_of(entry.stat())
         return dict(sorted(found.items()))
 
     def _walk(self, prefix: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
         """Keys below a folder in no order, each with its entry; those of writers that were killed left out."""
-        folders = [prefix]
-        while folders:
-            folder = folders.pop()
-            try:
-                entries = list(os.scandir(self.root / folder))
-            except (FileNotFoundError, NotADirectoryError):
-                continue
-            for entry in entries:
-                key = f"{folder}/{entry.name}" if folder else entry.name
-                if entry.is_dir():
-                    folders.append(key)
-                elif not entry.name.startswith(TEMPORARY_PREFIX) and entry.is_file():
-                    yield key, entry
+        for name, entry, odd in walk(self.root / prefix):
+            if not odd and not entry.name.startswith(TEMPORARY_PREFIX):
+                yield f"{prefix}/{name}" if prefix else name, entry
 
     def list_leftovers(self) -> dict[str, ObjectStat]:
         found = {}
@@ -206,10 +197,11 @@ def _is_leftover(key: Path) -> bool:
 
 
 def _stat(path: Path) -> ObjectStat:
-    return _stat_of(path.stat())
+    return stat_of(path.stat())
 
 
-def _stat_of(found: os.stat_result) -> ObjectStat:
+def stat_of(found: os.stat_result) -> ObjectStat:
+    """What a disk says of a file."""
     return ObjectStat(found.st_size, f"mtime_ns={found.st_mtime_ns}", datetime.fromtimestamp(found.st_mtime, UTC))
 
 

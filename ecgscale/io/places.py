@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import tempfile
+import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
+from urllib.parse import unquote
 
 from ecgscale.errors import UsageError
 from ecgscale.io.settings import get_object, put_object, s3, s3_options, storage_errors
+from ecgscale.words import one_line
 
 if TYPE_CHECKING:
     import pyarrow.fs
@@ -30,23 +34,85 @@ TEMPORARY_PREFIX = "_tmp-"
 
 
 def place(where: str | Path) -> Place:
-    """The place of that name: `s3://bucket/key`, or a path. `UsageError` for other URLs."""
-    if not isinstance(where, str):
-        return where
-    text = where
-    if text.startswith(REMOTE):
-        bucket = text.removeprefix(REMOTE).partition("/")[0]
-        if not bucket:
-            raise UsageError(f"{text} names no bucket; expected s3://BUCKET/PREFIX")
-        from upath import UPath
+    """The place of that name: `s3://bucket/key`, a path, `~/path`, or `file:///path`.
 
-        found: Any = UPath(text.rstrip("/"), **s3_options())
-        return found
-    if "://" in text:
-        raise UsageError(
-            f"{text}: only local paths and s3:// are known; for another store that speaks S3, set its endpoint"
-        )
-    return Path(where)
+    A `file://` URL has its %XX decoded, as URLs have; nothing else has. `UsageError` for other URLs, and for what would
+    be taken for another place than was meant: an empty name, `s3:/bucket`, names that are not UTF-8.
+    """
+    if not isinstance(where, str | Path):
+        return where
+    text = str(where)
+    if not text.strip():
+        raise UsageError("the name of a place is empty; is a variable not set? The folder one is in is called .")
+    if "\0" in text or not is_utf8(text):
+        raise UsageError(f"{one_line(text)}: a name has to be UTF-8 text, which this one is not; rename it")
+    scheme = _SCHEME.match(text)
+    if scheme is None:
+        return _at_home(text) if text.startswith("~") else Path(where)
+    if scheme[1].lower() == "file":
+        return _of_file_url(text)
+    if scheme[1].lower() != "s3" or scheme[2] != "//":
+        slashes = scheme[1].lower() == "s3"
+        what = "expected s3://BUCKET/PREFIX, with two slashes" if slashes else "only local paths and s3:// are known"
+        store = "" if slashes else "; for another store that speaks S3, set its endpoint"
+        raise UsageError(f"{text}: {what}{store}")
+    return _in_bucket(text[len(REMOTE) :].rstrip("/"), text)
+
+
+_SCHEME = re.compile(r"(s3|file|[A-Za-z][A-Za-z0-9+.-]*(?=://)):(//|/|(?=$))", re.IGNORECASE)
+
+
+def _in_bucket(key: str, text: str) -> Place:
+    bucket, *names = key.split("/")
+    if not bucket:
+        raise UsageError(f"{text} names no bucket; expected s3://BUCKET/PREFIX")
+    odd = next((name for name in names if name in ("", ".", "..")), None)
+    if odd is not None:
+        what = f"/{odd}/" if odd else "//"
+        raise UsageError(f"{text}: {what} leads nowhere in a bucket, where names are taken as they are; leave it out")
+    from upath import UPath
+
+    found: Any = UPath(REMOTE + key, **s3_options())
+    return found
+
+
+def _of_file_url(text: str) -> Path:
+    """RFC 8089: `file:///path`, `file://localhost/path` or `file:/path`."""
+    found = _FILE_URL.fullmatch(text)
+    if found is None:
+        raise UsageError(f"{text} is a file of another machine; a file: URL of this one is file:///PATH")
+    try:
+        return Path(unquote(found[1], errors="strict"))
+    except UnicodeDecodeError:
+        raise UsageError(f"{text}: what %XX stands for is not UTF-8; rename the file, or type its path") from None
+
+
+_FILE_URL = re.compile(r"file:(?://(?:localhost)?)?(/(?!/).*|/)", re.IGNORECASE | re.DOTALL)
+
+
+def _at_home(text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise UsageError(f"{text}: there is no such user; a folder of that name is ./{text}") from None
+
+
+def is_utf8(name: str) -> bool:
+    """Whether a file's name is text; bytes that are none are kept by Python as surrogates, which cannot be written."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
+
+
+def nearly(where: Place) -> str:
+    """The question "Did you mean X?", after a space, for a place that is not there: one beside it whose name looks the
+    same, in other Unicode (a decomposed umlaut), case or blanks around it. Empty where there is none."""
+    if is_remote(where) or not where.parent.is_dir():
+        return ""
+    alike = [path for path in where.parent.iterdir() if _plain(path.name) == _plain(where.name)]
+    return f" Did you mean {one_line(str(alike[0]))}, whose name is written otherwise?" if alike else ""
+
+
+def _plain(name: str) -> str:
+    return unicodedata.normalize("NFKC", name).strip().casefold()
 
 
 def is_remote(where: str | Path) -> bool:
@@ -78,7 +144,12 @@ def local_copy(where: str | Path) -> Path:
         return Path(where)
     system, source = s3(), str(where).removeprefix(REMOTE).rstrip("/")
     with storage_errors(f"cannot read {where}"):
-        files = sorted(system.find(source, detail=True).items())
+        found = sorted(system.find(source, detail=True).items())
+    # What ends in a slash is the mark of a folder, and no file.
+    files = [(name, facts) for name, facts in found if not name.endswith("/")]
+    leaving = [name for name, _ in files if ".." in name.split("/")]
+    if leaving:
+        raise UsageError(f"{REMOTE}{leaving[0]}: a name with .. in it would leave the folder; remove or rename it")
     if not files:
         raise FileNotFoundError(f"{where}: nothing lies there")
     versions = hashlib.sha256(repr([(name, facts["size"], facts["ETag"]) for name, facts in files]).encode())

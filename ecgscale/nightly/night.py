@@ -26,9 +26,10 @@ from ecgscale.io.places import Place
 from ecgscale.io.settings import StoreError
 from ecgscale.nightly.gates.evidence import GateReport
 from ecgscale.nightly.gates.gatekeeper import Gatekeeper, night_records
-from ecgscale.nightly.preflight import RecomputeGuard, preflight
+from ecgscale.nightly.preflight import preflight
 from ecgscale.passes.explain.committing import RunLimits
 from ecgscale.passes.explain.explain import ExplainResult, Policy, identify
+from ecgscale.passes.explain.guard import Guard
 from ecgscale.passes.run.pipeline import explain_config, explain_settings, published_model
 from ecgscale.passes.watch import RunWatch
 from ecgscale.passes.workers import OpenPool, in_process
@@ -136,10 +137,10 @@ def run_night(
             watch,
             Policy(
                 admission=admission,
-                before_work=RecomputeGuard(night, allow_recompute, allow_withdrawal, served, identity.dataset_id),
                 limits=RunLimits(night.max_shards, _deadline(night.deadline, now)),
                 partial=night.policy == "committed",
             ),
+            Guard(night, allow_recompute, allow_withdrawal, served, identity.dataset_id, frozen=True),
         )
         keeper.judge_nothing(read_manifest(store, newest_number(store)))
         assert keeper.report is not None

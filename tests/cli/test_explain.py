@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from ecgscale.cli import main
+from ecgscale.store import open_explanations
 from tests.explain.golden import write_archive, write_model
+from tests.worlds.commands.explaining import rewrite
+from tests.worlds.commands.simulated import QUICK
 
 
 @pytest.fixture
@@ -133,3 +137,86 @@ def test_a_slip_in_the_path_of_the_root_is_told(model: Path, tmp_path: Path) -> 
     assert result.exit_code == 2
     assert f"{slip}: no such folder. Did you mean {root}?" in result.stderr
     assert not slip.exists()
+
+
+def test_half_an_archive_is_not_published_by_mistake(model: Path, tmp_path: Path) -> None:
+    """A disk that is not mounted: nothing is changed, until somebody says that it is meant."""
+    archive, root = write_archive(tmp_path / "archive"), model.parent.parent
+    assert run(archive, model).exit_code == 0
+    shard = archive / "part-00001.parquet"
+    away = shard.rename(tmp_path / shard.name)
+    refused = run(archive, model)
+    assert refused.exit_code == 2
+    assert "4 records would be withdrawn, 40.0% of what is published (the limit is 10%)" in refused.stderr
+    assert "Is its disk mounted" in refused.stderr
+    # Nor as a dataset of its own.
+    assert run(archive, model, "--entropy", "timestep").exit_code == 2
+    assert open_explanations(root).count_rows() == 10
+    away.rename(shard)
+    assert facts(run(archive, model))["published"] is False
+    shutil.copy(shard, archive / "part-00009.parquet")
+    rewrite(archive / "part-00009.parquet", lambda table: table.slice(0, 0))
+    assert facts(run(archive, model))["computed"] == 1, "what is new hinders nobody"
+    shard.unlink()
+    meant = facts(run(archive, model, "--allow-withdrawal"))
+    assert (meant["withdrawn"], meant["records"], open_explanations(root).count_rows()) == (4, 6, 6)
+
+
+def test_an_archive_that_is_empty_or_gone_changes_nothing(model: Path, tmp_path: Path) -> None:
+    archive = write_archive(tmp_path / "archive")
+    assert run(archive, model).exit_code == 0
+    for shard in archive.glob("part-*"):
+        shard.unlink()
+    for message in ("no part-*.parquet: is a disk not mounted", "no such folder"):
+        refused = run(archive, model, "--allow-withdrawal")
+        assert (refused.exit_code, message in refused.stderr) == (2, True), refused.output
+        shutil.rmtree(archive, ignore_errors=True)
+    assert open_explanations(model.parent.parent).count_rows() == 10
+
+
+def test_what_is_published_is_not_computed_again_by_mistake(model: Path, tmp_path: Path) -> None:
+    archive = write_archive(tmp_path / "archive")
+    assert run(archive, model).exit_code == 0
+    rewrite(archive / "part-00001.parquet", lambda table: table.slice(0, 3))
+    refused = run(archive, model)
+    assert refused.exit_code == 2
+    assert "1 of 3 published shards have changed: 3 records would be computed again" in refused.stderr
+    assert facts(run(archive, model, "--allow-recompute"))["computed"] == 1
+    other = run(archive, model, "--entropy", "timestep")
+    assert (other.exit_code, facts(other)["computed"]) == (0, 3), "another setting is what somebody asked for"
+
+
+def test_odd_shards_are_set_aside_by_every_command(model: Path, tmp_path: Path) -> None:
+    archive, root = write_archive(tmp_path / "archive"), model.parent.parent
+    assert run(archive, model).exit_code == 0
+    (archive / "part-folder.parquet").mkdir()
+    (archive / "part-gone.parquet").symlink_to(tmp_path / "not mounted")
+    os.mkfifo(archive / "part-pipe.parquet")
+    shutil.copy(archive / "part-00000.parquet", os.fsencode(archive) + b"/part-\xe4.parquet")
+    shutil.copy(archive / "part-00000.parquet", archive / "part-8.PARQUET")
+    (archive / "part-00000.parquet.tmp").write_bytes(b"")
+    odd = ["part-8.PARQUET", "part-\\udce4.parquet", "part-folder.parquet", "part-gone.parquet", "part-pipe.parquet"]
+    result = run(archive, model)
+    assert result.exit_code == 3, result.output
+    assert sorted(aside["key"] for aside in facts(result)["set_aside"]) == sorted(odd)
+    assert (facts(result)["records"], facts(result)["unchanged"]) == (10, 3)
+    assert "that is no shard, not read: part-00000.parquet.tmp" in result.stderr
+    assert facts(run(archive, model))["published"] is False, "nothing new the second time"
+    [encoder] = (root / "encoders").iterdir()
+    places = f'root = "{root}"\nbatch = 4\n[archive]\npath = "{archive}"\n[encoder]\npath = "{encoder}"\n'
+    (tmp_path / "c.toml").write_text(places)
+    for words, code in (
+        (["inspect", archive], 3),
+        (["inspect", archive, "--quick"], 3),
+        (["status", root], 0),
+        (["verify", root], 0),
+        (["quarantine", root], 0),
+        (["plan", tmp_path / "c.toml", "--model", model, "--rate", "10"], 0),
+        (["nightly", tmp_path / "c.toml"], 3),
+        (["fit", archive, "--encoder", encoder, "--out", root, *QUICK], 0),
+    ):
+        found = CliRunner().invoke(main, [*map(str, words), "--json"])
+        assert found.exit_code == code, (words, found.output, found.exception)
+        if words[0] not in ("quarantine", "status"):
+            assert all(name in found.output.replace("\\\\", "\\") for name in odd), found.output
+    assert "set aside                  5" in CliRunner().invoke(main, ["status", str(root)]).stdout

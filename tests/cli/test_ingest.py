@@ -10,6 +10,7 @@ from click.testing import CliRunner, Result
 
 from ecgscale.archive import Archive
 from ecgscale.cli import main
+from ecgscale.io.places import upload
 from tests.worlds.formula.recordings import wave, write_code15, write_ptbxl, write_wfdb
 
 
@@ -78,3 +79,33 @@ def test_help_teaches_with_an_example(source: str) -> None:
     text = run("ingest", source, "--help").stdout
     assert f"ecgscale ingest {source} " in text
     assert "--carry" in text
+
+
+WRITERS = {"ptbxl": write_ptbxl, "code15": write_code15, "wfdb": lambda folder: write_two_records(folder)}
+
+
+def write_two_records(folder: Path) -> Path:
+    for name in ("a", "b"):
+        write_wfdb(folder / "Tag 1", name, wave(2, 3), ["I", "II", "V1"])
+    return folder
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_from_and_to_an_object_store(tmp_path: Path, s3_root: str, kind: str) -> None:
+    """Every form of source and target gives the same rows; `src` as it is typed, with a slash at its end."""
+    source = WRITERS[kind](tmp_path / "Ärzte Ordner")
+    upload(source, f"{s3_root}/Ärzte Ordner")
+    targets = {
+        "disk to disk": (source, tmp_path / "here"),
+        "bucket to disk": (f"{s3_root}/Ärzte Ordner/", tmp_path / "there"),
+        "disk to bucket": (f"file://{tmp_path}/%C3%84rzte%20Ordner", f"{s3_root}/neues Archiv"),
+        "bucket to bucket": (f"{s3_root}/Ärzte Ordner", f"{s3_root}/archive"),
+    }
+    digests = {}
+    for form, (src, archive) in targets.items():
+        result = run("ingest", kind, src, archive, "--shard-records", 2, "--json")
+        assert result.exit_code == 0, (form, result.output, result.exception)
+        opened = Archive.open(str(archive))
+        digests[form] = [(shard.key, opened.footer(shard).content_digest) for shard in opened.shards]
+        assert len(opened.shards) == json.loads(result.stdout.splitlines()[-1])["shards"] > 0
+    assert all(found == digests["disk to disk"] for found in digests.values())

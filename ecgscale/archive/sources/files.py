@@ -14,9 +14,10 @@ import hashlib
 import json
 import os
 import posixpath
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -25,10 +26,12 @@ from typing import NamedTuple
 
 from ecgscale.archive.sources.pseudonyms import Pseudonyms, QuotesSource
 from ecgscale.errors import ArchiveError
-from ecgscale.io.objects import StoreError, open_objects
-from ecgscale.io.places import REMOTE, Place, is_remote
+from ecgscale.io.objects import ObjectStat, StoreError, open_objects, stat_of
+from ecgscale.io.places import REMOTE, Place, is_remote, nearly
 from ecgscale.io.settings import s3, storage_errors
+from ecgscale.io.walking import walk
 from ecgscale.progress import SILENT, Progress
+from ecgscale.words import counted
 
 AT_ONCE = 16
 _KEPT_NAMES = 3
@@ -61,7 +64,7 @@ class SourceFolder:
         self._progress = progress
         self._store = open_objects(src)
         if self.is_local and not src.is_dir():
-            raise ArchiveError(f"{src}: no such folder; is the disk mounted, and archive.src right?")
+            raise ArchiveError(f"{src}: no such folder; is the disk mounted, and archive.src right?{nearly(src)}")
         # The last names are kept: the layout of MIMIC-IV-ECG tells patients by them.
         names = [name for name in str(src).removeprefix(REMOTE).split("/") if name]
         self.folder = src if self.is_local else scratch.joinpath("source", *names[-_KEPT_NAMES:])
@@ -93,7 +96,7 @@ class SourceFolder:
         with self._progress.stage("list", None, "files") as stage:
             files = {
                 name: SourceFile(name, stat.size, stat.version, stat.modified)
-                for name, stat in self._store.list_stats("").items()
+                for name, stat in (self._stats() if self.is_local else self._store.list_stats("")).items()
                 if not name.startswith("_clock/") and ".." not in name.split("/")
             }
             stage.advance(len(files))
@@ -101,11 +104,28 @@ class SourceFolder:
 
     def names(self) -> Iterator[str]:
         """Paths of all files, in no order; a local folder is not asked for more than names."""
-        if not self.is_local:
-            yield from self.listed
-        for parent, _, names in os.walk(self.src) if self.is_local else ():
-            below = os.path.relpath(parent, self.src)
-            yield from names if below == "." else (posixpath.join(below, name) for name in names)
+        yield from (name for name, _ in self._walk()) if self.is_local else self.listed
+
+    def _stats(self) -> dict[str, ObjectStat]:
+        stats = {}
+        for name, entry in self._walk():
+            # A file may go while the listing is walked.
+            with suppress(FileNotFoundError):
+                stats[name] = stat_of(entry.stat())
+        return dict(sorted(stats.items()))
+
+    def _walk(self) -> Iterator[tuple[str, os.DirEntry[str]]]:
+        """The files of a local folder; what is none that could be read is counted in the notes."""
+        odd: Counter[str] = Counter()
+        for name, entry, what in walk(self.src):
+            odd[what] += 1
+            if not what:
+                yield name, entry
+        del odd[""]
+        # How many, and not which: paths may hold names of patients.
+        for what, count in sorted(odd.items()):
+            note = f"{counted(count, 'entry', 'entries')} of the source left out: {what}"
+            self.notes += [note] if note not in self.notes else []
 
     def versions(self, names: Iterable[str]) -> dict[str, str | None]:
         """What changes when a file does, by name; None for one that is not there."""

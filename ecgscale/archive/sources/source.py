@@ -148,6 +148,7 @@ class Ingest:
     """One ingest on its way: what it writes, and what was found so far.
 
     `signal` and `extra` are what the source would have; where the options name a schema, they become that schema's.
+    `of_files`: what its listing has to say.
     """
 
     def __init__(
@@ -166,6 +167,7 @@ class Ingest:
         if options.lead_map:
             source["lead_map"] = dict(options.lead_map)
         self._notes: list[str] = []
+        self.of_files: list[str] = []
         self._refused: list[str] = []
         self._tombstones = options.tombstones or read_tombstones(archive_path)
         check_tombstones(self._tombstones, options.pseudonyms, archive_path)
@@ -251,7 +253,7 @@ class Ingest:
     def _all_notes(self) -> list[str]:
         # Of a piece, only the whole can say what no recording has.
         absent = unmapped_notes(self._options.lead_map, self.counted) if self._options.portion is None else []
-        return [*self._notes, *count_notes(self.counted), *absent, *forgotten_note(len(self._refused))]
+        return [*self.of_files, *self._notes, *count_notes(self.counted), *absent, *forgotten_note(len(self._refused))]
 
 
 class Source(ABC):
@@ -295,7 +297,10 @@ class Source(ABC):
             **facts,
             "carry": list(options.carry),
         }
-        return Ingest(target, source, signal, extra, options)
+        ingest = Ingest(target, source, signal, extra, options)
+        # The same list: a listing may come later.
+        ingest.of_files = self.files.notes
+        return ingest
 
     # For workers, each of which ingests a piece that becomes whole shards.
 

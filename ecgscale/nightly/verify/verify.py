@@ -53,6 +53,7 @@ class VerifiedDataset:
     """What was found of one dataset. manifest: number of the newest one, 0 when nothing was published.
 
     files, records: of the manifest; counts: problems by kind; problems: the first of each kind
+    set_aside: keys of shards of the archive that could not be read when it was published; no problem of what is there
     """
 
     dataset_id: str
@@ -63,6 +64,7 @@ class VerifiedDataset:
     problems: tuple[Problem, ...]
     recomputed: Recomputed
     garbage: Garbage
+    set_aside: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """For `--json`."""
@@ -77,6 +79,7 @@ class VerifiedDataset:
             "recomputed_exactly": self.recomputed.exactly,
             "not_recomputed": list(self.recomputed.skipped),
             "garbage": vars(self.garbage),
+            "set_aside": list(self.set_aside),
         }
 
 
@@ -155,6 +158,7 @@ class _Check:
             problems=tuple(self.problems.first),
             recomputed=recomputed,
             garbage=self._garbage(manifest) if manifest or not number else Garbage(),
+            set_aside=tuple(aside.key for aside in manifest.content.set_aside) if manifest else (),
         )
 
     def _manifest(self, number: int) -> Manifest | None:

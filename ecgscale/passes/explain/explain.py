@@ -49,6 +49,9 @@ from ecgscale.store.provenance import run_facts
 
 PUBLISH_ATTEMPTS = 10
 
+BeforeWork = Callable[[Plan, Manifest | None, str], None]
+"""Looks at a plan, the newest manifest and the id of the archive, and may raise."""
+
 
 @dataclass(frozen=True)
 class ExplainResult:
@@ -131,12 +134,15 @@ def explain_archive(
     pool: OpenPool = in_process,
     watch: RunWatch | None = None,
     policy: Policy | None = None,
+    guard: BeforeWork | None = None,
 ) -> ExplainResult:
     """Explain every record of `archive` with the cluster model in `model_dir`, below ROOT = `root`.
 
     `include_padding` is as the model was fitted, unless given. A model from elsewhere is copied below ROOT. The
     workers of `pool` compute and commit whole shards; the files are the same to the last bit whoever they are.
-    `watch` is told of every shard as it is done. `policy` is that of a run that nobody watches.
+    `watch` is told of every shard as it is done. `policy` is that of a run that nobody watches. `guard` is shown the
+    plan, the newest manifest and the archive's id before anything is computed, and may raise (`Guard` of
+    `passes/explain/guard.py`, which every command has).
     Raises `PublishError` when a record id stands in two shards that are both new (under a policy, the later one holds),
     `ShardError` when no shard can be read, `LockedError` while a patient is being forgotten; what was committed stays.
     A KeyboardInterrupt may come at any time.
@@ -154,7 +160,7 @@ def explain_archive(
     watch = watch or RunWatch()
     facts = run_facts().model_copy(update={"run_id": watch.run_id})
     committing = Committing(place(root), model, settings, store, device, progress, pool, watch, facts)
-    run = _Run(archive.path, identity, store, committing, progress, policy)
+    run = _Run(archive.path, identity, store, committing, progress, policy, guard)
     for _ in range(PUBLISH_ATTEMPTS):
         result = run.attempt()
         if result is not None:
@@ -183,12 +189,10 @@ class Policy:
     """What a run that nobody watches keeps to.
 
     admission: which of the commits that are new to the dataset are to be held back
-    before_work: is shown the plan before anything is computed, and may raise
     limits: how much is computed; partial: whether what is committed is published when they cut the run short
     """
 
     admission: Admission
-    before_work: Callable[[Plan, Manifest | None], None] | None = None
     limits: RunLimits = NO_LIMITS
     partial: bool = True
 
@@ -203,6 +207,7 @@ class _Run:
     committing: Committing
     progress: Progress
     policy: Policy | None
+    guard: BeforeWork | None
 
     def attempt(self) -> ExplainResult | None:
         """Plan, compute, publish; None when another run published while this one worked: its view is newer."""
@@ -212,8 +217,8 @@ class _Run:
         archive = self._open_archive()
         plan = freeze_plan(archive, self.store, newest, self.committing.code)
         policy = self.policy
-        if policy is not None and policy.before_work is not None:
-            policy.before_work(plan, newest)
+        if self.guard is not None:
+            self.guard(plan, newest, archive.archive_id)
         done = self.committing.commit(archive, plan, policy.limits if policy else NO_LIMITS)
         if not done.commits and not plan.published and done.set_aside:
             raise ShardError(
@@ -248,6 +253,8 @@ class _Run:
         archive = Archive.open(self.archive_path)
         if archive.archive_id != self.identity.archive_id:
             raise ShardError(f"{self.archive_path} was replaced by another archive meanwhile; type the command again")
+        for note in archive.notes():
+            self.progress.say(f"note: {note}")
         return archive
 
     def _result(

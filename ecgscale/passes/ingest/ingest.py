@@ -108,7 +108,7 @@ def _ingest_pieces(pool: OpenPool, config: ArchiveConfig, src: Place, options: I
             writer.adopt_staged(
                 [(staged_name(n, i), rows) for n, piece in enumerate(made) for i, rows in enumerate(piece.rows)]
             )
-            result = _together(writer, [piece.result for piece in made], options)
+            result = _together(writer, [piece.result for piece in made], files.notes, options)
             first = next((piece.source for piece in made if piece.rows), {})
             writer.source = (
                 first
@@ -194,13 +194,15 @@ def _done(workers: WorkerPool, calls: Iterable[Call], stage: Stage = UNSEEN) -> 
         yield outcome.call, outcome.value
 
 
-def _together(writer: ArchiveWriter, results: Sequence[IngestResult], options: IngestOptions) -> IngestResult:
+def _together(
+    writer: ArchiveWriter, results: Sequence[IngestResult], of_files: Sequence[str], options: IngestOptions
+) -> IngestResult:
     """How it went, as if one process had ingested everything."""
     counted: Counter[str] = Counter()
     for result in results:
         counted.update(result.counted)
     refused = tuple(chain.from_iterable(result.refused for result in results))
-    notes = dict.fromkeys(chain.from_iterable(result.notes for result in results))
+    notes = dict.fromkeys(chain(of_files, *(result.notes for result in results)))
     first = list(chain.from_iterable(result.problems.first for result in results))[:PROBLEMS_KEPT]
     return IngestResult(
         archive=str(writer.path),

@@ -107,13 +107,13 @@ def look_ahead(
     """
     there = records is None and (config.archive.path / "_archive.json").exists()
     opened = Archive.open(config.archive.path) if there else None
-    archive = _archive(config.archive, opened, records)
+    archive, unreadable = _archive(config.archive, opened, records)
     encoder_there = (config.encoder.path / SPEC_FILE).exists()
     model = ClusterModel.load(model_dir) if model_dir else _finished(config, opened, encoder_there, device)
     if model is not None and opened is not None:
         explain = _explain(config, opened, model)
     else:
-        explain = ExplainOutlook(0, 0, archive.shards, archive.records, {})
+        explain = ExplainOutlook(0, 0, archive.shards - len(unreadable), archive.records, unreadable)
     to_fit = 0 if model is not None else _fit_records(config, opened, archive.records)
     layout, fit = encoder_layout(encoder), config.fit
     sizes = Sizes(
@@ -167,26 +167,28 @@ def _written(where: Path) -> str:
     return str(where) if is_remote(where) else os.path.normpath(where)
 
 
-def _archive(config: ArchiveConfig, opened: Archive | None, records: int | None) -> ArchiveOutlook:
+def _archive(
+    config: ArchiveConfig, opened: Archive | None, records: int | None
+) -> tuple[ArchiveOutlook, dict[str, str]]:
+    """What there is or will be, and which shards cannot be read, with the reason."""
     where = ArchiveOutlook(_written(config.path), opened is not None, config.source, 0, 0, 0)
     if opened is not None:
-        n_bytes = sum(shard.size for shard in opened.shards)
-        return replace(where, records=_rows(opened), shards=len(opened.shards), bytes=n_bytes)
+        n_bytes, (rows, unreadable) = sum(shard.size for shard in opened.shards), _rows(opened)
+        return replace(where, records=rows, shards=len(opened.shards), bytes=n_bytes), unreadable
     found = records if records is not None else _source_records(config)
     signal, samples = _recording(config)
     n_bytes = shard_bytes(found, 12, samples, signal)
-    return replace(where, records=found, shards=shard_count(found, n_bytes, config.shard_records), bytes=n_bytes)
+    return replace(where, records=found, shards=shard_count(found, n_bytes, config.shard_records), bytes=n_bytes), {}
 
 
-def _rows(archive: Archive) -> int:
-    rows = 0
+def _rows(archive: Archive) -> tuple[int, dict[str, str]]:
+    rows, unreadable = 0, {}
     for shard in archive.shards:
         try:
             rows += archive.footer(shard).rows
-        except ShardError:
-            # The explain pass names it among those set aside.
-            continue
-    return rows
+        except ShardError as error:
+            unreadable[shard.key] = str(error)
+    return rows, unreadable
 
 
 def _recording(config: ArchiveConfig) -> tuple[SignalType, int]:

@@ -25,6 +25,7 @@ from ecgscale.explain.facts import fitted_precision
 from ecgscale.explain.schema import ExplainSettings
 from ecgscale.io.places import absolute
 from ecgscale.passes.explain.explain import ExplainResult, Policy, explain_archive
+from ecgscale.passes.explain.guard import Guard
 from ecgscale.passes.fit.fit import FittedModel, asked_alike, fit_archive, fitted_models, is_fit_of
 from ecgscale.passes.fit.request import FitRequest, select
 from ecgscale.passes.ingest.ingest import divides_itself, ingest_archive
@@ -58,6 +59,7 @@ def run_pipeline(
     device: str | None = None,
     watch: RunWatch | None = None,
     check: Callable[[Archive], None] | None = None,
+    guard: Guard | None = None,
 ) -> PipelineResult:
     """Do what `config` says, on the workers of `pool`, which have `device`.
 
@@ -72,7 +74,7 @@ def run_pipeline(
     if "encoder" in made:
         select(archive, config.fit.folds, config.fit.records)
     fitted = (None if made else _served_fit(config, progress)) or fit_config(config, progress, pool, device)
-    explained = explain_config(config, fitted.directory, progress, pool, device, watch)
+    explained = explain_config(config, fitted.directory, progress, pool, device, watch, guard=guard)
     return PipelineResult(config.archive.path, config.encoder.path, fitted, explained, made)
 
 
@@ -170,8 +172,9 @@ def explain_config(
     device: str | None = None,
     watch: RunWatch | None = None,
     policy: Policy | None = None,
+    guard: Guard | None = None,
 ) -> ExplainResult:
-    """Explain the archive of a configuration with the cluster model in `model_dir`."""
+    """Explain the archive of a configuration with the cluster model in `model_dir`; a guard is always there."""
     return explain_archive(
         Archive.open(config.archive.path),
         model_dir,
@@ -184,6 +187,7 @@ def explain_config(
         pool=pool,
         watch=watch,
         policy=policy,
+        guard=guard or Guard.by_hand(config.root, limits=config.nightly),
     )
 
 
