@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -173,6 +174,7 @@ def demo(progress: Progress, directory: Path, records: int, epochs: int, seed: i
     """
     from ecgscale.cli.surrogate import summary
     from ecgscale.evaluate.surrogate.check import check_published
+    from ecgscale.io.objects import put_whole
     from ecgscale.report.explained import load_explained
     from ecgscale.store.dataset import open_explanations
 
@@ -180,8 +182,7 @@ def demo(progress: Progress, directory: Path, records: int, epochs: int, seed: i
     content = CONFIG.format(records=records, seed=seed, epochs=epochs)
     if config_path.exists() and config_path.read_text(encoding="utf-8") != content:
         raise UsageError(f"{config_path} is there with other settings; remove {directory} or name another folder")
-    directory.mkdir(parents=True, exist_ok=True)
-    config_path.write_text(content, encoding="utf-8")
+    put_whole(config_path, content.encode())
     config = load_config(config_path)
     result = run_recorded(config, "demo", progress)
     checked = check_published(
@@ -195,8 +196,9 @@ def demo(progress: Progress, directory: Path, records: int, epochs: int, seed: i
     table = open_explanations(config.root).to_table(columns=["record_id", "mean_entropy", "status", "fold"])
     unsure = table.to_pandas().query("status == 'ok' and fold > 8").sort_values("mean_entropy").iloc[-1]
     record_id = str(unsure["record_id"])
-    picture = directory / "ecg.png"
-    load_explained(config.root, record_id).draw("3x4", None).savefig(picture, dpi=150)
+    picture, drawn = directory / "ecg.png", BytesIO()
+    load_explained(config.root, record_id).draw("3x4", None).savefig(drawn, dpi=150)
+    put_whole(picture, drawn.getvalue())
     scores = "\n".join(f"  {line}" for line in summary(checked.result))
     model_id = result.fitted.model.model_id
     say(*_demonstrated(directory, result.explained.path, model_id, record_id, picture, scores).split("\n"))
