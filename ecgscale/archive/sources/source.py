@@ -158,6 +158,7 @@ class Ingest:
         signal: SignalType,
         extra: Sequence[pa.Field],
         options: IngestOptions,
+        of_files: Sequence[str] = (),
     ) -> None:
         self._archive_path, self._source, self._options = archive_path, source, options
         self.signal, self.extra = signal, extra
@@ -167,7 +168,7 @@ class Ingest:
         if options.lead_map:
             source["lead_map"] = dict(options.lead_map)
         self._notes: list[str] = []
-        self.of_files: list[str] = []
+        self._of_files = of_files  # the list itself, to which a listing may add later
         self._refused: list[str] = []
         self._tombstones = options.tombstones or read_tombstones(archive_path)
         check_tombstones(self._tombstones, options.pseudonyms, archive_path)
@@ -253,7 +254,7 @@ class Ingest:
     def _all_notes(self) -> list[str]:
         # Of a piece, only the whole can say what no recording has.
         absent = unmapped_notes(self._options.lead_map, self.counted) if self._options.portion is None else []
-        return [*self.of_files, *self._notes, *count_notes(self.counted), *absent, *forgotten_note(len(self._refused))]
+        return [*self._of_files, *self._notes, *count_notes(self.counted), *absent, *forgotten_note(len(self._refused))]
 
 
 class Source(ABC):
@@ -297,10 +298,7 @@ class Source(ABC):
             **facts,
             "carry": list(options.carry),
         }
-        ingest = Ingest(target, source, signal, extra, options)
-        # The same list: a listing may come later.
-        ingest.of_files = self.files.notes
-        return ingest
+        return Ingest(target, source, signal, extra, options, self.files.notes)
 
     # For workers, each of which ingests a piece that becomes whole shards.
 
