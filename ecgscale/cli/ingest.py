@@ -12,7 +12,7 @@ import click
 from ecgscale.cli.command import command, say
 from ecgscale.cli.options import LEAD_MAP, PLACE, Where, option_of, options_of, runtime_options
 from ecgscale.config import ArchiveConfig
-from ecgscale.errors import UsageError
+from ecgscale.errors import ExitCode, UsageError
 from ecgscale.progress import Progress
 from ecgscale.words import counted, typed
 
@@ -148,6 +148,7 @@ def _ingested(
         **{name: getattr(result, name) for name in ("archive", "archive_id", "records", "shards", "dropped")},
         "problems": result.problems.count,
         "signal": result.signal,
+        **({"set_aside": dict(result.set_aside), "exit_code": ExitCode.SHARDS_SET_ASIDE} if result.set_aside else {}),
     }
 
 
@@ -160,6 +161,7 @@ def summary(result: IngestResult) -> Iterator[str]:
     if result.problems.count:
         yield f"{counted(result.problems.count, 'problem')}, also in {result.archive}/_archive.json:"
         yield from (f"  {problem}" for problem in result.problems.first[:_PROBLEMS])
+    yield from (f"set aside: {reason}" for reason in result.set_aside.values())
     yield from (f"note: {note}" for note in result.notes)
     yield f"next: ecgscale inspect {typed(result.archive)}"
 

@@ -31,8 +31,8 @@ from ecgscale.archive.intake.found import (
 from ecgscale.archive.intake.intake import ARCHIVE_JSON, IntakeLog, Overtaken
 from ecgscale.archive.reader import Archive
 from ecgscale.archive.sources import open_source
-from ecgscale.archive.sources.code15 import BrokenPart
 from ecgscale.archive.sources.files import SourceFolder, SourceSet, newest_of
+from ecgscale.archive.sources.hdf5 import BrokenPart
 from ecgscale.archive.sources.pseudonyms import Pseudonyms, check_key, pseudonyms_of, redacted
 from ecgscale.archive.sources.source import IngestOptions, IngestResult, Portion
 from ecgscale.archive.sources.tombstones import check_tombstones, read_tombstones, write_tombstones
@@ -193,7 +193,7 @@ class _Night:
 
     def _build(self, sets: Sequence[SourceSet]) -> tuple[_Built | None, BrokenPart | None]:
         target = self.scratch / f"archive-{uuid4().hex[:8]}"
-        portion = Portion({one.name: one.record_id for one in sets}, self.schema)
+        portion = Portion({one.name: one.record_id for one in sets}, self.schema, whole_files=True)
         try:
             return _Built(target, self._source.ingest(target, self._options(portion))), None
         except BrokenPart as error:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import fnmatch
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import cached_property
@@ -28,16 +28,20 @@ from numpy.typing import NDArray
 
 from ecgscale.archive.schema import archive_schema
 from ecgscale.archive.sources.files import Known, SourceFolder, SourceSet
+from ecgscale.archive.sources.hdf5 import BrokenPart, check_numbers, dataset_of, ids_in, reading, slabs
+from ecgscale.archive.sources.pseudonyms import QuotesSource
 from ecgscale.archive.sources.source import (
     DEFAULTS,
+    MATCHED,
     Ingest,
     IngestOptions,
     IngestResult,
     Portion,
     Source,
+    empty_signal,
     ingest_whole,
 )
-from ecgscale.archive.sources.tables import carried_columns, column_values, read_csv, whole_number_texts
+from ecgscale.archive.sources.tables import Odd, carried_columns, column_values, ids_of, read_csv, rows_by_id, telling
 from ecgscale.errors import ArchiveError
 from ecgscale.io.places import Place
 from ecgscale.io.settings import s3
@@ -50,7 +54,6 @@ SAMPLING_RATE = 400.0
 
 EXAMS = "exams.csv"
 PARTS = "exams_part*.hdf5"
-_SLAB_RECORDS = 128
 _EXAM_BYTES = 4096 * 12 * 4
 """Of an exam as HDF5 holds it at most."""
 _LABELS = (
@@ -58,10 +61,6 @@ _LABELS = (
     pa.field("nn_predicted_age", pa.float32()),
 )
 _SEXES = {True: "male", False: "female"}
-
-
-class BrokenPart(ArchiveError):
-    """One part that is no whole HDF5 file of CODE's layout."""
 
 
 def ingest_code15(
@@ -96,18 +95,40 @@ class Code15Source(Source):
     @cached_property
     def _table(self) -> pa.Table:
         self.files.fetch(self.tables)
-        return read_csv(self.files.path(EXAMS), ("exam_id", "age", "is_male", "patient_id"))
+        return read_csv(
+            self.files.path(EXAMS), ("exam_id", "age", "is_male"), ids=("exam_id", "patient_id"), notes=self.notes
+        )
 
     @cached_property
     def _parts(self) -> dict[str, int]:
         """Parts in their order, and how many exams they have: of remote ones about.
 
-        Those that are local are opened, so that a broken one is found before any work.
+        Those that are local are opened, so that a broken one is found, and set aside, before any work.
         """
         if self.files.is_local:
-            names = self._ordered(path.name for path in self.files.folder.glob(PARTS))
-            return {name: len(part_exams(self.files.path(name))) for name in names}
+            return {name: len(exams) for name, exams in self._whole_parts.items()}
         return {name: self.files.listed[name].size // _EXAM_BYTES for name in self._ordered(self.files.listed)}
+
+    @cached_property
+    def _whole_parts(self) -> dict[str, list[str | None]]:
+        """The local parts that are whole, with their exams; `BrokenPart` when none is."""
+        exams: dict[str, list[str | None]] = {}
+        broken: list[BrokenPart] = []
+        for name in self._ordered(path.name for path in self.files.folder.glob(PARTS)):
+            try:
+                exams[name] = part_exams(self.files.path(name))
+            except BrokenPart as error:
+                broken.append(error)
+                self.set_aside[name] = str(error)
+        if not exams:
+            raise broken[0]
+        known = set(ids_of(self._table, "exam_id"))
+        found = {exam for ids in exams.values() for exam in ids if exam not in (None, "0")}
+        if found and not found & known:
+            like = " and ".join(f"{min(filter(None, ids), default='none')!r}" for ids in (found, known))
+            text = f"none of {len(found):,} exams in {PARTS} is in {EXAMS}, so no label would find its record"
+            raise QuotesSource(f"{self.files.src}: {text}; their ids look like {like}", f"{self.files.src}: {text}")
+        return exams
 
     def _ordered(self, names: Iterable[str]) -> list[str]:
         """The parts among names, in their order; `ArchiveError` if there is none."""
@@ -121,51 +142,72 @@ class Code15Source(Source):
 
     def ingest(self, target: Place, options: IngestOptions = DEFAULTS, listed_at: str | None = None) -> IngestResult:
         if options.portion is None:
-            names = self._ordered(path.name for path in self.files.folder.glob(PARTS))
+            parts = self._whole_parts
         else:
             names = sorted(options.portion.sets, key=part_number)
+            parts = {name: part_exams(self.files.path(name)) for name in names}
         extra = self._columns(options)
-        total = sum(len(part_exams(self.files.path(name))) for name in names)
-        facts = {"parts": names, "units_per_mv": self._units_per_mv}
+        total = sum(map(len, parts.values()))
+        facts = {"parts": list(parts), "units_per_mv": self._units_per_mv}
         ingest = self.writing(target, options, listed_at, facts, "float32", extra)
-        return ingest.write(self._rows(ingest, names, self._exam_facts(ingest.extra)), total)
+        whole = options.portion is not None and options.portion.whole_files
+        return ingest.write(self._rows(ingest, parts, self._exam_facts(ingest), whole), total)
 
-    def _exam_facts(self, extra: Sequence[pa.Field]) -> Callable[[int], dict[str, Any]]:
+    def _exam_facts(self, ingest: Ingest) -> Callable[[str | None], dict[str, Any]]:
         """What gives column to value of an exam; nothing for one that is not listed."""
-        table = self._table
+        table, odd = self._table, Odd()
         # A list a column: a dictionary an exam would take ten times the memory.
         columns = {
-            "patient_id": whole_number_texts(table, "patient_id"),
-            "age": column_values(table, "age", pa.float32()),
-            "sex": [_SEXES.get(value) for value in column_values(table, "is_male", pa.bool_())],
-            **{column.name: column_values(table, column.name, column.type) for column in extra},
+            "patient_id": ids_of(table, "patient_id"),
+            "age": column_values(table, "age", pa.float32(), odd),
+            "sex": [_SEXES.get(value) for value in column_values(table, "is_male", pa.bool_(), odd)],
+            **{column.name: column_values(table, column.name, column.type, odd) for column in ingest.extra},
         }
-        row_of = {exam: row for row, exam in enumerate(column_values(table, "exam_id", pa.int64()))}
+        row_of, hidden = rows_by_id(ids_of(table, "exam_id"))
+        if hidden:
+            ingest.note(f"{hidden:,} rows of {EXAMS} are of exams with another row further down, which counts")
 
-        def facts_of(exam: int) -> dict[str, Any]:
-            row = row_of.get(exam)
-            return {} if row is None else {name: values[row] for name, values in columns.items()}
+        def facts_of(exam: str | None) -> dict[str, Any]:
+            row = None if exam is None else row_of.get(exam)
+            if exam is None or row is None:
+                return {}
+            telling(ingest.problems.add, exam, odd.get(row, ()))
+            ingest.counted[MATCHED] += 1
+            return {name: values[row] for name, values in columns.items()}
 
         return facts_of
 
     def _rows(
-        self, ingest: Ingest, names: Sequence[str], facts_of: Callable[[int], dict[str, Any]]
+        self,
+        ingest: Ingest,
+        parts: Mapping[str, Sequence[str | None]],
+        facts_of: Callable[[str | None], dict[str, Any]],
+        whole: bool,
     ) -> Iterator[dict[str, Any]]:
         fixed = {"leads": list(CANONICAL_LEADS), "sampling_rate": SAMPLING_RATE, "units_per_mv": self._units_per_mv}
-        for name in names:
-            for exam_ids, tracings_NTL in _slabs(self.files.path(name)):
-                starts, stops = valid_spans(tracings_NTL)
-                signals_NLT = np.ascontiguousarray(tracings_NTL.transpose(0, 2, 1), dtype=np.float32)
-                for exam, signal, start, stop in zip(exam_ids.tolist(), signals_NLT, starts, stops, strict=True):
-                    if exam == 0 and start == stop:
-                        ingest.dropped += 1
-                        continue
-                    known = facts_of(exam)
-                    if not known:
-                        ingest.problems.add(str(exam), f"in {name} but not in {EXAMS}; kept without labels")
-                    # All zeros: the whole record is the span, and its leads are found flat later.
-                    span = {"valid_start": int(start), "valid_stop": int(stop)} if start < stop else {}
-                    yield {"record_id": str(exam), "signal": signal, **fixed, **known, **span}
+        for name, exams in parts.items():
+            for row, signal, span, unreadable in _exams_in(self.files.path(name)):
+                exam = exams[row]
+                if exam == "0" and span == (0, 0):
+                    ingest.dropped += 1
+                    continue
+                if unreadable and whole:
+                    path = self.files.path(name)
+                    raise BrokenPart(f"{path} breaks off after row {row}: {unreadable}; download it again")
+                if unreadable:
+                    ingest.problems.add(str(exam), f"{unreadable}; kept with an empty signal")
+                known = facts_of(exam)
+                if exam is None:
+                    ingest.problems.add(f"{row + 1} of {name}", "its exam_id is none; kept without an id")
+                elif not known:
+                    ingest.problems.add(exam, f"in {name} but not in {EXAMS}; kept without labels")
+                # All zeros: the whole record is the span, and its leads are found flat later.
+                valid = {"valid_start": span[0], "valid_stop": span[1]} if span and span[0] < span[1] else {}
+                yield {"record_id": exam, "signal": signal, **fixed, **known, **valid}
+
+    def last_words(self, counted: Mapping[str, int]) -> list[str]:
+        without = self._table.num_rows - counted.get(MATCHED, 0)
+        return [f"{without:,} rows of {EXAMS} are of exams that are in none of the parts"] if without > 0 else []
 
     @property
     def total(self) -> int | None:
@@ -191,12 +233,12 @@ class Code15Source(Source):
     def looked_into(self, sets: Sequence[SourceSet], schema: pa.Schema | None) -> list[SourceSet]:
         if not sets:
             return []
-        listed = set(column_values(self._table, "exam_id", pa.int64()))
+        listed = set(ids_of(self._table, "exam_id"))
         return [self._looked_into(one, listed) for one in sets]
 
-    def _looked_into(self, one: SourceSet, listed: set[int]) -> SourceSet:
+    def _looked_into(self, one: SourceSet, listed: set[str | None]) -> SourceSet:
         try:
-            exams = {exam for exam in self._exams(one.name).tolist() if exam != 0}
+            exams = {exam for exam in self._exams(one.name) if exam not in (None, "0")}
         except BrokenPart as error:
             return replace(one, lacks=str(error), hopeless=True)
         absent = len(exams - listed)
@@ -206,7 +248,7 @@ class Code15Source(Source):
         facts = (f"listed {len(exams) - absent}",)
         return replace(one, lacks=f"{absent:,} of its exams are not in {EXAMS}", facts=facts, look=True)
 
-    def _exams(self, name: str) -> NDArray[np.int64]:
+    def _exams(self, name: str) -> list[str | None]:
         if not self.files.is_local:
             try:
                 with s3().open(self.files.location(name), "rb") as stream:
@@ -223,34 +265,40 @@ def part_number(name: str) -> tuple[int, str]:
     return int(digits.group()) if digits else -1, name
 
 
-def part_exams(path: Path, opened: Any = None) -> NDArray[np.int64]:
-    """The exam_ids of one part, which `opened` reads where it is no local file.
+def part_exams(path: Path, opened: Any = None) -> list[str | None]:
+    """The exam_ids of one part, which `opened` reads where it is no local file; None for what can be no id.
 
     Raises `BrokenPart` unless it is HDF5 with the datasets of CODE.
     """
-    try:
-        with h5py.File(opened or path) as file:
-            _check_shapes(path, file)
-            return np.asarray(file["exam_id"][:], dtype=np.int64)
-    except OSError as error:
-        raise BrokenPart(f"{path} is not a whole HDF5 file ({error}); download it again") from error
+    with reading(path, opened) as file:
+        return ids_in(path, _datasets(path, file)[1])
 
 
-def _check_shapes(path: Path, file: h5py.File) -> None:
-    shapes = {name: file[name].shape for name in ("tracings", "exam_id") if name in file}
-    tracings, exam_id = shapes.get("tracings"), shapes.get("exam_id")
-    if tracings is None or exam_id is None or len(tracings) != 3 or tracings[2] != 12 or exam_id != tracings[:1]:
-        raise BrokenPart(f"{path} holds {shapes}; expected tracings (N, samples, 12) and exam_id (N,)")
+def _datasets(path: Path, file: h5py.File) -> tuple[h5py.Dataset, h5py.Dataset]:
+    """Tracings (N, samples, 12) and exam_id (N,) or (N, 1)."""
+    tracings, exam_id = dataset_of(path, file, "tracings"), dataset_of(path, file, "exam_id")
+    if tracings.ndim != 3 or tracings.shape[2] != 12 or exam_id.shape[:1] != tracings.shape[:1]:
+        raise BrokenPart(
+            f"{path} holds tracings {tracings.shape} and exam_id {exam_id.shape}; expected tracings (N, samples, 12) "
+            "and exam_id (N,). Other layouts: ecgscale ingest table"
+        )
+    check_numbers(path, tracings)
+    return tracings, exam_id
 
 
-def _slabs(part: Path) -> Iterator[tuple[NDArray[np.int64], NDArray[Any]]]:
-    with h5py.File(part) as file:
-        for start in range(0, len(file["exam_id"]), _SLAB_RECORDS):
-            rows = slice(start, start + _SLAB_RECORDS)
-            try:
-                yield file["exam_id"][rows], file["tracings"][rows]
-            except OSError as error:
-                raise BrokenPart(f"{part} breaks off after row {start} ({error}); download it again") from error
+def _exams_in(path: Path) -> Iterator[tuple[int, NDArray[np.float32], tuple[int, int] | None, str]]:
+    """Row, signal (12, T) and valid span of each exam of a part, and why there is no signal where there is none."""
+    with reading(path) as file:
+        for first, tracings_NTL, unreadable in slabs(path, _datasets(path, file)[0]):
+            if tracings_NTL is None:
+                yield first, empty_signal("float32", len(CANONICAL_LEADS)), None, unreadable
+                continue
+            starts, stops = valid_spans(tracings_NTL)
+            with np.errstate(over="ignore"):
+                # What float32 cannot hold becomes infinite, and is found to be so.
+                signals_NLT = np.ascontiguousarray(tracings_NTL.transpose(0, 2, 1), dtype=np.float32)
+            for i, (signal, start, stop) in enumerate(zip(signals_NLT, starts.tolist(), stops.tolist(), strict=True)):
+                yield first + i, signal, (start, stop), ""
 
 
 def valid_spans(tracings: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

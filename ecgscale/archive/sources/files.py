@@ -185,10 +185,14 @@ class SourceFolder:
         except ArchiveError as error:
             if self.is_local:
                 raise
-            text = str(error).replace(str(self.folder), self._store.where)
+            text = self.original(str(error))
             if isinstance(error, QuotesSource):
-                raise QuotesSource(text, error.bare.replace(str(self.folder), self._store.where)) from error
+                raise QuotesSource(text, self.original(error.bare)) from error
             raise type(error)(text) from error
+
+    def original(self, text: str) -> str:
+        """A text that names the source in the place of the copies of it."""
+        return text if self.is_local else text.replace(str(self.folder), self._store.where)
 
 
 @dataclass(frozen=True)

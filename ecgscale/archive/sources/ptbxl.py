@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from functools import cached_property
@@ -18,11 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from ecgscale.archive.schema import SignalType, archive_schema, signal_of
 from ecgscale.archive.sources.files import AT_ONCE, Known, SourceFile, SourceFolder, SourceSet
-from ecgscale.archive.sources.pseudonyms import QuotesSource
 from ecgscale.archive.sources.source import (
     DEFAULTS,
     Ingest,
@@ -34,7 +33,7 @@ from ecgscale.archive.sources.source import (
     full_shards,
     ingest_whole,
 )
-from ecgscale.archive.sources.tables import carried_columns, column_values, read_csv, utc, whole_number_texts
+from ecgscale.archive.sources.tables import Odd, carried_columns, column_values, ids_of, read_csv, telling, utc
 from ecgscale.archive.sources.wfdb_files import fetch_records, with_signal_files
 from ecgscale.archive.sources.wfdb_header import HEADER, WITHOUT_MOMENT, UnreadableRecord, read_header
 from ecgscale.archive.sources.wfdb_signal import WfdbSignal, read_signal
@@ -50,12 +49,14 @@ RATES = (500, 100)
 DATABASE = "ptbxl_database.csv"
 STATEMENTS = "scp_statements.csv"
 _OLDEST_AGE = 89
+_LONGEST_CODES = 2**16
 _SEXES = {0: "male", 1: "female"}
 _LABELS = (
     pa.field("superclasses", pa.list_(pa.string())),
     pa.field("scp_codes", pa.list_(pa.struct([("code", pa.string()), ("likelihood", pa.float32())]))),
 )
 _NEEDED = ("ecg_id", "patient_id", "age", "sex", "scp_codes", "strat_fold", "filename_lr", "filename_hr")
+_IDS = ("ecg_id", "patient_id", "site")
 _WHERE_THERE = ("recording_date", "site", "device")
 """Columns that are read where they are there."""
 
@@ -92,7 +93,7 @@ class PtbxlSource(Source):
     @cached_property
     def _table(self) -> pa.Table:
         self.files.fetch(self.tables)
-        return read_csv(self.files.path(DATABASE), _NEEDED)
+        return read_csv(self.files.path(DATABASE), _NEEDED, ids=_IDS, notes=self.notes)
 
     @property
     def total(self) -> int:
@@ -101,8 +102,9 @@ class PtbxlSource(Source):
         return int(self._table.num_rows)
 
     def _names(self, table: pa.Table) -> list[str]:
-        """Paths of the recordings of these rows, without suffix."""
-        return [str(name) for name in table.column("filename_hr" if self._rate == 500 else "filename_lr").to_pylist()]
+        """Paths of the recordings of these rows, without suffix; "" where there is none below the source."""
+        names = table.column("filename_hr" if self._rate == 500 else "filename_lr").to_pylist()
+        return [_below(str(name or "").strip()) for name in names]
 
     def _columns(self, options: IngestOptions) -> list[pa.Field]:
         # Types come from the whole table, so that they are the same every night.
@@ -110,24 +112,27 @@ class PtbxlSource(Source):
 
     def ingest(self, target: Place, options: IngestOptions = DEFAULTS, listed_at: str | None = None) -> IngestResult:
         portion, table = options.portion, self._table.slice(0, self.total)
-        extra = self._columns(options)
+        extra, names = self._columns(options), _names_of(table)
         if portion is not None and portion.rows is not None:
             table = table.slice(portion.rows[0], portion.rows[1] - portion.rows[0])
+            names = names[slice(*portion.rows)]
         elif portion is not None:
-            table = table.filter(pa.array([name in portion.sets for name in whole_number_texts(table, "ecg_id")]))
+            table = table.filter(pa.array([name in portion.sets for name in names], pa.bool_()))
+            names = [name for name in names if name in portion.sets]
         signal = self._sample_type(self._names(table)) if options.schema is None else signal_of(options.schema)
         ingest = self.writing(target, options, listed_at, {"rate": self._rate}, signal, extra)
-        superclasses = superclass_of_code(self.files.path(STATEMENTS))
-        return ingest.write(self._rows(ingest, table, superclasses), table.num_rows)
+        superclasses = superclass_of_code(self.files.path(STATEMENTS), self.notes)
+        return ingest.write(self._rows(ingest, table, names, superclasses), table.num_rows)
 
     def _sample_type(self, names: Sequence[str]) -> SignalType:
         """The type that the first readable recording fits; `ArchiveError` if there is none."""
         for i, name in enumerate(names):
             if i % AT_ONCE == 0:
                 # The first one is enough as a rule.
-                self.files.fetch(name + HEADER for name in names[i : i + AT_ONCE])
+                self.files.fetch(name + HEADER for name in names[i : i + AT_ONCE] if name)
             try:
-                return "int16" if read_header(self.files.path(name)).fits_int16() else "float32"
+                if name:
+                    return "int16" if read_header(self.files.path(name)).fits_int16() else "float32"
             except UnreadableRecord:
                 # Named when its row is written.
                 continue
@@ -137,39 +142,50 @@ class PtbxlSource(Source):
             f"{self.files.path(names[0])}.hea; download records{self._rate}/ or use --rate {other}"
         )
 
-    def _rows(self, ingest: Ingest, table: pa.Table, superclasses: dict[str, str]) -> Iterator[dict[str, Any]]:
+    def _rows(
+        self, ingest: Ingest, table: pa.Table, names: Sequence[str], superclasses: dict[str, str]
+    ) -> Iterator[dict[str, Any]]:
         labels = [field.name for field in _LABELS]
+        odd = Odd()
         columns: dict[str, list[Any]] = {
-            "patient_id": whole_number_texts(table, "patient_id"),
-            "acquired_at": [utc(moment) for moment in column_values(table, "recording_date", pa.timestamp("us"))],
-            "site": whole_number_texts(table, "site"),
-            "device": [device and device.strip() for device in column_values(table, "device", pa.string())],
-            "age": [_age(age) for age in column_values(table, "age", pa.float64())],
-            "sex": [_SEXES.get(sex) for sex in column_values(table, "sex", pa.int64())],
-            "fold": column_values(table, "strat_fold", pa.int16()),
+            "record_id": ids_of(table, "ecg_id"),
+            "patient_id": ids_of(table, "patient_id"),
+            "acquired_at": [utc(moment) for moment in column_values(table, "recording_date", pa.timestamp("us"), odd)],
+            "site": ids_of(table, "site"),
+            "device": [device and device.strip() for device in column_values(table, "device", pa.string(), odd)],
+            "age": [_age(age) for age in column_values(table, "age", pa.float64(), odd)],
+            "sex": [_SEXES.get(sex) for sex in column_values(table, "sex", pa.int64(), odd)],
+            "fold": column_values(table, "strat_fold", pa.int16(), odd),
             **{
-                field.name: column_values(table, field.name, field.type)
+                field.name: column_values(table, field.name, field.type, odd)
                 for field in ingest.extra
                 if field.name not in labels
             },
         }
         texts = table.column("scp_codes").to_pylist()
-        record_ids = [str(record_id) for record_id in whole_number_texts(table, "ecg_id")]
-        for i, (record_id, name) in enumerate(zip(record_ids, self._names(table), strict=True)):
-            row: dict[str, Any] = {"record_id": record_id, **{column: values[i] for column, values in columns.items()}}
-            codes = scp_codes(texts[i], record_id)
-            row["scp_codes"] = [{"code": code, "likelihood": likelihood} for code, likelihood in codes.items()]
-            row["superclasses"] = sorted({superclasses[code] for code in codes if code in superclasses})
-            yield row | _signal(ingest, self.files.path(name), record_id, self._rate)
+        for i, (name, path) in enumerate(zip(names, self._names(table), strict=True)):
+            row: dict[str, Any] = {column: values[i] for column, values in columns.items()}
+            if row["record_id"] is None:
+                ingest.problems.add(name, "its ecg_id is none; kept without an id")
+            telling(ingest.problems.add, name, odd.get(i, ()))
+            codes = scp_codes(texts[i])
+            if codes is None:
+                found = f"scp_codes is {str(texts[i])[:60]!r}, expected a dictionary of code and likelihood"
+                ingest.problems.add(name, f"{found}; kept without labels")
+            else:
+                row["scp_codes"] = [{"code": code, "likelihood": likelihood} for code, likelihood in codes.items()]
+                row["superclasses"] = sorted({superclasses[code] for code in codes if code in superclasses})
+            yield row | _signal(ingest, self.files.folder, path, name, self._rate)
 
     def schema(self, options: IngestOptions) -> pa.Schema:
         return archive_schema(self._sample_type(self._names(self._table)), self._columns(options))
 
     def pieces(self, options: IngestOptions) -> list[Portion]:
-        ids, patients = (whole_number_texts(self._table, name) for name in ("ecg_id", "patient_id"))
+        ids, patients = (ids_of(self._table, name) for name in ("ecg_id", "patient_id"))
         names, pieces = self._names(self._table), []
-        for first, stop, what in full_shards(zip(map(str, ids), patients, strict=True), options):
-            named = () if self.files.is_local else tuple(f"{n}{end}" for n in names[first:stop] for end in _ENDS)
+        for first, stop, what in full_shards(zip((one or "" for one in ids), patients, strict=True), options):
+            there = () if self.files.is_local else filter(None, names[first:stop])
+            named = tuple(f"{name}{end}" for name in there for end in _ENDS)
             pieces.append(Portion(rows=(first, stop), what=what, records=stop - first, files=named))
         return pieces
 
@@ -184,8 +200,7 @@ class PtbxlSource(Source):
         used = texts.select([name for name in texts.column_names if name in wanted])
         files: dict[str, dict[str, SourceFile]] = {}
         rows: dict[str, list[str]] = {}
-        ids, stems = whole_number_texts(table, "ecg_id"), self._names(table)
-        for name, stem, row in zip(map(str, ids), stems, used.to_pylist(), strict=True):
+        for name, stem, row in zip(_names_of(table), self._names(table), used.to_pylist(), strict=True):
             there = files.setdefault(name, {})
             there |= {f"{stem}{end}": listed[f"{stem}{end}"] for end in _ENDS if f"{stem}{end}" in listed}
             rows.setdefault(name, []).append(_row_digest(row))
@@ -201,30 +216,42 @@ class PtbxlSource(Source):
 _ENDS = (HEADER, ".dat")
 
 
-def superclass_of_code(path: Path) -> dict[str, str]:
+def superclass_of_code(path: Path, notes: dict[str, None]) -> dict[str, str]:
     """SCP code to diagnostic superclass, from the rows of `scp_statements.csv` with `diagnostic` 1."""
-    table = read_csv(path, ("diagnostic", "diagnostic_class"))
-    table = table.filter(pc.equal(table.column("diagnostic").cast(pa.float64()), 1.0))
-    pairs = zip(table.column(0).to_pylist(), table.column("diagnostic_class").to_pylist(), strict=True)
-    return {code: superclass for code, superclass in pairs if superclass}
+    table, odd = read_csv(path, ("diagnostic", "diagnostic_class"), notes=notes), Odd()
+    diagnostic = column_values(table, "diagnostic", pa.float64(), odd)
+    if odd:
+        notes[f"{path.name}: {len(odd):,} rows say something else than a number for diagnostic, and count as 0"] = None
+    pairs = zip(table.column(0).to_pylist(), table.column("diagnostic_class").to_pylist(), diagnostic, strict=True)
+    return {str(code): str(superclass) for code, superclass, is_one in pairs if superclass and is_one == 1}
 
 
-def scp_codes(text: str | None, record_id: str) -> dict[str, float]:
-    """SCP codes and likelihoods of one cell, such as "{'NORM': 100.0, 'SR': 0.0}"."""
+def scp_codes(text: str | None) -> dict[str, float] | None:
+    """SCP codes and likelihoods of one cell, such as "{'NORM': 100.0, 'SR': 0.0}"; None where it is no such thing."""
     try:
-        codes = ast.literal_eval(text or "{}")
-        return {str(code): float(likelihood) for code, likelihood in codes.items()}
-    except (ValueError, SyntaxError, AttributeError, TypeError) as error:
-        expected = "expected a dictionary of code and likelihood"
-        raise QuotesSource(
-            f"{DATABASE}, ecg_id {record_id}: scp_codes is {text!r}, {expected}",
-            f"{DATABASE}: scp_codes of a record cannot be read, {expected}",
-        ) from error
+        codes = ast.literal_eval(str(text or "{}")[:_LONGEST_CODES])
+        found = {str(code): float(likelihood) for code, likelihood in codes.items()}
+    except (ValueError, SyntaxError, AttributeError, TypeError, MemoryError, RecursionError, OverflowError):
+        return None
+    return found if all(map(math.isfinite, found.values())) else None
 
 
-def _signal(ingest: Ingest, stem: Path, record_id: str, rate: int) -> dict[str, Any]:
+def _names_of(table: pa.Table) -> list[str]:
+    """What rows are called in messages and in the log: by their ecg_id, or, where that is none, by their place."""
+    return [name or f"in row {row + 1}" for row, name in enumerate(ids_of(table, "ecg_id"))]
+
+
+def _below(name: str) -> str:
+    """The name of a file, "" for one that would leave the source."""
+    leaves = name.startswith(("/", "\\")) or ".." in name.split("/") or "\0" in name
+    return "" if leaves else name
+
+
+def _signal(ingest: Ingest, folder: Path, path: str, name: str, rate: int) -> dict[str, Any]:
     try:
-        header = read_header(stem)
+        if not path:
+            raise UnreadableRecord(f"{DATABASE} names no file below the source for it")
+        header = read_header(folder / path)
         if ingest.signal == "int16" and not header.fits_int16():
             raise UnreadableRecord("its gain or format differs from the first record's")
         read = read_signal(header, ingest.signal)
@@ -232,7 +259,7 @@ def _signal(ingest: Ingest, stem: Path, record_id: str, rate: int) -> dict[str, 
         # When they were recorded says the table.
         ingest.counted.update(note for note in header.notes if note != WITHOUT_MOMENT)
     except UnreadableRecord as error:
-        ingest.problems.add(record_id, f"{error}; kept with an empty signal")
+        ingest.problems.add(name, f"{error}; kept with an empty signal")
         read, rate_found = WfdbSignal(empty_signal(ingest.signal, 12), CANONICAL_LEADS, 1000.0), float(rate)
     return {
         "signal": read.signal,

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import chain, pairwise
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from ecgscale.config import ArchiveConfig
 
 PROBLEMS_KEPT = 1000
+MATCHED = ""
+"""Among what an ingest counts: rows of the source's table that found their record. It is no note."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ class Portion:
     rows: first and one past the last row of PTB-XL's table to take, in place of the sets: ids may be there twice
     what, records: of a piece for a worker: its name for messages, without an id, and how many records it has, about
     files: what has to be there of a source that is not local, as far as the listing says
+    whole_files: refuse a file of many records that is damaged somewhere: it may yet be sent again
     """
 
     sets: Mapping[str, str] = field(default_factory=dict)
@@ -57,6 +61,7 @@ class Portion:
     what: str = ""
     records: int = 0
     files: tuple[str, ...] = ()
+    whole_files: bool = False
 
 
 @dataclass(frozen=True)
@@ -112,6 +117,7 @@ class Problems:
 class IngestResult:
     """A finished ingest; `dropped` are rows of the source that are no recordings, `notes` hold for all of it.
 
+    `set_aside`: files of many records that could not be read, and why; the rest was taken
     `refused`: ids, as the archive would have them, of records that were left out because they were forgotten.
     `counted`: those of the notes that are on so many records, as `count_notes` takes them.
     """
@@ -126,6 +132,7 @@ class IngestResult:
     notes: tuple[str, ...]
     refused: tuple[str, ...] = ()
     counted: Mapping[str, int] = field(default_factory=dict)
+    set_aside: Mapping[str, str] = field(default_factory=dict)
 
 
 def _mapped(channel: str, lead: str) -> str:
@@ -141,12 +148,13 @@ def unmapped_notes(lead_map: Mapping[str, str], counted: Mapping[str, int]) -> l
 
 def count_notes(counted: Mapping[str, int]) -> list[str]:
     """Notes on so many records, from their texts, which have {:,} where the number stands."""
-    return [text.format(count) for text, count in counted.items() if count]
+    return [text.format(count) for text, count in counted.items() if text and count]
 
 
 class Ingest:
     """One ingest on its way: what it writes, and what was found so far.
 
+    `said`: notes that its source has and may still get; `last_words`: what it has to say at the end, from the counts
     `signal` and `extra` are what the source would have; where the options name a schema, they become that schema's.
     `of_files`: what its listing has to say.
     """
@@ -159,7 +167,11 @@ class Ingest:
         extra: Sequence[pa.Field],
         options: IngestOptions,
         of_files: Sequence[str] = (),
+        said: Mapping[str, None] = MappingProxyType({}),
+        set_aside: Mapping[str, str] = MappingProxyType({}),
+        last_words: Callable[[Mapping[str, int]], list[str]] = lambda counted: [],
     ) -> None:
+        self._said, self._set_aside, self._last_words = said, set_aside, last_words
         self._archive_path, self._source, self._options = archive_path, source, options
         self.signal, self.extra = signal, extra
         self.problems = Problems(pseudonyms=options.pseudonyms)
@@ -249,12 +261,21 @@ class Ingest:
             notes=tuple(self._all_notes()),
             refused=tuple(self._refused),
             counted=self.counted,
+            set_aside=dict(self._set_aside),
         )
 
+    def note(self, text: str) -> None:
+        """Say something that holds for all of it."""
+        self._notes.append(text)
+
     def _all_notes(self) -> list[str]:
-        # Of a piece, only the whole can say what no recording has.
-        absent = unmapped_notes(self._options.lead_map, self.counted) if self._options.portion is None else []
-        return [*self._of_files, *self._notes, *count_notes(self.counted), *absent, *forgotten_note(len(self._refused))]
+        # Of a piece, only the whole can say what no recording has, and which rows found none.
+        if self._options.portion is None:
+            last = [*unmapped_notes(self._options.lead_map, self.counted), *self._last_words(self.counted)]
+        else:
+            last = []
+        notes = [*self._of_files, *self._said, *self._notes, *count_notes(self.counted), *last]
+        return [*notes, *forgotten_note(len(self._refused))]
 
 
 class Source(ABC):
@@ -262,6 +283,7 @@ class Source(ABC):
 
     kind: its word in a configuration; tables: names of the files on which all its records depend
     one_by_one: whether a file holds so many records that it is a piece and a portion by itself
+    notes: what was odd about its tables; set_aside: files of many records that cannot be read, and why
     """
 
     kind: ClassVar[str]
@@ -270,6 +292,8 @@ class Source(ABC):
 
     def __init__(self, files: SourceFolder) -> None:
         self.files = files
+        self.notes: dict[str, None] = {}
+        self.set_aside: dict[str, str] = {}
 
     @classmethod
     @abstractmethod
@@ -298,7 +322,13 @@ class Source(ABC):
             **facts,
             "carry": list(options.carry),
         }
-        return Ingest(target, source, signal, extra, options, self.files.notes)
+        return Ingest(
+            target, source, signal, extra, options, self.files.notes, self.notes, self.set_aside, self.last_words
+        )
+
+    def last_words(self, counted: Mapping[str, int]) -> list[str]:
+        """What is to be said when all of it was taken, from what was counted: rows that found no record, say."""
+        return []
 
     # For workers, each of which ingests a piece that becomes whole shards.
 

@@ -30,6 +30,7 @@ from ecgscale.archive.sources.source import (
     IngestResult,
     Portion,
     Problems,
+    Source,
     count_notes,
     unmapped_notes,
 )
@@ -108,7 +109,7 @@ def _ingest_pieces(pool: OpenPool, config: ArchiveConfig, src: Place, options: I
             writer.adopt_staged(
                 [(staged_name(n, i), rows) for n, piece in enumerate(made) for i, rows in enumerate(piece.rows)]
             )
-            result = _together(writer, [piece.result for piece in made], files.notes, options)
+            result = _together(writer, source, [piece.result for piece in made], options)
             first = next((piece.source for piece in made if piece.rows), {})
             writer.source = (
                 first
@@ -195,14 +196,15 @@ def _done(workers: WorkerPool, calls: Iterable[Call], stage: Stage = UNSEEN) -> 
 
 
 def _together(
-    writer: ArchiveWriter, results: Sequence[IngestResult], of_files: Sequence[str], options: IngestOptions
+    writer: ArchiveWriter, source: Source, results: Sequence[IngestResult], options: IngestOptions
 ) -> IngestResult:
     """How it went, as if one process had ingested everything."""
     counted: Counter[str] = Counter()
     for result in results:
         counted.update(result.counted)
     refused = tuple(chain.from_iterable(result.refused for result in results))
-    notes = dict.fromkeys(chain(of_files, *(result.notes for result in results)))
+    notes = dict.fromkeys(chain(source.files.notes, source.notes, *(result.notes for result in results)))
+    set_aside = dict(chain(source.set_aside.items(), *(result.set_aside.items() for result in results)))
     first = list(chain.from_iterable(result.problems.first for result in results))[:PROBLEMS_KEPT]
     return IngestResult(
         archive=str(writer.path),
@@ -216,8 +218,10 @@ def _together(
             *notes,
             *count_notes(counted),
             *unmapped_notes(options.lead_map, counted),
+            *source.last_words(counted),
             *forgotten_note(len(refused)),
         ),
         refused=refused,
         counted=counted,
+        set_aside=set_aside,
     )

@@ -20,10 +20,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ecgscale.archive.schema import signal_of
 from ecgscale.archive.sources import open_source
 from ecgscale.archive.sources.files import SourceFolder
+from ecgscale.archive.sources.hdf5 import BrokenPart
 from ecgscale.archive.sources.pseudonyms import Pseudonyms, pseudonyms_of, redacted
-from ecgscale.archive.sources.source import IngestOptions, IngestResult, Portion, count_notes
+from ecgscale.archive.sources.source import IngestOptions, IngestResult, Portion, Problems, count_notes
 from ecgscale.archive.sources.tombstones import Tombstones, forgotten_note
 from ecgscale.archive.sources.wfdb import HeaderFacts, WfdbSource
 from ecgscale.config import ArchiveConfig
@@ -86,7 +88,14 @@ class IngestWorker:
                 pseudonyms=self._pseudonyms,
                 tombstones=self._tombstones,
             )
-            result = source.ingest(scratch / "archive", options)
+            try:
+                result = source.ingest(scratch / "archive", options)
+            except BrokenPart as error:
+                # A part of a remote source, which nobody has opened before.
+                nothing = IngestResult("", "", 0, 0, signal_of(schema), 0, Problems(), ())
+                return MadePiece(
+                    (), {}, replace(nothing, set_aside=dict.fromkeys(piece.sets, files.original(str(error))))
+                )
             files.require_versions(self._versions)
             return self._staged(number, staging, result)
 

@@ -101,13 +101,35 @@ def test_a_folder_that_is_not_ptbxl(tmp_path: Path) -> None:
         ingest_ptbxl(source, tmp_path / "a")
     database = source / "ptbxl_database.csv"
     text = database.read_text()
-    database.write_text(text.replace("{'SR': 0.0}", "{'SR'"))
-    with pytest.raises(ArchiveError, match="ecg_id 3: scp_codes is"):
-        ingest_ptbxl(source, tmp_path / "a", 100)
     database.write_text(text.replace("strat_fold", "fold_strat"))
     with pytest.raises(ArchiveError, match="lacks strat_fold; it has ecg_id"):
         ingest_ptbxl(source, tmp_path / "a", 100)
     assert not (tmp_path / "a/_archive.json").exists()
+
+
+def test_odd_rows_of_the_database_keep_their_records(tmp_path: Path) -> None:
+    source = write_ptbxl(tmp_path / "src")
+    database = source / "ptbxl_database.csv"
+    text = database.read_text().replace("1,15709.0,56.0,1", "one,p 7,fifty,1").replace("\n3,,,", "\n,,,male")
+    text = text.replace("{'IMI': 0.0, ", "{'IMI': x, ").replace("records100/00000/00003_lr", "../../etc/passwd")
+    database.write_text(text.replace("1984-11-14 12:55:37", "yesterday"))
+    result = ingest_ptbxl(source, tmp_path / "a", 100)
+    archive = Archive.open(tmp_path / "a")
+    names = ["record_id", "patient_id", "age", "sex", "fold", "superclasses", "acquired_at"]
+    first, second, third = archive.metadata(names).to_pylist()
+    assert (first["record_id"], first["patient_id"], first["age"]) == ("one", "p 7", None)
+    assert (first["sex"], first["fold"], first["superclasses"]) == ("female", 3, ["NORM"])
+    assert (second["record_id"], second["superclasses"], second["acquired_at"]) == ("2", None, None)
+    assert (third["record_id"], third["fold"]) == (None, 10)
+    assert result.problems.first == [
+        "record one: age is 'fifty', expected a number; left empty",
+        "record 2: recording_date is 'yesterday', expected a date and time; left empty",
+        "record 2: scp_codes is \"{'IMI': x, 'NORM': 50.0, 'ASMI': 80.0}\", expected a dictionary of code and "
+        "likelihood; kept without labels",
+        "record in row 3: its ecg_id is none; kept without an id",
+        "record in row 3: sex is 'male', expected a whole number; left empty",
+        "record in row 3: ptbxl_database.csv names no file below the source for it; kept with an empty signal",
+    ]
 
 
 @pytest.mark.realdata

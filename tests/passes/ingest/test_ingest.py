@@ -199,17 +199,17 @@ def test_a_worker_without_the_drivers_key_is_refused(sources: Path, tmp_path: Pa
 def test_errors_of_workers_tell_no_words_of_the_source(tmp_path: Path) -> None:
     source = write_large_ptbxl(tmp_path / "ptbxl", 20)
     database = source / "ptbxl_database.csv"
-    database.write_text(database.read_text().replace("{'NORM': 100.0}", "Jane Roe", 1))
+    database.write_text(database.read_text().replace("strat_fold", "Jane Roe", 1))
     with pytest.raises(ArchiveError, match="Jane Roe"):
         ingested(tmp_path, "ptbxl", "a", pool_on(processes(2)), shard_records=8)
     key = tmp_path / "ecg.key"
     key.write_bytes(secrets.token_bytes(32))
     key.chmod(0o600)
     progress = Watching()
-    with pytest.raises(ArchiveError, match="scp_codes of a record cannot be read") as caught:
+    with pytest.raises(ArchiveError, match=r"lacks strat_fold\. What it says") as caught:
         ingested(tmp_path, "ptbxl", "a", pool_on(processes(2)), progress, shard_records=8, pseudonymise=key, carry=())
     assert "Jane" not in str(caught.value) + str(progress.said)
-    assert names(tmp_path / "a") == []
+    assert not (tmp_path / "a").exists()
 
 
 @pytest.mark.parametrize("kind", ["ptbxl", "wfdb", "code15"])
@@ -230,28 +230,20 @@ def test_a_worker_that_is_killed_is_replaced(
     assert any("it is replaced" in line for line in progress.said)
 
 
-def test_a_part_that_is_broken_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_part_that_is_broken_is_set_aside_whoever_finds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = write_large_code15(tmp_path / "code15")
-    before = ingested(tmp_path, "code15", "a")
     part = source / "exams_part10.hdf5"
     part.write_bytes(part.read_bytes()[:3000])
-    broken = config(tmp_path, "code15", "a")
-    with pytest.raises(ArchiveError, match=r"exams_part10\.hdf5 is not a whole HDF5 file"):
-        ingest_archive(broken, pool=pool_on(processes(2)), overwrite=True)
-    # So does one of which a worker finds it, when others have staged theirs.
-    progress = Watching()
+    found = ingested(tmp_path, "code15", "a", pool_on(processes(2)))
+    # Of remote parts, a worker is the first to open them.
     with monkeypatch.context() as patch:
         patch.setattr(Code15Source, "_parts", {name: 3 for name in names(source) if name.endswith(".hdf5")})
-        with pytest.raises(ArchiveError, match=r"exams_part10\.hdf5 is not a whole HDF5 file"):
-            ingest_archive(broken, progress, pool_on(processes(1)), overwrite=True)
-    assert progress.said == [
-        f"no archive was written to {tmp_path / 'a'}. The archive that was there before is untouched."
-    ]
-    assert Archive.open(tmp_path / "a").archive_id == before.archive_id
-    assert names(tmp_path / "a") == ["_archive.json", *(f"part-0000{i}.parquet" for i in range(before.shards))]
-    part.unlink()
-    after = ingest_archive(broken, pool=pool_on(processes(2)), overwrite=True)
-    assert (after.records, Archive.open(tmp_path / "a").archive_id) == (155, after.archive_id)
+        by_a_worker = ingested(tmp_path, "code15", "b", pool_on(processes(1)))
+    for result in (found, by_a_worker):
+        assert result.records == 155
+        assert list(result.set_aside) == ["exams_part10.hdf5"]
+        assert "not a whole HDF5 file" in result.set_aside["exams_part10.hdf5"]
+    assert files(tmp_path / "a") == files(tmp_path / "b")
 
 
 def test_a_worker_that_dies_every_time_leaves_nothing(tmp_path: Path) -> None:
@@ -312,15 +304,16 @@ def test_from_a_bucket_into_a_bucket(sources: Path, tmp_path: Path, s3_root: str
     ]
 
 
-def test_a_part_in_a_bucket_that_is_broken_leaves_nothing(sources: Path, s3_root: str, tmp_path: Path) -> None:
+def test_a_part_in_a_bucket_that_is_broken_is_set_aside(sources: Path, s3_root: str, tmp_path: Path) -> None:
     upload(sources / "code15", f"{s3_root}/src")
     (place(f"{s3_root}/src") / "exams_part10.hdf5").write_bytes(b"no HDF5 at all" * 100)
     there = ArchiveConfig(source="code15", src=f"{s3_root}/src", path=f"{s3_root}/archive")  # type: ignore[arg-type]
-    with pytest.raises(ArchiveError, match=rf"{s3_root}/src/exams_part10\.hdf5 is not a whole HDF5 file"):
-        ingest_archive(there, Watching(), pool_on(processes(1)))
-    assert list(open_objects(place(f"{s3_root}/archive")).list_prefix("")) == []
+    result = ingest_archive(there, Watching(), pool_on(processes(1)))
+    assert result.records == 155
+    assert f"{s3_root}/src/exams_part10.hdf5 is not a whole HDF5 file" in result.set_aside["exams_part10.hdf5"]
     with pytest.raises(ArchiveError, match=rf"{s3_root}/nothing holds no exams_part"):
-        ingest_archive(there.model_copy(update={"src": place(f"{s3_root}/nothing")}), Watching(), pool_on(processes(1)))
+        nowhere = {"src": place(f"{s3_root}/nothing"), "path": place(f"{s3_root}/other")}
+        ingest_archive(there.model_copy(update=nowhere), Watching(), pool_on(processes(1)))
 
 
 def test_on_actors_of_which_one_is_killed(
