@@ -311,8 +311,8 @@ def test_a_part_in_a_bucket_that_is_broken_is_set_aside(sources: Path, s3_root: 
     result = ingest_archive(there, Watching(), pool_on(processes(1)))
     assert result.records == 155
     assert f"{s3_root}/src/exams_part10.hdf5 is not a whole HDF5 file" in result.set_aside["exams_part10.hdf5"]
+    nowhere = {"src": place(f"{s3_root}/nothing"), "path": place(f"{s3_root}/other")}
     with pytest.raises(ArchiveError, match=rf"{s3_root}/nothing holds no exams_part"):
-        nowhere = {"src": place(f"{s3_root}/nothing"), "path": place(f"{s3_root}/other")}
         ingest_archive(there.model_copy(update=nowhere), Watching(), pool_on(processes(1)))
 
 
