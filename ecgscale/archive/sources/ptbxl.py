@@ -22,6 +22,7 @@ import pyarrow as pa
 
 from ecgscale.archive.schema import SignalType, archive_schema, signal_of
 from ecgscale.archive.sources.files import AT_ONCE, Known, SourceFile, SourceFolder, SourceSet
+from ecgscale.archive.sources.pieces import full_shards
 from ecgscale.archive.sources.source import (
     DEFAULTS,
     Ingest,
@@ -30,7 +31,6 @@ from ecgscale.archive.sources.source import (
     Portion,
     Source,
     empty_signal,
-    full_shards,
     ingest_whole,
 )
 from ecgscale.archive.sources.tables import Odd, carried_columns, column_values, ids_of, read_csv, telling, utc

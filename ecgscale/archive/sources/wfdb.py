@@ -29,6 +29,7 @@ import pyarrow as pa
 
 from ecgscale.archive.schema import SignalType, archive_schema
 from ecgscale.archive.sources.files import Known, SourceFile, SourceFolder, SourceSet, archive_id_of, key_of, place_of
+from ecgscale.archive.sources.pieces import full_shards
 from ecgscale.archive.sources.pseudonyms import QuotesSource
 from ecgscale.archive.sources.source import (
     DEFAULTS,
@@ -38,7 +39,6 @@ from ecgscale.archive.sources.source import (
     Portion,
     Source,
     empty_signal,
-    full_shards,
     ingest_whole,
 )
 from ecgscale.archive.sources.wfdb_comments import codes_of, person_of
