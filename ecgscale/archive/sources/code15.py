@@ -39,9 +39,9 @@ from ecgscale.archive.sources.source import (
     Portion,
     Source,
     empty_signal,
-    ingest_whole,
 )
 from ecgscale.archive.sources.tables import Odd, carried_columns, column_values, ids_of, read_csv, rows_by_id, telling
+from ecgscale.archive.sources.whole import ingest_whole
 from ecgscale.errors import ArchiveError
 from ecgscale.io.places import Place
 from ecgscale.io.settings import s3

@@ -31,12 +31,12 @@ from ecgscale.archive.sources.source import (
     Portion,
     Source,
     empty_signal,
-    ingest_whole,
 )
 from ecgscale.archive.sources.tables import Odd, carried_columns, column_values, ids_of, read_csv, telling, utc
 from ecgscale.archive.sources.wfdb_files import fetch_records, with_signal_files
 from ecgscale.archive.sources.wfdb_header import HEADER, WITHOUT_MOMENT, UnreadableRecord, read_header
 from ecgscale.archive.sources.wfdb_signal import WfdbSignal, read_signal
+from ecgscale.archive.sources.whole import ingest_whole
 from ecgscale.errors import ArchiveError
 from ecgscale.io.places import Place
 from ecgscale.leads import CANONICAL_LEADS

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import chain
-from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -26,9 +25,9 @@ from ecgscale.archive.schema import CORE_COLUMNS, SignalType, signal_of
 from ecgscale.archive.sources.files import Known, SourceFile, SourceFolder, SourceSet
 from ecgscale.archive.sources.pseudonyms import PSEUDONYMISED, Pseudonyms
 from ecgscale.archive.sources.tombstones import Tombstones, check_tombstones, forgotten_note, read_tombstones
-from ecgscale.archive.writer import ArchiveWriter, check_target
+from ecgscale.archive.writer import ArchiveWriter
 from ecgscale.errors import ArchiveError
-from ecgscale.io.places import Place, local_copy, place
+from ecgscale.io.places import Place
 from ecgscale.leads import canonical_lead, named_leads
 from ecgscale.progress import SILENT, Progress
 from ecgscale.store.provenance import utc_now
@@ -376,28 +375,6 @@ class Source(ABC):
             if name not in self.files.listed:
                 raise ArchiveError(f"{self.files.location(name)} is missing; it belongs to the source's native layout")
         return tuple(self.files.listed[name] for name in self.tables)
-
-
-def ingest_whole(
-    source_at: Callable[[SourceFolder], Source],
-    src: str | Path,
-    archive_path: str | Path,
-    options: IngestOptions,
-    holds: str,
-) -> IngestResult:
-    """Ingest a folder; `ArchiveError` before any work if there is none (of what `holds` says), or no free target.
-
-    What lies in an object store is copied into the user's cache, because the readers of all three formats want files.
-    """
-    target, listed_at = place(archive_path), utc_now()
-    check_target(target, options.overwrite)
-    try:
-        folder = local_copy(src)
-    except FileNotFoundError as error:
-        raise ArchiveError(f"{src} holds nothing; expected {holds}") from error
-    if not folder.is_dir():
-        raise ArchiveError(f"{folder}: no such folder; expected one with {holds}")
-    return source_at(SourceFolder(folder, folder)).ingest(target, options, listed_at)
 
 
 def empty_signal(signal: SignalType, n_leads: int) -> np.ndarray:

@@ -39,13 +39,13 @@ from ecgscale.archive.sources.source import (
     Portion,
     Source,
     empty_signal,
-    ingest_whole,
 )
 from ecgscale.archive.sources.wfdb_comments import codes_of, person_of
 from ecgscale.archive.sources.wfdb_files import fetch_records, with_signal_files
 from ecgscale.archive.sources.wfdb_header import HEADER, Header, UnreadableRecord, read_header
 from ecgscale.archive.sources.wfdb_signal import read_signal
 from ecgscale.archive.sources.wfdb_waves import read_fiducials
+from ecgscale.archive.sources.whole import ingest_whole
 from ecgscale.errors import ArchiveError, did_you_mean
 from ecgscale.io.places import Place
 from ecgscale.leads import CANONICAL_LEADS

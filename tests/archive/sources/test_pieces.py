@@ -10,8 +10,9 @@ import pytest
 
 from ecgscale.archive.sources import open_source
 from ecgscale.archive.sources.files import SourceFolder
+from ecgscale.archive.sources.pieces import stretches
 from ecgscale.archive.sources.ptbxl import PtbxlSource
-from ecgscale.archive.sources.source import IngestOptions, stretches
+from ecgscale.archive.sources.source import IngestOptions
 from ecgscale.archive.sources.tombstones import Tombstones
 from ecgscale.archive.sources.wfdb import WfdbSource
 from ecgscale.config import ArchiveConfig
