@@ -28,10 +28,10 @@ from pydantic import (
     field_validator,
 )
 
-from ecgscale.errors import UsageError, did_you_mean
+from ecgscale.errors import UsageError, sentence_of
 from ecgscale.io.places import is_remote, place
 from ecgscale.io.settings import StorageSettings, storage_errors, use_storage
-from ecgscale.words import byte_size
+from ecgscale.words import byte_size, duration_s
 
 
 class GateSettings(BaseModel):
@@ -135,11 +135,41 @@ class ArchiveConfig(_Section):
     records: int = Field(default=1000, gt=0, description="How many recordings to make.")
     seed: int = Field(default=0, description="Same seed, same recordings.")
     shard_records: int | None = Field(default=None, gt=0, description="Records a shard; by default about 128 MB.")
+    windows: str | None = Field(
+        default=None, description="Cut recordings into records of this length (10s, 1min), which know their place."
+    )
+    memory: str | None = Field(
+        default=None, description="Refuse a record whose samples take more while it is written (1GiB), and name it."
+    )
     pseudonymise: PlaceField | None = Field(
         default=None,
         description="Replace ids by keyed hashes, pool ages from 90 on. KEYFILE: head -c 32 /dev/urandom, mode 600.",
     )
     shift_dates: bool = Field(default=False, description="With a key: move dates by 1 to 52 whole weeks a patient.")
+
+    @field_validator("windows")
+    @classmethod
+    def _length(cls, windows: str | None) -> str | None:
+        if windows is not None:
+            duration_s(windows)
+        return windows
+
+    @field_validator("memory")
+    @classmethod
+    def _size(cls, memory: str | None) -> str | None:
+        if memory is not None:
+            byte_size(memory)
+        return memory
+
+    @property
+    def window_seconds(self) -> float | None:
+        """The length of a window, None where recordings stay whole."""
+        return None if self.windows is None else duration_s(self.windows)
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """What a record may take, None where that is not limited."""
+        return None if self.memory is None else byte_size(self.memory)
 
 
 class TrainConfig(_Section):
@@ -319,7 +349,7 @@ def load_config(path: str | Path) -> RunConfig:
         folder = path.parent if is_remote(path) else path.resolve().parent
         config = RunConfig.model_validate(_anchored(content, folder))
     except ValidationError as error:
-        raise UsageError(f"{path}: " + "; ".join(_sentence(detail) for detail in error.errors())) from error
+        raise UsageError(f"{path}: " + "; ".join(sentence_of(detail, _keys) for detail in error.errors())) from error
     if config.archive.source not in (None, "simulate") and config.archive.src is None:
         raise UsageError(f"{path}: archive.source is {config.archive.source!r}, so archive.src has to name its folder")
     if config.storage is not None:
@@ -347,47 +377,6 @@ def _absolute(value: str, folder: Path) -> str:
     except UsageError:
         return value
     return str(found if is_remote(found) or found.is_absolute() else folder / found)
-
-
-def _sentence(detail: Any) -> str:
-    """One pydantic error as a sentence: the key, what is wrong, and the key that was meant."""
-    parts = [str(part) for part in detail["loc"]]
-    where = ".".join(parts) or "the file"
-    if detail["type"] == "extra_forbidden":
-        known = _keys(parts[:-1])
-        return f"unknown key {where}; known are {', '.join(known)}.{did_you_mean(parts[-1], known)}"
-    if detail["type"] == "missing":
-        return f"{where} is missing"
-    wanted = _FORMS.get(where) if detail["type"].startswith("string_") else None
-    wanted = wanted or _WANTED.get(detail["type"])
-    if wanted is None:
-        return f"{where}: {detail['msg'].removeprefix('Value error, ')} (it is {detail['input']!r})"
-    # An address that is refused may hold a password.
-    value = "" if where == "storage.endpoint" else f" (it is {detail['input']!r})"
-    return f"{where}: expected {wanted.format(**detail.get('ctx', {}))}{value}"
-
-
-_FORMS = {
-    "nightly.deadline": 'HH:MM, as "05:30"',
-    "storage.endpoint": 'an address such as "https://store.example:9000", without user and password',
-}
-"""What a text has to look like that is checked by a pattern."""
-
-_WANTED = {
-    **dict.fromkeys(("int_parsing", "int_type", "int_from_float"), "a whole number"),
-    **dict.fromkeys(("float_parsing", "float_type"), "a number"),
-    "finite_number": "a finite number",
-    **dict.fromkeys(("bool_parsing", "bool_type"), "true or false"),
-    "string_type": "a text in quotes",
-    **dict.fromkeys(("tuple_type", "list_type"), "a list in brackets, as [1, 2, 3]"),
-    **dict.fromkeys(("model_type", "model_attributes_type"), "a section with keys of its own"),
-    "greater_than": "more than {gt:g}",
-    "greater_than_equal": "{ge:g} or more",
-    "less_than": "less than {lt:g}",
-    "less_than_equal": "{le:g} or less",
-    "literal_error": "{expected}",
-}
-"""What was expected, by pydantic's types of errors, in the words of a user."""
 
 
 def _keys(section: list[str]) -> list[str]:

@@ -6,8 +6,9 @@ Every message says what was found, what was expected, where, and what to do next
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from enum import IntEnum
+from typing import Any
 
 
 class ExitCode(IntEnum):
@@ -58,3 +59,47 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """' Did you mean 'x'?' for the nearest known name, else an empty string."""
     near = difflib.get_close_matches(name, list(known), n=1)
     return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def sentence_of(detail: Any, keys_of: Callable[[list[str]], list[str]]) -> str:
+    """One pydantic error as a sentence: the key, what is wrong, and the key that was meant.
+
+    keys_of: what may be below a section, by its path
+    """
+    parts = [str(part) for part in detail["loc"]]
+    where = ".".join(parts) or "the file"
+    if detail["type"] == "extra_forbidden":
+        known = keys_of(parts[:-1])
+        return f"unknown key {where}; known are {', '.join(known)}.{did_you_mean(parts[-1], known)}"
+    if detail["type"] == "missing":
+        return f"{where} is missing"
+    wanted = _FORMS.get(where) if detail["type"].startswith("string_") else None
+    wanted = wanted or _WANTED.get(detail["type"])
+    if wanted is None:
+        return f"{where}: {detail['msg'].removeprefix('Value error, ')} (it is {detail['input']!r})"
+    # An address that is refused may hold a password.
+    value = "" if where == "storage.endpoint" else f" (it is {detail['input']!r})"
+    return f"{where}: expected {wanted.format(**detail.get('ctx', {}))}{value}"
+
+
+_FORMS = {
+    "nightly.deadline": 'HH:MM, as "05:30"',
+    "storage.endpoint": 'an address such as "https://store.example:9000", without user and password',
+}
+"""What a text has to look like that is checked by a pattern."""
+
+_WANTED = {
+    **dict.fromkeys(("int_parsing", "int_type", "int_from_float"), "a whole number"),
+    **dict.fromkeys(("float_parsing", "float_type"), "a number"),
+    "finite_number": "a finite number",
+    **dict.fromkeys(("bool_parsing", "bool_type"), "true or false"),
+    "string_type": "a text in quotes",
+    **dict.fromkeys(("tuple_type", "list_type"), "a list in brackets, as [1, 2, 3]"),
+    **dict.fromkeys(("model_type", "model_attributes_type"), "a section with keys of its own"),
+    "greater_than": "more than {gt:g}",
+    "greater_than_equal": "{ge:g} or more",
+    "less_than": "less than {lt:g}",
+    "less_than_equal": "{le:g} or less",
+    "literal_error": "{expected}",
+}
+"""What was expected, by pydantic's types of errors, in the words of a user."""

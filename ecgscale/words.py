@@ -1,8 +1,10 @@
 """Counts, lists, sizes and ages as people write them: 1 shard, 1,200 records, "a, b and 3 more", 3.4 MiB, 12 d; and
-foreign words so that they are only read: by a terminal, by a spreadsheet."""
+foreign words so that they are only read: by a terminal, by a spreadsheet. Sizes and lengths of time that people type.
+"""
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 import unicodedata
@@ -107,3 +109,12 @@ def byte_size(text: str) -> int:
 def typed(place: object) -> str:
     """A place as it is typed in a shell, where blanks and quotes in its name mean something."""
     return shlex.quote(str(place))
+
+
+def duration_s(text: str) -> float:
+    """ "10s", "2500ms", "1min", "10" → seconds; ValueError for anything else, or nothing."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|min|h|)\s*", text)
+    seconds = float(found[1]) * {"ms": 0.001, "s": 1.0, "": 1.0, "min": 60.0, "h": 3600.0}[found[2]] if found else 0.0
+    if not 0 < seconds < math.inf:
+        raise ValueError(f"{text!r} is not a length of time such as 10s, 2500ms or 1min")
+    return seconds

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from hashlib import _Hash
 
 ROW_GROUP_RECORDS = 128
+READ_BYTES = 256 * 2**20
+"""Of encoded pages that are decoded at once, at most, where a record has not more."""
 _READ_BUFFER = 2**20
 _FOOTER_BLOCK = 2**18
 
@@ -266,16 +268,23 @@ def _data_end(meta: pq.FileMetaData) -> int:
     return int(start + column.total_compressed_size)
 
 
+def _decoded_bytes(meta: pq.FileMetaData) -> int:
+    return sum(meta.row_group(i).total_byte_size for i in range(meta.num_row_groups))
+
+
 def record_tables(file: pq.ParquetFile, shard: Shard, columns: list[str], size: int) -> Iterator[pa.Table]:
     """The rows of a shard in order, `size` at a time (the last table may be shorter), decoded as they are asked for.
 
-    Up to a row group of ours is decoded at once, of whatever size the file's own are, and sliced where that allows it.
+    Of recordings of a day only as many at a time as READ_BYTES hold, one at least. Up to a row group of ours is decoded
+    at once, of whatever size the file's own are, and sliced where that allows it.
     Raises `ShardError` where the file breaks off.
     """
     rest: pa.Table | None = None
     row = 0
+    at_once = max(READ_BYTES * file.metadata.num_rows // max(_decoded_bytes(file.metadata), 1), 1)
+    size = min(size, at_once)
     try:
-        for batch in file.iter_batches(batch_size=ROW_GROUP_RECORDS, columns=columns, use_threads=False):
+        for batch in file.iter_batches(batch_size=min(ROW_GROUP_RECORDS, at_once), columns=columns, use_threads=False):
             row += batch.num_rows
             new = pa.Table.from_batches([batch])
             table = pa.concat_tables([rest, new]) if rest is not None and rest.num_rows else new

@@ -33,6 +33,10 @@ from ecgscale.io.places import Place, is_remote, place
 from ecgscale.progress import SILENT, Progress
 
 SHARD_BYTES = 128 * 2**20
+GROUP_BYTES = 128 * 2**20
+"""Of signals that wait for a row group, at most; less than ROW_GROUP_RECORDS recordings of a day have that."""
+MOST_SAMPLES = 2**31 - 1
+"""Of one record: offsets of a list are 32 bits."""
 _AT_ONCE = 16
 FORGOTTEN = "_forgotten.json"
 """Who was forgotten stays so: `tombstones` are not taken away with the archive that they are of."""
@@ -75,6 +79,7 @@ class ArchiveWriter:
         self._progress = progress
         self._token = uuid4().hex[:12]
         self._rows: list[dict[str, Any]] = []
+        self._row_bytes = 0
         self._pending: list[pa.Table] = []
         self._pending_rows = 0
         self._shard: ShardInMemory | None = None
@@ -119,6 +124,14 @@ class ArchiveWriter:
                 f"record {rows.get('record_id')!r}: signal is {signal.dtype} of shape {signal.shape}, expected "
                 f"{self.signal} of shape (leads, samples)"
             )
+        if signal.size > MOST_SAMPLES:
+            raise ArchiveError(
+                f"record {rows.get('record_id')!r} has {signal.size:,} samples, more than one record can: cut it"
+            )
+        if self._row_bytes + signal.nbytes > GROUP_BYTES:
+            self._rows_to_table()
+            self._write_full_groups(everything=True)
+        self._row_bytes += signal.nbytes
         # A copy, so that the caller may use its buffer again before the row group is written.
         row = {"valid_start": 0, "valid_stop": signal.shape[1], **rows, "signal": signal.copy().reshape(-1)}
         self._rows.append(row)
@@ -140,13 +153,9 @@ class ArchiveWriter:
     def _rows_to_table(self) -> None:
         if not self._rows:
             return
-        rows, self._rows = self._rows, []
+        rows, self._rows, self._row_bytes = self._rows, [], 0
         signals = [row["signal"] for row in rows]
         offsets = np.cumsum([0, *map(len, signals)])
-        if offsets[-1] >= 2**31:
-            raise ArchiveError(
-                f"{len(rows)} records hold {offsets[-1]} samples, more than a row group can: use shorter ones"
-            )
         missing = any(isinstance(signal, np.ma.MaskedArray) for signal in signals)
         samples = np.ma.concatenate(signals) if missing else np.concatenate(signals)
         values = pa.array(np.ma.getdata(samples), mask=np.ma.getmaskarray(samples) if missing else None)

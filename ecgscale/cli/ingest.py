@@ -53,6 +53,8 @@ def _source_options(function: Callable[..., Any]) -> Callable[..., Any]:
         options_of(ArchiveConfig, "shard_records"),
         option_of(ArchiveConfig, "carry", metavar="COLUMN"),
         option_of(ArchiveConfig, "lead_map", type=LEAD_MAP, default=None, show_default=False),
+        option_of(ArchiveConfig, "windows", metavar="LENGTH"),
+        option_of(ArchiveConfig, "memory", metavar="SIZE"),
         option_of(ArchiveConfig, "pseudonymise", metavar="KEYFILE"),
         options_of(ArchiveConfig, "shift_dates"),
         runtime_options,

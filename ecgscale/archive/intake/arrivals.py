@@ -36,6 +36,7 @@ from ecgscale.archive.sources.hdf5 import BrokenPart
 from ecgscale.archive.sources.pseudonyms import Pseudonyms, check_key, pseudonyms_of, redacted
 from ecgscale.archive.sources.source import IngestOptions, IngestResult, Portion
 from ecgscale.archive.sources.tombstones import check_tombstones, read_tombstones, write_tombstones
+from ecgscale.archive.sources.windows import with_window_columns
 from ecgscale.archive.writer import check_target
 from ecgscale.errors import ArchiveError, UsageError
 from ecgscale.progress import SILENT, Progress
@@ -125,6 +126,8 @@ class _Night:
         ready = self._found.ready(self._listed(), self.schema)
         if self.schema is None and ready:
             self.schema = self._source.schema_of(ready, self._options(None))
+            if self.schema is not None:
+                self.schema = with_window_columns(self.schema, self.config.window_seconds)
         for portion in _portions(ready, self._source.one_by_one):
             self._ingest(portion)
         self._enter_the_rest()
@@ -257,6 +260,8 @@ class _Night:
             shard_records=config.shard_records,
             carry=config.carry,
             lead_map=config.lead_map,
+            windows=config.window_seconds,
+            memory=config.memory_bytes,
             progress=self.progress,
             portion=portion,
             pseudonyms=self.pseudonyms,

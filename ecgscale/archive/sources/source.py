@@ -25,6 +25,7 @@ from ecgscale.archive.schema import CORE_COLUMNS, SignalType, signal_of
 from ecgscale.archive.sources.files import Known, SourceFile, SourceFolder, SourceSet
 from ecgscale.archive.sources.pseudonyms import PSEUDONYMISED, Pseudonyms
 from ecgscale.archive.sources.tombstones import Tombstones, check_tombstones, forgotten_note, read_tombstones
+from ecgscale.archive.sources.windows import WINDOW_COLUMNS, cut, read_in, require_same, with_patient
 from ecgscale.archive.writer import ArchiveWriter
 from ecgscale.errors import ArchiveError
 from ecgscale.io.places import Place
@@ -67,6 +68,7 @@ class Portion:
 class IngestOptions:
     """What every source takes: replace an archive, records per shard, further columns, who hears of progress.
 
+    windows: cut recordings into records of so many seconds; memory: bytes that holding one record may take
     portion: take this part of the source alone
     lead_map: which lead a channel is, by its name (`ecgscale.leads.named_leads`)
     pseudonyms: what ids become (None: they stay); tombstones: who is left out (None: those of the archive itself)
@@ -76,6 +78,8 @@ class IngestOptions:
     shard_records: int | None = None
     carry: tuple[str, ...] = ()
     progress: Progress = SILENT
+    windows: float | None = None
+    memory: int | None = None
     portion: Portion | None = None
     lead_map: Mapping[str, str] = field(default_factory=dict)
     pseudonyms: Pseudonyms | None = None
@@ -172,7 +176,7 @@ class Ingest:
     ) -> None:
         self._said, self._set_aside, self._last_words = said, set_aside, last_words
         self._archive_path, self._source, self._options = archive_path, source, options
-        self.signal, self.extra = signal, extra
+        self.signal, self.extra = signal, [*extra, *(WINDOW_COLUMNS if options.windows else ())]
         self.problems = Problems(pseudonyms=options.pseudonyms)
         self.dropped = 0
         self.counted: Counter[str] = Counter()
@@ -189,7 +193,8 @@ class Ingest:
             source.pop("folder", None)
             source[PSEUDONYMISED] = options.pseudonyms.facts()
         if (schema := options.schema) is not None:
-            left_out = [column.name for column in extra if column.name not in schema.names]
+            require_same(schema, options.windows)
+            left_out = [column.name for column in self.extra if column.name not in schema.names]
             if left_out:
                 self._notes.append(f"left out, because the archive has no such column: {', '.join(left_out)}")
             self.extra = [column for column in schema if column.name not in CORE_COLUMNS]
@@ -201,6 +206,8 @@ class Ingest:
         A portion without a single row leaves nothing; a source without any raises `ArchiveError`.
         """
         options, rows = self._options, self._admitted(rows)
+        if options.windows is not None:
+            rows, total = cut(rows, options.windows, self.counted), None  # windows are not counted beforehand
         if options.portion is not None:
             first = next(rows, None)
             if first is None:
@@ -217,7 +224,7 @@ class Ingest:
         )
         with writer, options.progress.stage("ingest", total, "records") as stage:
             for row in rows:
-                writer.append(row)
+                writer.append(read_in(row, self.signal, self.problems.add, options.memory))
                 stage.advance()
             writer.source |= {
                 "dropped": self.dropped,
@@ -230,6 +237,8 @@ class Ingest:
     def _admitted(self, rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         """The rows as they may be written, under pseudonyms; nobody who was forgotten is among them."""
         for row in map(self._with_leads, rows):
+            if self._options.windows is not None:
+                row = with_patient(row, self.counted)
             written = self._options.pseudonyms.row(row) if self._options.pseudonyms else row
             if self._tombstones is not None and self._tombstones.refuses(written):
                 self._refused.append(str(written["record_id"]))

@@ -43,7 +43,7 @@ from ecgscale.archive.sources.source import (
 from ecgscale.archive.sources.wfdb_comments import codes_of, person_of
 from ecgscale.archive.sources.wfdb_files import fetch_records, with_signal_files
 from ecgscale.archive.sources.wfdb_header import HEADER, Header, UnreadableRecord, read_header
-from ecgscale.archive.sources.wfdb_signal import read_signal
+from ecgscale.archive.sources.wfdb_signal import LongSignal, read_signal
 from ecgscale.archive.sources.wfdb_waves import read_fiducials
 from ecgscale.archive.sources.whole import ingest_whole
 from ecgscale.errors import ArchiveError, did_you_mean
@@ -185,7 +185,8 @@ class WfdbSource(Source):
         header = self._read(stem)
         row = _described(header, name, ingest)
         row |= _signal(header, name, ingest)
-        ingest.counted[_NORMALISED] += _looks_normalised(row["signal"])
+        if not isinstance(row["signal"], LongSignal):
+            ingest.counted[_NORMALISED] += _looks_normalised(row["signal"])
         annotated = [lead for lead in _LEAD_SUFFIXES if f"{stem.name}.{lead}" in map(posixpath.basename, files)]
         if annotated:
             try:

@@ -12,7 +12,7 @@ import pyarrow as pa
 from ecgscale.archive.schema import signal_of
 from ecgscale.archive.sources.files import SourceFolder, SourceSet
 from ecgscale.archive.sources.wfdb_header import HEADER, Header, UnreadableRecord, read_header
-from ecgscale.archive.sources.wfdb_signal import bytes_of, has_fixed_size
+from ecgscale.archive.sources.wfdb_storage import bytes_of, has_fixed_size
 
 
 def fetch_records(source: SourceFolder, names: Sequence[str]) -> None:

@@ -36,6 +36,7 @@ from ecgscale.archive.sources.source import (
 )
 from ecgscale.archive.sources.tombstones import check_tombstones, forgotten_note, read_tombstones
 from ecgscale.archive.sources.wfdb import HeaderFacts
+from ecgscale.archive.sources.windows import with_window_columns
 from ecgscale.archive.writer import ArchiveWriter, check_target
 from ecgscale.config import ArchiveConfig
 from ecgscale.errors import EcgscaleError, UsageError
@@ -54,8 +55,9 @@ def ingest_archive(
     """Ingest `config.src` into `config.path`, on the workers of `pool`; this process takes it whole.
 
     Of PTB-XL and WFDB folders, workers make the shards that one process makes with the same `shard_records`, byte for
-    byte; of CODE-15 %, shards end where parts end. Raises `UsageError` for several workers without `shard_records`
-    (CODE-15 % does not need it), and as the ingest of the source does; nothing of the archive is there then.
+    byte; of CODE-15 %, and where recordings are cut into windows, shards end where pieces end. Raises `UsageError` for
+    several workers without `shard_records` (CODE-15 % does not need it), and as the ingest of the source does; nothing
+    of the archive is there then.
     """
     if config.src is None or config.source in (None, "simulate"):
         raise UsageError("archive.src is missing, or archive.source is none of ptbxl, code15, wfdb")
@@ -67,6 +69,8 @@ def ingest_archive(
         shard_records=config.shard_records,
         carry=config.carry,
         lead_map=config.lead_map,
+        windows=config.window_seconds,
+        memory=config.memory_bytes,
         progress=progress,
         pseudonyms=pseudonyms,
     )
@@ -95,6 +99,7 @@ def _ingest_pieces(pool: OpenPool, config: ArchiveConfig, src: Place, options: I
     with pool(spec) as workers:
         if schema is None:
             schema = _headers(workers, pieces, options.progress).schema(options)
+        schema = with_window_columns(schema, options.windows)
         writer = ArchiveWriter(
             config.path,
             {},
@@ -105,6 +110,7 @@ def _ingest_pieces(pool: OpenPool, config: ArchiveConfig, src: Place, options: I
             progress=options.progress,
         )
         with writer:
+            total = total if options.windows is None else None  # windows are not counted beforehand
             made = _make(workers, writer, pieces, total, schema, options.progress)
             writer.adopt_staged(
                 [(staged_name(n, i), rows) for n, piece in enumerate(made) for i, rows in enumerate(piece.rows)]

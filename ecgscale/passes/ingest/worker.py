@@ -84,6 +84,8 @@ class IngestWorker:
                 shard_records=self._config.shard_records,
                 carry=self._config.carry,
                 lead_map=self._config.lead_map,
+                windows=self._config.window_seconds,
+                memory=self._config.memory_bytes,
                 portion=replace(piece, schema=schema),
                 pseudonyms=self._pseudonyms,
                 tombstones=self._tombstones,

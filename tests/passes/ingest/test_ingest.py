@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from click.testing import CliRunner
@@ -37,7 +38,7 @@ from tests.runtime.interrupted import Accident, pool_on
 from tests.runtime.ray_clusters import nodes
 from tests.worlds.commands.explaining import Watching
 from tests.worlds.formula.large_sources import write_large_code15, write_large_ptbxl, write_large_wfdb
-from tests.worlds.formula.recordings import all_records, write_ptbxl
+from tests.worlds.formula.recordings import all_records, wave, write_ptbxl, write_wfdb
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "ptbxl": {"carry": ("height", "report"), "shard_records": 150},
@@ -377,3 +378,18 @@ def test_real_recordings(tmp_path: Path, test_data: Path, kind: str, folder: str
     assert less_identity(two) == less_identity(one)
     assert files(tmp_path / "two") == files(tmp_path / "one")
     assert info(tmp_path / "two") == info(tmp_path / "one")
+
+
+def test_windows_are_the_same_on_workers(tmp_path: Path) -> None:
+    for name, samples in (("a", 600), ("b", 1500)):
+        write_wfdb(tmp_path / "wfdb", name, np.tile(wave(1, 2), 10)[:, :samples], ("I", "II"))
+    archives = []
+    for name, pool in (("here", in_process), ("there", pool_on(processes(2)))):
+        config = ArchiveConfig(
+            path=tmp_path / name, source="wfdb", src=tmp_path / "wfdb", windows="1s", shard_records=1
+        )
+        ingest_archive(config, pool=pool)
+        archive = Archive.open(tmp_path / name)
+        archives.append([next(archive.batches(shard)).values.tobytes() for shard in archive.shards])
+        assert archive.metadata(["recording_id"])["recording_id"].to_pylist() == ["a", "b", "b", "b"]
+    assert archives[0] == archives[1]
