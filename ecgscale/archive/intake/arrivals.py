@@ -124,6 +124,7 @@ class _Night:
             self._known = known_of(archive, config, self._log, self.pseudonyms)
         self._found = FoundSets(self._source, self._known, now, settled, now - self.give_up, tally)
         ready = self._found.ready(self._listed(), self.schema)
+        tally.notes += self._files.notes
         if self.schema is None and ready:
             self.schema = self._source.schema_of(ready, self._options(None))
             if self.schema is not None:
@@ -176,7 +177,8 @@ class _Night:
         """One portion into new shards, but for sets that only look new, and those that change while they are read."""
         files = [file for one in portion for file in one.files]
         self._files.fetch(file.name for file in (*self._tables, *files))
-        contents = {one.key: one.content(self._files) for one in portion}
+        contents = self._contents(portion)
+        portion = [one for one in portion if one.key in contents]
         same = {one: contents[one.key] for one in portion if self._known.has_content(one, contents[one.key])}
         self._found.same |= same
         fresh = [one for one in portion if one not in same]
@@ -193,6 +195,16 @@ class _Night:
                 break
             fresh = still
         self._files.discard(files)
+
+    def _contents(self, portion: Sequence[SourceSet]) -> dict[str, str]:
+        """Digests of the bytes of sets by key; one that cannot be read is refused, and the night goes on."""
+        contents = {}
+        for one in portion:
+            try:
+                contents[one.key] = one.content(self._files)
+            except OSError as error:
+                self._found.refuse(one, f"its files cannot be read: {error.strerror or type(error).__name__}")
+        return contents
 
     def _build(self, sets: Sequence[SourceSet]) -> tuple[_Built | None, BrokenPart | None]:
         target = self.scratch / f"archive-{uuid4().hex[:8]}"

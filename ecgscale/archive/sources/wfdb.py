@@ -63,6 +63,11 @@ _LEAD_SUFFIXES = tuple(lead.lower() for lead in CANONICAL_LEADS)
 """Of the annotation files that are read."""
 _SUFFIXES = frozenset({"hea", "dat", "mat", *_LEAD_SUFFIXES})
 
+_OTHER_HEADER = re.compile(r"\.hea(\.(gz|bz2|xz|zip|txt|bak|orig|old))?$", re.IGNORECASE)
+_LIKE_HEADERS = (
+    "{:,} files look like headers and are not taken, for they are not called .hea (but .HEA, .hea.gz): rename them"
+)
+_NO_HEADERS = "{:,} signal files (.dat, .mat) are not taken: neither in their folders nor above is there a header"
 _WITHOUT_CODES = "{:,} headers have SNOMED codes; left out, because the archive has no column"
 _NORMALISED = (
     "in {:,} records every lead spans exactly 1 mV: the headers' gains look like a normalisation, not a calibration, "
@@ -138,7 +143,9 @@ class WfdbSource(Source):
     @cached_property
     def _records(self) -> dict[str, list[str]]:
         """Path of each record, without suffix, to its files, in the order in which they are ingested."""
-        found = records_among(self.files.names())
+        names = list(self.files.names())
+        self.files.notes += not_taken(names)
+        found = records_among(names)
         if not found:
             raise ArchiveError(f"{self.files.src} holds no .hea file; a WFDB record is a header and its signal files")
         return {stem: found[stem] for stem in sorted(found, key=natural_order)}
@@ -239,6 +246,7 @@ class WfdbSource(Source):
 
     def sets(self, known: Known, until: datetime | None = None) -> list[SourceSet]:
         listed = self.files.listed
+        self.files.notes += not_taken(listed)
         found = records_among(listed)
         stems = list(found)
         known.record_ids = known.record_ids or name_by(stems)[1]
@@ -262,6 +270,24 @@ def records_among(names: Iterable[str]) -> dict[str, list[str]]:
         if suffix in _SUFFIXES:
             files.setdefault(stem, []).append(name)
     return {stem: own for stem, own in files.items() if stem + HEADER in own}
+
+
+def not_taken(names: Iterable[str]) -> list[str]:
+    """What is to be told of files that look like parts of records, and are none."""
+    names = list(names)
+    headers = [name for name in names if _OTHER_HEADER.search(name) and not name.endswith(HEADER)]
+    with_header = {posixpath.dirname(name) for name in names if name.endswith(HEADER)}
+    signals = [posixpath.dirname(name) for name in names if name.endswith((".dat", ".mat"))]
+    apart = sum(not any(folder in with_header for folder in (one, *_above(one))) for one in signals)
+    said = [_LIKE_HEADERS.format(len(headers))] if headers else []
+    return [*said, *([_NO_HEADERS.format(apart)] if apart else [])]
+
+
+def _above(folder: str) -> Iterator[str]:
+    """The folders that a folder lies in, up to the source itself."""
+    while folder:
+        folder = posixpath.dirname(folder)
+        yield folder
 
 
 def name_by(paths: Sequence[str]) -> tuple[list[str], str]:

@@ -100,6 +100,29 @@ def test_incomplete_sets_are_waited_for_and_then_taken_as_they_are(ward: Ward) -
     np.testing.assert_array_equal(ward.signals()["2"], wave(ord("2"), 3))
 
 
+def test_odd_headers_stop_no_night(ward: Ward) -> None:
+    ward.record("1")
+    good = (ward.folder / "1.hea").read_text()
+    odd = {
+        "folder": "data/1.dat",
+        "above": "../1.dat",
+        "windows": "C:\\\\1.dat",
+        "blank": "a 1.dat",
+        "url": "s3://b/1.dat",
+    }
+    for name, file in odd.items():
+        (ward.folder / f"{name}.hea").write_text(good.replace("1.dat", file))
+    (ward.folder / "rate.hea").write_text(good.replace(" 500 200", " 500.0.0 200"))
+    (ward.folder / "case.HEA").write_text(good)
+    for file in ward.folder.iterdir():
+        _aged(file)
+    night = ward.night()
+    # That of a folder waits for its signal file.
+    assert (night.records, night.problems) == (6, 5)
+    assert any("1 files look like headers" in note for note in night.notes)
+    assert ward.night().records == 0
+
+
 def test_signal_files_of_another_name_are_part_of_the_set(ward: Ward) -> None:
     stem = write_wfdb(ward.folder, "1", wave(1, 3), LEADS)
     text = re.sub(r"1\.dat(.*) 16 0 \S+ \S+ 0 ", r"one_raw.dat\1 16 0 0 0 0 ", stem.with_suffix(".hea").read_text())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,9 +14,10 @@ import scipy.io
 import wfdb
 
 from ecgscale.archive import Archive, RawBatch, check_batch
-from ecgscale.archive.sources.source import IngestOptions
-from ecgscale.archive.sources.wfdb import ingest_wfdb
-from ecgscale.archive.sources.wfdb_header import UnreadableRecord, read_header
+from ecgscale.archive.sources.source import Ingest, IngestOptions
+from ecgscale.archive.sources.wfdb import ingest_wfdb, not_taken
+from ecgscale.archive.sources.wfdb_comments import AT_LEAST
+from ecgscale.archive.sources.wfdb_header import Header, UnreadableRecord, read_header
 from ecgscale.errors import ArchiveError
 from tests.worlds.formula.recordings import all_records, wave, write_wfdb
 
@@ -213,6 +215,67 @@ def test_defaults_of_the_header_format(tmp_path: Path) -> None:
     assert [(c.is_plain, c.byte_offset) for c in header.channels] == [(True, 0), (False, 8)]
     with pytest.raises(UnreadableRecord, match="cannot be read"):
         read_header(tmp_path / "none")
+
+
+def test_links_are_followed_and_circles_left(tmp_path: Path) -> None:
+    source = tmp_path / "src"
+    write_wfdb(source, "1", wave(1, 3), LEADS)
+    write_wfdb(tmp_path / "elsewhere", "2", wave(2, 3), LEADS)
+    (source / "link").symlink_to(tmp_path / "elsewhere")
+    (source / "deep").mkdir()
+    (source / "deep/circle").symlink_to(source)
+    (tmp_path / "elsewhere/circle").symlink_to(tmp_path / "elsewhere")
+    (source / "itself.hea").symlink_to(source / "itself.hea")
+    assert ingested(source, tmp_path / "a").record_ids == ["1", "2"]
+
+
+def test_files_that_look_like_records_are_counted(tmp_path: Path) -> None:
+    source = tmp_path / "src"
+    write_wfdb(source, "1", wave(1, 3), LEADS)
+    write_wfdb(source, "2", wave(2, 3), LEADS)
+    (source / "2.hea").rename(source / "2.HEA")
+    (source / "3.hea.gz").write_bytes(b"")
+    Path(os.fsdecode(os.fsencode(source) + b"/gr\xf6\xdfe.hea")).write_bytes(b"")
+    write_wfdb(tmp_path / "apart", "4", wave(2, 3), LEADS)
+    result = ingest_wfdb(source, tmp_path / "a")
+    assert result.records == 1
+    assert "1 entry of the source left out: called by a name that is not UTF-8" in result.notes
+    assert "2 files look like headers and are not taken" in [note.split(",")[0] for note in result.notes]
+    assert not_taken(["x/1.dat", "y/1.hea", "y/data/1.dat"]) == [
+        "1 signal files (.dat, .mat) are not taken: neither in their folders nor above is there a header"
+    ]
+
+
+def test_what_nobody_thought_of_is_this_record_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("1", "2", "3"):
+        write_wfdb(tmp_path / "src", name, wave(int(name), 3), LEADS)
+
+    def described(header: Header, name: str, ingest: Ingest) -> dict[str, Any]:
+        if name == "2":
+            raise RecursionError("too deep")
+        return {"sampling_rate": header.sampling_rate}
+
+    monkeypatch.setattr("ecgscale.archive.sources.wfdb._described", described)
+    result = ingest_wfdb(tmp_path / "src", tmp_path / "a")
+    assert result.records == 3
+    assert result.problems.first == ["record 2: RecursionError: too deep; kept with an empty signal"]
+
+
+def test_ages_that_are_not_read_are_told(tmp_path: Path) -> None:
+    write_wfdb(tmp_path / "src", "1", wave(1, 3), LEADS, comments=["Age: sixty", "Sex: 1"])
+    write_wfdb(tmp_path / "src", "2", wave(2, 3), LEADS, comments=["Age: >89"])
+    result = ingest_wfdb(tmp_path / "src", tmp_path / "a")
+    assert result.problems.first == ["record 1: age 'sixty' and sex '1' not understood; left null"]
+    assert result.notes == (AT_LEAST.format(1),)
+
+
+def test_annotations_that_are_damaged_leave_the_record(tmp_path: Path) -> None:
+    stem = write_wfdb(tmp_path / "src", "1", wave(1, 3), ("i", "ii", "v1"))
+    wfdb.wrann("1", "ii", np.array([5, 5000]), ["N", "N"], write_dir=str(stem.parent))
+    result = ingest_wfdb(tmp_path / "src", tmp_path / "a")
+    assert "annotations 1.ii mark sample 5000, which the record does not have; kept without" in result.problems.first[0]
+    (tmp_path / "src/1.ii").write_bytes(b"\x00" * 7)
+    assert "7 bytes" in ingest_wfdb(tmp_path / "src", tmp_path / "b").problems.first[0]
 
 
 def test_a_folder_without_records(tmp_path: Path) -> None:
