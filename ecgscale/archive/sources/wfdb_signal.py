@@ -168,7 +168,8 @@ def _told(files: Sequence[SignalFile], has_checks: bool) -> str:
 
 
 def _units_per_mv(header: Header, kind: SignalType) -> float:
-    return float(header.channels[header.voltages[0]].per_mv) if kind == "int16" else 1.0
+    per_mv = header.channels[header.voltages[0]].per_mv
+    return per_mv if kind == "int16" and per_mv is not None else 1.0
 
 
 def _scaled(header: Header, digital_TL: NDArray[Any], kind: SignalType) -> NDArray[Any]:

@@ -62,8 +62,8 @@ def cut(rows: Iterable[dict[str, Any]], seconds: float, counted: Counter[str]) -
     (n_leads, n_samples), or what has a `shape` and gives `[:, start:stop]`, which need not have been read yet.
     """
     for row in rows:
-        rate, samples = row.get("sampling_rate"), row["signal"].shape[1]
-        width = round(seconds * rate) if rate is not None and np.isfinite(rate) and rate > 0 else 0
+        rate, samples = float(row.get("sampling_rate") or 0), row["signal"].shape[1]
+        width = round(seconds * rate) if np.isfinite(rate) and rate > 0 else 0
         if not samples or not width:
             yield row
             continue
