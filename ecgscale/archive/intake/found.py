@@ -19,7 +19,7 @@ from ecgscale.archive.sources.files import Known, SourceSet
 from ecgscale.archive.sources.pseudonyms import Pseudonyms
 from ecgscale.archive.sources.source import IngestResult, Source
 from ecgscale.archive.sources.tombstones import forgotten_note
-from ecgscale.archive.sources.wfdb import BY_NAME, BY_PATH
+from ecgscale.archive.sources.wfdb_names import BY_NAME, BY_PATH
 from ecgscale.errors import ArchiveError, ShardError
 
 if TYPE_CHECKING:

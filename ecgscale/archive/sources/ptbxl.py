@@ -256,6 +256,8 @@ def _signal(ingest: Ingest, folder: Path, path: str, name: str, rate: int) -> di
             raise UnreadableRecord("its gain or format differs from the first record's")
         read = read_signal(header, ingest.signal)
         rate_found = header.sampling_rate
+        if read.told:
+            ingest.problems.add(name, f"{read.told}; kept as the header says")
         # When they were recorded says the table.
         ingest.counted.update(note for note in header.notes if note != WITHOUT_MOMENT)
     except UnreadableRecord as error:

@@ -28,7 +28,7 @@ import numpy as np
 import pyarrow as pa
 
 from ecgscale.archive.schema import SignalType, archive_schema
-from ecgscale.archive.sources.files import Known, SourceFile, SourceFolder, SourceSet, archive_id_of, key_of, place_of
+from ecgscale.archive.sources.files import Known, SourceFolder, SourceSet
 from ecgscale.archive.sources.pieces import full_shards
 from ecgscale.archive.sources.pseudonyms import QuotesSource
 from ecgscale.archive.sources.source import (
@@ -43,12 +43,19 @@ from ecgscale.archive.sources.source import (
 from ecgscale.archive.sources.wfdb_comments import codes_of, person_of
 from ecgscale.archive.sources.wfdb_files import fetch_records, with_signal_files
 from ecgscale.archive.sources.wfdb_header import HEADER, Header, UnreadableRecord, read_header
+from ecgscale.archive.sources.wfdb_names import (
+    LEAD_SUFFIXES,
+    name_by,
+    name_records,
+    natural_order,
+    not_taken,
+    records_among,
+)
 from ecgscale.archive.sources.wfdb_signal import LongSignal, read_signal
 from ecgscale.archive.sources.wfdb_waves import read_fiducials
 from ecgscale.archive.sources.whole import ingest_whole
 from ecgscale.errors import ArchiveError, did_you_mean
 from ecgscale.io.places import Place
-from ecgscale.leads import CANONICAL_LEADS
 from ecgscale.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -56,18 +63,6 @@ if TYPE_CHECKING:
 
 ALL_COMMENTS = "comments"
 
-BY_NAME, BY_PATH = "name", "path"
-"""What a record's id is, as `record_ids` in `_archive.json` says."""
-
-_LEAD_SUFFIXES = tuple(lead.lower() for lead in CANONICAL_LEADS)
-"""Of the annotation files that are read."""
-_SUFFIXES = frozenset({"hea", "dat", "mat", *_LEAD_SUFFIXES})
-
-_OTHER_HEADER = re.compile(r"\.hea(\.(gz|bz2|xz|zip|txt|bak|orig|old))?$", re.IGNORECASE)
-_LIKE_HEADERS = (
-    "{:,} files look like headers and are not taken, for they are not called .hea (but .HEA, .hea.gz): rename them"
-)
-_NO_HEADERS = "{:,} signal files (.dat, .mat) are not taken: neither in their folders nor above is there a header"
 _WITHOUT_CODES = "{:,} headers have SNOMED codes; left out, because the archive has no column"
 _NORMALISED = (
     "in {:,} records every lead spans exactly 1 mV: the headers' gains look like a normalisation, not a calibration, "
@@ -194,7 +189,7 @@ class WfdbSource(Source):
         row |= _signal(header, name, ingest)
         if not isinstance(row["signal"], LongSignal):
             ingest.counted[_NORMALISED] += _looks_normalised(row["signal"])
-        annotated = [lead for lead in _LEAD_SUFFIXES if f"{stem.name}.{lead}" in map(posixpath.basename, files)]
+        annotated = [lead for lead in LEAD_SUFFIXES if f"{stem.name}.{lead}" in map(posixpath.basename, files)]
         if annotated:
             try:
                 row["fiducials"] = read_fiducials(header, annotated, row["signal"].shape[1])
@@ -260,81 +255,6 @@ class WfdbSource(Source):
 
     def schema_of(self, sets: Sequence[SourceSet], options: IngestOptions) -> pa.Schema:
         return self.header_facts((one.name for one in sets), options.progress).schema(options)
-
-
-def records_among(names: Iterable[str]) -> dict[str, list[str]]:
-    """Path of each record to its files that are called after it."""
-    files: dict[str, list[str]] = {}
-    for name in names:
-        stem, _, suffix = name.rpartition(".")
-        if suffix in _SUFFIXES:
-            files.setdefault(stem, []).append(name)
-    return {stem: own for stem, own in files.items() if stem + HEADER in own}
-
-
-def not_taken(names: Iterable[str]) -> list[str]:
-    """What is to be told of files that look like parts of records, and are none."""
-    names = list(names)
-    headers = [name for name in names if _OTHER_HEADER.search(name) and not name.endswith(HEADER)]
-    with_header = {posixpath.dirname(name) for name in names if name.endswith(HEADER)}
-    signals = [posixpath.dirname(name) for name in names if name.endswith((".dat", ".mat"))]
-    apart = sum(not any(folder in with_header for folder in (one, *_above(one))) for one in signals)
-    said = [_LIKE_HEADERS.format(len(headers))] if headers else []
-    return [*said, *([_NO_HEADERS.format(apart)] if apart else [])]
-
-
-def _above(folder: str) -> Iterator[str]:
-    """The folders that a folder lies in, up to the source itself."""
-    while folder:
-        folder = posixpath.dirname(folder)
-        yield folder
-
-
-def name_by(paths: Sequence[str]) -> tuple[list[str], str]:
-    """The ids of the records at these paths, and what they are: the names if no two are the same, else the paths."""
-    names = [posixpath.basename(path) for path in paths]
-    return (names, BY_NAME) if len(set(names)) == len(names) else (list(paths), BY_PATH)
-
-
-def natural_order(path: str) -> list[tuple[int, int | str]]:
-    """Sorts 2 before 10; numbers and words never meet at one place."""
-    return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", path)]
-
-
-def name_records(stems: Mapping[str, tuple[SourceFile, ...]], known: Known) -> list[SourceSet]:
-    """Sets of WFDB records, from their paths (in the order in which they may claim a name) and files.
-
-    A record is called by its path, or, in an archive that knows records by name, by its name. There, a name belongs to
-    the path that had it first; another path with that name is the same record if that was moved (no file differs, and
-    the first path is gone), and else a record of its own, called by its path. So nothing overwrites anything.
-    """
-    hidden = known.pseudonyms
-    if known.record_ids == BY_PATH:
-        return [SourceSet(stem, stem, files, pseudonyms=hidden) for stem, files in stems.items()]
-
-    def key(record_id: str) -> str:
-        return key_of(archive_id_of(record_id, hidden))
-
-    taken: set[str] = set()
-    places: frozenset[str] | None = None
-    sets = []
-    for stem, files in stems.items():
-        name = posixpath.basename(stem)
-        path = stem if "/" in stem else f"./{stem}"
-        first = known.sets.get(key(name))
-        if first is None:
-            own = key(path) in known.sets
-        elif first.at == place_of(stem, hidden):
-            own = False
-        else:
-            places = places or frozenset(place_of(one, hidden) for one in stems)
-            moved = first.at not in places and SourceSet(stem, name, files).stamp == first.stamp
-            own = not moved or key(path) in known.sets
-        record_id = path if own or name in taken else name
-        taken.add(record_id)
-        namesake = key(name) if record_id == path != name else ""
-        sets.append(SourceSet(stem, record_id, files, namesake=namesake, pseudonyms=hidden))
-    return sets
 
 
 def _has_codes(header: Header) -> bool:

@@ -36,7 +36,9 @@ _LEAVES = re.compile(r"^[/\\]|^[A-Za-z]:|://|(?:^|[/\\])\.\.?(?:[/\\]|$)|[\x00-\
 
 _DEFAULT_RATE = 250.0
 _DEFAULT_GAIN = 200.0
-_MOST_BYTES = 2**24
+_MOST_BYTES = 2**22
+_MOST_SIGNALS = 4096
+"""Of a header that is one: lists of a week's segments have some hundred thousand bytes."""
 _MOST_HZ = 1e7
 _PER_MV = (1e-9, 1e15)
 """Units per mV beyond which a gain is no gain, and a sample no 32-bit float."""
@@ -285,6 +287,8 @@ def _moment(text: str) -> datetime | None:
 
 
 def _signal_lines(lines: Sequence[str], n_signals: int) -> list[Channel]:
+    if n_signals > _MOST_SIGNALS:
+        raise UnreadableRecord(f"header announces {n_signals} signals; {_MOST_SIGNALS:,} are the most that are read")
     if len(lines) < n_signals:
         raise UnreadableRecord(f"header announces {n_signals} signals and describes {len(lines)}")
     for line in lines[n_signals:]:

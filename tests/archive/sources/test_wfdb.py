@@ -15,9 +15,10 @@ import wfdb
 
 from ecgscale.archive import Archive, RawBatch, check_batch
 from ecgscale.archive.sources.source import Ingest, IngestOptions
-from ecgscale.archive.sources.wfdb import ingest_wfdb, not_taken
+from ecgscale.archive.sources.wfdb import ingest_wfdb
 from ecgscale.archive.sources.wfdb_comments import AT_LEAST
 from ecgscale.archive.sources.wfdb_header import Header, UnreadableRecord, read_header
+from ecgscale.archive.sources.wfdb_names import not_taken
 from ecgscale.errors import ArchiveError
 from tests.worlds.formula.recordings import all_records, wave, write_wfdb
 
@@ -241,6 +242,9 @@ def test_files_that_look_like_records_are_counted(tmp_path: Path) -> None:
     assert result.records == 1
     assert "1 entry of the source left out: called by a name that is not UTF-8" in result.notes
     assert "2 files look like headers and are not taken" in [note.split(",")[0] for note in result.notes]
+    assert not_taken(["y/1.hea", "y/._1.hea", "y/._1.dat"]) == [
+        "2 files called ._..., which macOS writes beside others, are no recordings and not taken"
+    ]
     assert not_taken(["x/1.dat", "y/1.hea", "y/data/1.dat"]) == [
         "1 signal files (.dat, .mat) are not taken: neither in their folders nor above is there a header"
     ]

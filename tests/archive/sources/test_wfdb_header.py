@@ -185,10 +185,12 @@ def test_several_samples_a_frame_have_the_rate_of_the_leads() -> None:
 def test_headers_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "folder.hea").mkdir()
     (tmp_path / "null.hea").write_bytes(bytes(100))
-    (tmp_path / "long.hea").write_bytes(b"#" * (2**24 + 1))
+    (tmp_path / "long.hea").write_bytes(b"#" * (2**22 + 1))
     for name in ("folder", "null", "long", "none"):
         with pytest.raises(UnreadableRecord):
             read_header(tmp_path / name)
+    with pytest.raises(UnreadableRecord, match="100000 signals; 4,096 are the most"):
+        parse_header(Path("m"), "m 100000 500 1\n" + "m.dat 16\n" * 100_000)
     assert parse_header(Path("m"), "m/1 1 500 5000\nm_0001 5000\n").segments == ("m_0001",)
     with pytest.raises(UnreadableRecord, match="announces 3 segments and names 1"):
         parse_header(Path("m"), "m/3 1 500 5000\nm_0001 5000\n")
