@@ -121,7 +121,7 @@ class ArchiveConfig(_Section):
     """`[archive]`: where it is, and what to make it from if it is not there yet."""
 
     path: PlaceField
-    source: Literal["ptbxl", "code15", "wfdb", "simulate"] | None = None
+    source: Literal["ptbxl", "code15", "wfdb", "formats", "simulate"] | None = None
     src: PlaceField | None = None
     rate: Literal[100, 500] = Field(default=500, description="Which recordings, Hz.")
     units_per_mv: float | None = Field(default=None, gt=0)

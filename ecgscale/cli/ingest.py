@@ -30,6 +30,7 @@ def ingest() -> None:
     ecgscale ingest ptbxl  SRC ARCHIVE     PTB-XL as downloaded
     ecgscale ingest code15 SRC ARCHIVE     CODE-15 % as downloaded and unpacked
     ecgscale ingest wfdb   SRC ARCHIVE     any folder of WFDB records (CinC, LUDB, MIMIC-IV-ECG, your own)
+    ecgscale ingest formats SRC ARCHIVE    files in DICOM, MUSE or aECG XML, SCP-ECG, EDF, ISHNE
 
     Signals keep their values, rate and length. Labels and demographics come along; free text and names only with
     --carry. A recording that cannot be read keeps its row, with an empty signal, and is named at the end.
@@ -125,9 +126,27 @@ def wfdb(progress: Progress, src: Path, archive: Path, **asked: Any) -> dict[str
     return _ingested(progress, "wfdb", src, archive, **asked)
 
 
+@ingest.command()
+@_source_options
+@command
+def formats(progress: Progress, src: Path, archive: Path, **asked: Any) -> dict[str, Any]:
+    """Files of devices and hospital systems: DICOM, MUSE XML, HL7 aECG, SCP-ECG, EDF(+), ISHNE.
+
+    Every file below SRC is told by its content, whatever it is called. Units, resolution, rate, leads, patient id,
+    time, sex and age come from the file; names and dates of birth stay behind. A file that is not understood keeps its
+    row, with an empty signal, and what was wrong is said. Needs `pip install 'ecgscale[formats]'`.
+
+    \b
+    Example:
+      ecgscale ingest formats exports exports.archive
+      ecgscale ingest formats s3://bucket/muse s3://bucket/archive --shard-records 2000 --workers 8
+    """
+    return _ingested(progress, "formats", src, archive, **asked)
+
+
 def _ingested(
     progress: Progress,
-    source: Literal["ptbxl", "code15", "wfdb"],
+    source: Literal["ptbxl", "code15", "wfdb", "formats"],
     src: Path,
     archive: Path,
     where: Where,

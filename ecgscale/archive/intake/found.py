@@ -32,7 +32,7 @@ _NAMED_AS = {
     "given_up": "taken as they are, after waiting for long enough",
 }
 _AHEAD = timedelta(hours=1)
-_KINDS = ("ptbxl", "code15", "wfdb", "simulate")
+_KINDS = ("ptbxl", "code15", "wfdb", "formats", "simulate")
 _SIGNAL_SUFFIXES = (".dat", ".mat")
 
 
@@ -152,7 +152,7 @@ def known_of(archive: Archive | None, config: ArchiveConfig, log: IntakeLog, pse
     """What the log knows of sets, and what the archive's columns and records are called, if there is one yet."""
     known = log.known(pseudonyms)
     known.columns = tuple(config.carry if archive is None else archive.label_columns())
-    if archive is not None and config.source == "wfdb":
+    if archive is not None and config.source in ("wfdb", "formats"):
         said = [archive.info.get("source", {}).get("record_ids"), *(entry.record_ids for entry in log.own)]
         known.record_ids = next((name for name in said if name), None) or _record_ids_of(archive)
     return known

@@ -28,10 +28,11 @@ if TYPE_CHECKING:
 def kinds() -> dict[str, type[Source]]:
     """The sources that a configuration can name (imported here, because HDF5 takes its time)."""
     from ecgscale.archive.sources.code15 import Code15Source
+    from ecgscale.archive.sources.formats.source import FormatsSource
     from ecgscale.archive.sources.ptbxl import PtbxlSource
     from ecgscale.archive.sources.wfdb import WfdbSource
 
-    return {one.kind: one for one in (PtbxlSource, Code15Source, WfdbSource)}
+    return {one.kind: one for one in (PtbxlSource, Code15Source, WfdbSource, FormatsSource)}
 
 
 def open_source(config: ArchiveConfig, files: SourceFolder) -> Source:
@@ -43,6 +44,7 @@ def open_source(config: ArchiveConfig, files: SourceFolder) -> Source:
 def ingest_source(config: ArchiveConfig, options: IngestOptions) -> IngestResult:
     """Ingest all of `config.src` into `config.path` in this process; raises as sources of its kind do."""
     from ecgscale.archive.sources.code15 import ingest_code15
+    from ecgscale.archive.sources.formats.source import ingest_formats
     from ecgscale.archive.sources.ptbxl import ingest_ptbxl
     from ecgscale.archive.sources.wfdb import ingest_wfdb
 
@@ -51,4 +53,6 @@ def ingest_source(config: ArchiveConfig, options: IngestOptions) -> IngestResult
         return ingest_ptbxl(config.src, config.path, config.rate, options)
     if config.source == "code15":
         return ingest_code15(config.src, config.path, config.units_per_mv or 1.0, options)
+    if config.source == "formats":
+        return ingest_formats(config.src, config.path, options)
     return ingest_wfdb(config.src, config.path, config.units_per_mv, options)

@@ -15,7 +15,7 @@ import json
 import os
 import posixpath
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -126,6 +126,23 @@ class SourceFolder:
         for what, count in sorted(odd.items()):
             note = f"{counted(count, 'entry', 'entries')} of the source left out: {what}"
             self.notes += [note] if note not in self.notes else []
+
+    def heads(self, names: Sequence[str], size: int) -> dict[str, bytes]:
+        """The first `size` bytes of files, fetched or not; none of one that cannot be read."""
+        with ThreadPoolExecutor(1 if self.is_local else AT_ONCE) as pool:
+            return dict(zip(names, pool.map(lambda name: self._head(name, size), names), strict=True))
+
+    def _head(self, name: str, size: int) -> bytes:
+        if self.is_local or self.path(name).exists():
+            try:
+                with open(self.path(name), "rb") as file:
+                    return file.read(size)
+            except OSError:
+                return b""  # said when it is read as a whole
+        if name in self.listed and not self.listed[name].size:
+            return b""  # a store refuses a range of nothing
+        with storage_errors(f"cannot read {self.location(name)}"):
+            return bytes(s3().cat_file(self.location(name), start=0, end=size))
 
     def versions(self, names: Iterable[str]) -> dict[str, str | None]:
         """What changes when a file does, by name; None for one that is not there."""

@@ -127,7 +127,9 @@ def pseudonyms_of(config: ArchiveConfig) -> Pseudonyms | None:
             raise UsageError('shift_dates = true needs a key: [archive] pseudonymise = "KEYFILE"')
         return None
     if config.source in (None, "simulate"):
-        raise UsageError("[archive] pseudonymise is for an archive that is made from a source: ptbxl, code15, wfdb")
+        raise UsageError(
+            "[archive] pseudonymise is for an archive that is made from a source, not for one that is simulated"
+        )
     protected = [config.path] if config.src is None else [config.path, config.src]
     return open_pseudonyms(config.pseudonymise, config.shift_dates, protected)
 

@@ -34,6 +34,7 @@ from ecgscale.progress import SILENT, Progress
 from ecgscale.store.provenance import utc_now
 
 if TYPE_CHECKING:
+    from ecgscale.archive.sources.wfdb import HeaderFacts
     from ecgscale.config import ArchiveConfig
 
 PROBLEMS_KEPT = 1000
@@ -358,6 +359,10 @@ class Source(ABC):
     def pieces(self, options: IngestOptions) -> list[Portion]:
         """All of it, in its order. Records are counted as the archive will have them (`full_shards`), so that shards
         are those of an ingest in one go, byte for byte; of a source that comes in parts, shards end where parts end."""
+
+    def header_facts(self, names: Iterable[str], progress: Progress = SILENT) -> HeaderFacts:
+        """What these records say together, of a source whose `schema` is None until all are seen."""
+        raise NotImplementedError(self.kind)
 
     def fetch(self, portion: Portion) -> None:
         """Have the tables and all files of a piece."""

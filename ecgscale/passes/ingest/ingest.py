@@ -60,7 +60,7 @@ def ingest_archive(
     of the archive is there then.
     """
     if config.src is None or config.source in (None, "simulate"):
-        raise UsageError("archive.src is missing, or archive.source is none of ptbxl, code15, wfdb")
+        raise UsageError("archive.src is missing, or archive.source is none of ptbxl, code15, wfdb, formats")
     if is_divided(pool) and config.shard_records is None and not divides_itself(config):
         raise UsageError("several workers ingest shards of a known size: give --shard-records, such as 2000")
     pseudonyms = pseudonyms_of(config)
@@ -165,8 +165,8 @@ def _headers(workers: WorkerPool, pieces: Sequence[Portion], progress: Progress)
     with progress.stage("headers", sum(piece.records for piece in pieces), "records") as stage:
         for call, facts in _done(workers, calls, stage):
             found[int(call.key)] = facts
-    together = HeaderFacts()
-    for number in range(len(pieces)):
+    together = found[0]
+    for number in range(1, len(pieces)):
         together.add(found[number])
     return together
 

@@ -27,7 +27,7 @@ from ecgscale.archive.sources.hdf5 import BrokenPart
 from ecgscale.archive.sources.pseudonyms import Pseudonyms, pseudonyms_of, redacted
 from ecgscale.archive.sources.source import IngestOptions, IngestResult, Portion, Problems, count_notes
 from ecgscale.archive.sources.tombstones import Tombstones, forgotten_note
-from ecgscale.archive.sources.wfdb import HeaderFacts, WfdbSource
+from ecgscale.archive.sources.wfdb import HeaderFacts
 from ecgscale.config import ArchiveConfig
 from ecgscale.errors import UsageError
 from ecgscale.io.objects import open_objects
@@ -67,9 +67,9 @@ class IngestWorker:
         self._pseudonyms = _pseudonyms_here(self._config, key_id)
 
     def headers(self, piece: Portion) -> HeaderFacts:
-        """What the headers of a piece's WFDB records say together."""
+        """What the headers of a piece's records say together."""
         with self._files() as files:
-            return WfdbSource(files, self._config.units_per_mv).header_facts(piece.sets)
+            return open_source(self._config, files).header_facts(piece.sets)
 
     def make(self, number: int, piece: Portion, schema: pa.Schema, staging: str) -> MadePiece:
         """Ingest piece `number`, in this schema, and stage its shards in that folder of the archive.
