@@ -28,6 +28,7 @@ from ecgscale.archive.sources.formats.recording import (
     format_of,
     read_recording,
 )
+from ecgscale.archive.sources.pieces import full_shards
 from ecgscale.archive.sources.source import (
     DEFAULTS,
     Ingest,
@@ -36,10 +37,9 @@ from ecgscale.archive.sources.source import (
     Portion,
     Source,
     empty_signal,
-    full_shards,
-    ingest_whole,
 )
 from ecgscale.archive.sources.wfdb import HeaderFacts, name_by, name_records, natural_order
+from ecgscale.archive.sources.whole import ingest_whole
 from ecgscale.errors import ArchiveError
 from ecgscale.io.places import Place
 from ecgscale.progress import SILENT, Progress

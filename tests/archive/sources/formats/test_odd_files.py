@@ -56,10 +56,9 @@ def test_damage_ends_in_a_reason_and_not_in_a_traceback(tmp_path: Path, kind: st
         path.write_bytes(damaged[: drawn.choice((len(data), drawn.randrange(len(data))))])
         try:
             found = read_recording(path)
-        except NotUnderstood as error:
-            assert str(error)
-        else:
-            assert found.levels.shape[0] == len(found.leads) == len(found.microvolts)
+        except NotUnderstood:
+            continue  # and nothing else, whatever the parsers raise
+        assert found.levels.shape[0] == len(found.leads) == len(found.microvolts)
 
 
 def change(name: str, value: Any) -> Callable[[Any, Any], None]:
@@ -245,8 +244,8 @@ def test_every_file_of_a_folder_is_accounted_for(tmp_path: Path) -> None:
     (src / "philips.xml").write_text("<restingecgdata></restingecgdata>")
     (src / "gone.dcm").symlink_to(src / "nowhere")
     result = ingest_formats(src, tmp_path / "a")
-    assert result.records == 7
-    assert Archive.open(tmp_path / "a").metadata(["record_id"]).num_rows == 7
+    assert result.records == 6
+    assert Archive.open(tmp_path / "a").metadata(["record_id"]).num_rows == 6
     told = "\n".join(result.problems.first)
     for said in (
         "record empty.dcm: the file is empty; kept with an empty signal",
@@ -254,6 +253,6 @@ def test_every_file_of_a_folder_is_accounted_for(tmp_path: Path) -> None:
         "record noise.xml: it begins like none of DICOM",
         "record 24.bdf: it is BDF (24 bits), which is not read: export EDF",
         "record philips.xml: it is XML of Philips",
-        "record gone.dcm: cannot be read: No such file or directory",
     ):
         assert said in told
+    assert any("of the source left out" in note for note in result.notes), "the link into nowhere"
