@@ -10,28 +10,28 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import tomllib
 from contextlib import nullcontext
 from datetime import date
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 from pydantic import (
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
-    PlainSerializer,
-    PlainValidator,
     ValidationError,
     field_validator,
 )
 
+from ecgscale.archive_config import ArchiveConfig as ArchiveConfig
+from ecgscale.archive_config import PlaceField, Section
 from ecgscale.errors import UsageError, sentence_of
 from ecgscale.io.places import is_remote, place
 from ecgscale.io.settings import StorageSettings, storage_errors, use_storage
-from ecgscale.words import byte_size, duration_s
+from ecgscale.words import byte_size
 
 
 class GateSettings(BaseModel):
@@ -89,90 +89,11 @@ class GateSettings(BaseModel):
         return windows
 
 
-def _place(where: Any) -> Path:
-    # A place in a bucket has the methods of a path, and is none.
-    if not isinstance(where, str) and not hasattr(where, "joinpath"):
-        raise ValueError("expected a path or s3://BUCKET/PREFIX")
-    try:
-        return place(where)
-    except UsageError as error:
-        raise ValueError(str(error)) from error
-
-
-PlaceField = Annotated[Path, PlainValidator(_place), PlainSerializer(str)]
-"""A path, or s3://BUCKET/PREFIX."""
-
-
 BATCH = 32
 """Records in a forward pass where nothing else is said; the bits of results hold for one number alone."""
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-def _lead_map(given: Any) -> Any:
-    from ecgscale.leads import read_lead_map  # numpy, which most commands can do without
-
-    return read_lead_map(given) if isinstance(given, str | dict) else given
-
-
-class ArchiveConfig(_Section):
-    """`[archive]`: where it is, and what to make it from if it is not there yet."""
-
-    path: PlaceField
-    source: Literal["ptbxl", "code15", "wfdb", "formats", "simulate"] | None = None
-    src: PlaceField | None = None
-    rate: Literal[100, 500] = Field(default=500, description="Which recordings, Hz.")
-    units_per_mv: float | None = Field(default=None, gt=0)
-    carry: tuple[str, ...] = Field(
-        default=(), description="Take this column of the source along too; may be given several times."
-    )
-    lead_map: Annotated[dict[str, str], BeforeValidator(_lead_map)] = Field(
-        default={},
-        description="Which lead a channel is: NAME=LEAD,…; NAME#2 is the second channel of a name, #2 that of all.",
-    )
-    records: int = Field(default=1000, gt=0, description="How many recordings to make.")
-    seed: int = Field(default=0, description="Same seed, same recordings.")
-    shard_records: int | None = Field(default=None, gt=0, description="Records a shard; by default about 128 MB.")
-    windows: str | None = Field(
-        default=None, description="Cut recordings into records of this length (10s, 1min), which know their place."
-    )
-    memory: str | None = Field(
-        default=None, description="Refuse a record whose samples take more while it is written (1GiB), and name it."
-    )
-    pseudonymise: PlaceField | None = Field(
-        default=None,
-        description="Replace ids by keyed hashes, pool ages from 90 on. KEYFILE: head -c 32 /dev/urandom, mode 600.",
-    )
-    shift_dates: bool = Field(default=False, description="With a key: move dates by 1 to 52 whole weeks a patient.")
-
-    @field_validator("windows")
-    @classmethod
-    def _length(cls, windows: str | None) -> str | None:
-        if windows is not None:
-            duration_s(windows)
-        return windows
-
-    @field_validator("memory")
-    @classmethod
-    def _size(cls, memory: str | None) -> str | None:
-        if memory is not None:
-            byte_size(memory)
-        return memory
-
-    @property
-    def window_seconds(self) -> float | None:
-        """The length of a window, None where recordings stay whole."""
-        return None if self.windows is None else duration_s(self.windows)
-
-    @property
-    def memory_bytes(self) -> int | None:
-        """What a record may take, None where that is not limited."""
-        return None if self.memory is None else byte_size(self.memory)
-
-
-class TrainConfig(_Section):
+class TrainConfig(Section):
     """`[train]`: how to make the encoder if it is not there yet."""
 
     target: str = Field(description="Column to learn: superclasses, age, sex, … or bool columns a,b,c.")
@@ -199,7 +120,7 @@ class TrainConfig(_Section):
     seed: int = Field(default=0, description="Of weights, order and split.")
 
 
-class EncoderConfig(_Section):
+class EncoderConfig(Section):
     """`[encoder]`: the encoder directory."""
 
     path: PlaceField
@@ -209,7 +130,7 @@ TRAINING = TrainConfig(target="")
 """A training of which nothing else is said."""
 
 
-class FitConfig(_Section):
+class FitConfig(Section):
     """`[fit]`"""
 
     clusters: int = Field(default=20, ge=2, le=512, description="K; several (5,10,20) share one pass.")
@@ -238,7 +159,7 @@ FIT = FitOptions()
 """A fit of which nothing else is said."""
 
 
-class ExplainConfig(_Section):
+class ExplainConfig(Section):
     """`[explain]`"""
 
     entropy: Literal["none", "timestep"] = Field(
@@ -247,7 +168,7 @@ class ExplainConfig(_Section):
     )
 
 
-class SurrogateConfig(_Section):
+class SurrogateConfig(Section):
     """`[surrogate]`: the check whether proportions hold what the network decides on; left out, it is not made."""
 
     target: str
@@ -255,7 +176,7 @@ class SurrogateConfig(_Section):
     test_folds: tuple[int, ...] | None = None
 
 
-class RuntimeConfig(_Section):
+class RuntimeConfig(Section):
     """`[runtime]`: where ingest, fit and explain run; one local worker is this process itself."""
 
     name: Literal["local", "ray"] = Field(
@@ -269,7 +190,7 @@ class RuntimeConfig(_Section):
     )
 
 
-class NightlyConfig(_Section):
+class NightlyConfig(Section):
     """`[nightly]`: what `ecgscale nightly` heeds; times are UTC.
 
     settle_minutes: a set of source files counts when the newest has been as it is for so long
@@ -295,7 +216,7 @@ class NightlyConfig(_Section):
     lease_seconds: float = Field(default=180, ge=3)
 
 
-class RunConfig(_Section):
+class RunConfig(Section):
     """Everything one `ecgscale run CONFIG.toml` does, in order."""
 
     root: PlaceField
@@ -365,9 +286,19 @@ def _anchored(content: dict[str, Any], folder: Path) -> dict[str, Any]:
             anchored[key] = _anchored(value, folder)
         elif key in ("path", "src", "root", "pseudonymise") and isinstance(value, str):
             anchored[key] = _absolute(value, folder)
+        elif key == "table" and isinstance(value, list):
+            anchored[key] = [_absolute(one, folder) if isinstance(one, str) else one for one in value]
+        elif key == "layout" and isinstance(value, str) and value.lower().endswith(".toml"):
+            anchored[key] = _absolute(value, folder)
+        elif key == "patients" and isinstance(value, str):
+            # A table of patients is a file; every other rule stays as it is.
+            anchored[key] = _TABLE_FILE.sub(lambda file: _absolute(file[0], folder), value)
         else:
             anchored[key] = value
     return anchored
+
+
+_TABLE_FILE = re.compile(r".*\.(?:csv|tsv|parquet|pq)(?=$|:)", re.IGNORECASE)
 
 
 def _absolute(value: str, folder: Path) -> str:

@@ -107,7 +107,8 @@ def localise(progress: Progress, root: Path, where: Where, **asked: Any) -> dict
 def localise_summary(done: PublishedLocalisation) -> list[str]:
     """The scores as lines for people."""
     facts, scores = done.facts, done.result.scores
-    lines = [f"{facts['records']} records with waves ({facts['waves_from']}), {facts['without_waves']} without"]
+    without = f"{facts['without_waves']} without; split by {facts['split']}"
+    lines = [f"{facts['records']} records with waves ({facts['waves_from']}), {without}"]
     for name, text in _LOCALISE.items():
         score = scores[name]
         if score.value is None:
@@ -166,7 +167,7 @@ def uncertainty(progress: Progress, root: Path, where: Where, **asked: Any) -> d
     with where.spread("cpu", progress) as (spread, _):
         done = uncertainty_published(root, spread=spread, progress=progress, **asked)
     everything, *strata = done.result.strata
-    say(f"{done.facts['target']}: {everything.records} records of {everything.patients} patients")
+    say(f"{done.facts['target']}: {everything.records} records; resampled by {done.result.resampled}")
     for name, text in _UNCERTAINTY.items():
         if (score := _score(everything, name)) is not None:
             say(f"  {text:<48} {score}")
@@ -195,9 +196,9 @@ def uncertainty(progress: Progress, root: Path, where: Where, **asked: Any) -> d
 def temporal(progress: Progress, root: Path, target: str, where: Where, **asked: Any) -> dict[str, Any]:
     """Tell a label from the order of clusters, and from their shares of time alone: is there more in the order?
 
-    Scores are cross-validated by patient. Beside each stands the same on recordings whose segments were put into a
-    random order. Bits a segment say how predictable the next cluster is to a model that remembers, and to one that
-    does not.
+    Scores are cross-validated, by patient where patients are known. Beside each stands the same on recordings whose
+    segments were put into a random order. Bits a segment say how predictable the next cluster is to a model that
+    remembers, and to one that does not.
 
     \b
       ecgscale temporal results --target rhythm
@@ -208,7 +209,7 @@ def temporal(progress: Progress, root: Path, target: str, where: Where, **asked:
 
     with where.spread("cpu", progress) as (spread, _):
         done = temporal_published(root, target, spread=spread, progress=progress, **asked)
-    say(f"{target}: {done.result.records} records of {done.result.patients} patients; AUROC, gain over the bag")
+    say(f"{target}: {done.result.records} records, split by {done.result.split}; AUROC, gain over the bag")
     for name, text in _TEMPORAL.items():
         if (score := _score(done.result, f"auroc_{name}")) is not None:
             gain = _score(done.result, f"gain_{name}")

@@ -94,7 +94,10 @@ def fit(
         say(f"  the same network with random weights, K = {k}: {value:.1%} of the variance explained")
     say(f"next: ecgscale explain {typed(archive)} --model {typed(fitted[0].directory)} --out {typed(out)}")
     models = [one.facts() for one in fitted]
-    return {**models[0], "models": models, "random_weights_explained_variance": random}
+    split = "fold" if request.folds else None
+    if request.folds:
+        say(f"split by fold: fitted on {', '.join(map(str, request.folds))}, and on no other")
+    return {**models[0], "models": models, "split": split, "random_weights_explained_variance": random}
 
 
 def fit_summary(fitted: FittedModel) -> list[str]:

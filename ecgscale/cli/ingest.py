@@ -109,6 +109,9 @@ def code15(progress: Progress, src: Path, archive: Path, **asked: Any) -> dict[s
 
 @ingest.command()
 @_source_options
+@option_of(ArchiveConfig, "patients", metavar="RULE")
+@option_of(ArchiveConfig, "table", type=PLACE, metavar="FILE")
+@option_of(ArchiveConfig, "id", metavar="COLUMN")
 @click.option("--units-per-mv", type=float, help="Ignore gains and baselines of the headers: digital units per mV.")
 @command
 def wfdb(progress: Progress, src: Path, archive: Path, **asked: Any) -> dict[str, Any]:
@@ -118,8 +121,14 @@ def wfdb(progress: Progress, src: Path, archive: Path, **asked: Any) -> dict[str
     (column fiducials) from annotation files named after leads as in LUDB, patients from paths as in MIMIC-IV-ECG.
     `--carry comments` takes all header comments along, `--carry KEY` that of `KEY: value`.
 
+    `--patients` says whose a record is: `folder` (the one that it lies in), `comment:KEY`, a table of record_id and
+    patient_id (`who.csv`, or `who.csv:ID:PATIENT`), or an expression with one group on its path, `(p\\d+)/`. `--table
+    FILE --id COLUMN` brings labels: numbers and true or false come along, texts only with `--carry COLUMN`. In SRC,
+    REFERENCE.csv of CinC 2017 and record_list.csv and machine_measurements.csv of MIMIC-IV-ECG are found by themselves.
+
     \b
     Example:
+      ecgscale ingest wfdb ptbdb ptbdb.archive --patients folder
       ecgscale ingest wfdb chapman-shaoxing cinc.archive
       ecgscale ingest wfdb ludb-1.0.1 ludb.archive --carry Rhythm --units-per-mv 1000
     """

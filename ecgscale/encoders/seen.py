@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ecgscale.archive import Archive
 from ecgscale.encoders.spec import load_spec
-from ecgscale.encoders.splits import TEST, TRAIN, VALIDATION, Folds
+from ecgscale.encoders.splits import TEST, TRAIN, VALIDATION, Folds, split_by
 from ecgscale.errors import EncoderError
 from ecgscale.io.places import local_copy
 
@@ -79,13 +79,17 @@ class SeenRecords:
         """What goes into the file next to the weights."""
         return seen_lines(self.source, self.record_ids, self.patient_ids, self.parts)
 
+    def split(self, folds: Folds) -> str:
+        """By what training and validation were kept apart."""
+        return "fold" if folds.validation else split_by(self.patient_ids)
+
     def facts(self, archive: Archive, folds: Folds) -> dict[str, Any]:
         """The lines of `[training]` about data: which archive, which folds, how many records and patients."""
         facts: dict[str, Any] = {
             "archive_id": archive.archive_id,
             "archive_digest": self.archive_digest,
             "source": self.source,
-            "split": "fold" if folds.validation else "patient",
+            "split": self.split(folds),
             "train_folds": self._folds_of(TRAIN) if folds.validation else list(folds.train),
             "validation_folds": list(folds.validation),
             "test_folds": list(folds.test),
@@ -93,7 +97,7 @@ class SeenRecords:
         for part in (TRAIN, VALIDATION):
             chosen = [i for i, used in enumerate(self.parts) if used == part]
             facts[f"{part}_records"] = len(chosen)
-            facts[f"{part}_patients"] = len({self.patient_ids[i] or f"record:{self.record_ids[i]}" for i in chosen})
+            facts[f"{part}_patients"] = len({self.patient_ids[i] for i in chosen} - {None, ""})
         facts["seen"] = SEEN_FILE
         facts["seen_digest"] = hashlib.sha256(self.text().encode()).hexdigest()
         facts["versions"] = {name: version(name) for name in ("ecgscale", "numpy", "scipy", "torch")}

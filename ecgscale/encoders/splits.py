@@ -1,8 +1,8 @@
-"""Which records train the network, which stop it, and which only score it; patients never stand on both sides."""
+"""Which records train the network, which stop it, and which only score it; no patient that is known is on two sides."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ TRAIN, VALIDATION, TEST, UNUSED = "train", "validation", "test", ""
 
 @dataclass(frozen=True)
 class Folds:
-    """Folds by number; all empty means a split by patient. Folds named nowhere are left alone."""
+    """Folds by number; all empty means a split by patient, or by record. Folds named nowhere are left alone."""
 
     train: tuple[int, ...] = ()
     validation: tuple[int, ...] = ()
@@ -53,6 +53,14 @@ def split(
     return parts, remarks
 
 
+def split_by(patients: Iterable[str | None]) -> str:
+    """By what records can be kept apart: "patient", "record" where no patient is known, or how many are known."""
+    known = [bool(patient) for patient in patients]
+    if not any(known):
+        return "record"
+    return "patient" if all(known) else f"patient where known: {sum(known):,} of {len(known):,}"
+
+
 def patients_of(table: pa.Table) -> NDArray[np.object_]:
     """(N,) the patient of each record; a record without one is a patient of its own."""
     records = [f"record:{record}" for record in table.column("record_id").to_pylist()]
@@ -64,7 +72,7 @@ def patients_of(table: pa.Table) -> NDArray[np.object_]:
 
 def _by_fold(table: pa.Table, folds: Folds, parts: NDArray[np.str_]) -> None:
     if "fold" not in table.column_names:
-        raise UsageError("the archive has no fold column; leave the folds out to split by patient")
+        raise UsageError("the archive has no fold column; leave the folds out")
     column = np.array([-1 if fold is None else fold for fold in table.column("fold").to_pylist()])
     have = sorted({int(fold) for fold in column} - {-1})
     named: list[int] = [*folds.train, *folds.validation, *folds.test]
@@ -84,7 +92,7 @@ def _validate_on_patients(
         raise UsageError(f"a validation share of {validation_share} makes no split; give one between 0 and 1, as 0.15")
     candidates = sorted(set(patients[parts == TRAIN]))
     if len(candidates) < 2:
-        raise UsageError(f"{len(candidates)} labelled patient(s) cannot be split into training and validation")
+        raise UsageError(f"labelled records of {len(candidates)} patient(s) make no training and validation")
     n_chosen = min(max(1, round(validation_share * len(candidates))), len(candidates) - 1)
     order = np.random.default_rng(seed).permutation(len(candidates))
     chosen = {candidates[i] for i in order[:n_chosen]}

@@ -220,7 +220,9 @@ def _read(
     progress.say(f"{target.kind} on {settings.target} ({', '.join(target.names)}): {counts} records")
     for remark in [*remarks, *more]:
         progress.say(f"note: {remark}")
-    return _TrainingSet(signals, target, used, SeenRecords.of(archive, table, signals.rows, used.tolist()))
+    seen = SeenRecords.of(archive, table, signals.rows, used.tolist())
+    progress.say(f"split by {seen.split(settings.folds)}")
+    return _TrainingSet(signals, target, used, seen)
 
 
 def _fit(

@@ -27,6 +27,7 @@ from scipy.stats import rankdata
 
 from ecgscale.clusters.features import half_pixel
 from ecgscale.encoders.spec import OutputSpec
+from ecgscale.encoders.splits import split_by
 from ecgscale.evaluate.localise.shifts import N_SHIFTS, NOTHING, AgainstShifts, against_shifts
 from ecgscale.evaluate.metrics import Weights, interval, patient_weights, spearman, weighted_mean
 from ecgscale.evaluate.published import USABLE, open_published
@@ -93,6 +94,7 @@ def write_probes(
     if WAVES in settings.probes and not summary.waves:
         remarks.append("no pairs of waves to compare: too few recordings, or no waves annotated or found in them")
     facts = {**summary.to_dict(), "probe_id": result.probe_id, "remarks": remarks}
+    facts["resampled"] = split_by(row["patient_id"] for row in rows)
     tables = {"clusters": summary.clusters} if summary.clusters.num_rows else {}
     path = write_evaluation(root, result.dataset_id, NAME, facts, tables, settings=settings.to_dict())
     return Written(summary, facts, path)

@@ -129,7 +129,7 @@ def reproduce_ptbxl(
         if len(below) < 2:
             raise UsageError(f"protocol B inside fold {inside} needs two folds below it for the network")
         one = run(out / "B", below[:-1], below[-1], [inside], folds="patients:10", within=(inside,))
-        summary = f"network on folds below {inside}; K-means and a ten-fold forest by patient inside fold {inside}"
+        summary = f"network on folds below {inside}; K-means and a ten-fold forest inside fold {inside}"
         outcomes.append(Outcome("B", summary, {f"inside fold {inside}": one}))
     return outcomes
 
@@ -153,7 +153,7 @@ def reproduce_code15(
     for one in (config, other):
         make_archive(one, progress)
     run = _run(config, other, "age", _request(options, folds="patients:10"), options, place, progress)
-    summary = "network and K-means on the first parts of the release; a ten-fold forest by patient on the last"
+    summary = "network and K-means on the first parts of the release; a ten-fold forest on the last"
     return [Outcome("age", summary, {"last parts": run})]
 
 

@@ -6,7 +6,7 @@ apart by it: only records that nothing has seen say what new recordings will bri
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from ecgscale.archive import Archive
 from ecgscale.clusters.model import ClusterModel
 from ecgscale.encoders.seen import SEEN_FILE, on_list, seen_by
 from ecgscale.encoders.spec import EncoderSpec
+from ecgscale.encoders.splits import split_by
 from ecgscale.errors import ArchiveError
 from ecgscale.store.manifest import Manifest
 
@@ -94,6 +95,11 @@ def patients_of(table: pa.Table) -> NDArray[np.str_]:
     """(N,) the patient of each record; a record without one is a patient of its own."""
     pairs = zip(table.column("patient_id").to_pylist(), table.column("record_id").to_pylist(), strict=True)
     return np.array([f"p:{patient}" if patient else f"r:{record}" for patient, record in pairs], dtype=str)
+
+
+def kept_apart_by(patients: Iterable[str]) -> str:
+    """By what records with these patients, as `patients_of` has them, are kept apart and resampled (`split_by`)."""
+    return split_by(patient if patient.startswith("p:") else None for patient in patients)
 
 
 NEITHER, CLUSTERS, ENCODER, ALL = "neither", "clusters", "encoder", "all"

@@ -2,8 +2,8 @@
 
 Forests learn a label from the bag (share of time in each cluster), from the bag with dwell, and from the bag with
 ngrams (see `order`); a hidden Markov model a class, and a Markov chain a class, tell it from their likelihoods alone.
-Everything is cross-validated in parts by patient. The control of each is the same on records whose segments were put
-into a random order: what it still tells is no order.
+Everything is cross-validated in parts by patient, where patients are known. The control of each is the same on records
+whose segments were put into a random order: what it still tells is no order.
 
 AUROC is the mean over classes, one against the others. `gain_…` are differences to the bag, `order_…` to the control:
 what order alone gives. Differences are paired over resampled patients.
@@ -40,7 +40,7 @@ from ecgscale.evaluate.order import (
 )
 from ecgscale.evaluate.published import USABLE, draw_records, open_published
 from ecgscale.evaluate.questions import label_columns, target_columns
-from ecgscale.evaluate.seen import patients_of
+from ecgscale.evaluate.seen import kept_apart_by, patients_of
 from ecgscale.evaluate.written import Written, evaluation_name, write_evaluation
 from ecgscale.passes.spread import HERE, Spread
 from ecgscale.progress import SILENT, Progress
@@ -76,10 +76,11 @@ class Temporal:
     records: int
     patients: int
     remarks: tuple[str, ...] = ()
+    split: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """For `--json` and the report."""
-        counts = {"records": self.records, "patients": self.patients}
+        counts = {"records": self.records, "patients": self.patients, "split": self.split}
         found = {"intervals": self.intervals, "by_class": self.by_class, "remarks": list(self.remarks)}
         return {**counts, **self.scores, **found}
 
@@ -231,6 +232,7 @@ def measure_order(
         records=len(sequences),
         patients=len(set(patients)),
         remarks=tuple(remarks),
+        split=kept_apart_by(patients),
     )
 
 

@@ -40,7 +40,7 @@ from ecgscale.evaluate.metrics import (
 )
 from ecgscale.evaluate.published import open_published
 from ecgscale.evaluate.questions import Questions, list_matrix, pose, read_truth, suitable_columns
-from ecgscale.evaluate.seen import ALL, Seen, groups_of, headline_of, patients_of
+from ecgscale.evaluate.seen import ALL, Seen, groups_of, headline_of, kept_apart_by, patients_of
 from ecgscale.evaluate.written import Written, evaluation_name, write_evaluation
 from ecgscale.passes.spread import HERE, Spread
 from ecgscale.progress import SILENT, Progress
@@ -80,6 +80,7 @@ class Uncertainty:
     strata: tuple[Stratum, ...]
     curves: pa.Table
     remarks: tuple[str, ...] = ()
+    resampled: str = ""
 
     def table(self) -> pa.Table:
         """One row a stratum and score."""
@@ -93,7 +94,7 @@ class Uncertainty:
     def to_dict(self) -> dict[str, Any]:
         """For `--json` and the report: the scores of all records by name, and every stratum."""
         first, *others = self.strata
-        counts = {"records": first.records, "patients": first.patients}
+        counts = {"records": first.records, "patients": first.patients, "resampled": self.resampled}
         return {**counts, **first.scores, "intervals": first.intervals, "strata": others, "remarks": list(self.remarks)}
 
 
@@ -219,7 +220,7 @@ def measure_uncertainty(
     small = [f"{stratum.name} ({stratum.records})" for stratum in strata if not stratum.scores]
     if small:
         remarks.append(f"no scores for fewer than {FEWEST} records: {', '.join(small)}")
-    return Uncertainty(tuple(strata), pa.concat_tables(curves), (*questions.remarks, *remarks))
+    return Uncertainty(tuple(strata), pa.concat_tables(curves), (*questions.remarks, *remarks), kept_apart_by(patients))
 
 
 def _measured(asked: _Asked, one: tuple[str, str, NDArray[np.bool_]]) -> Stratum:

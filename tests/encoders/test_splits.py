@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ecgscale.encoders.splits import TEST, TRAIN, UNUSED, VALIDATION, Folds, split
+from ecgscale.encoders.splits import TEST, TRAIN, UNUSED, VALIDATION, Folds, split, split_by
 from ecgscale.errors import UsageError
 
 N = 60
@@ -65,7 +65,7 @@ def test_patients_in_two_folds_are_told() -> None:
         (TABLE, Folds((1, 2), (2,)), 0.15, "fold 2 is named twice"),
         (TABLE.drop_columns("fold"), Folds((1,), (2,)), 0.15, "no fold column"),
         (TABLE, Folds(), 0.0, "validation share of 0.0"),
-        (TABLE.slice(0, 1), Folds(), 0.15, "cannot be split"),
+        (TABLE.slice(0, 1), Folds(), 0.15, "make no training and validation"),
     ],
 )
 def test_splits_that_cannot_be(table: pa.Table, folds: Folds, share: float, message: str) -> None:
@@ -76,3 +76,9 @@ def test_splits_that_cannot_be(table: pa.Table, folds: Folds, share: float, mess
 def test_a_part_without_labels() -> None:
     with pytest.raises(UsageError, match="no labelled record in folds 3 is left for validation"):
         split(TABLE, np.arange(N) < 24, Folds((1, 2), (3,)), 0.15, 0)
+
+
+def test_what_records_are_kept_apart_by_is_said() -> None:
+    assert split_by(["a", "a", "b"]) == "patient"
+    assert split_by([None, "", None]) == split_by([]) == "record"
+    assert split_by(["a", None, "b", "b"]) == "patient where known: 3 of 4"

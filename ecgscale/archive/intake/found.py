@@ -16,6 +16,7 @@ import pyarrow as pa
 from ecgscale.archive.intake.intake import Intake, IntakeLog
 from ecgscale.archive.reader import Archive
 from ecgscale.archive.sources.files import Known, SourceSet
+from ecgscale.archive.sources.patients import Patients
 from ecgscale.archive.sources.pseudonyms import Pseudonyms
 from ecgscale.archive.sources.source import IngestResult, Source
 from ecgscale.archive.sources.tombstones import forgotten_note
@@ -32,7 +33,7 @@ _NAMED_AS = {
     "given_up": "taken as they are, after waiting for long enough",
 }
 _AHEAD = timedelta(hours=1)
-_KINDS = ("ptbxl", "code15", "wfdb", "formats", "simulate")
+_KINDS = ("ptbxl", "code15", "wfdb", "formats", "table", "simulate")
 _SIGNAL_SUFFIXES = (".dat", ".mat")
 
 
@@ -138,6 +139,9 @@ def check_same_source(archive: Archive, config: ArchiveConfig) -> None:
     units = config.units_per_mv or 1.0 if config.source == "code15" else config.units_per_mv
     wanted: dict[str, Any] = {"kind": config.source}
     wanted |= {"rate": config.rate} if config.source == "ptbxl" else {"units_per_mv": units}
+    if config.patients is not None:
+        wanted["patients"] = Patients(config.patients).kind
+        made = {"patients": None, **made}
     if made.get("kind") not in _KINDS:
         return
     for name, value in wanted.items():

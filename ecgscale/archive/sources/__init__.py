@@ -43,6 +43,7 @@ def open_source(config: ArchiveConfig, files: SourceFolder) -> Source:
 
 def ingest_source(config: ArchiveConfig, options: IngestOptions) -> IngestResult:
     """Ingest all of `config.src` into `config.path` in this process; raises as sources of its kind do."""
+    from ecgscale.archive.sources.beside import tables_with_ids
     from ecgscale.archive.sources.code15 import ingest_code15
     from ecgscale.archive.sources.formats.source import ingest_formats
     from ecgscale.archive.sources.ptbxl import ingest_ptbxl
@@ -55,4 +56,5 @@ def ingest_source(config: ArchiveConfig, options: IngestOptions) -> IngestResult
         return ingest_code15(config.src, config.path, config.units_per_mv or 1.0, options)
     if config.source == "formats":
         return ingest_formats(config.src, config.path, options)
-    return ingest_wfdb(config.src, config.path, config.units_per_mv, options)
+    tables = tables_with_ids(config.table, config.id)
+    return ingest_wfdb(config.src, config.path, config.units_per_mv, options, config.patients, tables)

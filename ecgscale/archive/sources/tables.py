@@ -62,6 +62,22 @@ def read_csv(
     return _with_ids(_checked(path, table, required, notes), ids)
 
 
+def read_headless(path: Path, names: Sequence[str], notes: dict[str, None]) -> pa.Table:
+    """A table of two columns that may lack a line of names, and then has these; the first one is read as ids."""
+    with open(path, "rb") as stream:
+        first = stream.readline(2**12).decode("utf-8-sig", "replace").strip().split(",")
+    if len(first) == len(names):
+        rows = [line.split(",") for line in path.read_text("utf-8-sig", "replace").splitlines() if line.strip()]
+        cells = [row for row in rows if len(row) == len(names)]
+        if len(cells) < len(rows):
+            notes[f"{path.name}: {len(rows) - len(cells):,} rows are broken and were left out"] = None
+        texts = [[cell.strip() or None for cell in column] for column in zip(*cells, strict=True)]
+        columns = [pa.array(column, pa.string()) for column in texts]
+        return _with_ids(pa.table(columns, names=list(names)), names[:1])
+    table = read_csv(path, notes=notes)
+    return _with_ids(table, table.column_names[:1])
+
+
 def read_table(
     path: Path, required: Sequence[str] = (), ids: Sequence[str] = (), notes: dict[str, None] | None = None
 ) -> pa.Table:

@@ -16,9 +16,7 @@ import math
 import os
 import posixpath
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -27,12 +25,13 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import pyarrow as pa
 
-from ecgscale.archive.schema import SignalType, archive_schema
+from ecgscale.archive.sources.beside import WITHOUT_ROW, Beside, tables_with_ids
 from ecgscale.archive.sources.files import Known, SourceFolder, SourceSet
+from ecgscale.archive.sources.patients import UNKNOWN, Patients
 from ecgscale.archive.sources.pieces import full_shards
-from ecgscale.archive.sources.pseudonyms import QuotesSource
 from ecgscale.archive.sources.source import (
     DEFAULTS,
+    MATCHED,
     Ingest,
     IngestOptions,
     IngestResult,
@@ -40,7 +39,9 @@ from ecgscale.archive.sources.source import (
     Source,
     empty_signal,
 )
+from ecgscale.archive.sources.tables import telling
 from ecgscale.archive.sources.wfdb_comments import codes_of, person_of
+from ecgscale.archive.sources.wfdb_facts import ALL_COMMENTS, HeaderFacts
 from ecgscale.archive.sources.wfdb_files import fetch_records, with_signal_files
 from ecgscale.archive.sources.wfdb_header import HEADER, Header, UnreadableRecord, read_header
 from ecgscale.archive.sources.wfdb_names import (
@@ -54,14 +55,12 @@ from ecgscale.archive.sources.wfdb_names import (
 from ecgscale.archive.sources.wfdb_signal import LongSignal, read_signal
 from ecgscale.archive.sources.wfdb_waves import read_fiducials
 from ecgscale.archive.sources.whole import ingest_whole
-from ecgscale.errors import ArchiveError, did_you_mean
+from ecgscale.errors import ArchiveError
 from ecgscale.io.places import Place
 from ecgscale.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     from ecgscale.config import ArchiveConfig
-
-ALL_COMMENTS = "comments"
 
 _WITHOUT_CODES = "{:,} headers have SNOMED codes; left out, because the archive has no column"
 _NORMALISED = (
@@ -70,44 +69,13 @@ _NORMALISED = (
 )
 
 
-@dataclass
-class HeaderFacts:
-    """What headers say together: whether int16 holds all of them, whether one has codes, and their comments' keys."""
-
-    fits_int16: bool = True
-    has_codes: bool = False
-    comment_keys: Counter[str] = field(default_factory=Counter)
-
-    def add(self, others: HeaderFacts) -> None:
-        """Take in what other headers say."""
-        self.fits_int16 &= others.fits_int16
-        self.has_codes |= others.has_codes
-        self.comment_keys.update(others.comment_keys)
-
-    def schema(self, options: IngestOptions) -> pa.Schema:
-        """The schema of an archive of these records; raises as `columns` does."""
-        return archive_schema(self.signal, self.columns(options))
-
-    def columns(self, options: IngestOptions) -> list[pa.Field]:
-        """Of codes and comments; `ArchiveError` for a key to carry that is in no header, unless a schema has it."""
-        for key in options.carry if options.schema is None else ():
-            if key != ALL_COMMENTS and key not in self.comment_keys:
-                known = [ALL_COMMENTS, *(name for name, _ in self.comment_keys.most_common(30))]
-                lacks = f"--carry {key}: no header has such a comment."
-                raise QuotesSource(f"{lacks}{did_you_mean(key, known)} There are: {', '.join(known)}", lacks)
-        extra = [pa.field("snomed", pa.list_(pa.string()))] if self.has_codes else []
-        return extra + [
-            pa.field(key, pa.list_(pa.string()) if key == ALL_COMMENTS else pa.string()) for key in options.carry
-        ]
-
-    @property
-    def signal(self) -> SignalType:
-        """The sample type that holds all of them."""
-        return "int16" if self.fits_int16 else "float32"
-
-
 def ingest_wfdb(
-    src: str | Path, archive_path: str | Path, units_per_mv: float | None = None, options: IngestOptions = DEFAULTS
+    src: str | Path,
+    archive_path: str | Path,
+    units_per_mv: float | None = None,
+    options: IngestOptions = DEFAULTS,
+    patients: str | None = None,
+    tables: Sequence[tuple[Path, str]] = (),
 ) -> IngestResult:
     """Write an archive from all WFDB records below `src`.
 
@@ -119,7 +87,9 @@ def ingest_wfdb(
     if units_per_mv is not None and not (math.isfinite(units_per_mv) and units_per_mv > 0):
         raise ArchiveError(f"--units-per-mv {units_per_mv}: expected a positive number, such as 1000")
     holds = "WFDB records (.hea)"
-    return ingest_whole(lambda files: WfdbSource(files, units_per_mv), src, archive_path, options, holds)
+    return ingest_whole(
+        lambda files: WfdbSource(files, units_per_mv, patients, tables), src, archive_path, options, holds
+    )
 
 
 class WfdbSource(Source):
@@ -127,13 +97,28 @@ class WfdbSource(Source):
 
     kind = "wfdb"
 
-    def __init__(self, files: SourceFolder, units_per_mv: float | None = None) -> None:
+    def __init__(
+        self,
+        files: SourceFolder,
+        units_per_mv: float | None = None,
+        patients: str | None = None,
+        tables: Sequence[tuple[Path, str]] = (),
+    ) -> None:
         super().__init__(files)
-        self._units_per_mv = units_per_mv
+        self._units_per_mv, self._tables = units_per_mv, tables
+        self._patients = None if patients is None else Patients(patients, self.notes)
 
     @classmethod
     def configured(cls, files: SourceFolder, config: ArchiveConfig) -> Self:
-        return cls(files, config.units_per_mv)
+        return cls(files, config.units_per_mv, config.patients, tables_with_ids(config.table, config.id))
+
+    @cached_property
+    def _beside(self) -> Beside:
+        """The tables that were asked for, and those that lie in the folder."""
+        top = (file.name for file in self.files.folder.iterdir()) if self.files.is_local else self.files.listed
+        found = Beside.among(frozenset(top))
+        self.files.fetch(found)
+        return Beside(self._tables, self.files.folder, found, self.notes)
 
     @cached_property
     def _records(self) -> dict[str, list[str]]:
@@ -154,9 +139,11 @@ class WfdbSource(Source):
         # What a schema that is kept to would not ask for need not be looked for.
         seen = self.header_facts(records, options.progress) if options.schema is None else HeaderFacts()
         ids, named = name_by(list(records))
-        facts = {"units_per_mv": self._units_per_mv, "record_ids": named}
+        facts = {"units_per_mv": self._units_per_mv, "record_ids": named, **self._patient_facts()}
         ingest = self.writing(target, options, listed_at, facts, seen.signal, seen.columns(options))
         ids = ids if portion is None else list(portion.sets.values())
+        if portion is None:
+            self._beside.check(dict(zip(ids, records, strict=True)))
         return ingest.write(self._rows(records, ids, ingest), len(records))
 
     def _alongside(self, stems: Iterable[str]) -> dict[str, list[str]]:
@@ -170,17 +157,53 @@ class WfdbSource(Source):
     def _rows(self, records: Mapping[str, list[str]], ids: Sequence[str], ingest: Ingest) -> Iterator[dict[str, Any]]:
         for (path, files), name in zip(records.items(), ids, strict=True):
             stem = self.files.path(path)
-            row: dict[str, Any] = {"record_id": name, "patient_id": mimic_subject(stem)}
+            row: dict[str, Any] = {"record_id": name, "patient_id": self._patient(name, path)}
+            said = self._said(name, path, ingest)
+            row["patient_id"] = row["patient_id"] or said.pop("patient_id", None)
+            ingest.counted[UNKNOWN] += self._patients is not None and row["patient_id"] is None
             empty = {"signal": empty_signal(ingest.signal, 0), "leads": []}
             try:
-                yield row | self._row(stem, files, name, ingest)
+                read = self._row(stem, files, name, ingest)
+                yield said | row | {key: value for key, value in read.items() if value is not None or key not in said}
             except UnreadableRecord as error:
                 ingest.problems.add(name, f"{error}; kept with an empty signal")
-                yield row | empty
+                yield said | row | empty
             # One record never ends a run: what nobody thought of is told like what somebody did.
             except Exception as error:
                 ingest.problems.add(name, f"{type(error).__name__}: {str(error)[:200]}; kept with an empty signal")
-                yield row | empty
+                yield said | row | empty
+
+    def _patient(self, name: str, path: str) -> str | None:
+        """The patient by the rule that was given, else by MIMIC-IV-ECG's folders."""
+        if self._patients is None:
+            return mimic_subject(self.files.path(path))
+        return self._patients.at(lambda: self._comments(path), name, path)
+
+    def _comments(self, path: str) -> Mapping[str, str]:
+        self.files.fetch([path + HEADER])
+        try:
+            return self._read(self.files.path(path)).keyed()
+        except UnreadableRecord:
+            return {}
+
+    def _patient_facts(self) -> dict[str, Any]:
+        return {} if self._patients is None else {"patients": self._patients.kind}
+
+    def _said(self, name: str, path: str, ingest: Ingest) -> dict[str, Any]:
+        """What tables beside the record say of it."""
+        wanted = {column.name: column.type for column in ingest.extra}
+        said, odd, matched = self._beside.of(name, path, wanted)
+        telling(ingest.problems.add, name, odd)
+        ingest.counted[MATCHED] += matched
+        if self._beside.tables and not matched:
+            ingest.counted[WITHOUT_ROW] += 1
+        return said
+
+    def last_words(self, counted: Mapping[str, int]) -> list[str]:
+        rows = sum(len(one.rows) for one in self._beside.tables)
+        without = rows - counted.get(MATCHED, 0)
+        names = ", ".join(one.name for one in self._beside.tables)
+        return [f"{without:,} rows of {names} are of no record"] if without > 0 else []
 
     def _row(self, stem: Path, files: Sequence[str], name: str, ingest: Ingest) -> dict[str, Any]:
         """All columns of one record but its ids; raises `UnreadableRecord` when not even its header can be read."""
@@ -210,7 +233,7 @@ class WfdbSource(Source):
 
     def header_facts(self, stems: Iterable[str], progress: Progress = SILENT) -> HeaderFacts:
         """What the headers of these records say together; one that cannot be read says nothing."""
-        stems, seen = list(stems), HeaderFacts()
+        stems, seen = list(stems), HeaderFacts(beside=self._beside.fields(()), beside_texts=self._beside.texts())
         self.files.fetch(stem + HEADER for stem in stems)
         with progress.stage("headers", len(stems), "records") as stage:
             for stem in stems:
@@ -228,7 +251,8 @@ class WfdbSource(Source):
 
     def pieces(self, options: IngestOptions) -> list[Portion]:
         paths, (ids, _) = list(self._records), name_by(list(self._records))
-        patients = (mimic_subject(self.files.path(path)) for path in paths)
+        self._beside.check(dict(zip(ids, paths, strict=True)))
+        patients = [self._patient(name, path) for name, path in zip(ids, paths, strict=True)]
         pieces = []
         for first, stop, what in full_shards(zip(ids, patients, strict=True), options):
             sets = dict(zip(paths[first:stop], ids[first:stop], strict=True))
@@ -301,7 +325,7 @@ def _described(header: Header, name: str, ingest: Ingest) -> dict[str, Any]:
             row["snomed"] = codes_of(codes)
         elif column.name == ALL_COMMENTS:
             row[ALL_COMMENTS] = list(header.comments)
-        else:
+        elif pa.types.is_string(column.type):
             row[column.name] = comments.get(column.name)
     return row
 

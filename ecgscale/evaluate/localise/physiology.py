@@ -32,7 +32,7 @@ from ecgscale.evaluate.localise.localisation import Localisation, explained_entr
 from ecgscale.evaluate.localise.shifts import HopTest, checkerboard, counts_by_record
 from ecgscale.evaluate.localise.timelines import MAIN_PARTS, Timelines, explained_timelines
 from ecgscale.evaluate.published import by_shard
-from ecgscale.evaluate.seen import patients_of
+from ecgscale.evaluate.seen import kept_apart_by, patients_of
 from ecgscale.evaluate.written import Written, write_evaluation
 from ecgscale.io.places import absolute
 from ecgscale.leads import MissingLeads
@@ -93,6 +93,7 @@ def localise_published(
     facts = {
         **result.to_dict(),
         "waves_from": chosen.source,
+        "split": kept_apart_by(patients_of(chosen.table)),
         "without_waves": int((~used).sum()),
         "checkerboard": tests,
         "beats": beats.beats,

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sklearn.model_selection import GroupKFold
 
 from ecgscale.errors import UsageError
-from ecgscale.evaluate.seen import FEWEST_TEST, patients_of
+from ecgscale.evaluate.seen import FEWEST_TEST, kept_apart_by, patients_of
 
 FEWEST_TRAIN = 20
 PATIENT_PARTS = 10
@@ -137,7 +137,7 @@ def _by_fold(own: NDArray[np.int64], patients: NDArray[np.str_]) -> Rotation:
     have = sorted(set(own.tolist()) - {-1})
     if len(have) < 2:
         there = f"all explained records are in fold {have[0]}" if have else "the explanations have no fold column"
-        raise UsageError(f"--folds fold: {there}; --folds patients:{PATIENT_PARTS} rotates by patient")
+        raise UsageError(f"--folds fold: {there}; --folds patients:{PATIENT_PARTS} rotates without folds")
     parts = [_part(own == fold, patients) for fold in have]
     remarks = []
     if shared := sum(part[1] for part in parts):
@@ -154,7 +154,7 @@ def _by_fold(own: NDArray[np.int64], patients: NDArray[np.str_]) -> Rotation:
 def _by_patient(patients: NDArray[np.str_], n: int, seed: int) -> Rotation:
     known = len(np.unique(patients))
     if known < n:
-        raise UsageError(f"--folds patients:{n}: the explained records are of {known} patients only")
+        raise UsageError(f"--folds patients:{n}: the explained records are {known} only, by {kept_apart_by(patients)}")
     split = GroupKFold(n, shuffle=True, random_state=seed).split(patients, groups=patients)
     masks = []
     for _, test in split:
@@ -163,7 +163,7 @@ def _by_patient(patients: NDArray[np.str_], n: int, seed: int) -> Rotation:
         masks.append(mask)
     parts = [_part(mask, patients)[0] for mask in masks]
     names = [f"part {i + 1}" for i in range(n)]
-    return _checked(parts, names, f"cross-validated in {n} parts by patient", [])
+    return _checked(parts, names, f"cross-validated in {n} parts by {kept_apart_by(patients)}", [])
 
 
 def _part(test: NDArray[np.bool_], patients: NDArray[np.str_]) -> tuple[Holdout, int]:

@@ -29,7 +29,7 @@ from ecgscale.evaluate.forests import ForestSettings, InMemory
 from ecgscale.evaluate.localise.heartbeat import Heartbeat, find_beats
 from ecgscale.evaluate.published import by_shard, draw_records, target_of
 from ecgscale.evaluate.questions import Questions, pose, read_truth, suitable_columns
-from ecgscale.evaluate.seen import patients_of
+from ecgscale.evaluate.seen import kept_apart_by, patients_of
 from ecgscale.evaluate.surrogate.check import open_records
 from ecgscale.evaluate.surrogate.out_of_fold import answer
 from ecgscale.evaluate.surrogate.rotation import Holdout, Rotation
@@ -192,12 +192,14 @@ def _sides(
     """(N,) which records fit, which score, and how that was chosen."""
     n_score = max(round(SCORED_SHARE * min(records, len(patients))), FEWEST_SCORED)
     if seen is not None and (~seen).sum() >= FEWEST_SCORED and seen.sum() >= FEWEST_FITTED:
-        candidates, split = np.flatnonzero(~seen), "scored on records that the encoder has not seen"
+        candidates = np.flatnonzero(~seen)
+        split = f"scored on records that the encoder has not seen, apart by {kept_apart_by(patients)}"
     else:
         known = np.unique(patients)
         drawn = np.random.default_rng([seed, 12]).permutation(known)[: max(round(SCORED_SHARE * len(known)), 1)]
         candidates = np.flatnonzero(np.isin(patients, drawn))
-        split = "scored on a quarter of the patients; the encoder may have seen them"
+        quarter = f"scored on a quarter, drawn by {kept_apart_by(patients)}"
+        split = f"{quarter}; the encoder may have seen them"
     score = np.zeros(len(patients), dtype=bool)
     score[candidates[draw_records(len(candidates), n_score, seed)]] = True
     free = np.flatnonzero(~np.isin(patients, patients[score]))

@@ -44,6 +44,10 @@ def test_patients_are_drawn_the_same_way_again() -> None:
     one_fold = table([1] * N)
     assert rotate(one_fold).split == "cross-validated in 10 parts by patient"
     assert len(rotate(one_fold.drop(["fold"])).parts) == 10
+    unknown = one_fold.set_column(1, "patient_id", pa.nulls(N, pa.string()))
+    assert rotate(unknown).split == "cross-validated in 10 parts by record"
+    some = one_fold.set_column(1, "patient_id", pa.array([f"p{i}" if i < 90 else None for i in range(N)]))
+    assert rotate(some).split == "cross-validated in 10 parts by patient where known: 90 of 120"
 
 
 def test_folds_that_split_patients_keep_them_from_fitting() -> None:
@@ -75,7 +79,7 @@ def test_restricted_parts_lose_what_is_not_there() -> None:
     [
         ({"folds": "folds"}, "give fold"),
         ({"folds": "patients:1"}, "N of 2 or more"),
-        ({"folds": "patients:50"}, "of 40 patients only"),
+        ({"folds": "patients:50"}, "are 40 only, by patient"),
         ({"folds": "fold", "test_folds": (1,)}, "--within"),
     ],
 )

@@ -1,0 +1,199 @@
+"""Tables that lie beside recordings and say more of them: labels, demographics, patients.
+
+Numbers and true or false come along by themselves, texts only with --carry: they may be names, or what somebody wrote.
+`age`, `sex` (`gender`), `fold`, the patient and the time become columns of the archive where the recording does not say
+them itself. A row belongs to the record whose name, or whose path, its id is (`tables.id_text`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from ecgscale.archive.schema import CORE_COLUMNS, RESERVED_COLUMNS
+from ecgscale.archive.sources.pseudonyms import QuotesSource
+from ecgscale.archive.sources.tables import (
+    Odd,
+    column_values,
+    id_text,
+    ids_of,
+    read_headless,
+    read_table,
+    rows_by_id,
+    utc,
+)
+from ecgscale.errors import UsageError, did_you_mean
+
+WITHOUT_ROW = "{:,} records have a row in none of the tables beside them"
+PATIENTS = ("patient_id", "subject_id", "patient")
+TIMES = ("ecg_time", "acquired_at", "recording_date")
+_SEXES = {
+    **dict.fromkeys(("male", "m", "1", "1.0"), "male"),
+    **dict.fromkeys(("female", "f", "0", "0.0"), "female"),
+}
+_CORE = {"age": pa.float32(), "fold": pa.int16()}
+_FOUND = {
+    "record_list.csv": ("study_id", ()),
+    "machine_measurements.csv": ("study_id", ()),
+    "REFERENCE.csv": (None, ("record", "reference")),
+    "REFERENCE-v3.csv": (None, ("record", "reference")),
+}
+"""Tables that are found by themselves, beside the recordings of MIMIC-IV-ECG, CinC 2017 and CPSC 2018: their id column
+(None: the first one), and what their columns are called where their first line is a record."""
+
+
+@dataclass(frozen=True)
+class TableBeside:
+    """One table: its rows by id, the fields that it gives by default, and those that it has on request."""
+
+    name: str
+    table: pa.Table
+    rows: Mapping[str, int]
+    id: str
+    fields: Mapping[str, pa.DataType]
+    texts: Mapping[str, pa.DataType]
+
+
+class Beside:
+    """All of them. Of two that have a column, the first one counts; `matched` is how many rows found a record."""
+
+    def __init__(
+        self,
+        asked: Sequence[tuple[Path, str]],
+        folder: Path,
+        found: Sequence[str],
+        notes: dict[str, None],
+    ) -> None:
+        self._notes = notes
+        self._odd: dict[str, Odd] = {}
+        self._values: dict[tuple[str, str, str], list[Any]] = {}
+        self.tables = [self._opened(path, column, ()) for path, column in asked]
+        known = {path.name for path, _ in asked}
+        for name in found:
+            if name not in known:
+                self.tables.append(self._opened(folder / name, *_FOUND[name]))
+
+    @staticmethod
+    def among(names: Container[str]) -> list[str]:
+        """Which of these files at the top of a source are such tables."""
+        return [name for name in _FOUND if name in names]
+
+    def _opened(self, path: Path, column: str | None, names: Sequence[str]) -> TableBeside:
+        if not path.is_file():
+            raise UsageError(f"--table {path}: there is no such table")
+        if names:
+            table = read_headless(path, names, self._notes)
+            column = table.column_names[0]
+        else:
+            table = read_table(path, ids=[column or "", *PATIENTS], notes=self._notes)
+        if column is None or column not in table.column_names:
+            near = did_you_mean(str(column), table.column_names)
+            lacks = f"--id {column}: {path.name} has no such column."
+            raise QuotesSource(f"{lacks}{near} There are: {', '.join(table.column_names)}", lacks)
+        rows, hidden = rows_by_id(ids_of(table, column))
+        if hidden:
+            self._notes[f"{path.name}: {hidden:,} rows have an id of another row further down, which counts"] = None
+        fields: dict[str, pa.DataType] = {}
+        texts: dict[str, pa.DataType] = {}
+        for field in table.schema:
+            name, kind = field.name, field.type
+            if name in (column, *PATIENTS, *TIMES, *CORE_COLUMNS) or name.casefold() in ("age", "sex", "gender"):
+                continue
+            if name in RESERVED_COLUMNS:
+                taken = f"{path.name}: column {name} was left out: explanations have one that is called so"
+                self._notes[taken] = None
+            elif names or _is_label(name, kind):
+                fields[name] = kind
+            else:
+                texts[name] = pa.string() if pa.types.is_null(kind) else kind
+        if texts:
+            listed = ", ".join(texts)
+            self._notes[f"{path.name}: only with --carry come {listed}"] = None
+        return TableBeside(path.name, table, rows, column, fields, texts)
+
+    def fields(self, carry: Sequence[str]) -> dict[str, pa.DataType]:
+        """Columns that come along, those of `carry` among them."""
+        fields: dict[str, pa.DataType] = {}
+        for one in self.tables:
+            asked = {name: kind for name, kind in one.texts.items() if name in carry}
+            fields = {**one.fields, **asked, **fields}
+        return fields
+
+    def texts(self) -> dict[str, pa.DataType]:
+        """Columns that come along only when they are asked for."""
+        return {name: kind for one in reversed(self.tables) for name, kind in one.texts.items()}
+
+    def of(self, record_id: str, path: str, wanted: Mapping[str, pa.DataType]) -> tuple[dict[str, Any], list[str], int]:
+        """What the tables say of a record: columns to values, what was odd about them, and in how many it has a row."""
+        said: dict[str, Any] = {}
+        odd: list[str] = []
+        matched = 0
+        for one in self.tables:
+            row = next((one.rows[key] for key in _keys(record_id, path) if key in one.rows), None)
+            if row is None:
+                continue
+            matched += 1
+            for name, (column, kind) in self._asked(one, wanted).items():
+                value = self._column(one, column, kind)[row]
+                if name == "sex" and value is not None:
+                    value = _SEXES.get(str(value).strip().casefold())
+                if name == "acquired_at":
+                    value = utc(value)
+                if value is not None and said.get(name) is None:
+                    said[name] = value
+            odd += self._odd.get(one.name, {}).get(row, [])
+        return said, odd, matched
+
+    def _asked(self, one: TableBeside, wanted: Mapping[str, pa.DataType]) -> dict[str, tuple[str, pa.DataType]]:
+        """Columns of the archive to columns of a table, and their types."""
+        asked = {name: (name, wanted[name]) for name in (*one.fields, *one.texts) if name in wanted}
+        for column in one.table.column_names:
+            if column.casefold() in _CORE:
+                asked[column.casefold()] = (column, _CORE[column.casefold()])
+            elif column.casefold() in ("sex", "gender"):
+                asked["sex"] = (column, pa.string())
+            elif column in PATIENTS and column != one.id:
+                asked["patient_id"] = (column, pa.string())
+            elif column in TIMES:
+                asked["acquired_at"] = (column, pa.timestamp("us"))
+        return asked
+
+    def _column(self, one: TableBeside, column: str, kind: pa.DataType) -> list[Any]:
+        key = (one.name, column, str(kind))
+        if key not in self._values:
+            self._values[key] = column_values(one.table, column, kind, self._odd.setdefault(one.name, Odd()))
+        return self._values[key]
+
+    def check(self, records: Mapping[str, str]) -> None:
+        """`ArchiveError` where no row of a table finds any of the records (id to path)."""
+        keys = {key for record, path in records.items() for key in _keys(record, path)}
+        for one in self.tables:
+            if one.rows and records and not keys & one.rows.keys():
+                text = f"none of {len(one.rows):,} rows of {one.name} is of one of the {len(records):,} records"
+                like = f"ids in {one.id} look like {next(iter(one.rows))!r}, records like {next(iter(records))!r}"
+                raise QuotesSource(f"{text}: {like}. Name the right column with --id", text)
+
+
+def tables_with_ids(tables: Sequence[Path], ids: Sequence[str]) -> list[tuple[Path, str]]:
+    """Each table with the column of its ids; `UsageError` unless there is one id for each, or one for all."""
+    if len(ids) != len(tables) and (len(ids) != 1 or not tables):
+        wanted = "--table FILE --id COLUMN: name the column of every table, or one that all of them have"
+        raise UsageError(f"{len(tables)} tables and {len(ids)} id columns; {wanted}")
+    return list(zip(tables, ids if len(ids) == len(tables) else list(ids) * len(tables), strict=True))
+
+
+def _keys(record_id: str, path: str) -> list[str]:
+    """Under which ids a record may stand in a table: its id, its path, its name."""
+    keys = (id_text(name) for name in (record_id, path, path.rsplit("/", 1)[-1]))
+    return [key for key in dict.fromkeys(keys) if key is not None]
+
+
+def _is_label(name: str, kind: pa.DataType) -> bool:
+    """Numbers and true or false, unless they are somebody's: by what it is called, an id is none."""
+    if name.casefold().endswith(("_id", "id")) and not pa.types.is_boolean(kind):
+        return False
+    return bool(pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind))
