@@ -38,7 +38,8 @@ from ecgscale.archive.sources.source import (
     Source,
     empty_signal,
 )
-from ecgscale.archive.sources.wfdb_facts import HeaderFacts, name_by, name_records, natural_order
+from ecgscale.archive.sources.wfdb_facts import HeaderFacts
+from ecgscale.archive.sources.wfdb_names import name_by, name_records, natural_order
 from ecgscale.archive.sources.whole import ingest_whole
 from ecgscale.errors import ArchiveError
 from ecgscale.io.places import Place
