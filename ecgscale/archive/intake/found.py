@@ -15,8 +15,8 @@ import pyarrow as pa
 
 from ecgscale.archive.intake.intake import Intake, IntakeLog
 from ecgscale.archive.reader import Archive
+from ecgscale.archive.sources.beside import Patients
 from ecgscale.archive.sources.files import Known, SourceSet
-from ecgscale.archive.sources.patients import Patients
 from ecgscale.archive.sources.pseudonyms import Pseudonyms
 from ecgscale.archive.sources.source import IngestResult, Source
 from ecgscale.archive.sources.tombstones import forgotten_note

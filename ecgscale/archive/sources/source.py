@@ -34,7 +34,7 @@ from ecgscale.progress import SILENT, Progress
 from ecgscale.store.provenance import utc_now
 
 if TYPE_CHECKING:
-    from ecgscale.archive.sources.wfdb_facts import HeaderFacts
+    from ecgscale.archive.sources.wfdb_comments import HeaderFacts
     from ecgscale.config import ArchiveConfig
 
 PROBLEMS_KEPT = 1000

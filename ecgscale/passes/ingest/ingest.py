@@ -35,7 +35,7 @@ from ecgscale.archive.sources.source import (
     unmapped_notes,
 )
 from ecgscale.archive.sources.tombstones import check_tombstones, forgotten_note, read_tombstones
-from ecgscale.archive.sources.wfdb_facts import HeaderFacts
+from ecgscale.archive.sources.wfdb_comments import HeaderFacts
 from ecgscale.archive.sources.windows import with_window_columns
 from ecgscale.archive.writer import ArchiveWriter, check_target
 from ecgscale.config import ArchiveConfig

@@ -27,7 +27,7 @@ from ecgscale.archive.sources.hdf5 import BrokenPart
 from ecgscale.archive.sources.pseudonyms import Pseudonyms, pseudonyms_of, redacted
 from ecgscale.archive.sources.source import IngestOptions, IngestResult, Portion, Problems, count_notes
 from ecgscale.archive.sources.tombstones import Tombstones, forgotten_note
-from ecgscale.archive.sources.wfdb_facts import HeaderFacts
+from ecgscale.archive.sources.wfdb_comments import HeaderFacts
 from ecgscale.config import ArchiveConfig
 from ecgscale.errors import UsageError
 from ecgscale.io.objects import open_objects

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ecgscale.archive import Archive
-from ecgscale.archive.sources.patients import Patients
+from ecgscale.archive.sources.beside import Patients
 from ecgscale.archive.sources.source import IngestOptions
 from ecgscale.archive.sources.wfdb import ingest_wfdb
 from ecgscale.errors import ArchiveError, UsageError

@@ -10,11 +10,11 @@ import pytest
 
 from ecgscale.archive.sources import open_source
 from ecgscale.archive.sources.files import SourceFolder
-from ecgscale.archive.sources.pieces import stretches
 from ecgscale.archive.sources.ptbxl import PtbxlSource
 from ecgscale.archive.sources.source import IngestOptions
 from ecgscale.archive.sources.tombstones import Tombstones
 from ecgscale.archive.sources.wfdb import WfdbSource
+from ecgscale.archive.sources.whole import stretches
 from ecgscale.config import ArchiveConfig
 from ecgscale.errors import ArchiveError
 from ecgscale.io.places import place, upload

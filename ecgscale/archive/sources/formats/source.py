@@ -28,7 +28,6 @@ from ecgscale.archive.sources.formats.recording import (
     format_of,
     read_recording,
 )
-from ecgscale.archive.sources.pieces import full_shards
 from ecgscale.archive.sources.source import (
     DEFAULTS,
     Ingest,
@@ -38,9 +37,9 @@ from ecgscale.archive.sources.source import (
     Source,
     empty_signal,
 )
-from ecgscale.archive.sources.wfdb_facts import HeaderFacts
+from ecgscale.archive.sources.wfdb_comments import HeaderFacts
 from ecgscale.archive.sources.wfdb_names import name_by, name_records, natural_order
-from ecgscale.archive.sources.whole import ingest_whole
+from ecgscale.archive.sources.whole import full_shards, ingest_whole
 from ecgscale.errors import ArchiveError
 from ecgscale.io.places import Place
 from ecgscale.progress import SILENT, Progress
