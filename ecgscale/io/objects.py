@@ -107,8 +107,14 @@ class LocalObjects:
     def where(self) -> str:
         return str(self.root)
 
+    def _path(self, key: str) -> Path:
+        """Where an object is. Keys are read from files that anybody may have made: none of them leads out of here."""
+        if key.startswith("/") or ".." in key.split("/"):
+            raise StoreError(f"{key!r} is no object below {self.root}; a file that names it is damaged or not ours")
+        return self.root / key
+
     def put_if_absent(self, key: str, data: bytes) -> bool:
-        target = self.root / key
+        target = self._path(key)
         with storage_errors(f"cannot write {target}"), _temporary(target, data) as temporary:
             try:
                 os.link(temporary, target)
@@ -119,22 +125,22 @@ class LocalObjects:
             return True
 
     def put(self, key: str, data: bytes) -> None:
-        target = self.root / key
+        target = self._path(key)
         with storage_errors(f"cannot write {target}"), _temporary(target, data) as temporary:
             os.replace(temporary, target)
             _sync_folder(target.parent)
 
     def read(self, key: str) -> bytes | None:
-        with storage_errors(f"cannot read {self.root / key}"):
+        with storage_errors(f"cannot read {self._path(key)}"):
             try:
-                return (self.root / key).read_bytes()
+                return self._path(key).read_bytes()
             except FileNotFoundError:
                 return None
 
     def stat(self, key: str) -> ObjectStat | None:
-        with storage_errors(f"cannot read {self.root / key}"):
+        with storage_errors(f"cannot read {self._path(key)}"):
             try:
-                return _stat(self.root / key)
+                return _stat(self._path(key))
             except FileNotFoundError:
                 return None
 
@@ -165,12 +171,12 @@ class LocalObjects:
         return found
 
     def copy(self, key: str, to: str) -> None:
-        source = self.root / key
+        source = self._path(key)
         with storage_errors(f"cannot copy {source}"):
             self.put(to, source.read_bytes())
 
     def delete(self, key: str) -> None:
-        path = self.root / key
+        path = self._path(key)
         with storage_errors(f"cannot remove {path}"):
             path.unlink(missing_ok=True)
         # A folder that was being filled goes with the last of its files.
@@ -188,7 +194,7 @@ class LocalObjects:
             return _stat(temporary).modified
 
     def location(self, key: str) -> str:
-        return str(self.root / key)
+        return str(self._path(key))
 
 
 def _is_leftover(key: Path) -> bool:

@@ -9,6 +9,7 @@ travels to other processes in one variable, `ECGSCALE_STORAGE`.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -175,6 +176,7 @@ def reason_of(error: BaseException) -> str:
     silence = SILENCES.get(type(error).__name__)
     if silence is not None:
         endpoint = str(getattr(error, "kwargs", {}).get("endpoint_url", "")).partition("?")[0]
+        endpoint = re.sub(r"//[^/@]*@", "//", endpoint)  # an address may hold a password
         return f"{silence}: {endpoint}" if endpoint else silence
     if isinstance(error, OSError) and error.strerror:
         return error.strerror

@@ -37,6 +37,18 @@ def test_what_is_not_there(tmp_path: Path) -> None:
     assert list(store.list_prefix("_commits")) == []
 
 
+@pytest.mark.parametrize("key", ["../outside", "a/../../outside", "/etc/hostname"])
+def test_no_key_leads_out_of_the_place(tmp_path: Path, key: str) -> None:
+    """Of commits, manifests and lists that somebody else has made."""
+    store, outside = LocalObjects(tmp_path / "root"), tmp_path / "outside"
+    outside.write_bytes(b"kept")
+    for does in (store.read, store.delete, store.stat, store.location, lambda key: store.put(key, b""),
+                 lambda key: store.put_if_absent(key, b""), lambda key: store.copy(key, "here")):  # fmt: skip
+        with pytest.raises(StoreError, match="is no object below"):
+            does(key)
+    assert outside.read_bytes() == b"kept"
+
+
 def test_listing_is_sorted_and_skips_leftovers(tmp_path: Path) -> None:
     store = LocalObjects(tmp_path)
     for name in ("c/2", "c/1", "d/3"):

@@ -17,6 +17,8 @@ import pyarrow.csv
 
 from ecgscale.archive.reader import Archive
 from ecgscale.archive.schema import SignalType
+from ecgscale.archive.sources import open_source
+from ecgscale.archive.sources.files import SourceFolder
 from ecgscale.clusters.cache import bytes_per_record
 from ecgscale.clusters.model import ClusterModel
 from ecgscale.config import ArchiveConfig, RunConfig
@@ -207,6 +209,8 @@ def _source_records(config: ArchiveConfig) -> int:
             return int(pyarrow.csv.read_csv(table, parse_options=_LINES).num_rows)
     if config.source == "code15":
         return sum(_part_records(part) for part in config.src.glob("exams_part*.hdf5"))
+    if config.source == "formats":
+        return open_source(config, SourceFolder(config.src, Path())).total or 0
     return sum(1 for _ in config.src.rglob("*.hea"))
 
 

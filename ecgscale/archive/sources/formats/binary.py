@@ -17,6 +17,7 @@ from ecgscale.archive.sources.formats.recording import (
     NotUnderstood,
     Recorded,
     exactly,
+    from_zero,
     library,
     made,
     microvolts_of,
@@ -55,13 +56,10 @@ def read_edf(path: Path) -> Recorded:
         # Some write the maximum first: then the signal stands on its head in the file.
         sign, resolution = (1, span / (high - low)) if span > 0 else (-1, -span / (high - low))
         zero = first / resolution - sign * low
-        if zero.denominator != 1 and abs(zero - round(zero)) > Fraction(1, 2):
-            raise NotUnderstood(f"the zero of lead {lead} cannot be told")
-        if zero.denominator != 1:
-            told.append(
-                f"the zero of lead {lead} lies between two levels; taken at the nearest ({float(resolution):g} µV)"
-            )
-        levels.append(sign * np.asarray(signal.digital, dtype=np.int64) + round(zero))
+        samples, resolution = from_zero(
+            sign * np.asarray(signal.digital, dtype=np.int64), resolution, zero, f"lead {lead}"
+        )
+        levels.append(samples)
         resolutions.append(resolution)
     found = Recorded(
         "edf",

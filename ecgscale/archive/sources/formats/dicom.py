@@ -17,6 +17,7 @@ from ecgscale.archive.sources.formats.recording import (
     Recorded,
     at_zone,
     exactly,
+    from_zero,
     library,
     made,
     microvolts_of,
@@ -24,12 +25,14 @@ from ecgscale.archive.sources.formats.recording import (
     sex_of,
     whole,
 )
-from ecgscale.leads import canonical_lead
+from ecgscale.leads import CANONICAL_LEADS, canonical_lead
 
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _BIG_ENDIAN = "1.2.840.10008.1.2.2"
 _TYPES = {(8, "SB"): "i1", (8, "UB"): "u1", (16, "SS"): "i2", (16, "US"): "u2", (32, "SL"): "i4", (32, "UL"): "u4"}
 """Bits and interpretation → how a sample is stored. µ-law and A-law are audio."""
+_NUMBERED = {1: "I", 2: "II", 61: "III", 62: "aVR", 63: "aVL", 64: "aVF"} | {2 + i: f"V{i}" for i in range(1, 7)}
+"""Of the codes "2:N" of MDC and "5.6.3-9-N" of SCP-ECG."""
 _YEARS = {"D": Fraction(1, 365), "W": Fraction(7, 365), "M": Fraction(1, 12), "Y": Fraction(1)}
 
 
@@ -54,7 +57,7 @@ def _recorded(dataset: Any, order: str) -> Recorded:
     if not originals:
         raise NotUnderstood("derived waveforms only (averages), none that was recorded")
     group = max(originals, key=_size)  # the first of equals
-    told = []
+    told: list[str] = []
     if len(originals) > 1:
         told.append(f"{len(originals)} recorded waveforms; the longest one is taken, with the most leads")
     channels = list(group.get("ChannelDefinitionSequence") or [])
@@ -64,7 +67,7 @@ def _recorded(dataset: Any, order: str) -> Recorded:
     missing = None if padding is None else stored == _padding(padding, stored.dtype)
     leads, levels, resolutions, kept = [], [], [], []
     for number, channel in enumerate(channels):
-        lead = _lead(channel)
+        lead = _lead(channel, told)
         unit = _unit(channel)
         if unit is None:
             told.append(f"channel {lead or number + 1} holds no voltage; left out")
@@ -79,13 +82,12 @@ def _recorded(dataset: Any, order: str) -> Recorded:
         baseline = unit * exactly(channel.get("ChannelBaseline") or 0, "the channel baseline")
         if sensitivity <= 0:
             raise NotUnderstood(f"lead {lead} has a sensitivity of {float(sensitivity):g} µV")
-        zero, rest = divmod(baseline, sensitivity)
-        if rest:
-            told.append(f"the baseline of lead {lead} is no whole number of levels; rounded to the nearest")
-            zero = round(baseline / sensitivity)
+        samples, resolution = from_zero(
+            stored[number].astype(np.int64), sensitivity, baseline / sensitivity, f"lead {lead}"
+        )
         leads.append(lead)
-        levels.append(stored[number].astype(np.int64) + int(zero))
-        resolutions.append(sensitivity)
+        levels.append(samples)
+        resolutions.append(resolution)
         kept.append(number)
     acquired = _acquired(dataset)
     found = Recorded(
@@ -133,15 +135,20 @@ def _padding(value: Any, kind: np.dtype[Any]) -> Any:
     return np.frombuffer(value[: kind.itemsize], dtype=kind)[0] if isinstance(value, bytes) else kind.type(int(value))
 
 
-def _lead(channel: Any) -> str:
-    source = (channel.get("ChannelSourceSequence") or [None])[0]
-    meaning = "" if source is None else str(source.get("CodeMeaning") or source.get("CodeValue") or "")
-    for text in (meaning, str(channel.get("ChannelLabel") or "")):
-        # "Lead I (Einthoven)", "Lead aVR, augmented": the code's meaning with its explanation
-        name = canonical_lead(re.split(r"[(,]", text)[0])
-        if name:
-            return name
-    return ""
+def _lead(channel: Any, told: list[str]) -> str:
+    """The lead by what its code means, else by the code, else by the channel's label."""
+    source = (channel.get("ChannelSourceSequence") or [{}])[0]
+    code = str(source.get("CodeValue") or "")
+    numbered = re.fullmatch(r"(?:2:|5\.6\.3-9-)(\d{1,3})", code)
+    by_code = _NUMBERED.get(int(numbered[1]), "") if numbered else canonical_lead(code)
+    # "Lead I (Einthoven)", "Lead aVR, augmented": the meaning with its explanation
+    texts = [re.split(r"[(,]", str(text or ""))[0] for text in (source.get("CodeMeaning"), channel.get("ChannelLabel"))]
+    meaning, label = map(canonical_lead, texts)
+    if len({name for name in (meaning, by_code) if name in CANONICAL_LEADS}) > 1:
+        told.append(f"lead {meaning} has the code of {by_code}; taken by its meaning")
+    names = (meaning, by_code, label)
+    known = [name for name in names if name in CANONICAL_LEADS]
+    return next((name for name in (*known, *names) if name), "")
 
 
 def _unit(channel: Any) -> Fraction | None:

@@ -19,6 +19,7 @@ from ecgscale.archive.sources.formats.recording import (
     Recorded,
     at_zone,
     exactly,
+    from_zero,
     library,
     made,
     microvolts_of,
@@ -71,6 +72,7 @@ def read_muse(path: Path) -> Recorded:
         raise NotUnderstood(f"SampleExponent is {exponent}")
     rate = exactly(_text(rhythm, "SampleBase"), "SampleBase") * Fraction(10) ** exponent
     told: list[str] = []
+    begins: set[str] = set()
     leads, levels, resolutions = [], [], []
     for data in rhythm.iter("LeadData"):
         lead = canonical_lead(_text(data, "LeadID"))
@@ -84,8 +86,11 @@ def read_muse(path: Path) -> Recorded:
                 f"LeadAmplitudeUnits of lead {lead} is {_text(data, 'LeadAmplitudeUnits')!r}, no voltage"
             )
         resolutions.append(unit * exactly(_text(data, "LeadAmplitudeUnitsPerBit"), "LeadAmplitudeUnitsPerBit"))
+        begins.add(_text(data, "LeadTimeOffset") or "0")
         if _text(data, "LeadOff").upper() == "TRUE":
             told.append(f"the device says that lead {lead} was off")
+    if len(begins) > 1:
+        raise NotUnderstood("leads that were not recorded at the same time")
     acquired = _muse_time(
         _text(root, "TestDemographics/AcquisitionDate"), _text(root, "TestDemographics/AcquisitionTime")
     )
@@ -241,15 +246,13 @@ def _digits(value: Element, lead: str) -> tuple[NDArray[np.int64], Fraction]:
     if scale <= 0:
         raise NotUnderstood(f"lead {lead} has a scale of {float(scale):g} µV")
     zero = origin * (units["origin"] or 1) / scale
-    if zero.denominator != 1:
-        raise NotUnderstood(f"the origin of lead {lead} is no whole number of its scale")
     text = _text(value, "digits").split()
     if not text:
         raise NotUnderstood(f"lead {lead} has no digits")
     odd = next((one for one in text if not re.fullmatch(r"[+-]?\d{1,9}", one)), None)
     if odd is not None:
         raise NotUnderstood(f"lead {lead} has the digits {odd[:20]!r}, which are no whole number")
-    return np.array(text, dtype=np.int64) + int(zero), scale
+    return from_zero(np.array(text, dtype=np.int64), scale, zero, f"lead {lead}")
 
 
 def _hl7_time(text: str) -> datetime | None:

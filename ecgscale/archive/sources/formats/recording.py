@@ -23,6 +23,7 @@ SNIFFED = 4096
 MOST_BYTES = 2**30
 """Of a file; larger ones are refused before they are read, since a recording is held in memory."""
 _OLDEST = 120
+_FINEST = 2**31
 
 
 class NotUnderstood(Exception):
@@ -105,6 +106,15 @@ def sex_of(text: object) -> str | None:
     return _SEXES.get(str(text or "").strip().lower())
 
 
+def from_zero(
+    levels: NDArray[np.int64], resolution: Fraction, zero: Fraction, what: str
+) -> tuple[NDArray[np.int64], Fraction]:
+    """Levels that lie `zero` levels higher, and their resolution: a finer one where `zero` lies between two levels."""
+    if zero.denominator > _FINEST or abs(zero) > _FINEST:
+        raise NotUnderstood(f"the zero of {what} is {float(zero):g} levels away")
+    return levels * zero.denominator + zero.numerator, resolution / zero.denominator
+
+
 def moment(year: int, month: int, day: int, hour: int = 0, minute: int = 0, second: int = 0) -> datetime | None:
     """A time without a zone, taken as UTC; None for one that is none (a field that was left at zero)."""
     try:
@@ -128,8 +138,8 @@ _MICROVOLTS = {"nv": Fraction(1, 1000), "uv": Fraction(1), "mv": Fraction(1000),
 def microvolts_of(unit: str) -> Fraction | None:
     """What a unit is in microvolts; None for one that is no voltage. UCUM's case does not matter here: no MV comes."""
     text = unit.strip().replace("µ", "u").replace("μ", "u").lower()
-    names = {"nanovolts": "nv", "microvolts": "uv", "millivolts": "mv", "volts": "v"}
-    return _MICROVOLTS.get(names.get(text, text))
+    names = {"nanovolt": "nv", "microvolt": "uv", "millivolt": "mv", "volt": "v"}
+    return _MICROVOLTS.get(names.get(text.removesuffix("s"), text))
 
 
 def exactly(number: object, what: str) -> Fraction:

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+CODES = {"I": 1, "II": 2, "III": 61, "aVR": 62, "aVL": 63, "aVF": 64} | {f"V{i}": 2 + i for i in range(1, 7)}
+"""Of leads, in SCP-ECG and DICOM."""
 Levels = NDArray[np.int64]
 LEADS = ("I", "II", "V1")
 NAME, BORN = "Doe^Jane", "19530508"
@@ -51,7 +53,8 @@ def dicom(
     channels = []
     for lead in leads:
         channel, source, units = Dataset(), Dataset(), Dataset()
-        source.CodeValue, source.CodingSchemeDesignator, source.CodeMeaning = "2:1", "MDC", f"Lead {lead} (Einthoven)"
+        source.CodeValue, source.CodingSchemeDesignator = f"2:{CODES[lead]}", "MDC"
+        source.CodeMeaning = f"Lead {lead} (Einthoven)"
         units.CodeValue, units.CodingSchemeDesignator, units.CodeMeaning = unit, "UCUM", unit
         channel.ChannelSourceSequence, channel.ChannelSensitivityUnitsSequence = [source], [units]
         channel.ChannelSensitivity, channel.ChannelSensitivityCorrectionFactor = sensitivity, correction
@@ -181,9 +184,6 @@ def ishne(
     return path
 
 
-_SCP_LEADS = {"I": 1, "II": 2, "III": 61, "aVR": 62, "aVL": 63, "aVF": 64} | {f"V{i}": 2 + i for i in range(1, 7)}
-
-
 def scp(
     path: Path,
     stored: Levels,
@@ -205,7 +205,7 @@ def scp(
     bodies = {
         1: b"".join(struct.pack("<BH", tag, len(value)) + value for tag, value in tags),
         3: bytes([len(leads), 4 | len(leads) << 3])
-        + b"".join(struct.pack("<IIB", 1, stored.shape[1], _SCP_LEADS[lead]) for lead in leads),
+        + b"".join(struct.pack("<IIB", 1, stored.shape[1], CODES[lead]) for lead in leads),
         6: struct.pack("<HHBB", nanovolts, 2000, differences, 0)
         + struct.pack(f"<{len(packed)}H", *map(len, packed))
         + b"".join(packed),

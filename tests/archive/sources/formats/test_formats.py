@@ -76,6 +76,9 @@ def test_units_corrections_and_zeros(tmp_path: Path) -> None:
     # aECG: origin + scale × digit.
     found = read_recording(exports.aecg(tmp_path / "b", stored, scale="0.0025", unit="mV", origin="-1.5"))
     np.testing.assert_allclose(millivolts(found), stored * 0.0025 - 1.5, rtol=0, atol=1e-12)
+    # A zero between two levels: a finer resolution, and no rounding.
+    found = read_recording(exports.dicom(tmp_path / "e", stored, sensitivity="0.5", baseline="0.2"))
+    np.testing.assert_allclose(millivolts(found), (stored * 0.5 + 0.2) / 1000, rtol=0, atol=1e-15)
     # EDF: mV from one limit to the other.
     found = read_recording(exports.edf(tmp_path / "c", stored, unit="mV"))
     np.testing.assert_allclose(millivolts(found), stored * 0.1, rtol=1e-12)

@@ -107,6 +107,19 @@ def test_dicom_channels_without_a_voltage_and_missing_samples(tmp_path: Path) ->
     assert np.isnan(found.signal("float32")[0][0, 7])
 
 
+def test_dicom_leads_by_code_label_and_meaning(tmp_path: Path) -> None:
+    def renamed(dataset: Any, group: Any) -> None:
+        first, second, third = (one.ChannelSourceSequence[0] for one in group.ChannelDefinitionSequence)
+        first.CodeMeaning = "Ableitung I"
+        second.CodeMeaning = "Lead V6"
+        third.CodeMeaning, third.CodeValue = "", ""
+        group.ChannelDefinitionSequence[2].ChannelLabel = "aVR"
+
+    found = read_recording(exports.dicom(tmp_path / "a", levels(), change=renamed))
+    assert found.leads == ("I", "V6", "aVR")
+    assert found.told == ("lead V6 has the code of II; taken by its meaning",)
+
+
 def test_a_deflated_object_is_not_inflated(tmp_path: Path) -> None:
     path = exports.dicom(tmp_path / "a", levels(), syntax="1.2.840.10008.1.2.1.99")
     assert "a deflated transfer syntax" in refused(path)
