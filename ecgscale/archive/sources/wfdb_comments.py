@@ -35,7 +35,9 @@ _PART = re.compile(
     re.IGNORECASE,
 )
 _DICOM = re.compile(r"(?P<number>[0-9]{3})(?P<unit>[YMWD])")
-_BOUND = re.compile(rf"(?P<more>>=?|≥|over\s)?\s*(?P<number>{_NUMBER})\s*(?P<plus>\+)?", re.IGNORECASE)
+_BOUND = re.compile(
+    rf"(?P<more>>=?|≥|over\s)?\s*(?P<number>{_NUMBER})\s*(?P<plus>\+)?(?:\s*(?P<unit>{_YEARS}))?", re.IGNORECASE
+)
 _IN_A_YEAR = {"y": 1.0, "m": 12.0, "w": 365.25 / 7, "d": 365.25}
 _OLDEST = 120.0
 
@@ -62,8 +64,9 @@ def _is_person(key: str) -> bool:
 
 
 def _plain(key: str) -> str:
-    """A key without what stands in brackets behind it, in lower case."""
-    return re.sub(r"\s*[(\[].*", "", key.strip()).lower()
+    """A key without what stands in brackets behind it and whose it is, in lower case."""
+    bare = re.sub(r"\s*[(\[].*", "", key.strip()).lower()
+    return re.sub(r"^(patient|subject)('?s)?[\s_-]*", "", bare)
 
 
 def codes_of(text: str | None) -> list[str] | None:
@@ -104,7 +107,7 @@ def person_of(keyed: Mapping[str, str], comments: Sequence[str]) -> Person:
 
 
 def _read_age(person: Person, key: str, text: str) -> None:
-    text = text.strip()
+    text = re.sub(r"[()]", " ", text).strip() if text.strip() != "(none)" else ""
     if not text or text.lower() in _UNKNOWN:
         return
     years = _years(key, text)
@@ -129,7 +132,7 @@ def _years(key: str, text: str) -> float | None:
     if (bound := _BOUND.fullmatch(text)) and per_year:
         number = _number(bound["number"])
         above = bound["more"] is not None and "=" not in bound["more"] and "≥" not in bound["more"]
-        return (number + above) / per_year
+        return (number + above) / (1.0 if bound["unit"] else per_year)
     total, end = 0.0, 0
     while end < len(text):
         part = _PART.match(text, end)

@@ -31,8 +31,8 @@ _FORMAT = re.compile(
     r"(?P<format>[0-9]+)(?:x(?P<per_frame>[0-9]+))?(?::(?P<skew>[0-9]+))?(?:\+(?P<offset>[0-9]+))?", re.ASCII
 )
 _GAIN = re.compile(rf"(?P<gain>{_NUMBER})(?:\((?P<baseline>{_NUMBER})\))?(?:/(?P<units>\S+))?")
-_LEAVES = re.compile(r"^[/\\]|^[A-Za-z]:|://|(?:^|[/\\])\.\.?(?:[/\\]|$)|[\x00-\x1f]")
-"""Of file names: absolute, of another system, a URL, above the record's folder, or no name at all."""
+_LEAVES = re.compile(r"^[/\\]|^[A-Za-z]:|://|(?:^|[/\\])\.\.(?:[/\\]|$)|[\x00-\x1f]")
+"""Of file names: absolute, of another system, a URL, or above the record's folder."""
 
 _DEFAULT_RATE = 250.0
 _DEFAULT_GAIN = 200.0

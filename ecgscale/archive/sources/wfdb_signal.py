@@ -57,7 +57,7 @@ def _read_signal(header: Header, kind: SignalType) -> WfdbSignal:
     if header.segments:
         names = ", ".join([*header.segments[:3], *(["..."] if len(header.segments) > 3 else [])])
         said = f"a list of {len(header.segments)} segments ({names})"
-        raise UnreadableRecord(f"{said}, each of which is a record of its own in the same folder")
+        raise UnreadableRecord(f"{said}, each of which is a record of its own where it is in the folder")
     used = header.voltages
     if not used:
         units = ", ".join(dict.fromkeys(repr(channel.units)[1:-1] for channel in header.channels)) or "no units"

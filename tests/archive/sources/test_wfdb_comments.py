@@ -33,13 +33,20 @@ def person(*comments: str) -> Person:
         (["Age: NaN", "Sex: Unknown"], None, None),
         (["Age:", "Sex:"], None, None),
         (["Age : 50", "Gender: woman"], 50, "female"),
+        (["PatientAge: 062Y", "Patient's Sex: F"], 62, "female"),
+        (["Sex: M, Age: 62 (years)"], 62, "male"),
+        (["Age (months): 6 years"], 6, None),
+        (["age: (none)"], None, None),
     ],
 )
 def test_forms_that_are_read(comments: list[str], age: float | None, sex: str | None) -> None:
     assert person(*comments) == Person(age, sex)
 
 
-@pytest.mark.parametrize(("text", "age"), [(">89", 90), ("90+", 90), (">= 90", 90), ("≥90", 90), ("over 89", 90)])
+@pytest.mark.parametrize(
+    ("text", "age"),
+    [(">89", 90), ("90+", 90), (">= 90", 90), ("≥90", 90), ("over 89", 90), (">89 years", 90), ("90+ y", 90)],
+)
 def test_lower_bounds_are_kept_and_told(text: str, age: float) -> None:
     assert person(f"Age: {text}") == Person(age, notes=[AT_LEAST])
 

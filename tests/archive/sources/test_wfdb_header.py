@@ -122,13 +122,14 @@ def test_formats_that_are_refused(kind: str) -> None:
 
 @pytest.mark.parametrize(
     "file",
-    ["/etc/passwd", "../r.dat", "a/../../r.dat", "..", ".", "./r.dat", "C:\\r.dat", "..\\r.dat", "http://host/r.dat", "s3://b/r.dat",
+    ["/etc/passwd", "../r.dat", "a/../../r.dat", "..", "C:\\r.dat", "..\\r.dat", "http://host/r.dat", "s3://b/r.dat",
      "a\x00b"],
 )  # fmt: skip
 def test_files_that_leave_are_not_opened(file: str) -> None:
     with pytest.raises(UnreadableRecord, match="not opened"):
         of(signal=f"{file} 16")
     assert of(signal="data/r.dat 16").signal_files("x") == {"data/r.dat": "x/data/r.dat"}
+    assert of(signal="./a..b 16").signal_files("x") == {"./a..b": "x/a..b"}
 
 
 def test_more_signals_than_announced() -> None:
