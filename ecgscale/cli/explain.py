@@ -110,7 +110,7 @@ def explain(
 
 def explain_summary(result: ExplainResult, root: Path) -> list[str]:
     """What was done, and what to do next."""
-    from ecgscale.store.dataset import served
+    from ecgscale.store.dataset import current
 
     quarantined = sum(result.quarantined.values())
     done = [("computed", result.computed), ("unchanged", result.unchanged), ("re-stamped", result.restamped)]
@@ -132,7 +132,7 @@ def explain_summary(result: ExplainResult, root: Path) -> list[str]:
         lines += [f"  {state} {line}" for line in by_reason(held)]
     published = "published as" if result.published else "nothing new; still"
     lines.append(f"  {published} manifest {result.manifest} of {result.path}")
-    pointer = served(root)
+    pointer = current(root)
     if pointer is not None and pointer.dataset_id != result.dataset_id:
         lines.append(
             f"  served is still {pointer.dataset_id}; ecgscale promote {typed(root)} {result.dataset_id} changes that"

@@ -183,7 +183,7 @@ def _promotions(root: Place, n: int) -> Iterator[DecisionLine]:
     store, newest = open_objects(root), newest_pointer(root)
     for number in range(newest, max(newest - n, 0), -1):
         pointer = read_json_object(store, pointer_key(number), Pointer)
-        if pointer is not None:
+        if pointer is not None and pointer.decided:
             yield DecisionLine(
                 pointer.promoted_at, "promoted", pointer.promoted_by, pointer.dataset_id, (), pointer.reason
             )

@@ -36,7 +36,7 @@ from ecgscale.passes.workers import OpenPool, in_process
 from ecgscale.progress import SILENT, Progress
 from ecgscale.store.dataset import dataset_store, find_dataset
 from ecgscale.store.garbage import collect_garbage
-from ecgscale.store.lease import Lease
+from ecgscale.store.lease import Lease, LockedError
 from ecgscale.store.manifest import newest_number, read_manifest
 
 if TYPE_CHECKING:
@@ -189,7 +189,7 @@ def _prune(config: RunConfig, progress: Progress) -> int:
     """Remove what nobody has referred to for a while; how many objects. The lease is held already."""
     try:
         cleaned = collect_garbage(config.root, timedelta(hours=config.nightly.gc_grace_hours), progress=progress)
-    except StoreError as error:
+    except (StoreError, LockedError) as error:
         progress.say(f"note: not cleaned up: {error}")
         return 0
     return int(cleaned.to_dict()["removed"])

@@ -8,6 +8,10 @@ Resuming is asking for commit records by name.
 A commit record holds the shard's record ids as sorted 64-bit hashes, 8 bytes each, so doubles over millions of records
 are found by sorting numbers, without opening a data file. Two different ids share a hash with probability n² / 2⁶⁵
 (2e-7 for 2.3 million records), so whoever finds a shared hash looks at the ids themselves before saying anything.
+
+It also says in which order what it holds came: the sequence number of its version of the shard, and those of rows that
+stood, just as they are, in an earlier version of the same shard. What comes later of a record holds; a row that is sent
+once more, because its neighbour was corrected, has not become newer by that.
 """
 
 from __future__ import annotations
@@ -15,10 +19,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal, NoReturn
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from ecgscale.errors import PublishError
@@ -52,13 +58,21 @@ class Source(FoundSource):
     content_digest: str
 
     @property
+    def identity(self) -> tuple[str, str]:
+        """What a version of a shard is known by: its key and the digest of its content."""
+        return self.key, self.content_digest
+
+    @property
     def source(self) -> Source:
         """These five fields alone."""
         return Source(**{name: getattr(self, name) for name in Source.model_fields})
 
 
 class Output(BaseModel):
-    """An output file: its key in the dataset, what is in it, and the hashes of its record ids."""
+    """An output file: its key in the dataset, what is in it, and the hashes of its record ids.
+
+    row_digests: of what the archive holds of each of these records, in the order of their hashes; "" where not known
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -68,10 +82,15 @@ class Output(BaseModel):
     rows: int
     quarantined: dict[str, int]
     record_ids: str
+    row_digests: str = ""
 
 
 class Commit(BaseModel):
-    """The record that says: this source was explained, and the result is this file."""
+    """The record that says: this source was explained, and the result is this file.
+
+    sequence: number of this version of the shard, 0 where that is not known; row_sequences: those of its records, in
+    the order of their hashes, "" where all are that of the version
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -81,6 +100,8 @@ class Commit(BaseModel):
     committed_at: str
     run: RunFacts
     restamped_from: str | None = None
+    sequence: int = 0
+    row_sequences: str = ""
 
     @property
     def name(self) -> str:
@@ -116,6 +137,22 @@ def output_is_there(store: ObjectStore, output: Output) -> bool:
     return found is not None and found.size == output.size
 
 
+@dataclass(frozen=True)
+class Order:
+    """What is known of the order in which a shard and its rows came.
+
+    sequence: of this version; digests: of its rows by the hashes of their record ids; earlier: commits of versions of
+    the same shard that came before, or of this one in another dataset
+    """
+
+    sequence: int = 0
+    digests: Mapping[int, int] = field(default_factory=dict)
+    earlier: tuple[Commit, ...] = ()
+
+
+UNORDERED = Order()
+
+
 def commit_output(
     store: ObjectStore,
     source: Source,
@@ -125,6 +162,7 @@ def commit_output(
     quarantined: dict[str, int],
     rows: int,
     run: RunFacts,
+    order: Order = UNORDERED,
 ) -> Commit:
     """Put `data`, the whole output file of `source`, and its commit record; returns the record that holds.
 
@@ -134,23 +172,62 @@ def commit_output(
     if rows != source.rows:
         raise StoreError(f"shard {source.key}: {source.rows} records went in, {rows} came out; nothing was committed")
     sha256 = hashlib.sha256(data).hexdigest()
+    hashes = hash_record_ids(record_ids)
+    digests = [order.digests[number] for number in hashes.tolist()] if order.digests else []
     output = Output(
         file=f"{DATA}/{stem_of_key(source.key)}-{sha256[:16]}.parquet",
         size=len(data),
         sha256=sha256,
         rows=rows,
         quarantined=dict(sorted(quarantined.items())),
-        record_ids=encode_hashes(hash_record_ids(record_ids)),
+        record_ids=encode_hashes(hashes),
+        row_digests=encode_hashes(np.array(digests, dtype="<u8")),
     )
     if not store.put_if_absent(output.file, data) and not output_is_there(store, output):
         store.put(output.file, data)
-    return _create(store, Commit(source=source, output=output, committed_at=utc_now(), run=run))
+    rows_came = _row_sequences(output, order)
+    commit = Commit(
+        source=source,
+        output=output,
+        committed_at=utc_now(),
+        run=run,
+        sequence=order.sequence,
+        row_sequences=rows_came,
+    )
+    return _create(store, commit)
 
 
 def restamp(store: ObjectStore, source: Source, earlier: Commit, run: RunFacts) -> Commit:
     """Commit `source` with the output of `earlier`, a commit of the same key and content under another stamp."""
-    commit = Commit(source=source, output=earlier.output, committed_at=utc_now(), run=run, restamped_from=earlier.name)
-    return _create(store, commit)
+    facts = {"source": source, "committed_at": utc_now(), "run": run, "restamped_from": earlier.name}
+    return _create(store, earlier.model_copy(update=facts))
+
+
+def row_sequences(commit: Commit, sequence: int) -> NDArray[np.int64]:
+    """When each record of a commit came, in the order of their hashes: shape (n,); `sequence`: of the whole version."""
+    if not commit.row_sequences:
+        return np.full(len(decode_hashes(commit.output.record_ids)), sequence, dtype=np.int64)
+    return np.minimum(decode_hashes(commit.row_sequences).astype(np.int64), sequence)
+
+
+def row_digests(commit: Commit) -> dict[int, int]:
+    """Digests of what the archive holds of the records of a commit, by the hashes of their ids; empty if not known."""
+    digests = decode_hashes(commit.output.row_digests).tolist()
+    return dict(zip(decode_hashes(commit.output.record_ids).tolist(), digests, strict=True)) if digests else {}
+
+
+def _row_sequences(output: Output, order: Order) -> str:
+    """A row that stood in an earlier version of the shard as it is came when it first did."""
+    hashes, digests = decode_hashes(output.record_ids), decode_hashes(output.row_digests)
+    came = np.full(len(hashes), order.sequence, dtype=np.int64)
+    for commit in order.earlier:
+        known, theirs = decode_hashes(commit.output.record_ids), decode_hashes(commit.output.row_digests)
+        if not len(theirs) or not len(digests) or not commit.sequence:
+            continue
+        at = np.minimum(np.searchsorted(known, hashes), len(known) - 1)
+        same = (known[at] == hashes) & (theirs[at] == digests)
+        came = np.where(same, np.minimum(came, row_sequences(commit, commit.sequence)[at]), came)
+    return "" if (came == order.sequence).all() else encode_hashes(came.astype("<u8"))
 
 
 def _create(store: ObjectStore, commit: Commit) -> Commit:
@@ -160,6 +237,9 @@ def _create(store: ObjectStore, commit: Commit) -> Commit:
     if standing is not None and output_is_there(store, standing.output):
         return standing
     # The standing record names a file that somebody removed: the only case in which a record is replaced.
+    if standing is not None and standing.sequence and standing.source == commit.source:
+        came = {"sequence": standing.sequence, "row_sequences": standing.row_sequences}
+        commit = commit.model_copy(update=came)
     store.put(commit.name, to_json(commit))
     return commit
 
@@ -172,8 +252,17 @@ def stem_of_key(key: str) -> str:
 def hash_record_ids(record_ids: Iterable[str | None]) -> np.ndarray:
     """Sorted, distinct uint64 hashes (blake2b, 8 bytes, little-endian) of the ids that are not None: shape (n,)."""
     distinct = {record_id for record_id in record_ids if record_id is not None}
-    digests = b"".join(hashlib.blake2b(record_id.encode(), digest_size=8).digest() for record_id in distinct)
+    digests = b"".join(map(_hash, distinct))
     return np.sort(np.frombuffer(digests, dtype="<u8"))
+
+
+def hash_record_id(record_id: str) -> int:
+    """The hash of one id."""
+    return int.from_bytes(_hash(record_id), "little")
+
+
+def _hash(record_id: str) -> bytes:
+    return hashlib.blake2b(record_id.encode(), digest_size=8).digest()
 
 
 def encode_hashes(hashes: np.ndarray) -> str:

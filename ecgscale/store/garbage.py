@@ -3,7 +3,7 @@
 Manifests name data files and commit records; commit records name data files. So what is removed goes in that order:
 manifests, then commit records, then data files. Whoever is stopped in between leaves unreferenced objects, and the next
 call removes them. Nothing younger than the grace period is touched, by the clock of the store: a run may have put it
-there and be about to refer to it.
+there and be about to refer to it. And nothing at all while anybody else is at work (`presence.cleaning`).
 
 A commit record stays as long as somebody may want it: one that a kept manifest names, one whose output a kept manifest
 shows, one of a shard that is or was held back, and one that is newer than what is published of its shard, or waits for
@@ -13,8 +13,9 @@ its first publication.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import pairwise
@@ -26,8 +27,16 @@ from ecgscale.progress import SILENT, Progress, Stage
 from ecgscale.store.commit import COMMITS, DATA, Commit, read_commit, stem_of_commit
 from ecgscale.store.dataset import dataset_store
 from ecgscale.store.holds import holds
-from ecgscale.store.manifest import MANIFESTS, Manifest, manifest_key, manifest_numbers, newest_number, read_manifest
-from ecgscale.store.presence import stale_marks
+from ecgscale.store.manifest import (
+    MANIFESTS,
+    Manifest,
+    manifest_key,
+    manifest_numbers,
+    newest_number,
+    prune,
+    read_manifest,
+)
+from ecgscale.store.presence import cleaning, stale_marks
 from ecgscale.store.root import dataset_ids, existing_root
 
 READERS = 16
@@ -39,11 +48,12 @@ Stats = Mapping[str, ObjectStat]
 class Doomed:
     """What is to be removed from a dataset, by kind, each key with what a listing said of it.
 
-    newest: number of the manifest that was the newest then, 0 for none; known: names of all commit records, also of
-    those that stay; kept: how many objects stay
+    newest: number of the manifest that was the newest then, 0 for none; numbers: of the manifests that go; known: names
+    of all commit records, also of those that stay; kept: how many objects stay
     """
 
     newest: int = 0
+    numbers: tuple[int, ...] = ()
     manifests: dict[str, ObjectStat] = field(default_factory=dict)
     commits: dict[str, ObjectStat] = field(default_factory=dict)
     data: dict[str, ObjectStat] = field(default_factory=dict)
@@ -97,6 +107,7 @@ def doomed_objects(store: ObjectStore, now: datetime, grace: timedelta, keep_man
     removed = len(manifests) + len(gone) + len(loose_data)
     return Doomed(
         newest=numbers[-1] if numbers else 0,
+        numbers=tuple(dropped),
         manifests=manifests,
         commits={name: commits[name] for name in sorted(gone)},
         data=loose_data,
@@ -254,27 +265,37 @@ def collect_garbage(
     """Remove what no manifest refers to, and has been there for longer than `grace` by the clock of the store.
 
     keep_manifests: the newest so many stay whatever their age, older ones go with what they alone refer to (None: all
-    stay). `dry_run` only counts. Raises `StoreError` when a record of a dataset cannot be understood: nothing of that
-    dataset is removed then.
+    stay). `dry_run` only counts. Raises `LockedError` when anybody else is at work below ROOT, who may be about to
+    refer to what nobody refers to yet; `StoreError` when a record of a dataset cannot be understood: nothing of that
+    dataset is removed then; `LeaseLost` when this process slept meanwhile.
     """
     store = open_objects(existing_root(root))
     now = store.clock()
-    cleaning = _Cleaning(now, grace, keep_manifests, dry_run)
-    with progress.stage("gc", None, "objects") as stage:
+    alone = nullcontext(lambda: None) if dry_run else cleaning(store, "ecgscale gc")
+    with alone as require_alone, progress.stage("gc", None, "objects") as stage:
+        removal = _Cleaning(now, grace, keep_manifests, dry_run, require_alone)
         for dataset_id in dataset_ids(root):
             stage.note(dataset_id)
-            cleaning.dataset(dataset_store(root, dataset_id), stage)
-        cleaning.old("temporary", store, {**store.list_leftovers(), **stale_marks(store)}, stage)
-        cleaning.old("checkpoints", store, store.list_stats(CHECKPOINTS), stage)
+            removal.dataset(dataset_store(root, dataset_id), stage)
+        removal.old("temporary", store, {**store.list_leftovers(), **stale_marks(store)}, stage)
+        removal.old("checkpoints", store, store.list_stats(CHECKPOINTS), stage)
         for folder in PREFLIGHT:
-            cleaning.old("preflight", store, store.list_stats(folder), stage)
-    return Cleaned(store.where, grace, dry_run, dict(cleaning.by_kind), cleaning.kept)
+            removal.old("preflight", store, store.list_stats(folder), stage)
+    return Cleaned(store.where, grace, dry_run, dict(removal.by_kind), removal.kept)
 
 
 class _Cleaning:
     """One call of `collect_garbage`, as it goes on."""
 
-    def __init__(self, now: datetime, grace: timedelta, keep_manifests: int | None, dry_run: bool) -> None:
+    def __init__(
+        self,
+        now: datetime,
+        grace: timedelta,
+        keep_manifests: int | None,
+        dry_run: bool,
+        require_alone: Callable[[], None],
+    ) -> None:
+        self.require_alone = require_alone
         self.now, self.grace, self.keep_manifests, self.dry_run = now, grace, keep_manifests, dry_run
         self.by_kind = dict.fromkeys(KINDS, Removed())
         self.kept = 0
@@ -282,6 +303,9 @@ class _Cleaning:
     def dataset(self, store: ObjectStore, stage: Stage) -> None:
         """Manifests, then commit records, then data files of one dataset."""
         doomed = self._doomed(store)
+        if not self.dry_run:
+            # A gap that says why it is there: `verify` walks the chain of manifests.
+            prune(store, doomed.numbers, "ecgscale gc")
         self._remove("manifests", store, doomed.manifests, stage)
         self._remove("commits", store, doomed.commits, stage)
         data = doomed.data if self.dry_run else still_loose(store, doomed)
@@ -306,6 +330,7 @@ class _Cleaning:
 
     def _remove(self, kind: str, store: ObjectStore, found: Mapping[str, ObjectStat], stage: Stage) -> None:
         if not self.dry_run:
+            self.require_alone()
             # In any order; the first error is raised when the others are through.
             with ThreadPoolExecutor(WRITERS) as writers:
                 list(writers.map(store.delete, found))

@@ -2,7 +2,7 @@
 
     _lock/00000012.json   who holds generation 12, put if absent: one winner
     _lock/00000012.beat   put again and again by the holder; its age, by the store's clock, is the lease's
-    _lock/00000012.end    the holder is done
+    _lock/00000012.end    the holder whose run_id it holds is done
 
 Whoever finds the newest generation ended, silent for longer than its `ttl_s`, or held by a process of this host that is
 dead, puts the next one. A holder that slept through that finds a newer generation and stops. Only double work is
@@ -124,7 +124,7 @@ class Lease:
         assert self._beating is not None
         self._beating.join()
         if not self._lost:
-            self._store.put(_key(self._number, "end"), b"")
+            self.end()
             self._prune()
 
     def check(self) -> None:
@@ -139,6 +139,11 @@ class Lease:
                 f"another run has taken over {self._store.where}: this one was silent for more than "
                 f"{self._holder.ttl_s:.0f} s. What was committed stays; type the same command again when it is done."
             )
+
+    def end(self) -> None:
+        """Say that this process is done. Where another overwrote the generation (a store without put-if-absent), that
+        one goes on."""
+        self._store.put(_key(self._number, "end"), self._holder.run_id.encode())
 
     def _acquire(self) -> None:
         standing = lease_standing(self._store)
@@ -169,11 +174,16 @@ class Lease:
 def lease_standing(store: ObjectStore) -> Standing:
     """Who holds the lease of this ROOT, if anybody."""
     number = _SERIES.newest(store)
-    if number == 0 or store.stat(_key(number, "end")) is not None:
+    if number == 0:
+        return Standing(number, None, None)
+    ended = store.read(_key(number, "end"))
+    # Those of earlier versions said nothing.
+    holder = None if ended == b"" else _SERIES.read(store, number)
+    if holder is None or ended == holder.run_id.encode():
         return Standing(number, None, None)
     signs = [store.stat(_SERIES.key(number)), store.stat(_key(number, "beat"))]
     seen = max((sign.modified for sign in signs if sign is not None), default=None)
-    return Standing(number, _SERIES.read(store, number), seen)
+    return Standing(number, holder, seen)
 
 
 def is_stale(store: ObjectStore, standing: Standing) -> bool:
@@ -187,7 +197,7 @@ def is_stale(store: ObjectStore, standing: Standing) -> bool:
 def end_stale(store: ObjectStore, standing: Standing, by: Holder) -> None:
     """Take over from a stale holder and end at once, so that one that was only asleep finds out when it wakes."""
     if _SERIES.create(store, standing.number + 1, by):
-        store.put(_key(standing.number + 1, "end"), b"")
+        store.put(_key(standing.number + 1, "end"), by.run_id.encode())
 
 
 def _refuse(store: ObjectStore, standing: Standing) -> None:

@@ -9,6 +9,9 @@ anybody forgets, and `forget` takes the lease and *then* looks for marks: whiche
 counts until its process is dead (on the same host) or silent for longer than its `ttl_s`. What only slept finds out:
 `forget` by a lease that was taken over, a command by a mark that is gone, and both end with exit code 6.
 
+Who removes garbage (`cleaning`) puts a mark of another kind, `_lock/cleaning-<id>`, and then looks for those who are at
+work: if anybody is, nothing is removed. Whoever begins after that waits until it is done, which takes seconds.
+
 Marks lie in the folder of the lease, because both sides write to it just before they look: on a network disk, a host
 may be shown an old state of a folder, but not of one that it has just changed. Nights and refits put marks too.
 """
@@ -19,8 +22,9 @@ import functools
 import inspect
 import os
 import threading
+import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +53,8 @@ FORGETTING = "ecgscale forget"
 """The purpose of the lease that nobody may be at work beside."""
 
 _MARK = f"{LOCK}/at_work-"
+_CLEANING = f"{LOCK}/cleaning-"
+_LOOK_AGAIN_S = 0.2
 _NAMED = 3
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -57,10 +63,13 @@ _R = TypeVar("_R")
 class Mark:
     """The mark of one process below one ROOT; `at_work` puts it, keeps it young and removes it."""
 
-    def __init__(self, store: ObjectStore, what: str, run_id: str | None = None, ttl_s: float = TTL_S) -> None:
+    def __init__(
+        self, store: ObjectStore, what: str, run_id: str | None = None, ttl_s: float = TTL_S, kind: str = _MARK
+    ) -> None:
         self._store = store
         self._holder = Holder.here(run_id or uuid4().hex, what, ttl_s)
-        self._key = f"{_MARK}{uuid4().hex}"
+        self._key = f"{kind}{uuid4().hex}"
+        self._young = time.monotonic()
         self._absent = _absent_folders(store)
         self._done = threading.Event()
         self._beating: threading.Thread | None = None
@@ -71,9 +80,32 @@ class Mark:
         try:
             self._store.put(f"{self._key}.json", to_json(self._holder))
             self._require_nobody_forgets()
+            while any(not mark.stale for mark in _marks(self._store, _CLEANING)):
+                time.sleep(_LOOK_AGAIN_S)
         except BaseException:
             self.withdraw()
             raise
+
+    def announce_cleaning(self) -> None:
+        """Put the mark of who removes garbage, then look: `LockedError`, and no mark, while others are at work."""
+        own = _OWN.get((os.getpid(), self._store.where))
+        try:
+            self._store.put(f"{self._key}.json", to_json(self._holder))
+            others = [mark for mark in _marks(self._store, _MARK) if own is None or own._key not in mark.stem]
+            if busy := [mark.holder for mark in others if mark.holder is not None and not mark.stale]:
+                raise LockedError(
+                    f"{_at_work(self._store, busy)}. What they are about to refer to could be removed, so nothing was. "
+                    "Type the same command again when it has ended; should it be dead, its mark counts for "
+                    f"{max(holder.ttl_s for holder in busy):.0f} s after its last sign of life."
+                )
+        except BaseException:
+            self.withdraw()
+            raise
+
+    def require_young(self) -> None:
+        """Raise `LeaseLost` when this process slept so long that others took it for dead."""
+        if time.monotonic() - self._young > self._holder.ttl_s:
+            raise self.overtaken()
 
     def keep_young(self) -> None:
         """Let a thread say from time to time that the process lives, so that a long computation does not look dead."""
@@ -125,6 +157,7 @@ class Mark:
                 if self._store.stat(f"{self._key}.json") is None:
                     return
                 self._store.put(f"{self._key}.beat", utc_now().encode())
+                self._young = time.monotonic()
 
 
 _ENTERING = threading.Lock()
@@ -160,6 +193,22 @@ def at_work(root: str | Path, what: str, run_id: str | None = None, ttl_s: float
                     raise mark.overtaken()
 
 
+@contextmanager
+def cleaning(store: ObjectStore, what: str, ttl_s: float = TTL_S) -> Iterator[Callable[[], None]]:
+    """Remove garbage below a ROOT for as long as the block lasts, with nobody else at work there.
+
+    Yields what is to be called before anything is removed: it raises `LeaseLost` when this process slept and was taken
+    for dead. Raises `LockedError` at once when anybody but this process is at work; who begins later waits.
+    """
+    mark = Mark(store, what, ttl_s=ttl_s, kind=_CLEANING)
+    mark.announce_cleaning()
+    mark.keep_young()
+    try:
+        yield mark.require_young
+    finally:
+        mark.withdraw()
+
+
 def announced(
     what: str, when: str | None = None, existing: bool = False
 ) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
@@ -192,6 +241,7 @@ def announced(
 class _Found:
     """The objects of a mark as a listing showed them; holder: None where only a beat was left."""
 
+    stem: str
     holder: Holder | None
     stats: dict[str, ObjectStat]
     stale: bool
@@ -202,13 +252,11 @@ def require_alone(store: ObjectStore) -> list[str]:
 
     Returns a sentence for each of those. Raises `LockedError`, which names who is at work, where and since when.
     """
-    found = _marks(store)
+    found = _marks(store, _MARK)
     busy = [mark.holder for mark in found if mark.holder is not None and not mark.stale]
     if busy:
-        named = "; ".join(holder.description for holder in busy[:_NAMED])
-        more = f", and {len(busy) - _NAMED} more" if len(busy) > _NAMED else ""
         raise LockedError(
-            f"at work below {store.where}: {named}{more}. What was read before could be written back, so nothing was "
+            f"{_at_work(store, busy)}. What was read before could be written back, so nothing was "
             "removed. Type the same command again when it has ended; should it be dead, its mark counts for "
             f"{max(holder.ttl_s for holder in busy):.0f} s after its last sign of life."
         )
@@ -220,19 +268,29 @@ def require_alone(store: ObjectStore) -> list[str]:
 
 def stale_marks(store: ObjectStore) -> dict[str, ObjectStat]:
     """Objects of marks whose processes are gone: of no use to anybody."""
-    return {key: stat for mark in _marks(store) if mark.stale for key, stat in mark.stats.items()}
+    here = os.getpid()
+    # Who asks may be cleaning up just now.
+    cleaners = (mark for mark in _marks(store, _CLEANING) if mark.holder is None or mark.holder.pid != here)
+    found = (*_marks(store, _MARK), *cleaners)
+    return {key: stat for mark in found if mark.stale for key, stat in mark.stats.items()}
 
 
-def _marks(store: ObjectStore) -> list[_Found]:
+def _at_work(store: ObjectStore, busy: Sequence[Holder]) -> str:
+    named = "; ".join(holder.description for holder in busy[:_NAMED])
+    more = f", and {len(busy) - _NAMED} more" if len(busy) > _NAMED else ""
+    return f"at work below {store.where}: {named}{more}"
+
+
+def _marks(store: ObjectStore, kind: str) -> list[_Found]:
     by_mark: defaultdict[str, dict[str, ObjectStat]] = defaultdict(dict)
     for key, stat in store.list_stats(LOCK).items():
-        if key.startswith(_MARK):
+        if key.startswith(kind):
             by_mark[key.rpartition(".")[0]][key] = stat
     found = []
     for stem, stats in by_mark.items():
         holder = read_json_object(store, f"{stem}.json", Holder) if f"{stem}.json" in stats else None
         seen = max(stat.modified for stat in stats.values())
-        found.append(_Found(holder, stats, holder is None or is_stale(store, Standing(0, holder, seen))))
+        found.append(_Found(stem, holder, stats, holder is None or is_stale(store, Standing(0, holder, seen))))
     return found
 
 

@@ -37,7 +37,7 @@ from ecgscale.store.root import dataset_ids
 from tests.worlds.commands.nights import NightWorld
 
 WAIT_S = 120.0
-RUN_FACTS = {"run", "committed_at", "created", "held_at", "path"}
+RUN_FACTS = {"run", "committed_at", "created", "held_at", "path", "parent", "pointer", "promoted_at"}
 REACHED_BY = ("AWS_", "ECGSCALE_")
 _ONE_AT_A_TIME = threading.Lock()
 

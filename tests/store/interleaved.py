@@ -23,8 +23,8 @@ from ecgscale.errors import ShardError
 from ecgscale.explain.schema import to_parquet
 from ecgscale.io.objects import ObjectStat, ObjectStore
 from ecgscale.passes.explain.committing import CommittedShards, RunLimits
-from ecgscale.passes.explain.plan import Pending, Plan
-from ecgscale.store.commit import Commit, commit_output, find_commit, restamp
+from ecgscale.passes.explain.plan import Pending, Plan, order_of
+from ecgscale.store.commit import Commit, commit_output, find_commit, hash_record_id, restamp
 from ecgscale.store.manifest import SetAside
 from ecgscale.store.provenance import RunFacts
 
@@ -191,10 +191,11 @@ class View(ObjectStore):
 
 @dataclass(frozen=True)
 class Held:
-    """A shard as it lies in the archive."""
+    """A shard as it lies in the archive; `torn`: nobody can read it."""
 
     stamp: int
     records: Records
+    torn: bool = False
 
     @property
     def digest(self) -> str:
@@ -212,6 +213,14 @@ class ArchiveModel:
     def put(self, key: str, records: Records) -> None:
         """Put or replace a shard."""
         self._change({**self.shards, key: Held(len(self.states), records)})
+
+    def put_back(self, key: str, held: Held) -> None:
+        """Restore a shard with the stamp that it had."""
+        self._change({**self.shards, key: held})
+
+    def tear(self, key: str, records: Records) -> None:
+        """Leave something in the place of a shard that cannot be read."""
+        self._change({**self.shards, key: Held(len(self.states), records, torn=True)})
 
     def touch(self, key: str) -> None:
         """The same content under a new stamp."""
@@ -250,6 +259,8 @@ class ListedArchive:
         now = self._model.shards.get(key)
         if now is None or now != self._listed[key]:
             raise ShardError(f"{key} was changed while it was read")
+        if now.torn:
+            raise ShardError(f"{key} is torn")
         return now.records
 
     def footer(self, shard: Shard) -> ShardFooter:
@@ -305,6 +316,8 @@ class CommittingModel:
         archive.records(source.key)
         ids = [record_id for record_id, _ in records]
         self.computed += 1
+        digests = {hash_record_id(record_id): value for record_id, value in records}
+        order = order_of(pending, self.store, digests)
         return commit_output(
-            self.store, source, data, record_ids=ids, quarantined={}, rows=len(records), run=self.facts
+            self.store, source, data, record_ids=ids, quarantined={}, rows=len(records), run=self.facts, order=order
         )

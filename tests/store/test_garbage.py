@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,10 @@ from ecgscale.store.commit import Commit, read_commit
 from ecgscale.store.dataset import open_explanations
 from ecgscale.store.garbage import Cleaned, collect_garbage, doomed_objects
 from ecgscale.store.holds import hold
+from ecgscale.store.lease import LockedError
 from ecgscale.store.manifest import Manifest, newest_number, publish, read_manifest
+from ecgscale.store.presence import Mark, at_work
+from ecgscale.store.presence import cleaning as alone
 from tests.worlds.published.shards import RUN, commit_shard, content_of, store_of
 
 GRACE = timedelta(hours=72)
@@ -266,6 +270,41 @@ def test_what_is_referred_to_meanwhile_stays(tmp_path: Path, monkeypatch: pytest
     cleaned = collect_garbage(tmp_path, GRACE)
     assert counts(cleaned) == {}
     nothing_dangles(store)
+
+
+def test_nothing_goes_beside_a_running_writer(tmp_path: Path) -> None:
+    store = store_of(tmp_path)
+    store.put("data/part-00000-0123456789abcdef.parquet", b"12345")
+    beside = cleaning.open_objects(tmp_path)
+    mark = Mark(beside, "ecgscale explain")
+    mark.announce()
+    with pytest.raises(LockedError, match=r"at work below .*ecgscale explain \(process \d+") as refused:
+        collect_garbage(tmp_path, timedelta(0))
+    assert refused.value.exit_code == 5
+    assert counts(collect_garbage(tmp_path, timedelta(0), dry_run=True)) == {"data": 1}
+    mark.withdraw()
+    assert counts(collect_garbage(tmp_path, timedelta(0))) == {"data": 1}
+    assert not list(beside.list_prefix("_lock"))
+    # Whoever cleans up within its own work is not in its own way.
+    with at_work(tmp_path, "ecgscale nightly"):
+        assert counts(collect_garbage(tmp_path, timedelta(0))) == {}
+
+
+def test_who_begins_meanwhile_waits(tmp_path: Path) -> None:
+    store_of(tmp_path)
+    order: list[str] = []
+
+    def begin() -> None:
+        with at_work(tmp_path, "ecgscale explain"):
+            order.append("at work")
+
+    writer = threading.Thread(target=begin)
+    with alone(cleaning.open_objects(tmp_path), "ecgscale gc"):
+        writer.start()
+        writer.join(timeout=0.5)
+        order.append("clean")
+    writer.join()
+    assert order == ["clean", "at work"]
 
 
 def test_no_such_root(tmp_path: Path) -> None:

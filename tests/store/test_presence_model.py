@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ecgscale.store.lease import LOCK, Lease, LeaseLost, LockedError
+from ecgscale.store.lease import Lease, LeaseLost, LockedError
 from ecgscale.store.presence import FORGETTING, Mark, require_alone
 from tests.store.interleaved import Choice, Objects, Turns, View
 
@@ -72,7 +72,7 @@ class Story:
             self.message.add(name)
         self.inside.discard(name)
         if name not in self.message:
-            store.put(f"{LOCK}/{lease._number:08d}.end", b"")
+            lease.end()
 
 
 def played(choices: list[Choice], seed: int, ttl_s: float, conditional: bool = True) -> Story:

@@ -91,7 +91,7 @@ class ModelRun(_Run):
 
     def __init__(self, store: View, archive: ArchiveModel, name: str, admission: Any) -> None:
         committing: Any = CommittingModel(store, facts(name))
-        super().__init__(None, IDENTITY, store, committing, SILENT, Policy(admission))  # type: ignore[arg-type]
+        super().__init__(None, IDENTITY, store, committing, SILENT, Policy(admission), None)  # type: ignore[arg-type]
         self._model = archive
 
     def _open_archive(self) -> Any:
@@ -322,11 +322,13 @@ def broken_after(most: int) -> int | None:
     return None
 
 
-def publish_whatever_came_meanwhile(store: View, content: Any, _base: int, run: RunFacts) -> Manifest | None:
+def publish_whatever_came_meanwhile(
+    store: View, content: Any, _base: int, run: RunFacts, _pointer: int | None
+) -> Manifest | None:
     return publish(store, content, newest_number(store), run)
 
 
-def publish_over_others(store: View, content: Any, base: int, run: RunFacts) -> Manifest:
+def publish_over_others(store: View, content: Any, base: int, run: RunFacts, _pointer: int | None) -> Manifest:
     manifest = Manifest(number=base + 1, created="now", run=run, content=content)
     store.put(manifest_key(manifest.number), to_json(manifest))
     return manifest

@@ -30,13 +30,14 @@ from ecgscale.nightly.gates.reference import traits_name
 from ecgscale.passes.explain.resolve import METADATA_PREFIX, commits_of, resolve_duplicates
 from ecgscale.passes.explain.shard import NO_ID
 from ecgscale.progress import Stage
-from ecgscale.store.commit import COMMITS, DATA, Commit, Source, commit_output, decode_hashes
+from ecgscale.store.commit import COMMITS, DATA, Commit, Order, Source, commit_output, decode_hashes, row_digests
 from ecgscale.store.failures import FAILURES
 from ecgscale.store.garbage import read_commits
 from ecgscale.store.holds import Hold, hold_name, holds
 from ecgscale.store.manifest import (
     Content,
     HeldShard,
+    Identity,
     Manifest,
     ShardEntry,
     compose,
@@ -44,9 +45,11 @@ from ecgscale.store.manifest import (
     manifest_numbers,
     newest_number,
     plan_digest,
+    prune,
     publish,
     read_manifest,
 )
+from ecgscale.store.presence import FORGETTING
 from ecgscale.store.provenance import RunFacts
 
 _ATTEMPTS = 5
@@ -104,6 +107,7 @@ class DatasetWithout:
         for number in self.manifests_naming(self.commits, self.dirty):
             # The newest is without them, whatever an earlier call was stopped at.
             if newest is None or number < newest.number:
+                prune(self.store, [number], FORGETTING)
                 self._delete(manifest_key(number))
                 self.done.manifests.append(number)
         for commit in self.commits:
@@ -181,6 +185,7 @@ class DatasetWithout:
             quarantined=dict(Counter(status for status in statuses if status != OK)),
             rows=kept.num_rows,
             run=self.run,
+            order=Order(commit.sequence, row_digests(commit), (commit,)),
         )
 
     def _move_holds(self) -> None:
@@ -216,7 +221,9 @@ class DatasetWithout:
             if newest is None:
                 return
             content = self._content(newest)
-            if content == newest.content or publish(self.store, content, newest.number, self.run) is not None:
+            if content == newest.content:
+                return
+            if publish(self.store, content, newest.number, self.run, forgotten=self._forgotten()) is not None:
                 return
         raise StoreError(f"{_ATTEMPTS} times another run published {self.store.where} first; type the command again")
 
@@ -226,11 +233,12 @@ class DatasetWithout:
         aside = tuple(one for one in before.set_aside if one.key not in self.shards)
         named = {entry.commit for entry in before.shards} | {one.commit for one in before.held}
         dirty = any(entry.file in self.dirty for entry in before.shards)
-        if not named & gone and not dirty and aside == before.set_aside:
+        remembered = self._forgotten() & {version.identity for version in before.past}
+        if not named & gone and not dirty and not remembered and aside == before.set_aside:
             return before
         kept = [entry for entry in before.shards if entry.commit not in gone]
         parts = [
-            (ShardEntry.of(commit, entry.since), commit)
+            (ShardEntry.of(commit, entry.since, entry.sequence or entry.since), commit)
             for entry, commit in zip(kept, commits_of(self.store, kept), strict=True)
         ]
         for entry in before.shards:
@@ -240,17 +248,18 @@ class DatasetWithout:
             shard = self.shards.get(entry.key)
             # What was published may be an earlier version of what the shard was until now.
             if fresh is not None and shard is not None and entry.content_digest == shard.old.content_digest:
-                parts.append((ShardEntry.of(fresh, entry.since), fresh))
+                parts.append((ShardEntry.of(fresh, entry.since, entry.sequence or entry.since), fresh))
             elif shard is None or shard.new is not None:
                 self.done.again.append(entry.key)
-        entries = (
-            tuple(entry for entry, _ in parts)
-            if self.probes
-            else resolve_duplicates(self.store, parts, refuse_new=False).entries
-        )
+        entries = tuple(entry for entry, _ in parts) if self.probes else resolve_duplicates(self.store, parts).entries
         held = self._held(before, gone)
         digest = plan_digest([*entries, *aside, *held])
         return compose(before.identity, before.archive, digest, entries, aside, held)
+
+    def _forgotten(self) -> set[Identity]:
+        """Versions of shards that held the patient: their digests tell of the patient's rows too."""
+        old = {shard.old.identity for shard in self.shards.values()}
+        return old | {commit.source.identity for commit in self.commits}
 
     def _held(self, before: Content, gone: set[str]) -> list[HeldShard]:
         standing = holds(self.store)
@@ -261,7 +270,7 @@ class DatasetWithout:
             if one.commit not in gone:
                 held.append(one)
             elif hold is not None and hold.state != "released":
-                held.append(hold.shard())
+                held.append(hold.shard().model_copy(update={"sequence": one.sequence}))
         return held
 
     def manifests_naming(self, commits: Iterable[Commit], dirty: Iterable[str]) -> list[int]:
@@ -275,6 +284,7 @@ class DatasetWithout:
                 return False
             content = manifest.content
             named = {entry.commit for entry in content.shards} | {one.commit for one in content.held}
+            named |= {version.commit for version in content.past if version.commit is not None}
             reasons = [*(one.reason for one in content.set_aside), *(one.reason for one in content.held)]
             return bool(named & names or set(manifest.files) & files) or any(map(self.traces.is_in, reasons))
 

@@ -31,7 +31,7 @@ from ecgscale.nightly.gates.gatekeeper import NIGHTS
 from ecgscale.report.subject import NAMES_FILE, read_names
 from ecgscale.store.dataset import DATASET_FILE, Pointer, dataset_store, find_dataset, newest_pointer, serve, served
 from ecgscale.store.holds import Hold, hold_name, holds, standing_holds
-from ecgscale.store.manifest import DatasetFacts, Manifest, newest_number, read_manifest
+from ecgscale.store.manifest import DatasetFacts, Manifest, ShardEntry, newest_number, read_manifest
 from ecgscale.store.presence import announced
 from ecgscale.store.provenance import run_facts
 from ecgscale.store.root import dataset_ids
@@ -138,14 +138,17 @@ def _what_to_do(
 
 
 def lacking_shards(before: Manifest, now: Manifest) -> list[str]:
-    """Keys of shards published in `before` that `now` lacks, or publishes with other content though it is older."""
+    """Keys of shards published in `before` that `now` lacks, or publishes in a version that `before` had earlier."""
     there = {entry.key: entry.content_digest for entry in now.content.shards}
-    older = now.created < before.created
-    return [
-        entry.key
-        for entry in before.content.shards
-        if entry.key not in there or (older and there[entry.key] != entry.content_digest)
-    ]
+    earlier = {version.identity: version.sequence for version in before.content.past}
+
+    def older(entry: ShardEntry) -> bool:
+        if before.version == 1:
+            # Which remembers no earlier versions; the clocks of those who published have to do.
+            return now.created < before.created and there[entry.key] != entry.content_digest
+        return earlier.get((entry.key, there[entry.key]), entry.sequence) < entry.sequence
+
+    return [entry.key for entry in before.content.shards if entry.key not in there or older(entry)]
 
 
 def _published(root: Place, dataset_id: str) -> Manifest:

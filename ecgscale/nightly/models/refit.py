@@ -46,7 +46,7 @@ from ecgscale.passes.watch import RunWatch
 from ecgscale.passes.workers import OpenPool, driver_device, in_process
 from ecgscale.progress import SILENT, Progress
 from ecgscale.report.subject import NAMES_FILE, read_names
-from ecgscale.store.dataset import DATASET_FILE, dataset_store, find_dataset, serve, served
+from ecgscale.store.dataset import DATASET_FILE, dataset_store, find_dataset, newest_pointer, serve, served
 from ecgscale.store.manifest import Manifest, newest_number
 from ecgscale.store.presence import at_work
 from ecgscale.store.provenance import RunFacts, run_facts
@@ -214,9 +214,10 @@ class _Task:
 
 def _keep_served(root: Place, dataset_id: str, run: RunFacts) -> None:
     """Make sure that a pointer says what is served, so that publishing another dataset changes nothing."""
+    base = newest_pointer(root)
     if served(root) is None:
         try:
-            serve(root, dataset_id, "was served when a new cluster model was fitted", run, base=0)
+            serve(root, dataset_id, "was served when a new cluster model was fitted", run, base)
         except PublishError:
             if served(root) is None:
                 raise

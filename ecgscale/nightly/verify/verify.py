@@ -1,6 +1,6 @@
 """Is what is published whole and right? Every file, every row, every commit record, and a sample computed again.
 
-    manifest → each file: bytes, metadata, rows, commit → no record twice → a sample recomputed → garbage
+    chain of manifests → the newest → each file: bytes, metadata, rows, commit → no record twice → a sample → garbage
 
 Nothing is changed. What is not as it has to be is a problem; what nobody refers to is garbage, which is named and harms
 nobody.
@@ -23,6 +23,7 @@ from ecgscale.clusters.model import ClusterModel
 from ecgscale.errors import ExitCode, ModelError
 from ecgscale.io.objects import ObjectStore, StoreError, open_objects
 from ecgscale.io.places import Place
+from ecgscale.nightly.verify.chain import broken_link, lost_versions
 from ecgscale.nightly.verify.file import check_commit, check_file
 from ecgscale.nightly.verify.rows import Problem, Problems, check_doubles
 from ecgscale.nightly.verify.sample import Recomputed, Recomputing
@@ -30,7 +31,15 @@ from ecgscale.progress import SILENT, Progress
 from ecgscale.store.commit import Commit, read_commit
 from ecgscale.store.dataset import dataset_store
 from ecgscale.store.garbage import unreferenced
-from ecgscale.store.manifest import DatasetFacts, Manifest, ShardEntry, manifest_key, newest_number, read_manifest
+from ecgscale.store.manifest import (
+    DatasetFacts,
+    Manifest,
+    ShardEntry,
+    manifest_key,
+    newest_number,
+    plan_digest,
+    read_manifest,
+)
 from ecgscale.store.root import chosen_datasets, existing_root
 
 READERS = 4
@@ -141,6 +150,7 @@ class _Check:
         number = newest_number(self.store)
         manifest = self._manifest(number) if number else None
         recomputed = Recomputed()
+        self._check_chain(number, manifest)
         if manifest is not None:
             self._check_sums(manifest)
             model = self._model(manifest.content.identity)
@@ -189,6 +199,23 @@ class _Check:
         totals = (content.totals.shards, content.totals.records, content.totals.quarantined)
         if summed != totals:
             self.problems.add("manifest", key, f"its totals are {totals}, its shards make {summed}")
+        planned = plan_digest([*content.shards, *content.set_aside, *content.held])
+        if planned != content.plan_digest:
+            says = f"its plan_digest is {content.plan_digest[:16]}…; what it names makes {planned[:16]}…"
+            self.problems.add("manifest", key, f"{says}: a shard was added, dropped or changed in it")
+
+    def _check_chain(self, newest: int, manifest: Manifest | None) -> None:
+        """That the manifests before the newest are the ones that were published, and nothing was taken out of it."""
+        try:
+            broken = broken_link(self.store, newest)
+        except StoreError as error:
+            broken = manifest_key(newest), str(error)
+        # That the newest cannot be understood is told already.
+        if broken is not None and (manifest is not None or broken[0] != manifest_key(newest)):
+            self.problems.add("manifest", *broken)
+        for key in lost_versions(self.store, manifest) if manifest is not None else ():
+            says = f"knows nothing of a version of {key} that the manifest before it had: an entry was taken out of it"
+            self.problems.add("manifest", manifest_key(newest), says)
 
     def _model(self, identity: DatasetFacts) -> ClusterModel | None:
         """The cluster model below ROOT, if it is the one that the facts are of."""

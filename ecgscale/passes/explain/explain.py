@@ -25,27 +25,31 @@ from ecgscale.io.numbered import to_json
 from ecgscale.io.objects import ObjectStore
 from ecgscale.io.places import Place, absolute, place
 from ecgscale.passes.explain.committing import NO_LIMITS, CommittedShards, Committing, RunLimits
-from ecgscale.passes.explain.plan import Plan, freeze_plan
+from ecgscale.passes.explain.plan import Beside, Plan, freeze_plan
 from ecgscale.passes.explain.resolve import Admission, Choice, Resolved, choose, commits_of, resolve_duplicates
 from ecgscale.passes.watch import RunWatch
 from ecgscale.passes.workers import OpenPool, in_process
 from ecgscale.progress import SILENT, Progress
-from ecgscale.store.dataset import DATASET_FILE, dataset_store
+from ecgscale.store.dataset import DATASET_FILE, dataset_store, follow, newest_pointer
 from ecgscale.store.manifest import (
     ArchiveFacts,
     DatasetFacts,
     HeldShard,
     Manifest,
+    Sequences,
     SetAside,
     ShardEntry,
+    Version,
     compose,
     newest_number,
     plan_digest,
     publish,
     read_manifest,
+    versions_known,
 )
 from ecgscale.store.presence import announced
 from ecgscale.store.provenance import run_facts
+from ecgscale.store.root import dataset_ids
 
 PUBLISH_ATTEMPTS = 10
 
@@ -160,15 +164,27 @@ def explain_archive(
     watch = watch or RunWatch()
     facts = run_facts().model_copy(update={"run_id": watch.run_id})
     committing = Committing(place(root), model, settings, store, device, progress, pool, watch, facts)
-    run = _Run(archive.path, identity, store, committing, progress, policy, guard)
+    run = _Run(archive.path, identity, store, committing, progress, policy, guard, place(root))
     for _ in range(PUBLISH_ATTEMPTS):
         result = run.attempt()
         if result is not None:
+            # Also of a manifest that was there already: whoever published it may have been stopped before this.
+            if (manifest := read_manifest(store, result.manifest)) is not None:
+                follow(root, manifest, facts)
             return replace(result, seconds=time.monotonic() - started)
     raise PublishError(
         f"{PUBLISH_ATTEMPTS} times another run published {store.where} first. Everything is committed; "
         "type the same command again when the other runs are done."
     )
+
+
+def _left(plan: Plan, done: CommittedShards) -> list[Version]:
+    """Versions that a run was shown and did not come to: when they came is remembered all the same."""
+    return [
+        Version(key=one.source.key, content_digest=one.source.content_digest, sequence=one.sequence)
+        for one in plan.pending
+        if one.source.key in done.left
+    ]
 
 
 def identify(archive: Archive, model: ClusterModel, settings: ExplainSettings) -> DatasetFacts:
@@ -208,6 +224,7 @@ class _Run:
     progress: Progress
     policy: Policy | None
     guard: BeforeWork | None
+    root: Place | None = None
 
     def attempt(self) -> ExplainResult | None:
         """Plan, compute, publish; None when another run published while this one worked: its view is newer."""
@@ -215,7 +232,8 @@ class _Run:
         base = newest_number(self.store)
         newest = read_manifest(self.store, base) if base else None
         archive = self._open_archive()
-        plan = freeze_plan(archive, self.store, newest, self.committing.code)
+        beside = self._beside() if newest is None else None
+        plan = freeze_plan(archive, self.store, newest, self.committing.code, beside)
         policy = self.policy
         if self.guard is not None:
             self.guard(plan, newest, archive.archive_id)
@@ -231,23 +249,37 @@ class _Run:
         choice = choose(self.store, plan.published, done.commits, newest, policy.admission if policy else None, facts)
         if newest is not None and choice.changes_nothing(newest, done.set_aside):
             return self._result(newest, newest, Resolved(newest.content.shards), done)
-        resolved = self._resolve(choice, base)
+        known = versions_known(self.store, newest) if beside is None else beside.known
+        resolved = self._resolve(choice, base, Sequences(known))
         where = ArchiveFacts(archive_id=archive.archive_id, path=absolute(archive.path))
         digest = plan_digest((*resolved.entries, *done.set_aside, *choice.held))
-        content = compose(self.identity, where, digest, resolved.entries, done.set_aside, choice.held)
-        manifest = publish(self.store, content, base, facts)
+        past = [*(known.values() if beside is not None else ()), *_left(plan, done)]
+        content = compose(self.identity, where, digest, resolved.entries, done.set_aside, choice.held, past)
+        pointer = newest_pointer(self.root) if self.root is not None else None
+        manifest = publish(self.store, content, base, facts, pointer)
         return self._result(manifest, newest, resolved, done) if manifest else None
 
-    def _resolve(self, choice: Choice, base: int) -> Resolved:
+    def _resolve(self, choice: Choice, base: int, sequences: Sequences) -> Resolved:
         """One row for every record, over all shards that are to be published."""
         commits = commits_of(self.store, choice.kept)
-        parts = [
-            (ShardEntry.of(commit, entry.since), commit) for entry, commit in zip(choice.kept, commits, strict=True)
+        parts = [(commit, entry.since) for entry, commit in zip(choice.kept, commits, strict=True)]
+        parts += [(commit, choice.since.get(commit.source.key, base + 1)) for commit in choice.new]
+        entries = [
+            (ShardEntry.of(commit, since, sequences.of(*commit.source.identity, commit.sequence)), commit)
+            for commit, since in parts
         ]
-        parts += [
-            (ShardEntry.of(commit, choice.since.get(commit.source.key, base + 1)), commit) for commit in choice.new
-        ]
-        return resolve_duplicates(self.store, parts, refuse_new=self.policy is None)
+        fresh = {commit.source.key for commit in choice.new} - choice.since.keys()
+        return resolve_duplicates(self.store, entries, fresh if self.policy is None else frozenset())
+
+    def _beside(self) -> Beside | None:
+        """The dataset of the same archive from which a new one has the order of versions: the one that knows most."""
+        found = []
+        for name in dataset_ids(self.root) if self.root is not None else ():
+            store = dataset_store(self.root, name) if self.root is not None else self.store
+            manifest = read_manifest(store, newest_number(store)) if store.where != self.store.where else None
+            if manifest is not None and manifest.content.identity.archive_id == self.identity.archive_id:
+                found.append(Beside(store.where, versions_known(store, manifest)))
+        return max(found, key=lambda beside: (len(beside.known), beside.where), default=None)
 
     def _open_archive(self) -> Archive:
         archive = Archive.open(self.archive_path)

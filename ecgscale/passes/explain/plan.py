@@ -8,18 +8,19 @@ content, its output is still right and only the stamp is new.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from ecgscale.archive.reader import Archive, Shard
 from ecgscale.archive.sources.tombstones import read_tombstones, returned
 from ecgscale.errors import ShardError
-from ecgscale.io.objects import ObjectStore
+from ecgscale.io.objects import ObjectStore, open_objects
 from ecgscale.store.commit import (
     COMMITS,
     DATA,
     Commit,
+    Order,
     Source,
     find_commit,
     output_is_there,
@@ -28,15 +29,31 @@ from ecgscale.store.commit import (
     stem_of_key,
 )
 from ecgscale.store.failures import remembered
-from ecgscale.store.manifest import Manifest, SetAside, ShardEntry, plan_digest
+from ecgscale.store.manifest import (
+    Identity,
+    Manifest,
+    Sequences,
+    SetAside,
+    ShardEntry,
+    Version,
+    plan_digest,
+    versions_known,
+)
 
 
 @dataclass(frozen=True)
 class Pending:
-    """A shard to be computed, as it was when the plan was frozen."""
+    """A shard to be computed, as it was when the plan was frozen.
+
+    sequence: of this version of it; earlier: names of commit records of its versions, below the dataset `beside` (None:
+    its own), from which rows may have come unchanged
+    """
 
     shard: Shard
     source: Source
+    sequence: int = 0
+    earlier: tuple[str, ...] = ()
+    beside: str | None = None
 
 
 @dataclass(frozen=True)
@@ -77,13 +94,24 @@ class Plan:
         )
 
 
-def freeze_plan(archive: Archive, store: ObjectStore, newest: Manifest | None, code: str) -> Plan:
+@dataclass(frozen=True)
+class Beside:
+    """The versions that another dataset of the same archive knows, and where it lies: a new one goes on from them."""
+
+    where: str
+    known: Mapping[Identity, Version]
+
+
+def freeze_plan(
+    archive: Archive, store: ObjectStore, newest: Manifest | None, code: str, beside: Beside | None = None
+) -> Plan:
     """The plan for the shards of `archive` as listed, given the commits in `store` and the newest manifest.
 
     A shard that was given up with this `code` (its digest) is set aside at once, and so is one that brings back
-    a patient who was forgotten.
+    a patient who was forgotten. Without any manifest, versions have the order that they have `beside`.
     """
     earlier, tombstones = _Earlier(store, newest), read_tombstones(archive.path)
+    came = _Came(earlier, versions_known(store, newest), beside if newest is None else None)
     there = store.list_stats(DATA) if newest else {}
     standing = {(entry.key, entry.size, entry.stamp): entry for entry in newest.content.shards} if newest else {}
     published: list[ShardEntry] = []
@@ -123,8 +151,38 @@ def freeze_plan(archive: Archive, store: ObjectStore, newest: Manifest | None, c
         if same is not None:
             moved.append(Moved(source, same))
         else:
-            pending.append(Pending(shard, source))
+            pending.append(came.pending(shard, source))
     return Plan(tuple(published), tuple(committed), tuple(moved), tuple(pending), tuple(set_aside))
+
+
+class _Came:
+    """In which order what is pending came, by what is known of versions of its shards."""
+
+    def __init__(self, earlier: _Earlier, known: Mapping[Identity, Version], beside: Beside | None) -> None:
+        self._earlier, self._beside = earlier, beside
+        self._known = beside.known if beside is not None else known
+        self._sequences = Sequences(self._known)
+        self._commits: dict[str, list[str]] = defaultdict(list)
+        for version in self._known.values():
+            if version.commit is not None:
+                self._commits[version.key].append(version.commit)
+
+    def pending(self, shard: Shard, source: Source) -> Pending:
+        names = self._commits.get(source.key, [])
+        if self._beside is None:
+            # Also those that no manifest knows yet.
+            names = [*names, *self._earlier.names(source.key)]
+        sequence = self._sequences.of(source.key, source.content_digest)
+        beside = self._beside.where if self._beside is not None else None
+        return Pending(shard, source, sequence, tuple(dict.fromkeys(names)), beside)
+
+
+def order_of(pending: Pending, store: ObjectStore, digests: Mapping[int, int]) -> Order:
+    """The order that a commit of a pending shard gets; `digests`: of its rows by the hashes of their record ids."""
+    store = store if pending.beside is None else open_objects(pending.beside)
+    found = (read_commit(store, name) for name in pending.earlier)
+    same = tuple(commit for commit in found if commit is not None and commit.source.key == pending.source.key)
+    return Order(pending.sequence, digests, same)
 
 
 class _Earlier:
@@ -143,7 +201,11 @@ class _Earlier:
             found = self._fitting([entry.commit], source)
             if found is not None:
                 return found
-        return self._fitting(self._names.get(stem_of_key(source.key), []), source)
+        return self._fitting(self.names(source.key), source)
+
+    def names(self, key: str) -> Sequence[str]:
+        """Names of commit records that may be of this shard."""
+        return self._names.get(stem_of_key(key), [])
 
     @cached_property
     def _names(self) -> dict[str, list[str]]:

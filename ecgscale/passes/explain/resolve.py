@@ -7,16 +7,19 @@ signal, new metadata): the newer row holds, and the older one is left out. Anoth
 tell which is right, so what was there stays and the newer row is quarantined. Files are never changed: a shard that
 loses rows is written again without them, under a name of its own, next to the whole one that its commit record names.
 
-"Newer" is the shard that was published later; among those published together, the one whose key comes later.
+"Newer" is what came later, by its sequence number: that of the version of the shard, or, of a row that stood in an
+earlier version of the same shard just as it is, of that one. Numbers are given once (`store.manifest`), so a shard that
+was away, torn, held back or re-sent does not become newer. Of what came at once, the shard whose key is later.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -31,8 +34,10 @@ from ecgscale.store.commit import (
     Commit,
     Places,
     decode_hashes,
+    hash_record_id,
     read_commit,
     refuse_doubles,
+    row_sequences,
     shared_hashes,
     stem_of_key,
 )
@@ -63,9 +68,14 @@ class Choice:
         return (
             not self.new
             and {entry.commit for entry in self.kept} == {entry.commit for entry in content.shards}
-            and sorted(self.held, key=lambda held: held.key) == list(content.held)
-            and sorted(set_aside, key=lambda aside: aside.key) == list(content.set_aside)
+            and _facts(self.held) == _facts(content.held)
+            and _facts(set_aside) == _facts(content.set_aside)
         )
+
+
+def _facts(ones: Iterable[HeldShard | SetAside]) -> list[dict[str, Any]]:
+    """What they say, less the sequence numbers that publishing gives them."""
+    return sorted((one.model_dump(exclude={"sequence"}) for one in ones), key=lambda facts: str(facts["key"]))
 
 
 def choose(
@@ -92,12 +102,13 @@ def choose(
     kept = [e for e in published if not _is_held(standing.get((e.key, e.content_digest)))]
     new = [c for c in commits if not _is_held(standing.get(_identity(c)))]
     held = []
-    everything = [*((e.key, e.content_digest) for e in published), *map(_identity, commits)]
-    for key, content in everything:
+    everything = [*((e.key, e.content_digest, e.sequence) for e in published)]
+    everything += [(*_identity(commit), commit.sequence) for commit in commits]
+    for key, content, sequence in everything:
         found = standing.get((key, content))
         if found is None or found.state == "released":
             continue
-        held.append(found.shard())
+        held.append(found.shard().model_copy(update={"sequence": sequence}))
         earlier = before.get(key)
         if earlier is not None and not _is_held(standing.get((key, earlier.content_digest))) and earlier not in kept:
             kept.append(earlier)
@@ -152,23 +163,21 @@ def commits_of(store: ObjectStore, entries: Sequence[ShardEntry]) -> list[Commit
 
 
 def resolve_duplicates(
-    store: ObjectStore, parts: Sequence[tuple[ShardEntry, Commit]], refuse_new: bool = True
+    store: ObjectStore, parts: Sequence[tuple[ShardEntry, Commit]], fresh: Set[str] = frozenset()
 ) -> Resolved:
     """The entries to publish, given those of whole shards: every record id once among rows that are not quarantined.
 
-    With `refuse_new`, two shards that are published for the first time together may not share an id, since nothing
-    says which is newer: `PublishError` names both places. Shared hashes are looked up in the files, so that a chance
-    collision is nothing.
+    Shards that are `fresh` (their keys), never published before, may not share an id where both came at once, since
+    nothing says which is newer: `PublishError` names both places. Shared hashes are looked up in the files, so that a
+    chance collision is nothing.
     """
-    ordered = sorted(parts, key=lambda part: (part[0].since, part[0].key))
+    ordered = sorted(parts, key=lambda part: (part[0].sequence, part[0].key))
     shared = shared_hashes([decode_hashes(commit.output.record_ids) for _, commit in ordered])
     if not shared:
         return Resolved(tuple(entry for entry, _ in parts))
     suspects = sorted({position for _, positions in shared for position in positions})
     doubled = _doubled(store, ordered, suspects)
-    if refuse_new:
-        newest = max(entry.since for entry, _ in ordered)
-        _refuse(ordered, doubled, newest)
+    _refuse(ordered, doubled, fresh)
     changes, counts = _decide(store, ordered, doubled)
     rewritten = {
         ordered[position][0].key: _rewrite(store, *ordered[position], change) for position, change in changes.items()
@@ -181,8 +190,10 @@ def resolve_duplicates(
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class _Row:
+    came: int
+    key: str
     position: int
     row: int
     patient_id: str | None
@@ -192,25 +203,30 @@ class _Row:
 def _doubled(
     store: ObjectStore, ordered: Sequence[tuple[ShardEntry, Commit]], suspects: Iterable[int]
 ) -> dict[str, list[_Row]]:
-    """Record ids that really stand in several shards, each with its first row in each of them, older shards first."""
+    """Record ids that really stand in several shards, each with its first row in each of them, older rows first."""
     rows: defaultdict[str, list[_Row]] = defaultdict(list)
     for position in suspects:
-        table = _read(store, ordered[position][1], ["record_id", "patient_id", "status"])
+        entry, commit = ordered[position]
+        table = _read(store, commit, ["record_id", "patient_id", "status"])
+        hashes, sequences = decode_hashes(commit.output.record_ids), row_sequences(commit, entry.sequence)
+        came = dict(zip(hashes.tolist(), sequences.tolist(), strict=True))
         first: dict[str, _Row] = {}
         columns = (table.column(name).to_pylist() for name in ("record_id", "patient_id", "status"))
         for row, (record_id, patient_id, status) in enumerate(zip(*columns, strict=True)):
             if record_id and record_id.strip():
-                first.setdefault(record_id, _Row(position, row, patient_id, status))
+                number = came.get(hash_record_id(record_id), entry.sequence)
+                first.setdefault(record_id, _Row(number, entry.key, position, row, patient_id, status))
         for record_id, found in first.items():
             rows[record_id].append(found)
-    return {record_id: found for record_id, found in sorted(rows.items()) if len(found) > 1}
+    return {record_id: sorted(found) for record_id, found in sorted(rows.items()) if len(found) > 1}
 
 
-def _refuse(ordered: Sequence[tuple[ShardEntry, Commit]], doubled: dict[str, list[_Row]], newest: int) -> None:
+def _refuse(ordered: Sequence[tuple[ShardEntry, Commit]], doubled: dict[str, list[_Row]], fresh: Set[str]) -> None:
     places: list[Places] = []
     for record_id, rows in doubled.items():
-        together = [row for row in rows if ordered[row.position][0].since == newest]
-        if len(together) > 1:
+        new = [row for row in rows if ordered[row.position][0].key in fresh]
+        at_once = Counter(row.came for row in new)
+        if together := [row for row in new if at_once[row.came] > 1]:
             places.append((record_id, [(ordered[row.position][0].key, row.row) for row in together]))
     if places:
         refuse_doubles(places)

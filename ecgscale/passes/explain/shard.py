@@ -6,6 +6,7 @@ output is built whole in memory, its rows are counted against the input's, and o
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import closing
@@ -31,12 +32,12 @@ from ecgscale.explain.schema import (
     to_parquet,
 )
 from ecgscale.io.objects import ObjectStore, open_objects
-from ecgscale.passes.explain.plan import Pending
+from ecgscale.passes.explain.plan import Pending, order_of
 from ecgscale.passes.stream import prefetch
 from ecgscale.passes.watch import TOTAL
 from ecgscale.passes.workers import device_kind
 from ecgscale.progress import UNSEEN, Stage, Stopwatch
-from ecgscale.store.commit import Commit, Source, commit_output, find_commit
+from ecgscale.store.commit import Commit, Source, commit_output, find_commit, hash_record_id
 from ecgscale.store.provenance import RunFacts, run_facts
 
 NO_ID = "missing_record_id"
@@ -68,7 +69,8 @@ class ShardExplainer:
 
     def _commit(self, pending: Pending, store: ObjectStore, run: RunFacts, stage: Stage, watch: Stopwatch) -> Commit:
         source = pending.source
-        table = self._rows(pending.shard, stage, watch)
+        digests: dict[int, int] = {}
+        table = self._rows(pending.shard, stage, watch, digests)
         require_unchanged(pending.shard)
         if table.num_rows != source.rows:
             raise ShardError(f"{pending.shard.path}: its footer says {source.rows} records, {table.num_rows} were read")
@@ -84,6 +86,7 @@ class ShardExplainer:
                 quarantined=dict(quarantined),
                 rows=table.num_rows,
                 run=run,
+                order=order_of(pending, store, digests),
             )
 
     def probe(self, shard: Shard, first: int, last: int) -> int:
@@ -131,13 +134,15 @@ class ShardExplainer:
             "output": spec.output.model_dump(mode="json"),
         }
 
-    def _rows(self, shard: Shard, stage: Stage, watch: Stopwatch) -> pa.Table:
+    def _rows(self, shard: Shard, stage: Stage, watch: Stopwatch, digests: dict[int, int]) -> pa.Table:
+        """All output rows; fills in the digests of what was read, by the hashes of record ids."""
         rows = []
         with closing(prefetch(self._prepared(shard, watch))) as batches:
             for raw, prepared in batches:
                 facts = explain_batch(prepared, self.encoder, self.model, self.settings.include_padding, watch)
                 with watch.time("write"):
                     rows.append(self._output(shard, raw, prepared, facts))
+                    digests.update(row_digests(raw, digests))
                 stage.advance(len(raw))
         return pa.Table.from_batches(rows, schema=self._schema)
 
@@ -160,6 +165,24 @@ class ShardExplainer:
 
     def _prepare(self, raw: RawBatch, seen: set[str], rows: Sequence[int] | None = None) -> Prepared:
         return prepare_batch(raw, self.encoder.spec.input, self.encoder.hop, seen, rows)
+
+
+def row_digests(raw: RawBatch, known: Mapping[int, int]) -> dict[int, int]:
+    """64-bit digests of what the archive says of each record (signal and columns), by the hash of its id.
+
+    Of equal ids the first counts, those that are `known` already included. What is null says nothing, so that a column
+    that is added changes no row that has nothing in it.
+    """
+    found: dict[int, int] = {}
+    for i, row in enumerate(raw.table.to_pylist()):
+        record_id = raw.record_ids[i]
+        if record_id is None or (name := hash_record_id(record_id)) in known or name in found:
+            continue
+        facts = sorted((column, value) for column, value in row.items() if value is not None)
+        hasher = hashlib.blake2b(repr(facts).encode(), digest_size=8)
+        hasher.update(np.ascontiguousarray(raw.values[raw.offsets[i] : raw.offsets[i + 1]]).tobytes())
+        found[name] = int.from_bytes(hasher.digest(), "little")
+    return found
 
 
 @dataclass(frozen=True)

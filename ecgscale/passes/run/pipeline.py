@@ -35,7 +35,7 @@ from ecgscale.passes.spread import Spread
 from ecgscale.passes.watch import RunWatch
 from ecgscale.passes.workers import OpenPool, in_process
 from ecgscale.progress import SILENT, Progress
-from ecgscale.store.dataset import dataset_store, find_dataset, served
+from ecgscale.store.dataset import dataset_store, find_dataset, served_of_archive
 from ecgscale.store.manifest import Manifest, newest_number, read_manifest
 from ecgscale.store.root import dataset_ids
 from ecgscale.words import byte_size
@@ -224,20 +224,13 @@ def served_manifest(config: RunConfig) -> Manifest:
     That is the one that somebody decided on (`ecgscale promote`); where nobody did, or it is of another archive, the
     one published last of this archive. UsageError when nothing of it was published, or what is to be served is gone.
     """
-    archive_id = Archive.open(config.archive.path).archive_id
-    if served(config.root) is not None:
-        manifest = find_dataset(config.root).manifest
-        if manifest is not None and manifest.content.identity.archive_id == archive_id:
-            return manifest
-    stores = [dataset_store(config.root, name) for name in dataset_ids(config.root)]
-    found = [read_manifest(store, newest_number(store)) for store in stores]
-    of_archive = [manifest for manifest in found if manifest and manifest.content.identity.archive_id == archive_id]
-    if not of_archive:
+    manifest = served_of_archive(config.root, Archive.open(config.archive.path).archive_id)
+    if manifest is None:
         raise UsageError(
             f"nothing of {config.archive.path} was published below {config.root} yet, so no model is frozen. Fit and"
             " explain once (jobs/fit_clusters.py, then jobs/explain_archive.py; or ecgscale run), or give --model"
         )
-    return max(of_archive, key=lambda manifest: manifest.created)
+    return manifest
 
 
 def to_be_made(config: RunConfig) -> tuple[str, ...]:

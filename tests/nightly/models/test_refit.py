@@ -105,7 +105,8 @@ def test_the_new_dataset_lies_beside_and_nothing_else_is_served(
     assert dataset_ids(world.root) == sorted([before, done.dataset_id])
     pointer = served(world.root)
     assert pointer is not None
-    assert (pointer.number, pointer.dataset_id) == (1, before)
+    # Publishing served it; from now on it is so by decision, and publishing the new one changes nothing.
+    assert (pointer.number, pointer.dataset_id, pointer.decided) == (2, before, True)
     assert find_dataset(world.root).dataset_id == before
     assert published_model(world.config()).name == done.old.model_id
     assert done.explained is not None

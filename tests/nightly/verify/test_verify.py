@@ -22,6 +22,7 @@ from ecgscale.progress import SILENT
 from ecgscale.runtime.run_record import run_record
 from ecgscale.store.commit import read_commit
 from ecgscale.store.garbage import collect_garbage
+from ecgscale.store.manifest import manifest_key
 from tests.explain.golden import good_row, write_archive, write_rows
 from tests.worlds.commands.explaining import Watching, rewrite
 from tests.worlds.commands.small_world import SmallWorld, with_value
@@ -192,8 +193,21 @@ def test_quarantine_that_the_manifest_does_not_know(world: SmallWorld) -> None:
 def test_totals_and_shards_that_come_twice(world: SmallWorld) -> None:
     entries = world.manifest.content.shards
     world.put_entry(2, entries[1])
-    assert world.problems()["manifest"] == 2
-    assert f"names the shard {entries[1].key} more than once" in summary(world.verify())
+    assert world.problems()["manifest"] == 3
+    text = summary(world.verify())
+    assert f"names the shard {entries[1].key} more than once" in text
+    assert "its plan_digest is" in text
+
+
+def test_an_entry_dropped_with_sums_made_to_fit(world: SmallWorld) -> None:
+    content = world.manifest.content
+    shards = content.shards[:2]
+    totals = content.totals.model_copy(update={"shards": 2, "records": sum(one.rows for one in shards)})
+    forged = content.model_copy(update={"shards": shards, "totals": totals})
+    world.store.put(manifest_key(1), to_json(world.manifest.model_copy(update={"content": forged})))
+    verified = world.verify()
+    assert verified.exit_code == 1
+    assert "what it names makes" in summary(verified)
 
 
 def test_a_manifest_that_cannot_be_read(world: SmallWorld) -> None:

@@ -13,8 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import ecgscale.store.manifest as manifest_module
 from ecgscale.errors import ArchiveError, ExitCode
-from ecgscale.store import open_explanations
+from ecgscale.store import find_dataset, open_explanations
+from ecgscale.store.dataset import serve
+from ecgscale.store.provenance import run_facts
 from tests.explain.golden import good_row, write_archive, write_rows
 from tests.worlds.commands.explaining import Watching, explain, rewrite, rows, state
 
@@ -194,3 +197,22 @@ def test_duckdb_and_polars_read_the_files(archive: Path, model: Path, tmp_path: 
     frame = polars.read_parquet(f"{result.path}/data/*.parquet")
     assert frame["segments"].to_list() == [row["segments"] for row in expected]
     assert frame["proportions"].to_list() == [row["proportions"] for row in expected]
+
+
+def test_the_clock_of_a_host_does_not_say_what_is_served(
+    archive: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    with monkeypatch.context() as ahead:
+        ahead.setattr(manifest_module, "utc_now", lambda: "2999-01-01T00:00:00.000000+00:00")
+        first = explain(archive, model, out)
+    assert find_dataset(out).dataset_id == first.dataset_id
+    second = explain(archive, model, out, entropy="timestep")
+    assert find_dataset(out).dataset_id == second.dataset_id
+    # Nothing new is no publishing; what somebody decides stays, whatever is published.
+    explain(archive, model, out)
+    assert find_dataset(out).dataset_id == second.dataset_id
+    serve(out, first.dataset_id, "looked at", run_facts())
+    (archive / "part-00002.parquet").unlink()
+    explain(archive, model, out, entropy="timestep")
+    assert find_dataset(out).dataset_id == first.dataset_id

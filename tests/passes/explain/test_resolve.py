@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from ecgscale.nightly.history import decide_on
 from ecgscale.passes.explain.explain import ExplainResult, Policy
 from ecgscale.passes.explain.resolve import PATIENT_CONFLICT
 from ecgscale.store import newest_manifest
@@ -131,6 +132,56 @@ def test_when_the_newer_shard_goes_the_older_row_is_back(archive: Path, model: P
     result = explain(archive, model, out)
     assert (result.computed, result.retired, result.records) == (0, 1, 8)
     assert [row["source_shard"] for row in by_id(out)["r2"]] == ["part-00000.parquet"]
+
+
+@pytest.mark.parametrize("what", ["absent", "torn", "touched and absent", "another corrected"])
+def test_a_correction_outlasts_what_happens_to_the_older_shard(
+    what: str, archive: Path, model: Path, tmp_path: Path
+) -> None:
+    out, shard = tmp_path / "out", archive / "part-00000.parquet"
+    patient = _patient_of(archive, model, tmp_path, "r2")
+    later(archive, model, out, named(record_id={1: "r2"}, patient_id={1: patient}))
+    whole = shard.read_bytes()
+    if what == "another corrected":
+        rewrite(shard, named(age={0: 55.0}))
+    else:
+        if what == "torn":
+            shard.write_bytes(whole[:100])
+        else:
+            shard.unlink()
+        explain(archive, model, out)
+        shard.write_bytes(whole)
+    result = explain(archive, model, out)
+    assert [row["source_shard"] for row in by_id(out)["r2"]] == ["part-00002.parquet"]
+    assert (result.superseded, result.records) == (1, 9)
+
+
+def test_a_correction_outlasts_the_release_of_an_older_shard(archive: Path, model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shard = archive / "part-00002.parquet"
+    away = shard.rename(archive.parent / shard.name)
+    explain(archive, model, out, policy=Policy(admission=lambda fresh, newest: {"part-00000.parquet": ["odd"]}))
+    away.rename(shard)
+    patient = _patient_of(archive, model, tmp_path, "r2")
+    rewrite(shard, named(record_id={1: "r2"}, patient_id={1: patient}))
+    explain(archive, model, out, policy=NIGHT)
+    decide_on(out, ["part-00000.parquet"], "released", "it is right")
+    result = explain(archive, model, out)
+    assert (result.superseded, result.records) == (1, 9)
+    assert [row["source_shard"] for row in by_id(out)["r2"]] == ["part-00002.parquet"]
+
+
+def test_a_new_dataset_goes_on_from_the_order_of_the_one_beside(archive: Path, model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    patient = _patient_of(archive, model, tmp_path, "r2")
+    later(archive, model, out, named(record_id={1: "r2"}, patient_id={1: patient}))
+    # The older shard corrects it once more, in its place: that is the newest, though its key is the earlier one.
+    rewrite(archive / "part-00000.parquet", named(age={2: 55.0}))
+    explain(archive, model, out)
+    assert [row["age"] for row in by_id(out)["r2"]] == [55.0]
+    explain(archive, model, out, policy=NIGHT, entropy="timestep")
+    [row] = by_id(out)["r2"]
+    assert (row["age"], row["entropy"] is not None) == (55.0, True)
 
 
 def test_held_shards_are_left_out_and_what_was_there_stays(archive: Path, model: Path, tmp_path: Path) -> None:

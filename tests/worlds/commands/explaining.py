@@ -17,7 +17,7 @@ from ecgscale.passes.explain.explain import ExplainResult, explain_archive
 from ecgscale.progress import SILENT, Progress, Stage
 from ecgscale.store import open_explanations
 
-RUN_FACTS = {"run", "committed_at", "created"}
+RUN_FACTS = {"run", "committed_at", "created", "parent"}
 
 
 def explain(archive: Path, model: Path, out: Path, progress: Progress = SILENT, **options: Any) -> ExplainResult:
