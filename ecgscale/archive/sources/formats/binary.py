@@ -26,6 +26,7 @@ from ecgscale.archive.sources.formats.recording import (
     whole,
 )
 from ecgscale.leads import CANONICAL_LEADS, canonical_lead
+from ecgscale.words import counted
 
 # EDF
 
@@ -101,7 +102,7 @@ def _edf_leads(signals: Any, told: list[str]) -> list[tuple[str, Any]]:
     named = [(_edf_lead(one.label), one) for one in voltages]
     ecg = [(lead, one) for lead, one in named if lead in CANONICAL_LEADS or _is_ecg(one.label)] or named
     if len(ecg) < len(signals):
-        told.append(f"{len(signals) - len(ecg)} signals are no ECG; left out")
+        told.append(f"{counted(len(signals) - len(ecg), 'signal')} without an ECG; left out")
     rates = Counter(one.samples_per_data_record for _, one in ecg)
     most = max(rates, key=lambda rate: (rates[rate], rate))
     if len(rates) > 1:

@@ -105,7 +105,9 @@ class FormatsSource(Source):
         facts = {"record_ids": called}
         ingest = self.writing(target, options, listed_at, facts, seen.signal, seen.columns(options))
         if portion is None and (others := self._sorted[1]):
-            ingest.counted[f"{{:,}} files are no recordings; left out: {_quoted(named(others))}"] = len(others)
+            # Under pseudonyms not which: a file may be called after a patient.
+            which = f": {_quoted(named(others))}" if options.pseudonyms is None else ""
+            ingest.counted[f"files that are no recordings, left out: {{:,}}{which}"] = len(others)
         ids = ids if portion is None else list(portion.sets.values())
         return ingest.write(self._rows(dict(zip(names, ids, strict=True)), ingest), len(names))
 

@@ -82,7 +82,7 @@ def test_units_corrections_and_zeros(tmp_path: Path) -> None:
     # EDF: mV from one limit to the other.
     found = read_recording(exports.edf(tmp_path / "c", stored, unit="mV"))
     np.testing.assert_allclose(millivolts(found), stored * 0.1, rtol=1e-12)
-    assert found.told == ("1 signals are no ECG; left out",)
+    assert found.told == ("1 signal without an ECG; left out",)
     found = read_recording(exports.ishne(tmp_path / "d", stored, nanovolts=390, whole=True))
     np.testing.assert_allclose(millivolts(found), stored * 0.00039, rtol=1e-12)
 
@@ -113,13 +113,20 @@ def test_a_folder_of_everything_on_any_number_of_workers(tmp_path: Path) -> None
     config = ArchiveConfig(path=tmp_path / "whole", source="formats", src=src, shard_records=3)
     whole = ingest_archive(config)
     assert (whole.records, whole.signal, whole.problems.count) == (7, "int16", 2)
-    assert "1 files are no recordings; left out: README.txt" in whole.notes
+    assert "files that are no recordings, left out: 1: README.txt" in whole.notes
     assert [line for line in whole.problems.first if "cut.xml: it is not whole XML" in line]
     table = Archive.open(tmp_path / "whole").metadata(["record_id", "file_format", "age"])
     rows = {row["record_id"]: row for row in table.to_pylist()}
     assert rows["cut.xml"]["file_format"] is None
     assert {row["file_format"] for row in rows.values()} == {*WRITERS, None}
     assert {row["age"] for name, row in rows.items() if name != "cut.xml"} == {49.0}
+    key = tmp_path / "key"
+    key.write_bytes(bytes(range(32)))
+    key.chmod(0o600)
+    hidden = ingest_archive(config.model_copy(update={"path": tmp_path / "hidden", "pseudonymise": key}))
+    assert "README" not in (tmp_path / "hidden" / "_archive.json").read_text()
+    assert "cut.xml" not in (tmp_path / "hidden" / "_archive.json").read_text()
+    assert "files that are no recordings, left out: 1" in hidden.notes
     shared = config.model_copy(update={"path": tmp_path / "shared"})
     ingest_archive(shared, pool=choose_runtime("local", 2))
     for shard in sorted((tmp_path / "whole").glob("part-*.parquet")):
