@@ -147,6 +147,9 @@ class FitConfig(Section):
         description="Softmax temperature. Default: the mean margin (gamma 2), 1 (gamma 1).",
     )
     cache_dtype: Literal["float32", "float16"] = "float32"
+    allow_nondeterministic: bool = Field(
+        default=False, description="Fit a network too that is no function of its input alone; the model records it."
+    )
 
 
 class FitOptions(FitConfig):

@@ -209,6 +209,7 @@ def _dataset_lines(dataset: VerifiedDataset) -> Iterator[str]:
     if dataset.set_aside:
         aside = counted(len(dataset.set_aside), "shard")
         yield f"  set aside: {aside} of the archive, {named(dataset.set_aside)} (why: `ecgscale status`)"
+    yield from (f"  note: {note}" for note in dataset.notes)
     garbage = dataset.garbage
     if garbage.objects:
         first = ", ".join(garbage.first) + (" …" if garbage.objects > len(garbage.first) else "")

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 @options_of(RunConfig, "include_padding")
 @option_of(RunConfig, "memory", type=BYTES)
 @click.option("--scratch", type=FOLDER, help="Where they go. Default: $TMPDIR.")
-@options_of(FitConfig, "cache_dtype")
+@options_of(FitConfig, "cache_dtype", "allow_nondeterministic")
 @options_of(RunConfig, "precision")
 @click.option("--compare-random", is_flag=True, help="Also tell what the same network with random weights would give.")
 @runtime_options

@@ -25,7 +25,7 @@ from safetensors.numpy import load, save_file
 
 from ecgscale.clusters.features import BlockLayout
 from ecgscale.errors import ModelError, UsageError
-from ecgscale.io.documents import DocumentError, canonical_digest, read_document
+from ecgscale.io.numbered import DocumentError, canonical_digest, read_document
 from ecgscale.io.objects import open_objects
 from ecgscale.io.places import Place, is_remote, place, place_whole
 

@@ -3,10 +3,15 @@
 A tap's lag is measured, not derived: an impulse goes in at a known place, and the centre of what changes in the
 activations, on the upsampled time axis (step l of L sits at (l + ½) · D / L − ½), is compared with that place.
 A lag of more than half a hop means that clusters would be painted beside what the network saw.
+
+A network is to be a function of its input alone: results are the same bits whenever and beside whatever a record is
+explained. Dropout that stays on, noise, state that is kept between calls, and batch norm without running statistics
+break that. Three forward passes find it out; where something is found, two more say which modules do it.
 """
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +21,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from ecgscale.encoders.taps import Encoder, split_layer
+from ecgscale.encoders.taps import Activations, Encoder, split_layer
+from ecgscale.errors import EncoderError
+from ecgscale.words import named
 
 _POSITIONS = 32
 _RESPONSE_FLOOR = 1e-3
@@ -64,11 +71,17 @@ class EncoderReport:
     prediction: tuple[int, ...]
     layers: tuple[LayerFact, ...]
     taps: tuple[TapFact, ...]
+    unsteady: str | None = None  # why it is not a function of its input alone
 
     @property
     def warnings(self) -> list[str]:
         """What should make one hesitate."""
         found = []
+        if self.unsteady is not None:
+            found.append(
+                f"the network is not a function of its input alone: {self.unsteady}. `ecgscale fit` refuses it; make "
+                "it one in evaluation mode"
+            )
         for tap in self.taps:
             if tap.lag is None:
                 found.append(f"{tap.layer} does not answer to impulses of 1 mV: it is dead, or its input is cut off")
@@ -98,6 +111,7 @@ def check_encoder(directory: str | Path, device: str = "cpu", batch: int = 4) ->
         prediction=prediction,
         layers=layers,
         taps=measure_taps(encoder),
+        unsteady=unsteadiness(encoder),
     )
 
 
@@ -190,3 +204,120 @@ def _tap_fact(
         width_ms=None if width is None else width * ms,
         field_ms=None if span is None else span * ms,
     )
+
+
+_NAMED = 4
+
+
+def unsteadiness(encoder: Encoder) -> str | None:
+    """Why the network gives a record other bits another time, in a sentence or two; None when it gives the same."""
+    spec, batch = encoder.spec.input, encoder.batch
+    rng = np.random.default_rng(0)
+    x = (rng.standard_normal((batch, len(spec.leads), spec.length)) * spec.millivolt).astype(np.float32)
+    others = x.copy()
+    others[1:] = 3 * x[1:][::-1]
+    others[1 + batch // 2 :] = 0
+    first = encoder.forward(x)
+    if not _same(first, encoder.forward(x), batch):
+        return (
+            f"the same batch gives other outputs the second time ({_culprits(encoder, x, x, batch)}). Dropout that "
+            "stays on (F.dropout without training=self.training), noise, or state that is kept between calls do that"
+        )
+    if batch > 1 and not _same(first, encoder.forward(others), 1):
+        return (
+            f"what it gives for a record depends on the records beside it ({_culprits(encoder, x, others, 1)}). Batch "
+            "norm without running statistics, or any other sum over the batch, does that"
+        )
+    return None
+
+
+def require_steady(encoder: Encoder, allowed: bool = False) -> bool:
+    """Whether the network is a function of its input alone; EncoderError when it is not, unless that is `allowed`."""
+    why = unsteadiness(encoder)
+    if why is not None and not allowed:
+        raise EncoderError(
+            f"{encoder.spec.factory} is not a function of its input alone: {why}. Its clusters and explanations would "
+            "be others every time. Make it one in evaluation mode; or fit with --allow-nondeterministic, which the "
+            "model records"
+        )
+    return why is None
+
+
+def _same(one: Activations, other: Activations, records: int) -> bool:
+    """Whether the first `records` have the same bits, NaN included."""
+    pairs = zip((*one.blocks, one.prediction), (*other.blocks, other.prediction), strict=True)
+    return all(torch.equal(a[:records].view(torch.int32), b[:records].view(torch.int32)) for a, b in pairs)
+
+
+_Seen = dict[tuple[str, int], tuple[str, str]]
+"""By module and how often it ran before: digests of what went in and of what came out."""
+
+
+def _culprits(encoder: Encoder, x: NDArray[np.float32], others: NDArray[np.float32], records: int) -> str:
+    """The innermost modules that made of equal inputs other outputs, with what they are."""
+    one, other = (_watched(encoder, batch, records) for batch in (x, others))
+    found = {name for (name, n), (before, after) in one.items() if _differs(before, after, other.get((name, n)))}
+    inner = [name for name in found if not any(deeper != name and _within(deeper, name) for deeper in found)]
+    modules = dict(encoder.module.named_modules())
+    order = {name: place for place, name in enumerate(modules)}
+    return (
+        named([_described(name, modules[name]) for name in sorted(inner, key=order.__getitem__)], _NAMED) or "unknown"
+    )
+
+
+def _differs(before: str, after: str, later: tuple[str, str] | None) -> bool:
+    return later is not None and later[0] == before and later[1] != after
+
+
+def _within(inner: str, outer: str) -> bool:
+    return outer == "" or inner.startswith(f"{outer}.")
+
+
+def _described(name: str, module: nn.Module) -> str:
+    kind = type(module).__name__
+    if isinstance(module, nn.modules.batchnorm._BatchNorm) and not module.track_running_stats:
+        kind += " with track_running_stats=False"
+    elif module.training:
+        kind += " in training mode"
+    elif next(module.children(), None) is not None:
+        kind += ", in its own forward"
+    return f"{name or 'the network itself'}: {kind}"
+
+
+def _watched(encoder: Encoder, x: NDArray[np.float32], records: int) -> _Seen:
+    seen: _Seen = {}
+    started: dict[str, list[str]] = {}
+    hooks: list[torch.utils.hooks.RemovableHandle] = []
+
+    def listen(name: str, module: nn.Module) -> None:
+        def before(_module: nn.Module, inputs: Any) -> None:
+            started.setdefault(name, []).append(_digest(inputs, encoder.batch, records))
+
+        def after(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            n = len(started[name]) - 1
+            seen[name, n] = started[name][n], _digest(output, encoder.batch, records)
+
+        hooks.extend((module.register_forward_pre_hook(before), module.register_forward_hook(after)))
+
+    for name, module in encoder.module.named_modules():
+        listen(name, module)
+    try:
+        encoder.forward(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return seen
+
+
+def _digest(content: Any, batch: int, records: int) -> str:
+    """Of the first `records` of every tensor in it."""
+    if isinstance(content, torch.Tensor):
+        rows = content[:records] if content.ndim and len(content) == batch else content
+        values = rows.detach().cpu().contiguous()
+        values = values.float() if values.dtype == torch.bfloat16 else values
+        return hashlib.sha256(values.numpy().tobytes()).hexdigest()
+    if isinstance(content, dict):
+        content = list(content.values())
+    if isinstance(content, tuple | list):
+        return "".join(_digest(inner, batch, records) for inner in content)
+    return repr(content) if isinstance(content, int | float | str | bool | None) else type(content).__name__

@@ -18,7 +18,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ecgscale.archive import Archive
-from ecgscale.encoders.spec import load_spec
+from ecgscale.encoders.spec import file_of, load_spec
 from ecgscale.encoders.splits import TEST, TRAIN, VALIDATION, Folds, split_by
 from ecgscale.errors import EncoderError
 from ecgscale.io.places import local_copy
@@ -124,7 +124,7 @@ def seen_by(
     if not name:
         return None
     try:
-        return on_list(directory / str(name), source, record_ids, patient_ids)
+        return on_list(file_of(directory, str(name)), source, record_ids, patient_ids)
     except OSError as error:
         raise EncoderError(
             f"{directory} names {name} as the list of what it has seen, but: {error.strerror}"
@@ -134,8 +134,14 @@ def seen_by(
 def on_list(
     path: Path, source: str, record_ids: Sequence[str], patient_ids: Sequence[str | None], part: str = ""
 ) -> NDArray[np.bool_]:
-    """(N,) whether the record or its patient is on the list, or on one `part` of it; OSError where there is none."""
-    lines = path.read_text(encoding="utf-8").splitlines()[1:]
+    """(N,) whether the record or its patient is on the list, or on one `part` of it; OSError where there is none.
+
+    EncoderError for a file that is none.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()[1:]
+    except UnicodeDecodeError as error:
+        raise EncoderError(f"{path} is no list of records and patients: {error}; restore it") from error
     known = {word for line in lines if line.startswith(part) for word in line.split("\t")[1:]}
     pairs = zip(record_ids, patient_ids, strict=True)
     return np.array(

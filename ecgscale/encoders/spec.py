@@ -6,17 +6,27 @@ import hashlib
 import json
 import re
 import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from ecgscale.encoders.code import code_of, is_standard
 from ecgscale.errors import EncoderError, did_you_mean
+from ecgscale.io.numbered import canonical_digest
 from ecgscale.io.objects import put_whole
 from ecgscale.io.places import local_copy, place
 from ecgscale.leads import canonical_lead
 
 SPEC_FILE = "encoder.toml"
+SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".tar")
+"""Of weights: safetensors, and what torch.save writes under various names."""
+LONGEST = 2**20
+"""Bytes of an encoder.toml that are read at most."""
+DEEPEST = 32
+"""Tables and lists inside each other."""
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -30,7 +40,7 @@ class InputSpec(_Section):
 
     leads: tuple[str, ...] = Field(min_length=1)
     sampling_rate: Positive  # Hz
-    length: int = Field(gt=0)  # samples on the encoder's time axis
+    length: int = Field(gt=0, lt=2**31)  # samples on the encoder's time axis
     millivolt: Positive = 1.0  # what 1 mV looks like to the encoder
     padding: Literal["center", "end"] = "center"
     normalisation: Literal["none", "zscore-lead"] = "none"
@@ -39,6 +49,8 @@ class InputSpec(_Section):
     @classmethod
     def _canonical(cls, leads: tuple[str, ...]) -> tuple[str, ...]:
         named = tuple(canonical_lead(lead) for lead in leads)
+        if not all(named):
+            raise ValueError("a lead has no name")
         if len(set(named)) < len(named):
             raise ValueError(f"a lead is named twice: {', '.join(leads)}")
         return named
@@ -88,17 +100,29 @@ class EncoderSpec(_Section):
     def _importable(cls, factory: str) -> str:
         if not re.fullmatch(r"\w+(\.\w+)*:\w+(\.\w+)*", factory):
             raise ValueError(f"{factory!r} is not of the form 'package.module:callable'")
+        if is_standard(factory.partition(":")[0]):
+            raise ValueError(
+                f"{factory!r} is of Python's standard library, and no network comes from there; name a class of "
+                "torch.nn.Module, or a function of your own module that makes one"
+            )
         return factory
 
     @field_validator("weights")
     @classmethod
     def _alongside(cls, weights: str) -> str:
-        path = Path(weights)
-        if path.is_absolute() or ".." in path.parts:
-            raise ValueError(f"{weights!r} is not beside {SPEC_FILE}; copy the file there and give its name")
-        if path.suffix not in (".safetensors", ".pt", ".pth"):
-            raise ValueError(f"{weights!r} is neither .safetensors nor .pt nor .pth")
+        _require_beside(weights)
+        if Path(weights).suffix not in SUFFIXES:
+            raise ValueError(f"{weights!r} is neither .safetensors nor .pt nor .pth nor .ckpt")
         return weights
+
+    @field_validator("training")
+    @classmethod
+    def _seen_alongside(cls, training: dict[str, Any]) -> dict[str, Any]:
+        if seen := training.get("seen"):
+            if not isinstance(seen, str):
+                raise ValueError(f"seen is {seen!r}; expected the name of a file beside {SPEC_FILE}")
+            _require_beside(seen)
+        return training
 
     @model_validator(mode="after")
     def _consistent(self) -> EncoderSpec:
@@ -111,22 +135,71 @@ class EncoderSpec(_Section):
         return self
 
 
+def _require_beside(name: str) -> None:
+    path = Path(name)
+    if path.is_absolute() or ".." in path.parts or not name.strip() or "\0" in name:
+        raise ValueError(f"{name!r} is not beside {SPEC_FILE}; copy the file there and give its name")
+
+
+def file_of(directory: Path, name: str) -> Path:
+    """The file of that name in an encoder directory, whether it is there or not.
+
+    EncoderError when it leaves the directory, also by a link, or is no plain file: what it points to would be copied
+    below ROOT with the encoder.
+    """
+    path = directory / name
+    try:
+        outside = not path.resolve().is_relative_to(directory.resolve())
+        odd = path.exists() and not path.is_file()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise EncoderError(f"{path} cannot be read: {error}") from error
+    if outside:
+        raise EncoderError(f"{path} leads out of the encoder's folder, to {path.resolve()}; copy that file into it")
+    if odd:
+        raise EncoderError(f"{path} is no file")
+    return path
+
+
 def load_spec(directory: str | Path) -> EncoderSpec:
     """Read and check `directory`/encoder.toml; EncoderError names the file, the key and the nearest right one."""
     path = local_copy(directory) / SPEC_FILE
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            data = file.read(LONGEST + 1)
+        if len(data) > LONGEST:
+            raise EncoderError(f"{path} is longer than {LONGEST >> 20} MiB; a contract has some KiB")
+        content = tomllib.loads(data.decode("utf-8"))
+        _require_shallow(content)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise EncoderError(
             f"no {SPEC_FILE} in {directory}: an encoder is a directory with {SPEC_FILE} and its weights "
             "(`ecgscale train` makes one)"
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise EncoderError(f"{path} cannot be read: {error.strerror}") from error
+    except RecursionError:
+        raise EncoderError(f"{path} is nested too deeply, more than {DEEPEST} levels") from None
+    except ValueError as error:
         raise EncoderError(f"{path} is not TOML: {error}") from error
     try:
         return EncoderSpec.model_validate(content)
     except ValidationError as error:
         raise EncoderError(f"{path}: " + "; ".join(_sentence(detail) for detail in error.errors())) from error
+
+
+def _require_shallow(content: Any) -> None:
+    """Raise RecursionError for tables and lists that are nested deeper than anything that means something."""
+    level = [content]
+    for _ in range(DEEPEST):
+        level = [
+            inner
+            for value in level
+            if isinstance(value, dict | list)
+            for inner in (value.values() if isinstance(value, dict) else value)
+        ]
+        if not level:
+            return
+    raise RecursionError
 
 
 _SECTIONS: dict[tuple[str, ...], type[BaseModel]] = {(): EncoderSpec, ("input",): InputSpec, ("output",): OutputSpec}
@@ -144,22 +217,84 @@ def _sentence(detail: Any) -> str:
     return f"{where}: {detail['msg'].removeprefix('Value error, ')}"
 
 
-def encoder_digest(directory: str | Path) -> str:
-    """SHA-256 (hex) over the canonical contract and the bytes of the weights: the identity of an encoder."""
-    spec = load_spec(directory)
-    digest = hashlib.sha256()
+@dataclass(frozen=True)
+class EncoderParts:
+    """What an encoder is: digests (SHA-256, hex) of contract and weights, of both in one, and the user's own code.
+
+    code: see `encoders.code`; empty for networks of ecgscale, None when it is not to be found here
+    """
+
+    contract: str
+    weights: str
+    files: str
+    code: Mapping[str, str] | None
+
+    @property
+    def digest(self) -> str:
+        """The identity of the encoder. Networks of ecgscale are those of its version: their code is not part of it."""
+        if not self.code:
+            return self.files
+        return hashlib.sha256(f"{self.files}\0{canonical_digest(dict(self.code))}".encode()).hexdigest()
+
+    def facts(self) -> dict[str, Any]:
+        """As model.json keeps them."""
+        return asdict(self)
+
+
+def contract_digest(spec: EncoderSpec) -> str:
+    """SHA-256 (hex) of a contract, however its file is written."""
+    return hashlib.sha256(_canonical_contract(spec)).hexdigest()
+
+
+def _canonical_contract(spec: EncoderSpec) -> bytes:
     # Without defaults, so that an option added later leaves the identity of today's encoders alone.
     facts = spec.model_dump(mode="json", exclude_defaults=True)
-    contract = json.dumps(facts, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    digest.update(contract.encode() + b"\0")
-    path = local_copy(directory) / spec.weights
+    return json.dumps(facts, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
+
+
+def encoder_parts(directory: str | Path) -> EncoderParts:
+    """The parts of the encoder in `directory`. No code is run. EncoderError when contract or weights cannot be read."""
+    spec = load_spec(directory)
+    contract = _canonical_contract(spec)
+    both, alone = hashlib.sha256(contract + b"\0"), hashlib.sha256()
+    path = file_of(local_copy(directory), spec.weights)
     try:
         with path.open("rb") as weights:
             while chunk := weights.read(1 << 20):
-                digest.update(chunk)
+                both.update(chunk)
+                alone.update(chunk)
     except OSError as error:
         raise EncoderError(f"the weights {path} cannot be read: {error.strerror}") from error
-    return digest.hexdigest()
+    return EncoderParts(
+        hashlib.sha256(contract).hexdigest(), alone.hexdigest(), both.hexdigest(), code_of(spec.factory)
+    )
+
+
+def encoder_digest(directory: str | Path) -> str:
+    """SHA-256 (hex) over the canonical contract, the bytes of the weights and the user's code."""
+    return encoder_parts(directory).digest
+
+
+def changes(parts: EncoderParts, expected: str, before: Mapping[str, Any]) -> Iterator[str]:
+    """What differs between an encoder and that of digest `expected`, whose parts were `before`, if they were kept.
+
+    Nothing for equal ones. Before parts were kept, the digest was that of contract and weights alone.
+    """
+    if parts.digest == expected or (not before and parts.files == expected):
+        return
+    if not before:
+        yield f"{SPEC_FILE} or the weights"
+        return
+    if before.get("contract") != parts.contract:
+        yield SPEC_FILE
+    if before.get("weights") != parts.weights:
+        yield "the weights"
+    old, new = before.get("code") or {}, parts.code
+    if new is None:
+        yield "the network's code, which is not to be found here"
+    elif old != new:
+        names = sorted(name for name in {*old, *new} if old.get(name) != new.get(name))
+        yield f"the network's code ({', '.join(names[:5])}{' …' if len(names) > 5 else ''})"
 
 
 def encoder_id(name: str, digest: str) -> str:
@@ -173,7 +308,7 @@ def encoder_files(directory: str | Path) -> list[Path]:
     directory = local_copy(directory)
     spec = load_spec(directory)
     seen = [str(spec.training["seen"])] if spec.training.get("seen") else []
-    return [directory / name for name in (SPEC_FILE, spec.weights, *seen)]
+    return [file_of(directory, name) for name in (SPEC_FILE, spec.weights, *seen)]
 
 
 def write_spec(directory: str | Path, spec: EncoderSpec) -> None:

@@ -24,6 +24,7 @@ from ecgscale.encoders.spec import EncoderSpec, load_spec
 from ecgscale.errors import ArchiveError, UsageError
 from ecgscale.evaluate.questions import label_columns
 from ecgscale.evaluate.seen import Seen, what_was_seen
+from ecgscale.explain.facts import require_contract
 from ecgscale.io.places import place
 from ecgscale.store.dataset import ExplainedDataset, find_dataset, open_explanations
 from ecgscale.store.manifest import Manifest
@@ -60,7 +61,8 @@ class Published:
 
     @cached_property
     def spec(self) -> EncoderSpec:
-        """The encoder's contract; its outputs stand in `spec.output`."""
+        """The encoder's contract; its outputs stand in `spec.output`. `ModelError` when it was changed."""
+        require_contract(self.model, self.encoder_dir)
         return load_spec(self.encoder_dir)
 
     @cached_property

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ecgscale.errors import EcgscaleError, UsageError
-from ecgscale.io.documents import read_document
+from ecgscale.io.numbered import read_document
 from ecgscale.io.objects import put_whole
 from ecgscale.io.places import arrow_place, place
 from ecgscale.store.provenance import utc_now, versions

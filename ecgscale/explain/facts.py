@@ -6,7 +6,9 @@ part in the assignment; the others do not notice.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +17,11 @@ from ecgscale.clusters.model import ClusterModel
 from ecgscale.clusters.soft import Assignment, assign
 from ecgscale.config import BATCH
 from ecgscale.encoders.preprocess import Prepared
+from ecgscale.encoders.spec import SPEC_FILE, EncoderParts, changes, contract_digest, encoder_parts, load_spec
 from ecgscale.encoders.taps import Encoder, Precision
 from ecgscale.errors import ModelError
 from ecgscale.progress import Stopwatch
+from ecgscale.words import named
 
 
 @dataclass(frozen=True)
@@ -41,11 +45,10 @@ class Facts:
 def load_encoder(model: ClusterModel, device: str = "auto", batch: int = BATCH) -> Encoder:
     """The encoder that `model` was fitted for; `ModelError` when the one beside it is another."""
     encoder = Encoder.load(model.encoder_path, device=device, batch=batch, precision=fitted_precision(model))
-    if encoder.digest != encoder_digest_of(model):
-        raise ModelError(
-            f"the encoder in {model.encoder_path} has digest {encoder.digest}, but cluster model {model.model_id} was "
-            f"fitted with {encoder_digest_of(model)}; put that encoder back, or fit again"
-        )
+    assert encoder.parts is not None
+    _require_parts(model, encoder.parts)
+    # Of a model from before code was part of the digest, it is the one that its explanations name.
+    encoder.digest = encoder_digest_of(model)
     found = (tuple(encoder.layout), encoder.spec.input.length, tuple(encoder.spec.depth_scales))
     layout = model.layout
     expected = (tuple(zip(layout.channels, layout.lengths, strict=True)), layout.n_steps, tuple(layout.scales))
@@ -58,9 +61,44 @@ def load_encoder(model: ClusterModel, device: str = "auto", batch: int = BATCH) 
     return encoder
 
 
+def require_encoder(model: ClusterModel) -> None:
+    """Raise `ModelError` when contract, weights or code of the encoder are not those that `model` was fitted with."""
+    _require_parts(model, encoder_parts(model.encoder_path))
+
+
+def require_encoder_files(model: ClusterModel, directory: Path) -> None:
+    """`require_encoder` for whoever reads the contract and runs nothing: the network's code need not be here."""
+    parts, before = encoder_parts(directory), encoder_parts_of(model)
+    _require_parts(model, replace(parts, code=before.get("code")))
+
+
+def require_contract(model: ClusterModel, directory: Path) -> None:
+    """`require_encoder` of encoder.toml alone, for whoever takes the names of outputs from it and nothing else."""
+    before = encoder_parts_of(model).get("contract")
+    if before and contract_digest(load_spec(directory)) != before:
+        raise ModelError(
+            f"{directory / SPEC_FILE} was changed since cluster model {model.model_id} was fitted: put it back"
+        )
+
+
+def _require_parts(model: ClusterModel, parts: EncoderParts) -> None:
+    changed = list(changes(parts, encoder_digest_of(model), encoder_parts_of(model)))
+    if changed:
+        raise ModelError(
+            f"the encoder in {model.encoder_path} is not the one that cluster model {model.model_id} was fitted with: "
+            f"{named(changed)} changed (digest {parts.digest[:12]}…, fitted with {encoder_digest_of(model)[:12]}…); "
+            "put that encoder back, or fit again with what it is now, which makes another model"
+        )
+
+
+def encoder_parts_of(model: ClusterModel) -> dict[str, Any]:
+    """The parts of the encoder that `model` was fitted with; empty in models of before they were kept."""
+    return dict((model.info.get("encoder") or {}).get("parts") or {})
+
+
 def encoder_digest_of(model: ClusterModel) -> str:
     """Digest of the encoder that `model` was fitted with; `ModelError` when it does not say."""
-    digest = model.info.get("encoder", {}).get("digest")
+    digest = (model.info.get("encoder") or {}).get("digest")
     if not digest:
         raise ModelError(f"model.json of {model.model_id} does not name the digest of its encoder; fit again")
     return str(digest)

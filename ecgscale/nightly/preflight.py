@@ -13,15 +13,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from ecgscale.clusters.model import ClusterModel
-from ecgscale.encoders.spec import encoder_digest
 from ecgscale.errors import UsageError
-from ecgscale.explain.facts import encoder_digest_of
+from ecgscale.explain.facts import require_encoder
 from ecgscale.io.objects import ObjectStore, open_objects
 from ecgscale.io.places import Place, is_remote
 from ecgscale.io.settings import StoreError
-from ecgscale.store.dataset import dataset_store
-from ecgscale.store.manifest import newest_number, read_manifest
-from ecgscale.store.root import dataset_ids
+from ecgscale.passes.explain.chosen_model import require_published_model
 
 PROBE = "_probe"
 MOST_CLOCK_SECONDS = 300.0
@@ -53,7 +50,9 @@ def preflight(root: Place, model_dir: Place | None) -> Preflight:
         if free is not None and free < LEAST_FREE_BYTES:
             raise StoreError(f"{where} has {free / 2**20:.0f} MiB left; a night needs at least 1 GiB. Free some space")
     if model_dir is not None:
-        _require_published_digests(root, model_dir)
+        model = ClusterModel.load(model_dir)
+        require_encoder(model)
+        require_published_model(root, model)
     return Preflight(off, scratch, root_free)
 
 
@@ -71,24 +70,3 @@ def _require_protocol(store: ObjectStore) -> None:
             )
     finally:
         store.delete(key)
-
-
-def _require_published_digests(root: Place, model_dir: Place) -> None:
-    """Raise `UsageError` when the model's or its encoder's content is not what its name was published with."""
-    model = ClusterModel.load(model_dir)
-    found = encoder_digest(model.encoder_path)
-    if found != encoder_digest_of(model):
-        raise UsageError(
-            f"{model.encoder_path} has digest {found[:12]}…, but model {model.model_id} was fitted with "
-            f"{encoder_digest_of(model)[:12]}…: it was changed. Restore it, or refit"
-        )
-    for dataset_id in dataset_ids(root):
-        store = dataset_store(root, dataset_id)
-        manifest = read_manifest(store, newest_number(store))
-        if manifest is None or manifest.content.identity.model_id != model.model_id:
-            continue
-        if manifest.content.identity.model_digest != model.digest:
-            raise UsageError(
-                f"model {model.model_id} has digest {model.digest[:12]}…, but dataset {dataset_id} was published with "
-                f"{manifest.content.identity.model_digest[:12]}…: {model_dir} was changed. Restore it"
-            )

@@ -34,7 +34,8 @@ from ecgscale.evaluate.published import open_source
 from ecgscale.evaluate.questions import Truth, decisions, label_columns, probabilities, read_truth, target_columns
 from ecgscale.evaluate.seen import Seen, what_was_seen
 from ecgscale.evaluate.written import Evaluation, read_evaluations
-from ecgscale.io.documents import read_document
+from ecgscale.explain.facts import require_contract
+from ecgscale.io.numbered import read_document
 from ecgscale.io.places import is_remote, place
 from ecgscale.store.dataset import find_dataset, open_explanations
 from ecgscale.store.manifest import Manifest
@@ -192,7 +193,9 @@ def open_subject(root: str | Path, dataset: str | None = None, archive: str | Pa
     assert found.manifest is not None
     identity = found.manifest.content.identity
     encoder_dir = place(root) / "encoders" / identity.encoder_id
-    spec, model = load_spec(encoder_dir), ClusterModel.load(place(root) / "models" / identity.model_id)
+    model = ClusterModel.load(place(root) / "models" / identity.model_id)
+    require_contract(model, encoder_dir)
+    spec = load_spec(encoder_dir)
     explanations = open_explanations(root, found.dataset_id)
     target, columns, note = _target(spec, explanations.schema)
     rows, truth_note = _read_rows(explanations, spec, target, columns)

@@ -40,7 +40,10 @@ def code_digest(factory: str = "") -> str:
     for path in sorted(package.rglob("*.py")):
         digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     module = factory.partition(":")[0]
-    spec = importlib.util.find_spec(module) if module and module.split(".")[0] != package.name else None
+    try:
+        spec = importlib.util.find_spec(module) if module and module.split(".")[0] != package.name else None
+    except (ImportError, ValueError):  # of a package that is not installed here
+        spec = None
     if spec is not None and spec.has_location and spec.origin is not None:
         digest.update(module.encode() + b"\0" + Path(spec.origin).read_bytes())
     return digest.hexdigest()[:16]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,21 @@ def test_reads_a_contract_with_its_defaults(tmp_path: Path) -> None:
         ('"resblock1d_4"]', '"resblock1d_2"]', "tapped twice"),
         ('"weights.safetensors"', '"/elsewhere/w.pt"', "not beside"),
         ('"weights.safetensors"', '"../w.pt"', "not beside"),
+        ('"weights.safetensors"', r'"w\u0000.pt"', "not beside"),
+        ("folds = [1, 2]", 'seen = "../../etc/passwd"', "training: '../../etc/passwd' is not beside"),
+        ("folds = [1, 2]", 'seen = "/etc/passwd"', "training: '/etc/passwd' is not beside"),
+        ("folds = [1, 2]", "seen = 3", "training: seen is 3"),
+        ('"ecgscale.encoders.resnet1d:ResNet1d"', '"subprocess:check_output"', "of Python's standard library"),
+        ('"ecgscale.encoders.resnet1d:ResNet1d"', '"os.path:join"', "of Python's standard library"),
+        ('"ecgscale.encoders.resnet1d:ResNet1d"', '"builtins:eval"', "of Python's standard library"),
+        ('"DI", "II", "avr"', '"DI", " "', "a lead has no name"),
+        ('"DI", "II", "avr"', '"DI", 2', "input.leads.1"),
+        ('["DI", "II", "avr"]', "7", "input.leads"),
+        ("length = 4096", "length = 99999999999999999999", "input.length"),
+        ("length = 4096", "length = " + "9" * 5000, "is not TOML"),
+        ("input_dim = [12, 4096]", "x = " + "[" * 5000 + "]" * 5000, "nested too deeply"),
+        ("input_dim = [12, 4096]", ".".join("a" * 200) + " = 1", "nested too deeply"),
+        ("input_dim = [12, 4096]", "x = '" + "a" * 2**20 + "'", "longer than 1 MiB"),
         ('"weights.safetensors"', '"w.onnx"', "neither .safetensors nor .pt"),
         ('"ecgscale.encoders.resnet1d:ResNet1d"', '"ResNet1d"', "package.module:callable"),
         ("length = 4096", "length = 0", "input.length"),
@@ -82,6 +98,35 @@ def test_a_wrong_contract_is_told(tmp_path: Path, old: str, new: str, message: s
     with pytest.raises(EncoderError, match=message) as caught:
         load_spec(tmp_path)
     assert SPEC_FILE in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_links_that_lead_out_are_refused_and_those_inside_are_not(tmp_path: Path) -> None:
+    encoder = write_small_encoder(tmp_path / "encoder", training={"seen": "seen.tsv"})
+    (encoder / "seen.tsv").write_text("part\trecord\tpatient\n")
+    (encoder / "weights.safetensors").rename(encoder / "epoch-7.safetensors")
+    (encoder / "weights.safetensors").symlink_to("epoch-7.safetensors")
+    assert encoder_digest(encoder)
+    assert len(encoder_files(encoder)) == 3
+    (tmp_path / "secret").write_text("of somebody else")
+    for name, look in (("seen.tsv", encoder_files), ("weights.safetensors", encoder_digest)):
+        (encoder / name).unlink()
+        (encoder / name).symlink_to(tmp_path / "secret")
+        with pytest.raises(EncoderError, match="leads out of the encoder's folder"):
+            look(encoder)
+    (tmp_path / "link").symlink_to(write_small_encoder(tmp_path / "other"))
+    assert encoder_digest(tmp_path / "link") == encoder_digest(tmp_path / "other")
+
+
+def test_what_is_no_plain_file_is_told(tmp_path: Path) -> None:
+    encoder = write_small_encoder(tmp_path / "encoder", training={"seen": "seen.tsv"})
+    os.mkfifo(encoder / "seen.tsv")
+    with pytest.raises(EncoderError, match="is no file"):
+        encoder_files(encoder)
+    (encoder / SPEC_FILE).unlink()
+    (encoder / SPEC_FILE).mkdir()
+    with pytest.raises(EncoderError, match="cannot be read: Is a directory"):
+        load_spec(encoder)
 
 
 def test_a_directory_without_contract_says_what_an_encoder_is(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from ecgscale.clusters.model import ClusterModel
 from ecgscale.encoders.taps import Encoder
 from ecgscale.errors import ModelError, ShardError, UsageError
 from ecgscale.explain.facts import fitted_with_padding
-from ecgscale.io.documents import read_document
+from ecgscale.io.numbered import read_document
 from ecgscale.io.places import Place
 from ecgscale.passes.features import extract
 from ecgscale.progress import SILENT, Progress

@@ -90,6 +90,7 @@ def promote(root: str | Path, dataset_id: str, reason: str, incomplete: bool = F
     model = root / "models" / now.content.identity.model_id
     if not (model / "model.json").exists():
         raise UsageError(f"{model} is gone: no night could go on with dataset {dataset_id}. Restore it")
+    ClusterModel.load(model)  # says what was changed
     lacking: list[str] = []
     kept_out: dict[str, Hold] = {}
     if before is not None and before.content.dataset_id != dataset_id:

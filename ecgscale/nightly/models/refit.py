@@ -23,9 +23,9 @@ from ecgscale.clusters.matching import PERSISTS, match_clusters
 from ecgscale.clusters.model import ClusterModel
 from ecgscale.config import RunConfig
 from ecgscale.encoders.seen import SEEN_FILE
-from ecgscale.encoders.spec import encoder_digest
+from ecgscale.encoders.spec import changes, encoder_parts
 from ecgscale.errors import ModelError, PublishError, UsageError
-from ecgscale.explain.facts import encoder_digest_of, load_encoder
+from ecgscale.explain.facts import encoder_digest_of, encoder_parts_of, load_encoder
 from ecgscale.io.places import Place
 from ecgscale.nightly.models.comparison import COMPARISON_FILE, Comparison, common_sample, compare, read_comparison
 from ecgscale.nightly.models.promote import (
@@ -50,6 +50,7 @@ from ecgscale.store.dataset import DATASET_FILE, dataset_store, find_dataset, ne
 from ecgscale.store.manifest import Manifest, newest_number
 from ecgscale.store.presence import at_work
 from ecgscale.store.provenance import RunFacts, run_facts
+from ecgscale.words import named
 
 
 @dataclass(frozen=True)
@@ -209,6 +210,7 @@ class _Task:
     def _asked(self) -> str:
         """Digest of what was asked for, whatever the archive holds and wherever it runs."""
         asked = asdict(replace(self.request, device="auto", memory=None, scratch=None))
+        del asked["allow_nondeterministic"]  # decides whether there is a fit, and nothing of it
         return hashlib.sha256(json.dumps([asked, self.fresh], sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -233,10 +235,11 @@ def _require_served(config: RunConfig, manifest: Manifest) -> None:
 
 
 def _require_same_network(config: RunConfig, old: ClusterModel) -> None:
-    found, expected = encoder_digest(config.encoder.path), encoder_digest_of(old)
-    if found != expected:
+    parts, expected = encoder_parts(config.encoder.path), encoder_digest_of(old)
+    changed = list(changes(parts, expected, encoder_parts_of(old)))
+    if changed:
         raise UsageError(
-            f"{config.encoder.path} is another network (digest {found[:12]}) than that of the served model"
-            f" {old.model_id} ({expected[:12]}). Clusters of two networks cannot be matched: explain with the new"
-            " network below a root of its own"
+            f"{config.encoder.path} is another network (digest {parts.digest[:12]}) than that of the served model"
+            f" {old.model_id} ({expected[:12]}): {named(changed)} changed. Clusters of two networks cannot be matched:"
+            " explain with the new network below a root of its own"
         )

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from ecgscale.archive.reader import Archive
 from ecgscale.clusters.model import ClusterModel
-from ecgscale.errors import ExitCode, ModelError
+from ecgscale.errors import EncoderError, ExitCode, ModelError
+from ecgscale.explain.facts import require_encoder_files
 from ecgscale.io.objects import ObjectStore, StoreError, open_objects
 from ecgscale.io.places import Place
 from ecgscale.nightly.verify.chain import broken_link, lost_versions
@@ -63,6 +64,7 @@ class VerifiedDataset:
 
     files, records: of the manifest; counts: problems by kind; problems: the first of each kind
     set_aside: keys of shards of the archive that could not be read when it was published; no problem of what is there
+    notes: what is no problem, and good to know
     """
 
     dataset_id: str
@@ -74,6 +76,7 @@ class VerifiedDataset:
     recomputed: Recomputed
     garbage: Garbage
     set_aside: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """For `--json`."""
@@ -89,6 +92,7 @@ class VerifiedDataset:
             "not_recomputed": list(self.recomputed.skipped),
             "garbage": vars(self.garbage),
             "set_aside": list(self.set_aside),
+            "notes": list(self.notes),
         }
 
 
@@ -144,6 +148,7 @@ class _Check:
         self.root, self.dataset_id, self.progress = root, dataset_id, progress
         self.store = dataset_store(root, dataset_id)
         self.problems = Problems()
+        self.notes: list[str] = []
 
     def all(self, sample: float, seed: int, archive: Archive | None) -> VerifiedDataset:
         """Everything, in order."""
@@ -169,6 +174,7 @@ class _Check:
             recomputed=recomputed,
             garbage=self._garbage(manifest) if manifest or not number else Garbage(),
             set_aside=tuple(aside.key for aside in manifest.content.set_aside) if manifest else (),
+            notes=tuple(self.notes),
         )
 
     def _manifest(self, number: int) -> Manifest | None:
@@ -228,6 +234,16 @@ class _Check:
         if model.digest != identity.model_digest:
             self.problems.add("model", where, f"its digest is {model.digest}; published was {identity.model_digest}")
             return None
+        try:
+            require_encoder_files(model, model.encoder_path)
+        except (ModelError, EncoderError) as error:
+            self.problems.add("model", f"encoders/{model.encoder_path.name}", str(error))
+            return None
+        if not model.is_sealed:
+            self.notes.append(
+                f"model {model.model_id} was written before models held digests: a change of its counts or facts would "
+                "go unseen. A new fit has them"
+            )
         return model
 
     def _files(self, manifest: Manifest, n_clusters: int | None) -> dict[str, NDArray[np.uint64]]:

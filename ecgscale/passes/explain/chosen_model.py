@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from ecgscale.clusters.model import ClusterModel
 from ecgscale.errors import ModelError, UsageError, did_you_mean
 from ecgscale.io.places import Place, place
-from ecgscale.store.dataset import find_dataset
-from ecgscale.store.root import missing_root
+from ecgscale.io.settings import StoreError
+from ecgscale.store.dataset import dataset_store, find_dataset
+from ecgscale.store.manifest import newest_number, read_manifest
+from ecgscale.store.root import dataset_ids, missing_root
 
 MODELS = "models"
 _FILE = "model.json"
@@ -60,6 +63,25 @@ def model_of_root(root: str | Path) -> Place:
             f"one with --model. {_known(known)}"
         )
     return where / MODELS / str(served)
+
+
+def require_published_model(root: Place, model: ClusterModel) -> None:
+    """Raise `ModelError` when a dataset below ROOT was published with a model of this id, and another content."""
+    for dataset_id in dataset_ids(root):
+        store = dataset_store(root, dataset_id)
+        try:
+            number = newest_number(store)
+            manifest = read_manifest(store, number) if number else None
+        except StoreError:  # what is wrong with another dataset is told by whoever opens that
+            continue
+        identity = manifest.content.identity if manifest else None
+        if identity is None or identity.model_id != model.model_id or identity.model_digest == model.digest:
+            continue
+        raise ModelError(
+            f"model {model.model_id} in {model.directory} has digest {model.digest[:12]}…, but dataset {dataset_id} "
+            f"was published with {identity.model_digest[:12]}…: it was changed. Restore it; or, if that dataset is not "
+            "wanted, remove its folder"
+        )
 
 
 def _known(known: Iterable[str]) -> str:

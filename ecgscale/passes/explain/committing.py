@@ -15,6 +15,7 @@ import pyarrow as pa
 from ecgscale.archive.reader import Archive
 from ecgscale.archive.shard import open_parquet
 from ecgscale.clusters.model import ClusterModel
+from ecgscale.encoders.check import require_steady
 from ecgscale.encoders.spec import load_spec
 from ecgscale.encoders.taps import Encoder
 from ecgscale.errors import EcgscaleError
@@ -242,5 +243,7 @@ class Committing:
         if self._encoder is None:
             device = driver_device(self.pool, self.device)
             self._encoder = load_encoder(self.model, device, self.settings.batch)
+            if "deterministic" not in self.model.info:  # fitted before that was asked
+                require_steady(self._encoder)
             keep_alongside(self.model, self._encoder, self.root)
         return self._encoder

@@ -19,11 +19,13 @@ from ecgscale.archive.reader import Archive
 from ecgscale.clusters.model import ClusterModel
 from ecgscale.config import BATCH
 from ecgscale.errors import ExitCode, PublishError, ShardError
-from ecgscale.explain.facts import encoder_digest_of, fitted_precision, fitted_with_padding
+from ecgscale.explain.facts import encoder_digest_of, fitted_precision, fitted_with_padding, require_encoder
 from ecgscale.explain.schema import RESULTS_VERSION, EntropyDetail, ExplainSettings
 from ecgscale.io.numbered import to_json
 from ecgscale.io.objects import ObjectStore
 from ecgscale.io.places import Place, absolute, place
+from ecgscale.passes.alongside import require_alongside
+from ecgscale.passes.explain.chosen_model import require_published_model
 from ecgscale.passes.explain.committing import NO_LIMITS, CommittedShards, Committing, RunLimits
 from ecgscale.passes.explain.plan import Beside, Plan, freeze_plan
 from ecgscale.passes.explain.resolve import Admission, Choice, Resolved, choose, commits_of, resolve_duplicates
@@ -153,6 +155,9 @@ def explain_archive(
     """
     started = time.monotonic()
     model = ClusterModel.load(model_dir)
+    require_encoder(model)
+    require_alongside(model, place(root))
+    require_published_model(place(root), model)
     if include_padding is None:
         include_padding = fitted_with_padding(model)
     settings = ExplainSettings(

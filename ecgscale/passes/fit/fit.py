@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,15 @@ from ecgscale.clusters.features import BlockLayout
 from ecgscale.clusters.init import Earlier
 from ecgscale.clusters.kmeans import KMeansFit, fit_kmeans
 from ecgscale.clusters.model import MIN_TAU, ClusterModel, id_of_fit
+from ecgscale.encoders.check import require_steady
 from ecgscale.encoders.seen import SEEN_FILE, seen_lines
+from ecgscale.encoders.spec import changes
 from ecgscale.encoders.taps import Encoder, resolve_device
-from ecgscale.errors import ModelError
+from ecgscale.errors import EcgscaleError, ModelError
+from ecgscale.explain.facts import encoder_digest_of, encoder_parts_of, require_encoder
 from ecgscale.io.places import Place, absolute, place
 from ecgscale.passes.alongside import copy_encoder
+from ecgscale.passes.explain.chosen_model import finished_models
 from ecgscale.passes.fit.pool_source import PoolSource
 from ecgscale.passes.fit.request import FitRequest, Selection, select
 from ecgscale.passes.fit.worker import FitWorker
@@ -37,6 +41,7 @@ from ecgscale.passes.workers import OpenPool, WorkerSpec, driver_device, in_proc
 from ecgscale.progress import SILENT, Progress
 from ecgscale.store.presence import announced
 from ecgscale.store.provenance import versions
+from ecgscale.words import named
 
 FIT_VERSION = 1
 """Raised when the same command would give other centroids; part of the model's id."""
@@ -110,7 +115,12 @@ def fit_archive(
     models = root / "models"
     found = {k: _finished(models / model_id) for k, model_id in ids.items()}
     todo = [k for k in request.clusters if found[k] is None]
+    _require_encoders(found)
     if todo:
+        _tell_other_code(models, encoder, progress)
+        steady = require_steady(encoder, request.allow_nondeterministic)
+        if not steady:
+            progress.say("note: the network is not a function of its input alone; the model records it")
         memory = plan_memory(layout, len(selection), max(todo), sum(todo), encoder, request.cache_dtype, request.memory)
         progress.say(memory.summary(workers=is_divided(pool)))
         encoder_id = copy_encoder(encoder, root)
@@ -123,6 +133,7 @@ def fit_archive(
                 "encoder": _encoder_facts(encoder, encoder_id),
                 **identity,
                 **model.info,
+                "deterministic": steady,
             }
             directory = replace(model, info=info).save(models, _sidecars(archive, selection))
             found[k] = ClusterModel.load(directory)
@@ -313,5 +324,28 @@ def _sidecars(archive: Archive, selection: Selection) -> dict[str, str]:
     return {SEEN_FILE: seen_lines(source, [r for r, _ in known], [p for _, p in known], ["fit"] * len(known))}
 
 
-def _encoder_facts(encoder: Encoder, encoder_id: str) -> dict[str, str]:
-    return {"id": encoder_id, "path": f"../../encoders/{encoder_id}", "digest": encoder.digest}
+def _encoder_facts(encoder: Encoder, encoder_id: str) -> dict[str, Any]:
+    facts = {"id": encoder_id, "path": f"../../encoders/{encoder_id}", "digest": encoder.digest}
+    return facts if encoder.parts is None else {**facts, "parts": encoder.parts.facts()}
+
+
+def _require_encoders(models: Mapping[int, ClusterModel | None]) -> None:
+    """A finished model is worth what its encoder below ROOT is."""
+    for model in {model.encoder_path: model for model in models.values() if model is not None}.values():
+        require_encoder(model)
+
+
+def _tell_other_code(models: Place, encoder: Encoder, progress: Progress) -> None:
+    """Say so when there are models of the same network whose code was another one."""
+    parts = encoder.parts
+    if parts is None or not parts.code:
+        return
+    for model_id in finished_models(models.parent):
+        try:
+            model = ClusterModel.load(models / model_id)
+        except EcgscaleError:
+            continue
+        before = encoder_parts_of(model)
+        if before.get("files") == parts.files and before.get("code") != parts.code:
+            what = named(list(changes(parts, encoder_digest_of(model), before)))
+            progress.say(f"note: since model {model_id}, {what} changed: what is fitted now is another model")

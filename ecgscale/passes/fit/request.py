@@ -41,6 +41,7 @@ class FitRequest:
     cache_dtype: Literal["float32", "float16"] = FIT.cache_dtype
     memory: int | None = None
     scratch: Path | None = None
+    allow_nondeterministic: bool = False
 
     def __post_init__(self) -> None:
         if not self.clusters:

@@ -291,5 +291,6 @@ def fit_request(config: RunConfig, device: str) -> FitRequest:
         include_padding=config.include_padding,
         precision=config.precision,
         cache_dtype=fit.cache_dtype,
+        allow_nondeterministic=fit.allow_nondeterministic,
         memory=byte_size(config.memory) if config.memory else None,
     )

@@ -29,9 +29,10 @@ from ecgscale.clusters.cache import ActivationCache, DeviceCache
 from ecgscale.clusters.model import ClusterModel
 from ecgscale.clusters.soft import assign
 from ecgscale.config import TrainConfig
+from ecgscale.encoders.factory import build_module
 from ecgscale.encoders.preprocess import prepare_batch
 from ecgscale.encoders.spec import EncoderSpec
-from ecgscale.encoders.taps import Encoder, Precision, build_module
+from ecgscale.encoders.taps import Encoder, Precision
 from ecgscale.encoders.train import TAPPED, default_blocks
 from ecgscale.errors import ShardError
 from ecgscale.leads import CANONICAL_LEADS

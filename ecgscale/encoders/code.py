@@ -1,0 +1,130 @@
+"""The source of a network that is the user's own: part of what an encoder is, though it does not lie in its directory.
+
+From the module of the factory, imports are followed through the tree that it lies in (its own package, or the modules
+beside it), without running any of it. Of a package that was installed, its name and version and the module of the
+factory stand for the rest. Networks of ecgscale are named by its own versions and have no code here.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.metadata
+import sys
+import sysconfig
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+
+OURS = "ecgscale"
+
+Code = Mapping[str, str]
+"""What stands for the code: files by their path from the folder that Python finds the package in, and distributions,
+each with its SHA-256 (hex) or its version. Empty for networks of ecgscale; None where the code cannot be found."""
+
+_known: dict[str, tuple[object, dict[str, str]]] = {}
+
+
+def code_of(factory: str) -> dict[str, str] | None:
+    """The code of a factory, as it is on the disk, or as it was when this process imported it.
+
+    None when there is no source to be found: the module is not installed here, or was typed into a notebook.
+    """
+    name = factory.partition(":")[0]
+    if name.partition(".")[0] == OURS:
+        return {}
+    loaded = sys.modules.get(name)
+    # A reload, and a module that was removed and imported again, have another spec.
+    spec = getattr(loaded, "__spec__", None)
+    if spec is not None and name in _known and _known[name][0] is spec:
+        return dict(_known[name][1])
+    file = _file_of(name, loaded)
+    if file is None:
+        return None
+    found = _installed(name, file) if lies_installed(file) else dict(_reached(name, file))
+    if spec is not None:
+        _known[name] = spec, found
+    return dict(found)
+
+
+def _file_of(name: str, loaded: ModuleType | None) -> Path | None:
+    """The file of a module: where it was loaded from, else where Python would find it, the working directory last."""
+    if loaded is not None:
+        file = getattr(loaded, "__file__", None)
+        return Path(file) if file and Path(file).is_file() else None
+    for folder in (*sys.path, "."):
+        if file := _module_file(Path(folder or "."), name):
+            return file
+    return None
+
+
+def _module_file(folder: Path, name: str) -> Path | None:
+    stem = folder.joinpath(*name.split("."))
+    return next((file for file in (stem / "__init__.py", stem.with_name(f"{stem.name}.py")) if file.is_file()), None)
+
+
+def _installed(name: str, file: Path) -> dict[str, str]:
+    versions = {one: importlib.metadata.version(one) for one in distributions_of(name.partition(".")[0])}
+    return {name: _sha256(file.read_bytes()), **versions}
+
+
+def _reached(name: str, file: Path) -> Iterator[tuple[str, str]]:
+    """The file and all that it imports from the same tree, packages' `__init__` among them, sorted."""
+    depth = len(name.split(".")) + (file.name == "__init__.py")
+    folder = file.absolute().parents[depth - 1]
+    files: dict[str, bytes] = {}
+    waiting = [name]
+    while waiting:
+        module = waiting.pop()
+        parts = module.split(".")
+        if parts[0] == OURS:
+            continue
+        for stop in range(1, len(parts) + 1):
+            within = ".".join(parts[:stop])
+            path = file if within == name else _module_file(folder, within)
+            if path is None:
+                continue
+            key = path.absolute().relative_to(folder).as_posix()
+            if key not in files:
+                files[key] = path.read_bytes()
+                waiting += _imported(files[key], within, path.name == "__init__.py")
+    yield from ((key, _sha256(data)) for key, data in sorted(files.items()))
+
+
+def _imported(source: bytes, module: str, is_package: bool) -> Iterator[str]:
+    """Dotted names that a source imports anywhere in it; `from a import b` may mean the module a.b."""
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError):
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = module.split(".") if is_package else module.split(".")[:-1]
+            start = above[: len(above) - (node.level - 1)] if node.level else []
+            base = ".".join([*start, *([node.module] if node.module else [])])
+            yield from (f"{base}.{alias.name}".lstrip(".") for alias in node.names)
+
+
+def is_standard(module: str) -> bool:
+    """Whether a module is of Python itself."""
+    top = module.partition(".")[0]
+    return top in sys.stdlib_module_names or top in sys.builtin_module_names
+
+
+def lies_installed(file: Path) -> bool:
+    """Whether a file lies where packages are installed, and not in a tree of the user's own."""
+    resolved = file.resolve()
+    return any(part in ("site-packages", "dist-packages") for part in resolved.parts) or any(
+        resolved.is_relative_to(Path(sysconfig.get_paths()[name]).resolve()) for name in ("purelib", "platlib")
+    )
+
+
+def distributions_of(package: str) -> list[str]:
+    """Names of the distributions that installed a top-level package, sorted."""
+    return sorted(set(importlib.metadata.packages_distributions().get(package, [])))
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
