@@ -19,9 +19,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ecgscale.config import BATCH
-from ecgscale.encoders.factory import build_module
+from ecgscale.encoders.network import build_module, load_weights
 from ecgscale.encoders.spec import EncoderParts, EncoderSpec, encoder_id, encoder_parts, load_spec
-from ecgscale.encoders.weights import load_weights
 from ecgscale.errors import EncoderError, UsageError, did_you_mean
 from ecgscale.io.places import local_copy
 from ecgscale.words import named

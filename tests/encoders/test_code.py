@@ -10,7 +10,7 @@ import pytest
 from safetensors.torch import save_file
 
 from ecgscale.encoders.code import code_of
-from ecgscale.encoders.factory import build_module
+from ecgscale.encoders.network import build_module
 from ecgscale.encoders.spec import changes, encoder_parts, write_spec
 from ecgscale.encoders.taps import Encoder
 from tests.worlds.formula.small_networks import spec_of, write_small_encoder

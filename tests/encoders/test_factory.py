@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ecgscale.encoders.factory import build_module, find_factory
+from ecgscale.encoders.network import build_module, find_factory
 from ecgscale.errors import EncoderError
 from tests.worlds.formula.small_networks import ARGUMENTS, spec_of
 

@@ -15,9 +15,9 @@ import pytest
 import torch
 from torch import nn
 
+from ecgscale.encoders.network import load_weights
 from ecgscale.encoders.spec import write_spec
 from ecgscale.encoders.taps import Encoder
-from ecgscale.encoders.weights import load_weights
 from ecgscale.errors import EncoderError
 from tests.worlds.formula.small_networks import small_resnet, spec_of
 

@@ -22,7 +22,7 @@ from ecgscale.clusters.accumulate import PartialSums
 from ecgscale.clusters.cache import ActivationCache, DeviceCache, bytes_per_record, device_bytes_per_record
 from ecgscale.clusters.init import features_at, sampled_steps
 from ecgscale.clusters.kmeans import fit_kmeans
-from ecgscale.encoders.factory import build_module
+from ecgscale.encoders.network import build_module
 from ecgscale.encoders.spec import load_spec
 from ecgscale.encoders.taps import Encoder
 from ecgscale.errors import EcgscaleError, ShardError

@@ -20,10 +20,9 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from ecgscale.encoders.factory import build_module
+from ecgscale.encoders.network import build_module, load_weights
 from ecgscale.encoders.spec import EncoderSpec, load_spec
 from ecgscale.encoders.taps import fix_arithmetic, resolve_device, split_layer
-from ecgscale.encoders.weights import load_weights
 from ecgscale.io.places import local_copy
 
 

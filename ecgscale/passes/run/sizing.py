@@ -29,7 +29,7 @@ from ecgscale.clusters.cache import ActivationCache, DeviceCache
 from ecgscale.clusters.model import ClusterModel
 from ecgscale.clusters.soft import assign
 from ecgscale.config import TrainConfig
-from ecgscale.encoders.factory import build_module
+from ecgscale.encoders.network import build_module
 from ecgscale.encoders.preprocess import prepare_batch
 from ecgscale.encoders.spec import EncoderSpec
 from ecgscale.encoders.taps import Encoder, Precision
