@@ -234,7 +234,7 @@ def gc(progress: Progress, root: Path, grace: float, keep_manifests: int | None,
     What goes: data files that no manifest and no commit record names, commit records that a newer one has replaced and
     no manifest shows, what killed processes left, and checkpoints of fits that nobody goes on with. What is published,
     held back, or may still be published stays. Stopped in the middle, nothing dangles: type it again. Exit code 5 while
-    a nightly run is under way.
+    anybody else is at work below ROOT, and nothing goes then.
 
     \b
     Example:

@@ -86,3 +86,31 @@ def test_the_identity_is_everything_that_changes_facts() -> None:
     assert len({facts.dataset_id for facts in [one, *others]}) == 6
     assert one.dataset_id == facts().dataset_id
     assert len(one.dataset_id) == 16
+
+
+def test_a_version_keeps_its_sequence_number_through_absence(tmp_path: Path) -> None:
+    store = store_of(tmp_path)
+    a, b, c = (commit_shard(store, number, [name]) for number, name in enumerate("abc"))
+    aside = SetAside(key="part-00009.parquet", size=1, stamp="mtime_ns=1", reason="not Parquet")
+    contents = [content_of([a]), content_of([b], [aside]), content_of([a, b, c])]
+    found = [publish(store, content, base, RUN) for base, content in enumerate(contents)]
+    numbers = [{entry.key[5:10]: entry.sequence for entry in one.content.shards} for one in found if one]
+    assert numbers == [{"00000": 1}, {"00001": 2}, {"00000": 1, "00001": 2, "00002": 3}]
+    assert found[1] is not None
+    assert [(one.key[5:10], one.sequence) for one in found[1].content.past] == [("00000", 1)]
+    # What could never be read came when it was first set aside.
+    mended = commit_shard(store, 9, ["x"])
+    last = publish(store, content_of([a, b, c, mended]), 3, RUN)
+    assert last is not None
+    assert last.content.shards[-1].sequence == 2
+    assert last.content.past == ()
+
+
+def test_what_is_forgotten_is_not_among_the_past(tmp_path: Path) -> None:
+    store = store_of(tmp_path)
+    one, other = commit_shard(store, 0, ["a", "b"]), commit_shard(store, 1, ["c"])
+    assert publish(store, content_of([one, other]), 0, RUN)
+    without = commit_shard(store, 0, ["b"], "mtime_ns=2")
+    found = publish(store, content_of([without, other]), 1, RUN, forgotten={one.source.identity})
+    assert found is not None
+    assert found.content.past == ()

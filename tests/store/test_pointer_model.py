@@ -21,7 +21,7 @@ from tests.worlds.published.shards import RUN, content_of, facts
 ROOT = Path("/model")
 NAMES = ("model-a", "model-b")
 ID = {name: facts(name).dataset_id for name in NAMES}
-PLAYS = [60, pytest.param(3000, marks=pytest.mark.slow)]
+PLAYS = [60, pytest.param(2000, marks=pytest.mark.slow)]
 
 
 class Below(View):
