@@ -188,7 +188,9 @@ def _is_older(store: ObjectStore, commit: Commit, stat: ObjectStat, current: str
     if stat.modified != current_stat.modified:
         return stat.modified < current_stat.modified
     published = read_commit(store, current)
-    return published is not None and commit.committed_at < published.committed_at
+    if published is None:
+        return False
+    return (commit.sequence, commit.committed_at) < (published.sequence, published.committed_at)
 
 
 def _commits_named(manifest: Manifest) -> Iterator[str]:

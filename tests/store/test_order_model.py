@@ -26,7 +26,7 @@ from tests.store.test_protocol_model import drive, published, read_from_model
 KEYS = [f"part-{i:05d}.parquet" for i in range(4)]
 HELD = 7
 """A shard with this measurement is held back by the gates."""
-TIMES = [(40, False), pytest.param(600, True, marks=pytest.mark.slow)]
+TIMES = [(40, False), pytest.param(1000, True, marks=pytest.mark.slow)]
 
 
 @pytest.fixture(autouse=True, scope="module")
