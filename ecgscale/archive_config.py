@@ -1,13 +1,25 @@
-"""`[archive]` of a configuration: where an archive is, and what it is made from."""
+"""`[archive]` of a configuration: where an archive is, what it is made from, and layouts of tables of recordings."""
 
 from __future__ import annotations
 
+import hashlib
+import posixpath
+import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, PlainValidator, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    ValidationError,
+    field_validator,
+)
 
-from ecgscale.errors import UsageError
+from ecgscale.errors import UsageError, sentence_of
 from ecgscale.io.places import place
 from ecgscale.words import byte_size, duration_s
 
@@ -100,3 +112,116 @@ class ArchiveConfig(Section):
     def memory_bytes(self) -> int | None:
         """What a record may take, None where that is not limited."""
         return None if self.memory is None else byte_size(self.memory)
+
+
+class SignalLayout(Section):
+    """`[signal]`: where samples lie, and what they mean."""
+
+    file: str = Field(description="Signal files below SRC, as a pattern: exams.hdf5, *.npy.")
+    dataset: str | None = None
+    """HDF5: the samples; Parquet: the column with a list of them. CSV has a column a lead."""
+    axes: tuple[Literal["record", "lead", "sample"], ...]
+    """In the order of the array; without `record`, a file is one record."""
+    leads: tuple[str, ...] = Field(min_length=1)
+    sampling_rate: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    units_per_mv: float = Field(gt=0, allow_inf_nan=False)
+    ids: str | None = None
+    """HDF5 dataset or Parquet column of ids; where there is none, records are called by their numbers."""
+    trim_zeros: bool = False
+    """Zeros before and after a record are padding."""
+
+
+class TableLayout(Section):
+    """`[table]`: what is known of records."""
+
+    file: str
+    by: Literal["id", "order"]
+    id: str | None = None
+    patient: str | None = None
+    age: str | None = None
+    sex: str | None = None
+    male: tuple[str, ...] = ("male", "m", "true", "1", "1.0")
+    female: tuple[str, ...] = ("female", "f", "false", "0", "0.0")
+    sampling_rate: str | None = None
+    labels: tuple[str, ...] = ()
+
+
+class Layout(Section):
+    """A whole layout."""
+
+    signal: SignalLayout
+    table: TableLayout | None = None
+
+    @property
+    def digest(self) -> str:
+        """What changes when it says something else."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
+
+
+_TWELVE = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
+_CODE = {"axes": ("record", "sample", "lead"), "leads": _TWELVE, "sampling_rate": 400.0, "trim_zeros": True}
+READY: dict[str, dict[str, Any]] = {
+    "samitrop": {
+        "signal": {"file": "exams.hdf5", "dataset": "tracings", "units_per_mv": 1.0, **_CODE},
+        "table": {
+            "file": "exams.csv",
+            "by": "order",
+            "id": "exam_id",
+            "age": "age",
+            "sex": "is_male",
+            "labels": ("normal_ecg", "death", "timey", "nn_predicted_age"),
+        },
+    },
+    "code-test": {
+        "signal": {"file": "ecg_tracings.hdf5", "dataset": "tracings", "units_per_mv": 1.0, **_CODE},
+        "table": {"file": "attributes.csv", "by": "order", "age": "age", "sex": "sex"},
+    },
+}
+"""SaMi-Trop (Zenodo 4905618), and the test set of CODE (Zenodo 3765780), as released."""
+
+
+_SUFFIXES = (".hdf5", ".h5", ".parquet", ".pq", ".npy", ".csv")
+
+
+def read_layout(where: str) -> Layout:
+    """A layout by its name, or from a TOML file; `UsageError` names the file, the key, and the nearest right one."""
+    if where in READY:
+        return Layout.model_validate(READY[where])
+    if not where.lower().endswith(".toml"):
+        raise UsageError(f"--layout {where}: expected a .toml file, or one of {', '.join(READY)}")
+    try:
+        layout = Layout.model_validate(tomllib.loads(Path(where).read_text(encoding="utf-8")))
+    except OSError as error:
+        raise UsageError(f"{where}: {error.strerror}; a layout is a TOML file, see docs/data-format.md") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{where} is not TOML: {error}") from error
+    except ValidationError as error:
+        raise UsageError(f"{where}: " + "; ".join(sentence_of(one, _keys) for one in error.errors())) from error
+    return _consistent(where, layout)
+
+
+def _keys(section: list[str]) -> list[str]:
+    models: dict[str, type[Section]] = {"signal": SignalLayout, "table": TableLayout}
+    return list(models[section[0]].model_fields if section else Layout.model_fields)
+
+
+def _consistent(where: str, layout: Layout) -> Layout:
+    signal, table = layout.signal, layout.table
+    if sorted(signal.axes) not in (["lead", "record", "sample"], ["lead", "sample"]):
+        raise UsageError(
+            f"{where}: signal.axes: write each of record, lead, sample once (record only where a file has many)"
+        )
+    if signal.sampling_rate is None and (table is None or table.sampling_rate is None):
+        raise UsageError(f'{where}: no rate: write signal.sampling_rate = 500, or table.sampling_rate = "COLUMN"')
+    suffix = posixpath.splitext(signal.file)[1].lower()
+    if suffix not in _SUFFIXES:
+        raise UsageError(f"{where}: signal.file {signal.file}: expected one of {', '.join(_SUFFIXES)}")
+    if suffix not in (".npy", ".csv") and signal.dataset is None:
+        raise UsageError(f"{where}: write signal.dataset, the name of the samples in {signal.file}")
+    if suffix in (".parquet", ".pq") and signal.axes[0] != "record":
+        raise UsageError(f'{where}: a row of Parquet is a record: write axes = ["record", "lead", "sample"]')
+    if suffix == ".csv" and signal.axes != ("sample", "lead"):
+        raise UsageError(f'{where}: a CSV holds one record, a column a lead: write axes = ["sample", "lead"]')
+    if table is not None and table.by == "id" and table.id is None:
+        raise UsageError(f"{where}: write table.id, the column of {table.file} that names the record")
+    return layout

@@ -29,6 +29,7 @@ def ingest() -> None:
     \b
     ecgscale ingest ptbxl  SRC ARCHIVE     PTB-XL as downloaded
     ecgscale ingest code15 SRC ARCHIVE     CODE-15 % as downloaded and unpacked
+    ecgscale ingest table  SRC ARCHIVE     arrays and tables of any layout, by a TOML
     ecgscale ingest wfdb   SRC ARCHIVE     any folder of WFDB records (CinC, LUDB, MIMIC-IV-ECG, your own)
     ecgscale ingest formats SRC ARCHIVE    files in DICOM, MUSE or aECG XML, SCP-ECG, EDF, ISHNE
 
@@ -153,9 +154,61 @@ def formats(progress: Progress, src: Path, archive: Path, **asked: Any) -> dict[
     return _ingested(progress, "formats", src, archive, **asked)
 
 
+@ingest.command()
+@_source_options
+@option_of(ArchiveConfig, "layout", metavar="FILE.toml", required=True)
+@click.option("--dry-run", is_flag=True, help="Show what is understood, with ranges in mV; write nothing.")
+@command
+def table(progress: Progress, src: Path, archive: Path, dry_run: bool, **asked: Any) -> dict[str, Any]:
+    """Arrays and tables of any layout: HDF5, NumPy, Parquet, CSV, described by a small TOML (docs/data-format.md).
+
+    The layout says where samples lie, in which axes, with which leads, rate and units, and which table says what of
+    the records. samitrop and code-test are ready layouts, of SaMi-Trop and of the test set of CODE.
+
+    \b
+    Example:
+      ecgscale ingest table samitrop samitrop.archive --layout samitrop --dry-run
+      ecgscale ingest table my-arrays my.archive --layout my.toml
+    """
+    if dry_run:
+        return _understood(src, asked)
+    return _ingested(progress, "table", src, archive, **asked)
+
+
+def _understood(src: Path, asked: dict[str, Any]) -> dict[str, Any]:
+    from ecgscale.archive.sources.files import SourceFolder
+    from ecgscale.archive.sources.source import IngestOptions
+    from ecgscale.archive.sources.table import TableSource
+    from ecgscale.archive_config import read_layout
+    from ecgscale.io.places import local_copy
+
+    layout = read_layout(asked["layout"])
+    try:
+        folder = local_copy(src)
+        facts = TableSource(SourceFolder(folder, folder), layout).understood(IngestOptions(carry=asked["carry"]))
+    except FileNotFoundError as error:
+        raise UsageError(f"{src} holds nothing") from error
+    first, files = facts["first"], facts["files"]
+    say(f"{counted(facts['records'], 'record')} in {counted(len(files), 'file')}: {', '.join(files[:3])}")
+    say(f"first: {first['record_id']}, {first['samples']:,} samples at {facts['sampling_rate'] or 'the table'} Hz")
+    if facts["problem"]:
+        say(f"  {facts['problem']}")
+    for lead, (low, high) in facts["millivolts"].items():
+        say(f"  {lead:<4} {low:>9.3f} to {high:>8.3f} mV")
+    if (known := facts.get("table")) is not None:
+        say(f"table: {known['rows']:,} rows, {known['records_with_a_row']:,} records have one")
+        for name, count in known["set"].items():
+            true = f", true in {known['true'][name]:,}" if name in known["true"] else ""
+            say(f"  {name}: set in {count:,}{true}")
+        say(f"  not used: {', '.join(known['not_used']) or 'nothing'}")
+    say(*(f"set aside: {reason}" for reason in facts["set_aside"].values()))
+    say(*(f"note: {note}" for note in facts["notes"]), "nothing was written")
+    return facts
+
+
 def _ingested(
     progress: Progress,
-    source: Literal["ptbxl", "code15", "wfdb", "formats"],
+    source: Literal["ptbxl", "code15", "wfdb", "formats", "table"],
     src: Path,
     archive: Path,
     where: Where,

@@ -21,6 +21,7 @@ from ecgscale.archive.sources.pseudonyms import Pseudonyms
 from ecgscale.archive.sources.source import IngestResult, Source
 from ecgscale.archive.sources.tombstones import forgotten_note
 from ecgscale.archive.sources.wfdb_names import BY_NAME, BY_PATH
+from ecgscale.archive_config import read_layout
 from ecgscale.errors import ArchiveError, ShardError
 
 if TYPE_CHECKING:
@@ -139,6 +140,8 @@ def check_same_source(archive: Archive, config: ArchiveConfig) -> None:
     units = config.units_per_mv or 1.0 if config.source == "code15" else config.units_per_mv
     wanted: dict[str, Any] = {"kind": config.source}
     wanted |= {"rate": config.rate} if config.source == "ptbxl" else {"units_per_mv": units}
+    if config.source == "table":
+        wanted = {"kind": "table", "layout": read_layout(config.layout or "").digest}
     if config.patients is not None:
         wanted["patients"] = Patients(config.patients).kind
         made = {"patients": None, **made}

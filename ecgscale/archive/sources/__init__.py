@@ -30,9 +30,10 @@ def kinds() -> dict[str, type[Source]]:
     from ecgscale.archive.sources.code15 import Code15Source
     from ecgscale.archive.sources.formats.source import FormatsSource
     from ecgscale.archive.sources.ptbxl import PtbxlSource
+    from ecgscale.archive.sources.table import TableSource
     from ecgscale.archive.sources.wfdb import WfdbSource
 
-    return {one.kind: one for one in (PtbxlSource, Code15Source, WfdbSource, FormatsSource)}
+    return {one.kind: one for one in (PtbxlSource, Code15Source, WfdbSource, FormatsSource, TableSource)}
 
 
 def open_source(config: ArchiveConfig, files: SourceFolder) -> Source:
@@ -47,13 +48,17 @@ def ingest_source(config: ArchiveConfig, options: IngestOptions) -> IngestResult
     from ecgscale.archive.sources.code15 import ingest_code15
     from ecgscale.archive.sources.formats.source import ingest_formats
     from ecgscale.archive.sources.ptbxl import ingest_ptbxl
+    from ecgscale.archive.sources.table import ingest_table
     from ecgscale.archive.sources.wfdb import ingest_wfdb
+    from ecgscale.archive_config import read_layout
 
     assert config.src is not None
     if config.source == "ptbxl":
         return ingest_ptbxl(config.src, config.path, config.rate, options)
     if config.source == "code15":
         return ingest_code15(config.src, config.path, config.units_per_mv or 1.0, options)
+    if config.source == "table":
+        return ingest_table(config.src, config.path, read_layout(config.layout or ""), options)
     if config.source == "formats":
         return ingest_formats(config.src, config.path, options)
     tables = tables_with_ids(config.table, config.id)

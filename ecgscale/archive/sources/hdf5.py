@@ -1,4 +1,4 @@
-"""HDF5 files of recordings: one dataset with the tracings, and often one with ids.
+"""HDF5 files of recordings: one dataset with the tracings, and often one with ids; and arrays in NumPy, Parquet, CSV.
 
 A file from somewhere may be torn, or claim anything. What it claims is held to its size before memory is taken for it,
 links into other files are not followed, and whatever h5py raises while it is read is one error that names the file.
@@ -6,16 +6,18 @@ links into other files are not followed, and whatever h5py raises while it is re
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from ecgscale.archive.sources.tables import id_text
+from ecgscale.archive.sources.tables import id_text, read_csv
 from ecgscale.errors import ArchiveError, EcgscaleError
 
 SLAB_RECORDS = 128
@@ -107,3 +109,105 @@ def slabs(path: Path, dataset: h5py.Dataset, axis: int = 0) -> Iterator[tuple[in
 def _read(dataset: h5py.Dataset, axis: int, start: int, stop: int) -> NDArray[Any]:
     where = (slice(None),) * axis + (slice(start, stop),)
     return np.moveaxis(np.asarray(dataset[where]), axis, 0)
+
+
+class Signals:
+    """The records of one file, as the file has them; `values` is an HDF5 dataset, an array, or a Parquet column."""
+
+    def __init__(
+        self, path: Path, values: Any, axes: Sequence[str], n_leads: int, ids: list[str | None] | None
+    ) -> None:
+        self._path, self._values, self._axes, self._n_leads, self._ids = path, values, list(axes), n_leads, ids
+        self._many = "record" in axes
+        if isinstance(values, pa.ChunkedArray):
+            self._n = len(values)
+            return
+        if len(values.shape) != len(axes):
+            raise BrokenPart(f"{path} holds an array of shape {values.shape}; the layout says {', '.join(axes)}")
+        found = values.shape[self._axes.index("lead")]
+        if found != n_leads:
+            raise BrokenPart(
+                f"{path} has {found} leads (shape {values.shape}, {', '.join(axes)}); the layout names {n_leads}"
+            )
+        self._n = values.shape[self._axes.index("record")] if self._many else 1
+        if ids is not None and len(ids) != self._n:
+            raise BrokenPart(f"{path} has {len(ids):,} ids and {self._n:,} records")
+
+    def __len__(self) -> int:
+        return self._n
+
+    def ids(self) -> list[str | None] | None:
+        """One a record; None where the file has none."""
+        return self._ids
+
+    def read(self, number: int) -> tuple[NDArray[np.float32] | None, str]:
+        """Record `number`, float32 of shape (leads, samples), and ""; or None, and why there is none."""
+        try:
+            if isinstance(self._values, pa.ChunkedArray):
+                array = np.asarray(self._values[number].as_py() or [], dtype=np.float64)
+                if array.size % self._n_leads:
+                    return None, f"it has {array.size} samples, which {self._n_leads} leads cannot share"
+                flat = (self._n_leads, -1) if self._axes[1] == "lead" else (-1, self._n_leads)
+                array, axes = array.reshape(flat), self._axes[1:]
+            else:
+                axis = self._axes.index("record") if self._many else 0
+                where = (slice(None),) * axis + (number,) if self._many else (...,)
+                array, axes = np.asarray(self._values[where]), [one for one in self._axes if one != "record"]
+            with np.errstate(over="ignore", invalid="ignore"):
+                leads = array if axes[0] == "lead" else array.T
+                return np.ascontiguousarray(leads, dtype=np.float32), ""
+        except (OSError, RuntimeError, ValueError, TypeError) as error:
+            return None, f"its samples in {self._path.name} cannot be read ({str(error)[:100]})"
+
+
+@contextmanager
+def signals_in(
+    path: Path, dataset: str | None, axes: Sequence[str], leads: Sequence[str], ids: str | None
+) -> Iterator[Signals]:
+    """The records of an HDF5, Parquet, NumPy or CSV file; `BrokenPart` where it is none, or is not of these axes."""
+    suffix = path.suffix.lower()
+    if suffix in (".hdf5", ".h5"):
+        with reading(path) as file:
+            values = dataset_of(path, file, str(dataset))
+            check_numbers(path, values)
+            own = None if ids is None else ids_in(path, dataset_of(path, file, ids))
+            yield Signals(path, values, axes, len(leads), own)
+        return
+    try:
+        signals = _whole(path, suffix, dataset, axes, leads, ids)
+    except EcgscaleError as error:
+        raise BrokenPart(str(error)) from error
+    except (OSError, ValueError, EOFError, pa.ArrowException) as error:
+        raise BrokenPart(f"{path} cannot be read ({error})") from error
+    yield signals
+
+
+def _whole(
+    path: Path, suffix: str, dataset: str | None, axes: Sequence[str], leads: Sequence[str], ids: str | None
+) -> Signals:
+    if suffix in (".parquet", ".pq"):
+        table = pq.read_table(path, partitioning=None, use_threads=False)
+        absent = [name for name in (dataset, ids) if name is not None and name not in table.column_names]
+        if absent:
+            raise BrokenPart(f"{path} has no column {', '.join(absent)}; it has {', '.join(table.column_names)}")
+        column = table.column(str(dataset))
+        if not (pa.types.is_list(column.type) or pa.types.is_large_list(column.type) or is_fixed(column.type)):
+            raise BrokenPart(f"{path}: column {dataset} is {column.type}, expected a list of numbers")
+        own = None if ids is None else [id_text(value) for value in table.column(ids).to_pylist()]
+        return Signals(path, column, axes, len(leads), own)
+    if suffix == ".npy":
+        # Mapped, so that a header that claims more than the file has is an error and no memory is taken.
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        if array.dtype.kind not in "iuf":
+            raise BrokenPart(f"{path} holds {array.dtype}, expected numbers")
+        return Signals(path, array, axes, len(leads), None)
+    table = read_csv(path, leads)
+    columns = [table.column(lead).to_numpy() for lead in leads]
+    if any(column.dtype.kind not in "iuf" for column in columns):
+        raise BrokenPart(f"{path}: a lead holds something else than numbers")
+    return Signals(path, np.stack(columns, axis=1), axes, len(leads), None)
+
+
+def is_fixed(kind: pa.DataType) -> bool:
+    """True for lists of a fixed length."""
+    return bool(pa.types.is_fixed_size_list(kind))

@@ -60,7 +60,7 @@ def ingest_archive(
     of the archive is there then.
     """
     if config.src is None or config.source in (None, "simulate"):
-        raise UsageError("archive.src is missing, or archive.source is none of ptbxl, code15, wfdb, formats")
+        raise UsageError("archive.src is missing, or archive.source is none of ptbxl, code15, wfdb, formats, table")
     if is_divided(pool) and config.shard_records is None and not divides_itself(config):
         raise UsageError("several workers ingest shards of a known size: give --shard-records, such as 2000")
     pseudonyms = pseudonyms_of(config)
@@ -147,6 +147,8 @@ def _arguments(config: ArchiveConfig, versions: dict[str, str | None], options: 
     for name in ("path", "src", "pseudonymise"):
         if facts[name] is not None:
             facts[name] = absolute(facts[name])
+    if facts["layout"] and facts["layout"].lower().endswith(".toml"):
+        facts["layout"] = absolute(facts["layout"])
     facts["table"] = [absolute(one) for one in facts["table"]]
     return {
         "config": facts,
