@@ -2,7 +2,7 @@
 
 A source is a subclass of `source.Source`: it has a `kind` (the word in `[archive] source`), the names of the `tables`
 that all its records depend on, and `one_by_one` where its files hold many records. To add one, write a module with such
-a class and a function that ingests a whole folder by `whole.ingest_whole`, and name both below. The class gives
+a class and a function that ingests a whole folder by `files.ingest_whole`, and name both below. The class gives
 
     configured(files, config)   itself, from `[archive]`; `files` is where it lies (`files.SourceFolder`)
     ingest(target, options)     all of it, or `options.portion`, as rows to `Source.writing(...)`: a row is a dict of

@@ -27,7 +27,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ecgscale.archive.schema import archive_schema
-from ecgscale.archive.sources.files import Known, SourceFolder, SourceSet
+from ecgscale.archive.sources.files import Known, SourceFolder, SourceSet, ingest_whole
 from ecgscale.archive.sources.hdf5 import BrokenPart, check_numbers, dataset_of, ids_in, reading, slabs
 from ecgscale.archive.sources.pseudonyms import QuotesSource
 from ecgscale.archive.sources.source import (
@@ -41,7 +41,6 @@ from ecgscale.archive.sources.source import (
     empty_signal,
 )
 from ecgscale.archive.sources.tables import Odd, carried_columns, column_values, ids_of, read_csv, rows_by_id, telling
-from ecgscale.archive.sources.whole import ingest_whole
 from ecgscale.errors import ArchiveError
 from ecgscale.io.places import Place
 from ecgscale.io.settings import s3

@@ -15,23 +15,28 @@ import json
 import os
 import posixpath
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ecgscale.archive.sources.pseudonyms import Pseudonyms, QuotesSource
+from ecgscale.archive.writer import check_target
 from ecgscale.errors import ArchiveError
 from ecgscale.io.objects import ObjectStat, StoreError, open_objects, stat_of
-from ecgscale.io.places import REMOTE, Place, is_remote, nearly
+from ecgscale.io.places import REMOTE, Place, is_remote, local_copy, nearly, place
 from ecgscale.io.settings import s3, storage_errors
 from ecgscale.io.walking import walk
 from ecgscale.progress import SILENT, Progress
+from ecgscale.store.provenance import utc_now
 from ecgscale.words import counted
+
+if TYPE_CHECKING:
+    from ecgscale.archive.sources.source import IngestOptions, IngestResult, Source
 
 AT_ONCE = 16
 _KEPT_NAMES = 3
@@ -340,3 +345,25 @@ def place_of(name: str, pseudonyms: Pseudonyms | None = None) -> str:
 def newest_of(files: Iterable[SourceFile]) -> datetime:
     """When the youngest of these files was written."""
     return max((file.modified for file in files), default=_LONG_AGO)
+
+
+def ingest_whole(
+    source_at: Callable[[SourceFolder], Source],
+    src: str | Path,
+    archive_path: str | Path,
+    options: IngestOptions,
+    holds: str,
+) -> IngestResult:
+    """Ingest a folder; `ArchiveError` before any work if there is none (of what `holds` says), or no free target.
+
+    What lies in an object store is copied into the user's cache, because the readers of all three formats want files.
+    """
+    target, listed_at = place(archive_path), utc_now()
+    check_target(target, options.overwrite)
+    try:
+        folder = local_copy(src)
+    except FileNotFoundError as error:
+        raise ArchiveError(f"{src} holds nothing; expected {holds}") from error
+    if not folder.is_dir():
+        raise ArchiveError(f"{folder}: no such folder; expected one with {holds}")
+    return source_at(SourceFolder(folder, folder)).ingest(target, options, listed_at)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Self
 import pyarrow as pa
 
 from ecgscale.archive.schema import SignalType, archive_schema, signal_of
-from ecgscale.archive.sources.files import AT_ONCE, Known, SourceFile, SourceFolder, SourceSet
+from ecgscale.archive.sources.files import AT_ONCE, Known, SourceFile, SourceFolder, SourceSet, ingest_whole
 from ecgscale.archive.sources.source import (
     DEFAULTS,
     Ingest,
@@ -32,10 +32,10 @@ from ecgscale.archive.sources.source import (
     empty_signal,
 )
 from ecgscale.archive.sources.tables import Odd, carried_columns, column_values, ids_of, read_csv, telling, utc
+from ecgscale.archive.sources.tombstones import full_shards
 from ecgscale.archive.sources.wfdb_files import fetch_records, with_signal_files
 from ecgscale.archive.sources.wfdb_header import HEADER, WITHOUT_MOMENT, UnreadableRecord, read_header
 from ecgscale.archive.sources.wfdb_signal import WfdbSignal, read_signal
-from ecgscale.archive.sources.whole import full_shards, ingest_whole
 from ecgscale.errors import ArchiveError
 from ecgscale.io.places import Place
 from ecgscale.leads import CANONICAL_LEADS

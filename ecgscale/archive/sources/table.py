@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from ecgscale.archive.schema import archive_schema
 from ecgscale.archive.sources.code15 import valid_spans
-from ecgscale.archive.sources.files import Known, SourceFolder, SourceSet
+from ecgscale.archive.sources.files import Known, SourceFolder, SourceSet, ingest_whole
 from ecgscale.archive.sources.hdf5 import BrokenPart, Signals, signals_in
 from ecgscale.archive.sources.source import DEFAULTS, MATCHED, Ingest, IngestOptions, IngestResult, Portion, Source
 from ecgscale.archive.sources.source import empty_signal as empty
@@ -37,7 +37,7 @@ from ecgscale.archive.sources.tables import (
     rows_by_id,
     telling,
 )
-from ecgscale.archive.sources.whole import full_shards, ingest_whole
+from ecgscale.archive.sources.tombstones import full_shards
 from ecgscale.archive_config import READY, Layout, read_layout
 from ecgscale.errors import ArchiveError, UsageError
 from ecgscale.io.places import Place

@@ -26,7 +26,7 @@ import numpy as np
 import pyarrow as pa
 
 from ecgscale.archive.sources.beside import UNKNOWN, WITHOUT_ROW, Beside, Patients, tables_with_ids
-from ecgscale.archive.sources.files import Known, SourceFolder, SourceSet
+from ecgscale.archive.sources.files import Known, SourceFolder, SourceSet, ingest_whole
 from ecgscale.archive.sources.source import (
     DEFAULTS,
     MATCHED,
@@ -38,6 +38,7 @@ from ecgscale.archive.sources.source import (
     empty_signal,
 )
 from ecgscale.archive.sources.tables import telling
+from ecgscale.archive.sources.tombstones import full_shards
 from ecgscale.archive.sources.wfdb_comments import ALL_COMMENTS, HeaderFacts, codes_of, person_of
 from ecgscale.archive.sources.wfdb_files import fetch_records, with_signal_files
 from ecgscale.archive.sources.wfdb_header import HEADER, Header, UnreadableRecord, read_header
@@ -51,7 +52,6 @@ from ecgscale.archive.sources.wfdb_names import (
 )
 from ecgscale.archive.sources.wfdb_signal import LongSignal, read_signal
 from ecgscale.archive.sources.wfdb_waves import read_fiducials
-from ecgscale.archive.sources.whole import full_shards, ingest_whole
 from ecgscale.errors import ArchiveError
 from ecgscale.io.places import Place
 from ecgscale.progress import SILENT, Progress

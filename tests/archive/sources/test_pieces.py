@@ -12,9 +12,8 @@ from ecgscale.archive.sources import open_source
 from ecgscale.archive.sources.files import SourceFolder
 from ecgscale.archive.sources.ptbxl import PtbxlSource
 from ecgscale.archive.sources.source import IngestOptions
-from ecgscale.archive.sources.tombstones import Tombstones
+from ecgscale.archive.sources.tombstones import Tombstones, stretches
 from ecgscale.archive.sources.wfdb import WfdbSource
-from ecgscale.archive.sources.whole import stretches
 from ecgscale.config import ArchiveConfig
 from ecgscale.errors import ArchiveError
 from ecgscale.io.places import place, upload

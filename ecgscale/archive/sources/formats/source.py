@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Self
 import pyarrow as pa
 
 from ecgscale.archive.schema import signal_of
-from ecgscale.archive.sources.files import Known, SourceFolder, SourceSet
+from ecgscale.archive.sources.files import Known, SourceFolder, SourceSet, ingest_whole
 from ecgscale.archive.sources.formats.recording import (
     SNIFFED,
     SUFFIXES,
@@ -37,9 +37,9 @@ from ecgscale.archive.sources.source import (
     Source,
     empty_signal,
 )
+from ecgscale.archive.sources.tombstones import full_shards
 from ecgscale.archive.sources.wfdb_comments import HeaderFacts
 from ecgscale.archive.sources.wfdb_names import name_by, name_records, natural_order
-from ecgscale.archive.sources.whole import full_shards, ingest_whole
 from ecgscale.errors import ArchiveError
 from ecgscale.io.places import Place
 from ecgscale.progress import SILENT, Progress
