@@ -66,6 +66,7 @@ SLOW = (
     "benchmarks/test_benchmarks.py",
     "cli/test_command.py",
     "cli/test_demo.py",
+    "cli/test_every_place.py",
     "cli/test_run.py",
     "e2e",
     "encoders/test_training.py",

@@ -302,7 +302,8 @@ def check_target(path: Place, overwrite: bool = False) -> None:
     elif not path.is_dir():
         raise ArchiveError(f"{path} is a file; an archive is a folder")
     else:
-        names = [entry.name for entry in path.iterdir()]
+        # A folder that is called like a shard is none, and would be in the way of one.
+        names = [f"{entry.name}/" if entry.is_dir() else entry.name for entry in path.iterdir()]
     foreign = sorted(name for name in names if not name.startswith("_") and not is_shard_name(name))
     if foreign:
         raise ArchiveError(f"{path} holds {foreign[0]!r}, which is no part of an archive; give a new or empty folder")

@@ -12,7 +12,7 @@ import re
 import shutil
 import tempfile
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -122,7 +122,8 @@ def is_remote(where: str | Path) -> bool:
 
 def absolute(where: str | Path) -> str:
     """The place in full, as it is written down: a URL, or an absolute path."""
-    return str(where).rstrip("/") if is_remote(where) else str(Path(where).absolute())
+    found = place(where)
+    return str(found).rstrip("/") if is_remote(found) else str(found.absolute())
 
 
 def arrow_place(where: str) -> tuple[str, pyarrow.fs.FileSystem | None]:
@@ -134,14 +135,21 @@ def arrow_place(where: str) -> tuple[str, pyarrow.fs.FileSystem | None]:
     return where, None
 
 
+def arrow_places(files: Sequence[str]) -> tuple[list[str], pyarrow.fs.FileSystem | None]:
+    """What `pyarrow.dataset.dataset` takes for locations that lie on one disk, or in one store."""
+    found = [arrow_place(file) for file in files]
+    return [path for path, _ in found], next((system for _, system in found), None)
+
+
 def local_copy(where: str | Path) -> Path:
     """A local directory with the files below `where`: itself, or a copy that is kept in the cache of the user.
 
     The copy is named by the versions of the files, so a changed directory is fetched anew. FileNotFoundError when there
     is nothing to fetch.
     """
+    where = place(where)
     if not is_remote(where):
-        return Path(where)
+        return where
     system, source = s3(), str(where).removeprefix(REMOTE).rstrip("/")
     with storage_errors(f"cannot read {where}"):
         found = sorted(system.find(source, detail=True).items())
