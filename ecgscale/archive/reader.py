@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -169,6 +169,22 @@ class Archive:
             if shard.key == key:
                 return shard
         raise ArchiveError(f"{self.path} has no shard {key!r}.{did_you_mean(key, [s.key for s in self.shards])}")
+
+    def readable(self, say: Callable[[str], None]) -> Archive:
+        """The same archive without the shards that cannot be opened, of which each is said with the reason.
+
+        `ArchiveError` if none can.
+        """
+        found = []
+        for shard in self.shards:
+            try:
+                with open_parquet(shard):
+                    found.append(shard)
+            except ShardError as error:
+                say(f"left out: {error}")
+        if not found:
+            raise ArchiveError(f"{self.path}: none of {len(self.shards)} shards can be read")
+        return replace(self, shards=tuple(found))
 
     def footer(self, shard: Shard) -> ShardFooter:
         """Rows, schema and content digest, without reading the data (see `shard.read_footer`)."""

@@ -116,10 +116,11 @@ def train_encoder(
     """Train a ResNet1d on `archive` and write the encoder directory `out`; returns the facts that `--json` prints.
 
     The same archive, settings and seed give the same weights on equal hardware and software. Raises UsageError for
-    targets, folds and shapes that cannot be trained, before any signal is read.
+    targets, folds and shapes that cannot be trained, before any signal is read. Shards that cannot be read are left
+    out, and said.
     """
     with place_kept(out, overwrite):
-        return _train(archive, out, settings, progress)
+        return _train(archive.readable(progress.say), out, settings, progress)
 
 
 def _train(archive: Archive, out: str | Path, settings: TrainSettings, progress: Progress) -> dict[str, Any]:

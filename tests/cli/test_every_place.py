@@ -115,12 +115,12 @@ jobs fit_clusters --config {base}/c.toml
 run {base}/c.toml
 refit {base}/c.toml --fit-only
 promote {base}/root {dataset} --reason why
-2 rollback {base}/root 1 --reason why --dataset {dataset}
+0,2 rollback {base}/root 1 --reason why --dataset {dataset}
 retry-failed {base}/root
 gc {base}/root --dry-run
 0,1 forget {base}/root {patient} --archive {base}/archive --encoder {base}/encoder --dry-run
 2 forget {base}/root nobody --archive {base}/archive --key {key} --dry-run
-demo {base}/demo --records 60 --epochs 1
+demo {base}/demo --records 200 --epochs 1
 """
 """Every command, in this order, with the exit codes that are right where 0 is not."""
 

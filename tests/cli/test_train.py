@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,14 @@ def test_bad_usage_exits_with_2(archive: Archive, tmp_path: Path, arguments: lis
     (tmp_path / "new" / "e").mkdir(parents=True)
     invoke(archive.path, "--out", tmp_path / "new" / "e", *SMALL, *arguments)
     assert (tmp_path / "new" / "e").is_dir(), "what was there stays"
+
+
+def test_a_shard_that_cannot_be_read_is_left_out_and_told(archive: Archive, tmp_path: Path) -> None:
+    copy = shutil.copytree(archive.path, tmp_path / "a")
+    (copy / "part-gone.parquet").symlink_to(tmp_path / "not mounted")
+    code, _, err = invoke(copy, "--target", "age", "--out", tmp_path / "e", *SMALL, "--epochs", "1")
+    assert code == 0, err
+    assert f"left out: {copy}/part-gone.parquet is a link into nowhere" in err
 
 
 def test_ctrl_c_says_that_nothing_was_written(

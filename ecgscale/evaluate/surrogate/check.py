@@ -97,7 +97,7 @@ def check_asked(archive: Archive, encoder: Path, asked: SurrogateConfig, folds: 
     wanted = {*(asked.train_folds or ()), *(asked.test_folds or ())}
     if not wanted or not folds:
         return
-    known = set(archive.metadata(["fold"]).column("fold").to_pylist()) if "fold" in schema.names else set()
+    known = set(archive.metadata(["fold"], []).column("fold").to_pylist()) if "fold" in schema.names else set()
     if absent := sorted(wanted - known):
         there = ", ".join(map(str, sorted(known - {None}))) or "none"
         raise UsageError(

@@ -122,9 +122,9 @@ def from_root(
     )
 
 
-def from_archive(path: Path, encoder_dir: Path, target: str | None) -> Origin:
+def from_archive(path: Path, encoder_dir: Path, target: str | None, progress: Progress = SILENT) -> Origin:
     """An archive that was not explained yet, with an encoder; `UsageError` for a target that it does not have."""
-    archive, spec = Archive.open(path), load_spec(encoder_dir)
+    archive, spec = Archive.open(path).readable(progress.say), load_spec(encoder_dir)
     schema = archive.schema()
     asked = target_of(spec, schema, target)
     labels = suitable_columns(schema, asked, spec)

@@ -116,7 +116,7 @@ def sweep_archive(
     progress: Progress = SILENT,
 ) -> SweepResult:
     """The same of an archive before anything is fitted; writes ROOT/evaluations/unexplained-<archive>/sweep-….json."""
-    origin = from_archive(archive, encoder_dir, target)
+    origin = from_archive(archive, encoder_dir, target, progress)
     return _swept(root, origin, request or SweepRequest(), device, spread, progress)
 
 
