@@ -18,6 +18,7 @@ from click.testing import CliRunner
 
 from ecgscale.cli.options import PlaceType
 from ecgscale.io.places import is_remote, place, upload
+from ecgscale.io.settings import VARIABLE
 from jobs.evaluate import evaluate
 from jobs.explain_archive import explain_archive
 from jobs.fit_clusters import fit_clusters
@@ -43,6 +44,7 @@ JOBS = {
 COMMANDS = {**LEAVES, **JOBS}
 
 ALONE = {
+    ("demo", "directory"): "trains for a minute; it is `run` with a configuration of its own",
     ("fit", "scratch"): "a folder of this machine",
     ("jobs reproduce", "ptbxl"): "trains and fits for minutes; its places are those of a configuration",
     ("jobs reproduce", "code15"): "the same",
@@ -120,7 +122,6 @@ retry-failed {base}/root
 gc {base}/root --dry-run
 0,1 forget {base}/root {patient} --archive {base}/archive --encoder {base}/encoder --dry-run
 2 forget {base}/root nobody --archive {base}/archive --key {key} --dry-run
-demo {base}/demo --records 200 --epochs 1
 """
 """Every command, in this order, with the exit codes that are right where 0 is not."""
 
@@ -165,9 +166,10 @@ def world(request: pytest.FixtureRequest, small: Path, tmp_path: Path, monkeypat
     return World(base, key, {"model": model, "dataset": dataset, "record": "sim1-0000001", "patient": "sim1-p000001"})
 
 
-@pytest.fixture(params=["nothing", "file", "folders", "files", "bucket", "prefix"])
-def wrong(request: pytest.FixtureRequest, tmp_path: Path) -> World:
-    """Nothing is where it should be: nothing at all, files for folders, empty folders, no bucket, an empty one."""
+@pytest.fixture(params=["nothing", "file", "folders", "files", "bucket", "prefix", "dead"])
+def wrong(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    """Nothing is where it should be: nothing at all, files for folders, empty folders, no bucket, an empty one, a store
+    that does not answer."""
     base = f"{tmp_path}/{ODD}"
     key = tmp_path / "no.key"
     names = ("root", "archive", "encoder", "ptbxl", "code15", "wfdb", "c.toml", "fed.toml")
@@ -183,6 +185,12 @@ def wrong(request: pytest.FixtureRequest, tmp_path: Path) -> World:
     elif request.param in ("bucket", "prefix"):
         s3_root = request.getfixturevalue("s3_root")
         base = f"{s3_root if request.param == 'prefix' else 's3://no-such-bucket'}/{ODD}"
+    elif request.param == "dead":
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.setenv(name, "testing")
+        monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+        monkeypatch.setenv(VARIABLE, '{"attempts": 1}')
+        base = f"s3://bucket/{ODD}"
     return World(base, key, {"model": "k4-0", "dataset": "0" * 16, "record": "1", "patient": "1"})
 
 
@@ -222,7 +230,7 @@ def test_every_command_takes_a_place_anywhere(world: World) -> None:
         assert "Traceback" not in result.output, said
     everything = {(" ".join(path), name) for path, command in COMMANDS.items() for name in places_of(command)}
     assert everything - tried == set(ALONE)
-    written = ("made", "trained/encoder.toml", "ecg.png", "report/index.html", "study.key.csv", "sweep.svg", "demo")
+    written = ("made", "trained/encoder.toml", "ecg.png", "report/index.html", "study.key.csv", "sweep.svg")
     assert [name for name in written if not place(f"{world.base}/{name}").exists()] == []
     if is_remote(world.base):
         # Nothing of it was taken for a folder of that name here.
