@@ -71,7 +71,7 @@ def _source_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @option_of(ArchiveConfig, "rate", type=click.Choice([500, 100]))
 @command
 def ptbxl(progress: Progress, src: Path, archive: Path, **asked: Any) -> dict[str, Any]:
-    """PTB-XL: SRC holds ptbxl_database.csv, scp_statements.csv, records500/ and records100/.
+    """PTB-XL: SRC holds ptbxl_database.csv, scp_statements.csv, records500/, records100/.
 
     Columns: superclasses (diagnostic classes of all listed SCP codes, whatever their likelihood), scp_codes with
     likelihoods, fold (strat_fold), age (none above 89), sex, site, device, acquired_at. `--carry report` takes the
@@ -140,7 +140,7 @@ def wfdb(progress: Progress, src: Path, archive: Path, **asked: Any) -> dict[str
 @_source_options
 @command
 def formats(progress: Progress, src: Path, archive: Path, **asked: Any) -> dict[str, Any]:
-    """Files of devices and hospital systems: DICOM, MUSE XML, HL7 aECG, SCP-ECG, EDF(+), ISHNE.
+    """Files of devices: DICOM, MUSE XML, HL7 aECG, SCP-ECG, EDF, ISHNE.
 
     Every file below SRC is told by its content, whatever it is called. Units, resolution, rate, leads, patient id,
     time, sex and age come from the file; names and dates of birth stay behind. A file that is not understood keeps its

@@ -44,7 +44,7 @@ class PrivateRay:
         except (Exception, SystemExit) as error:  # Ray raises bare Exception, and ends the process in places
             self.close()
             lines = str(error).strip().splitlines() or [type(error).__name__]
-            raise _cannot_start(lines[0]) from error
+            raise _cannot_start(lines[0].rstrip(".")) from error
         except BaseException:
             self.close()
             raise
