@@ -26,6 +26,7 @@ NO_FILE = ("~", "-")
 """What header(5) writes where a signal has no file."""
 
 _NUMBER = r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
+_WHOLE = re.compile(r"[-+]?[0-9]{1,18}")
 _RATE = re.compile(rf"(?P<rate>{_NUMBER})(?:/(?P<counter>{_NUMBER})(?:\((?P<base>{_NUMBER})\))?)?")
 _FORMAT = re.compile(
     r"(?P<format>[0-9]+)(?:x(?P<per_frame>[0-9]+))?(?::(?P<skew>[0-9]+))?(?:\+(?P<offset>[0-9]+))?", re.ASCII
@@ -354,7 +355,7 @@ def _scale(text: str) -> tuple[float, int | None, str]:
 
 def _whole(text: str, what: str) -> int:
     """A whole number, also as `0.0`; `UnreadableRecord` for anything else."""
-    if re.fullmatch(r"[-+]?[0-9]{1,18}", text):
+    if _WHOLE.fullmatch(text):
         return int(text)
     number = float(text) if re.fullmatch(_NUMBER, text) else math.nan
     if not (math.isfinite(number) and number == int(number) and abs(number) < 2**53):
