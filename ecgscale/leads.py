@@ -144,6 +144,30 @@ def lead_matrix(leads: tuple[str, ...], wanted: tuple[str, ...]) -> NDArray[np.f
     The array is shared between callers and therefore read-only. Raises `MissingLeads` naming every lead that can
     neither be picked nor derived.
     """
+    matrix, missing = _weights(leads, wanted)
+    if missing:
+        raise MissingLeads(missing, leads)
+    matrix.flags.writeable = False
+    return matrix
+
+
+@lru_cache(maxsize=1024)
+def taken_leads(leads: tuple[str, ...], wanted: tuple[str, ...] | None) -> NDArray[np.bool_]:
+    """bool (len(leads),): those that `lead_matrix` takes, as far as the wanted ones are there; all if None is wanted.
+
+    Of two channels of one name both are marked, for nobody knows which of them is meant. Read-only, as it is shared.
+    """
+    if wanted is None:
+        taken = np.ones(len(leads), bool)
+    else:
+        used = {leads[i] for i in np.flatnonzero(_weights(leads, wanted)[0].any(axis=0))}
+        taken = np.array([lead in used for lead in leads], bool)
+    taken.flags.writeable = False
+    return taken
+
+
+def _weights(leads: Sequence[str], wanted: Sequence[str]) -> tuple[NDArray[np.float64], list[str]]:
+    """`lead_matrix` with rows of zeros for leads that are missing, and their names."""
     have = {canonical_lead(lead): i for i, lead in reversed(list(enumerate(leads)))}
     pair = next((pair for pair in _LIMB_FROM_TWO if pair[0] in have and pair[1] in have), None)
     derived = _LIMB_FROM_TWO[pair] if pair else {}
@@ -156,10 +180,7 @@ def lead_matrix(leads: tuple[str, ...], wanted: tuple[str, ...]) -> NDArray[np.f
             matrix[row, [have[pair[0]], have[pair[1]]]] = derived[lead]
         else:
             missing.append(lead)
-    if missing:
-        raise MissingLeads(missing, leads)
-    matrix.flags.writeable = False
-    return matrix
+    return matrix, missing
 
 
 def derive_limb_leads(signal: NDArray[np.floating], leads: Sequence[str], wanted: Sequence[str]) -> NDArray:

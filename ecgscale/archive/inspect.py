@@ -98,7 +98,7 @@ class _Signals:
             for mark in marks:
                 self.flags[mark] += 1
                 if len(self.examples[mark]) < EXAMPLES:
-                    self.examples[mark].append(f"{raw.shard}, row {raw.first_row + i}, record {raw.record_ids[i]!r}")
+                    self.examples[mark].append(_example(raw, i, mark))
         self.peaks_mv.append(_peaks_mv(raw, status))
 
 
@@ -177,6 +177,17 @@ def _shard_signals(archive: Archive, shard: Shard, stage: Stage) -> _Signals:
     return signals
 
 
+def _example(raw: RawBatch, i: int, flag: str) -> str:
+    """Where a flag is set; of an amplitude, what it is."""
+    where = f"{raw.shard}, row {raw.first_row + i}, record {raw.record_ids[i]!r}"
+    if not flag.startswith("implausible_amplitude"):
+        return where
+    signal, lead = raw.signal(i), flag.partition(":")[2]
+    if lead:
+        signal = signal[raw.leads[i].index(lead)]
+    return f"{where}: peaks of {np.nanmax(np.abs(signal.astype(np.float64))) / raw.units_per_mv[i]:.3g} mV"
+
+
 def _counted(column: pa.ChunkedArray) -> dict[str, int]:
     """How often each value stands in a column; a list of leads counts as one value."""
     if is_list(column.type):
@@ -215,10 +226,10 @@ def _peaks_mv(raw: RawBatch, status: list[str]) -> np.ndarray:
     usable = np.flatnonzero([state == "ok" for state in status])
     if len(usable) == len(raw):
         starts = raw.offsets[:-1]
-        high, low = (reduce.reduceat(raw.values, starts).astype(np.float64) for reduce in (np.maximum, np.minimum))
+        high, low = (reduce.reduceat(raw.values, starts).astype(np.float64) for reduce in (np.fmax, np.fmin))
         peaks = np.maximum(high, -low)
     else:
-        peaks = np.array([np.abs(raw.signal(int(i)).astype(np.float64)).max() for i in usable])
+        peaks = np.array([np.nanmax(np.abs(raw.signal(int(i)).astype(np.float64))) for i in usable])
     return np.asarray(peaks / raw.units_per_mv[usable])
 
 

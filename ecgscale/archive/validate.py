@@ -6,12 +6,15 @@ Nothing is dropped: a record that fails keeps its row, with a status that says w
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ecgscale.archive.oddities import Recordings, absurd, oddities
 from ecgscale.archive.reader import RawBatch
+from ecgscale.leads import name_hint, taken_leads
 
 OK = "ok"
 """The status of a record that can be used."""
@@ -21,12 +24,12 @@ STATUS_MEANING: dict[str, str] = {
     "missing_record_id": "no record_id",
     "duplicate_record_id": "a record_id that an earlier row has",
     "empty_signal": "no samples",
-    "malformed_signal": "no leads, a lead twice, or samples that are no multiple of the leads",
+    "malformed_signal": "no leads, a lead that is needed twice, or samples that are no multiple of the leads",
     "bad_sampling_rate": "sampling_rate not a positive number",
-    "bad_units": "units_per_mv not a positive number",
-    "non_finite_samples": "NaN or infinite samples",
+    "bad_units": "units_per_mv not a positive number, or one that makes of the samples what no voltage of a body is",
+    "non_finite_samples": "NaN or infinite samples in a lead that is needed",
     "bad_valid_span": "not 0 <= valid_start < valid_stop <= samples",
-    "flat_signal": "every lead constant over the valid span",
+    "flat_signal": "every lead that is needed constant over the valid span",
     "missing_leads": "the encoder needs a lead that is neither there nor derivable",
     "too_short": "the valid span is shorter than one step of the encoder",
     "non_finite_output": "the network gave NaN or infinite numbers",
@@ -40,25 +43,56 @@ RECORD_STATUS: tuple[str, ...] = tuple(STATUS_MEANING)
 _FLAT_PROBE_STRIDE = 61
 
 
-def check_batch(raw: RawBatch, seen: set[str]) -> tuple[list[str], list[list[str]]]:
+def check_batch(
+    raw: RawBatch, seen: set[str], taken: tuple[str, ...] | None = None, rows: Iterable[int] | None = None
+) -> tuple[list[str], list[list[str]]]:
     """Status and flags (such as "flat_lead:V1") of each record.
 
     `seen` holds the record ids met so far, normally those of the shard, and is added to: of two equal ids the first
-    is kept. Flags are given to usable records only.
+    is kept. `taken`: leads that a network takes; those that it needs, some of them to derive others, are judged, and no
+    other. Without it all are, and a record is usable while one of them is. `rows`: look at signals of these alone.
+
+    A flag is what is odd about a usable record (`ecgscale.archive.oddities`), or the detail of why another is not.
     """
     status = _check_ids(raw.record_ids, seen)
     n_leads = np.array([len(leads) for leads in raw.leads])
     sizes = np.diff(raw.offsets)
-    doubled = np.array([len(set(leads)) != len(leads) for leads in raw.leads], dtype=bool)
+    doubled = np.array([_is_doubled(leads, taken) for leads in raw.leads], dtype=bool)
     n_samples = raw.n_samples
     _mark(status, sizes == 0, "empty_signal")
     _mark(status, (n_leads == 0) | doubled | (sizes != n_samples * n_leads), "malformed_signal")
     _mark(status, ~(np.isfinite(raw.sampling_rate) & (raw.sampling_rate > 0)), "bad_sampling_rate")
     _mark(status, ~(np.isfinite(raw.units_per_mv) & (raw.units_per_mv > 0)), "bad_units")
-    _mark(status, _non_finite(raw), "non_finite_samples")
+    flags: list[list[str]] = [[] for _ in status]
+    broken = _non_finite(raw, status)
+    for i, of_leads in broken.items():
+        at_fault = np.flatnonzero(of_leads & taken_leads(raw.leads[i], taken))
+        flags[i] = [f"non_finite_lead:{raw.leads[i][k]}" for k in at_fault]
+        if flags[i] and (taken is not None or of_leads.all()):
+            status[i] = "non_finite_samples"
     span_ok = (raw.valid_start >= 0) & (raw.valid_start < raw.valid_stop) & (raw.valid_stop <= n_samples)
     _mark(status, ~span_ok, "bad_valid_span")
-    return status, _check_flat(raw, status)
+    alike: dict[tuple, list[int]] = defaultdict(list)
+    for i in range(len(raw)) if rows is None else sorted(rows):
+        if status[i] == OK:
+            span = int(raw.n_samples[i]), int(raw.valid_start[i]), int(raw.valid_stop[i])
+            alike[raw.leads[i], float(raw.sampling_rate[i]), *span].append(i)
+    for (leads, rate, _, start, stop), members in alike.items():
+        judged = np.flatnonzero(taken_leads(leads, taken))
+        signals = _stack(raw, members)[:, :, start:stop]
+        bad = np.array([broken.get(i, np.zeros(len(leads), bool)) for i in members])
+        if len(judged) < len(leads):
+            signals, bad, leads = signals[:, judged], bad[:, judged], tuple(leads[k] for k in judged)
+        if leads:
+            _judge(raw, members, signals, leads, rate, bad, status, flags)
+    return status, flags
+
+
+@lru_cache(maxsize=1024)
+def _is_doubled(leads: tuple[str, ...], taken: tuple[str, ...] | None) -> bool:
+    """Whether a lead that is judged is there twice."""
+    judged = [lead for lead, is_judged in zip(leads, taken_leads(leads, taken), strict=True) if is_judged]
+    return len(set(judged)) != len(judged)
 
 
 def _check_ids(record_ids: Sequence[str | None], seen: set[str]) -> list[str]:
@@ -80,32 +114,42 @@ def _mark(status: list[str], bad: NDArray[np.bool_], reason: str) -> None:
             status[i] = reason
 
 
-def _non_finite(raw: RawBatch) -> NDArray[np.bool_]:
-    """bool (N,): records with a sample that is NaN or infinite."""
-    bad = np.zeros(len(raw), dtype=bool)
-    if raw.values.dtype == np.int16:
-        return bad
+def _non_finite(raw: RawBatch, status: Sequence[str]) -> dict[int, NDArray[np.bool_]]:
+    """Records that were all right so far and have samples that are NaN or infinite → bool (leads,), those with some."""
+    found: dict[int, NDArray[np.bool_]] = {}
+    if raw.values.dtype.kind in "iu":
+        return found
     places = np.flatnonzero(~np.isfinite(raw.values))
-    bad[np.searchsorted(raw.offsets, places, side="right") - 1] = True
-    return bad
+    records = np.searchsorted(raw.offsets, places, side="right") - 1
+    for i in np.unique(records).tolist():
+        if status[i] == OK:
+            mine = places[records == i] - raw.offsets[i]
+            found[i] = np.bincount(mine // raw.n_samples[i], minlength=len(raw.leads[i])) > 0
+    return found
 
 
-def _check_flat(raw: RawBatch, status: list[str]) -> list[list[str]]:
-    """Mark records whose leads are all constant over the valid span; flag single constant leads of the others."""
-    flags: list[list[str]] = [[] for _ in status]
-    alike: dict[tuple, list[int]] = defaultdict(list)
-    for i, state in enumerate(status):
-        if state == "ok":
-            key = (raw.leads[i], int(raw.n_samples[i]), int(raw.valid_start[i]), int(raw.valid_stop[i]))
-            alike[key].append(i)
-    for (leads, _, start, stop), members in alike.items():
-        flat = _flat_leads(_stack(raw, members)[:, :, start:stop])
-        for i, row in zip(np.array(members)[flat.any(axis=1)], flat[flat.any(axis=1)], strict=True):
-            if row.all():
-                status[i] = "flat_signal"
-            else:
-                flags[i] = [f"flat_lead:{lead}" for lead, is_flat in zip(leads, row, strict=True) if is_flat]
-    return flags
+def _judge(
+    raw: RawBatch,
+    members: Sequence[int],
+    signals: NDArray,
+    leads: tuple[str, ...],
+    rate: float,
+    bad: NDArray[np.bool_],
+    status: list[str],
+    flags: list[list[str]],
+) -> None:
+    """Mark and flag records of one shape by their signals (n, leads, samples); `bad` (n, leads) are not finite."""
+    flat = _flat_leads(signals) & ~bad
+    sound = ~(flat | bad)
+    recordings = Recordings(signals, leads, rate, raw.units_per_mv[members].astype(np.float64), sound)
+    wrong_unit, odd = absurd(recordings), oddities(recordings)
+    for number, i in enumerate(members):
+        if not sound[number].any():
+            status[i] = "non_finite_samples" if bad[number].any() else "flat_signal"
+        elif wrong_unit[number]:
+            status[i] = "bad_units"
+        else:
+            flags[i] += [f"flat_lead:{leads[k]}" for k in np.flatnonzero(flat[number])] + odd[number]
 
 
 def _stack(raw: RawBatch, members: list[int]) -> NDArray:
@@ -131,8 +175,16 @@ def describe(raw: RawBatch, i: int, status: str) -> str:
     found = {
         "malformed_signal": f"{np.diff(raw.offsets)[i]} samples, leads {', '.join(raw.leads[i]) or 'none'}",
         "bad_sampling_rate": f"sampling_rate {raw.sampling_rate[i]:g}",
-        "bad_units": f"units_per_mv {raw.units_per_mv[i]:g}",
+        "bad_units": f"units_per_mv {raw.units_per_mv[i]:g}{_peak(raw, i)}",
         "bad_valid_span": f"[{raw.valid_start[i]}, {raw.valid_stop[i]}) of {raw.n_samples[i]} samples",
+        "missing_leads": f"leads {', '.join(raw.leads[i]) or 'none'}{name_hint(raw.leads[i])}",
     }.get(status)
     what = f"{status}: {STATUS_MEANING[status]}" + (f" (found {found})" if found else "")
     return f"{raw.shard}, row {raw.first_row + i}, record {raw.record_ids[i]!r}: {what}"
+
+
+def _peak(raw: RawBatch, i: int) -> str:
+    """What the largest sample then is, where it can be said."""
+    values = np.abs(raw.values[raw.offsets[i] : raw.offsets[i + 1]].astype(np.float64))
+    values = values[np.isfinite(values)]
+    return f", peaks of {values.max() / raw.units_per_mv[i]:.3g} mV" if len(values) and raw.units_per_mv[i] > 0 else ""

@@ -252,10 +252,10 @@ def _points(raw: RawBatch, row: int) -> NDArray[np.float64]:
 
 
 def _lead_points(signal: NDArray[np.float64], rate: float) -> NDArray[np.float64]:
-    """(n, 4): kind, onset, peak, offset in samples; none for a flat lead or one with fewer than two beats."""
+    """(n, 4): kind, onset, peak, offset in samples; none for a lead that is flat, has gaps, or fewer than two beats."""
     import neurokit2
 
-    if np.ptp(signal) == 0:
+    if not np.ptp(signal) > 0:
         return np.zeros((0, 4))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # NeuroKit2 warns of what it does itself; its result is checked below

@@ -53,6 +53,16 @@ class Assignment:
     mean_entropy: NDArray[np.float64]
     distortion: NDArray[np.float64]
 
+    def finite(self) -> NDArray[np.bool_]:
+        """bool (B,): records of which every number is finite, as float32 too."""
+        means = np.abs(np.stack([self.mean_entropy, self.distortion], axis=1))
+        fits = (means <= np.finfo(np.float32).max).all(axis=1)
+        return np.asarray(fits & np.isfinite(self.entropy).all(axis=1) & np.isfinite(self.soft).all(axis=1))
+
+    def of(self, kept: NDArray[np.bool_]) -> Assignment:
+        """The records that `kept` (B,) marks."""
+        return self if kept.all() else Assignment(**{name: part[kept] for name, part in vars(self).items()})
+
 
 def soft_assign(
     packed: Packed, layout: BlockLayout, centroids_KC: NDArray[np.float32], gamma: int, tau: float

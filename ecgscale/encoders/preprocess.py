@@ -69,14 +69,14 @@ class Prepared:
 def prepare_batch(
     raw: RawBatch, spec: InputSpec, hop: int, seen: set[str] | None = None, rows: Iterable[int] | None = None
 ) -> Prepared:
-    """A raw batch, checked and brought to the encoder's input.
+    """A raw batch, checked as far as the encoder's leads go and brought to its input.
 
     `seen`: record ids of the shard so far (`check_batch`). Of `rows`, those outside are not wanted: they are checked,
     for a doubled id counts wherever it stands, and not prepared.
     """
-    status, flags = check_batch(raw, set() if seen is None else seen)
-    if rows is not None:
-        wanted = set(rows)
+    wanted = None if rows is None else set(rows)
+    status, flags = check_batch(raw, set() if seen is None else seen, spec.leads, wanted)
+    if wanted is not None:
         status = [state if i in wanted else NOT_WANTED for i, state in enumerate(status)]
     return prepare(raw, status, flags, spec, hop)
 
@@ -114,6 +114,8 @@ def prepare(
         except (MissingLeads, BadRate) as error:
             for i in rows:
                 out.status[i] = "missing_leads" if isinstance(error, MissingLeads) else "bad_sampling_rate"
+                if isinstance(error, MissingLeads):
+                    out.flags[i] = [f"needs:{lead}" for lead in error.missing] + [f"has:{lead}" for lead in leads]
             continue
         index = np.asarray(rows)
         spans = raw.valid_start[index].astype(np.int64), raw.valid_stop[index].astype(np.int64)

@@ -28,6 +28,10 @@ from ecgscale.words import named
 Precision = Literal["float32", "bfloat16"]
 
 
+LARGEST = 1e17
+"""Of activations: the squares of a thousand channels, added up, are float32 numbers."""
+
+
 @dataclass(frozen=True)
 class Activations:
     """What one forward pass gives for n records, on the encoder's device."""
@@ -36,8 +40,10 @@ class Activations:
     prediction: torch.Tensor  # (n, n_outputs) float32
 
     def finite(self, prediction: bool = True) -> NDArray[np.bool_]:
-        """bool (n,): records for which the network gave finite numbers in all blocks, and as its prediction."""
-        finite = torch.stack([block.isfinite().flatten(1).all(1) for block in self.blocks]).all(0)
+        """bool (n,): records for which the network gave numbers in all blocks, and as its prediction, that are finite
+        and, in the blocks, stay so when they are squared and added up."""
+        # A comparison with NaN is false, and the largest of numbers with a NaN among them is NaN.
+        finite = torch.stack([block.abs().amax((1, 2)) < LARGEST for block in self.blocks]).all(0)
         if prediction:
             finite = finite & self.prediction.isfinite().all(1)
         return np.asarray(finite.cpu().numpy(), dtype=bool)

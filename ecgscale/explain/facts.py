@@ -143,4 +143,12 @@ def explain_batch(
     kept = activations.of(usable)
     with watch.time("cluster"):
         assignment = assign(kept.blocks, model, start, stop) if usable.any() else None
-    return Facts(status, flags, usable, start, stop, kept.prediction.cpu().numpy(), assignment)
+    prediction = kept.prediction.cpu().numpy()
+    if assignment is not None and not (sound := assignment.finite()).all():
+        # Whatever made it so: no row says "ok" beside a number that is none.
+        for row in np.flatnonzero(usable)[~sound]:
+            status[row] = "non_finite_output"
+            usable[row] = False
+        start, stop, prediction = start[sound], stop[sound], prediction[sound]
+        assignment = assignment.of(sound) if sound.any() else None
+    return Facts(status, flags, usable, start, stop, prediction, assignment)

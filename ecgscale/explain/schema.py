@@ -147,7 +147,7 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
 
 
-RESULTS_VERSION = 1
+RESULTS_VERSION = 2
 """Raised whenever the facts computed from the same input change; a golden test guards it."""
 
 EntropyDetail = Literal["none", "timestep"]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ecgscale.archive.validate import RECORD_STATUS, STATUS_MEANING, check_batch, describe
+from ecgscale.leads import CANONICAL_LEADS
 from tests.worlds.formula.recordings import batch_of, record, wave
 
 FLAT = np.full((12, 200), 7, dtype=np.int16)
@@ -56,7 +57,53 @@ def test_samples_that_are_no_numbers(value: float, place: tuple[int, int]) -> No
     rows = [record(str(i), signal=wave(i).astype(np.float32)) for i in range(4)]
     rows[1] = record("1", signal=np.zeros((12, 0), dtype=np.float32))
     rows[2]["signal"] = bad
-    assert checked(*rows, signal="float32")[0] == ["ok", "empty_signal", "non_finite_samples", "ok"]
+    raw, lead = batch_of(rows, "float32"), CANONICAL_LEADS[place[0]]
+    told = [[], [], [f"non_finite_lead:{lead}"], []]
+    assert check_batch(raw, set(), CANONICAL_LEADS) == (["ok", "empty_signal", "non_finite_samples", "ok"], told)
+    # Without a network nobody knows whether the lead is needed.
+    assert check_batch(raw, set()) == (["ok", "empty_signal", "ok", "ok"], told)
+    assert check_batch(raw, set(), ("II", "V3")) == (["ok", "empty_signal", "ok", "ok"], [[]] * 4)
+    bad[:, 5] = np.nan
+    rows[2]["signal"] = bad
+    assert check_batch(batch_of(rows, "float32"), set())[0][2] == "non_finite_samples"
+
+
+def test_a_lead_that_is_needed_to_derive_another_is_needed() -> None:
+    bad = wave(2, leads=3).astype(np.float32)
+    bad[0, 7] = np.nan
+    raw = batch_of([record("1", signal=bad, leads=["I", "II", "V1"])], "float32")
+    assert check_batch(raw, set(), ("III",))[0] == ["non_finite_samples"]
+    assert check_batch(raw, set(), ("II", "V1"))[0] == ["ok"]
+
+
+def test_leads_that_are_not_taken_decide_nothing() -> None:
+    odd = wave(5, leads=4)
+    odd[0], odd[2] = 3, odd[3]
+    raw = batch_of([record("1", signal=odd, leads=["I", "II", "ECG", "ECG"])])
+    assert check_batch(raw, set(), ("II",)) == (["ok"], [[]])
+    assert check_batch(raw, set(), ("II", "ECG"))[0] == ["malformed_signal"]
+    assert check_batch(raw, set(), ("I",))[0] == ["flat_signal"]
+    assert check_batch(raw, set())[0] == ["malformed_signal"]
+
+
+@pytest.mark.parametrize(
+    ("units", "status", "flags"),
+    [
+        (1e-30, "bad_units", []),
+        (1e-18, "bad_units", []),
+        (1e-4, "bad_units", []),
+        (1.0, "ok", ["implausible_amplitude"]),
+        (1e6, "ok", ["implausible_amplitude"]),
+        (1e12, "bad_units", []),
+        (1e30, "bad_units", []),
+    ],
+)
+def test_a_unit_that_makes_no_voltage_of_a_body(units: float, status: str, flags: list[str]) -> None:
+    assert checked(record("1", units_per_mv=units)) == ([status], [flags])
+    # Small numbers in a small unit are millivolts all the same.
+    if units < 1:
+        right = record("2", signal=(wave(2) / 1000 * units).astype(np.float32), units_per_mv=units)
+        assert checked(right, signal="float32") == (["ok"], [[]])
 
 
 def test_flat_means_flat_over_the_valid_span() -> None:

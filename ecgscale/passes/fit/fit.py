@@ -43,7 +43,7 @@ from ecgscale.store.presence import announced
 from ecgscale.store.provenance import versions
 from ecgscale.words import named
 
-FIT_VERSION = 1
+FIT_VERSION = 2
 """Raised when the same command would give other centroids; part of the model's id."""
 
 DOMINANT = 0.5

@@ -135,6 +135,8 @@ class ProbeWorker:
         seed = int(hashlib.sha256(names.encode()).hexdigest()[:8], 16)
         rows, plain = self._prober.rows(x, (start, stop), seed)
         blocks = [block.cpu().numpy() for block in plain.blocks]
+        finite = np.isfinite(plain.prediction).all(axis=1)
+        finite &= np.all([np.isfinite(block).all(axis=(1, 2)) for block in blocks], axis=0)
         rng = np.random.default_rng([self._settings.seed, seed, 1])
         for number, record in enumerate(records):
             facts = {
@@ -144,7 +146,7 @@ class ProbeWorker:
                 "valid_start": record.span[0],
                 "valid_stop": record.span[1],
             }
-            if not np.isfinite(plain.prediction[number]).all():
+            if not finite[number]:
                 yield {**EMPTY, **facts, "status": "non_finite_output"}
                 continue
             row = {**EMPTY, **facts, **rows[number], "status": OK}

@@ -85,7 +85,7 @@ def test_samples_marked_missing_stay_missing(tmp_path: Path, gain: Any) -> None:
     write_wfdb(tmp_path / "src", "s", wave(5, 3), LEADS, gain)
     raw = ingested(tmp_path / "src", tmp_path / "a")
     assert np.argwhere(np.isnan(raw.signal(0))).tolist() == [[1, 7]]
-    assert check_batch(raw, set())[0] == ["non_finite_samples", "ok"]
+    assert check_batch(raw, set(), LEADS)[0] == ["non_finite_samples", "ok"]
     archive = Archive.open(tmp_path / "a")
     assert archive.info["signal"] == ("int16" if gain == 1000 else "float32")
 
@@ -298,7 +298,17 @@ def test_real_challenge_records(tmp_path: Path, test_data: Path) -> None:
         status, found = check_batch(raw, set())
         assert set(status) == {"ok"}
         flags |= {str(raw.record_ids[i]): marks for i, marks in enumerate(found) if marks}
-    assert sorted(flags) == ["JS11438", "JS20004", "JS20008"]
+    assert sorted(name for name, marks in flags.items() if any(mark.startswith("flat_lead") for mark in marks)) == [
+        "JS11438",
+        "JS20004",
+        "JS20008",
+    ]
+    others = {name: mark for name, marks in flags.items() for mark in marks if not mark.startswith("flat_lead")}
+    assert others == {
+        "JS20011": "implausible_amplitude:V2",
+        "JS23463": "implausible_amplitude",
+        "JS37205": "saturated:V1",
+    }
     signals = dict(all_records(archive))
     for name in ("E00001", "A0001", "Q0010"):
         np.testing.assert_array_equal(signals[name], scipy.io.loadmat(source / f"{name}.mat")["val"])

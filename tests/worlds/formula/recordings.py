@@ -17,9 +17,18 @@ from ecgscale.leads import CANONICAL_LEADS
 
 
 def wave(seed: int = 0, leads: int = 12, samples: int = 200) -> np.ndarray:
-    """An int16 random walk (leads, samples)."""
+    """An int16 random walk (leads, samples); the limb leads of twelve obey Einthoven and Goldberger."""
     rng = np.random.default_rng(seed)
-    return np.cumsum(rng.integers(-5, 6, (leads, samples)), axis=1).astype(np.int16)
+    return lawful(np.cumsum(rng.integers(-50, 51, (leads, samples)), axis=1)).astype(np.int16)
+
+
+def lawful(signal: np.ndarray) -> np.ndarray:
+    """The same with the limb leads that leads I and II give, if it has all twelve leads."""
+    if len(signal) != 12:
+        return signal
+    one, two = signal[:2].astype(np.float64)
+    limb = np.stack([one, two, two - one, -(one + two) / 2, one - two / 2, two - one / 2])
+    return np.concatenate([limb, signal[6:]])
 
 
 def record(record_id: str | None, /, **columns: Any) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from ecgscale.archive import Archive, ArchiveWriter, RawBatch
 from ecgscale.encoders.resnet1d import ResNet1d
 from ecgscale.encoders.spec import EncoderSpec, write_spec
 from ecgscale.leads import CANONICAL_LEADS
+from tests.worlds.formula.recordings import lawful
 
 ARGUMENTS: dict[str, Any] = {
     "input_dim": [12, 256],
@@ -70,4 +71,4 @@ def one_batch(archive: Archive) -> RawBatch:
 
 
 def noise(n_samples: int, n_leads: int = 12, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).normal(size=(n_leads, n_samples)).astype(np.float32)
+    return lawful(np.random.default_rng(seed).normal(size=(n_leads, n_samples))).astype(np.float32)
