@@ -236,6 +236,9 @@ class RunConfig(Section):
     batch: int = Field(default=BATCH, gt=0, description="Records a forward pass.")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     include_padding: bool = Field(default=False, description="Let zero padding take part, as the literal method does.")
+    fill_gaps: float = Field(
+        default=0.0, ge=0, le=1000, description="Fill gaps of up to MS ms in a lead by a straight line, with a flag."
+    )
     precision: Literal["float32", "bfloat16"] = Field(
         default="float32", description="Of the network; bfloat16 is faster on recent hardware, and recorded."
     )

@@ -8,7 +8,7 @@ import math
 import re
 import shlex
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 MOST_NAMED = 5
@@ -118,3 +118,18 @@ def duration_s(text: str) -> float:
     if not 0 < seconds < math.inf:
         raise ValueError(f"{text!r} is not a length of time such as 10s, 2500ms or 1min")
     return seconds
+
+
+def cropped_line(records: int, seconds: float) -> str:
+    """That so many recordings are longer than what a network sees."""
+    were = "1 recording was" if records == 1 else f"{records:,} recordings were"
+    return f"{were} cropped: the network sees {seconds:g} s, and of a longer recording the first (flag cropped)"
+
+
+def grouped(flags: Iterable[str]) -> str:
+    """Flags by their kind: "needs:II", "needs:V1", "has:ECG" → "needs II, V1; has ECG"."""
+    kinds: dict[str, list[str]] = {}
+    for flag in flags:
+        kind, _, detail = flag.partition(":")
+        kinds.setdefault(kind, []).append(detail)
+    return "; ".join(f"{kind} {', '.join(details)}".rstrip() for kind, details in kinds.items())

@@ -191,7 +191,7 @@ def _example(raw: RawBatch, i: int, flag: str) -> str:
 def _counted(column: pa.ChunkedArray) -> dict[str, int]:
     """How often each value stands in a column; a list of leads counts as one value."""
     if is_list(column.type):
-        return dict(Counter(" ".join(value or ()) for value in column.to_pylist()))
+        return dict(Counter(" ".join(lead or "unnamed" for lead in value or ()) for value in column.to_pylist()))
     counted = pc.value_counts(column).to_pylist()
     return {"none" if one["values"] is None else f"{one['values']:g}": one["counts"] for one in counted}
 

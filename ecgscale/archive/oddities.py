@@ -1,5 +1,6 @@
 """What is odd about recordings that can be used, whatever a network makes of them: flags, never corrections.
 
+    implausible_rate               a sampling rate at which no heartbeat can be seen, or that no amplifier has
     implausible_amplitude[:LEAD]   peak to peak beyond what an electrocardiograph has to show, or next to nothing
     saturated:LEAD                 a plateau at the lead's extreme value, entered or left in one step
     duplicate_leads:A=B            two leads that are equal sample by sample
@@ -26,6 +27,8 @@ LOWEST_MV = 0.05
 LOWEST_LEAD_MV = 0.01
 ABSURD_MV = (1e-6, 1e6)
 """Outside of a nanovolt and a kilovolt a number is no voltage of a body, and the unit is wrong."""
+
+PLAUSIBLE_HZ = (25.0, 50_000.0)
 
 _AMPLITUDE_SECONDS = 2.0  # long enough for a heartbeat, so that an artefact spoils few of the windows
 
@@ -144,7 +147,7 @@ def oddities(recordings: Recordings) -> list[list[str]]:
     """The flags of each recording."""
     flags: list[list[str]] = [[] for _ in recordings.signals]
     with np.errstate(invalid="ignore", over="ignore"):
-        for find in (_amplitudes, _saturated, _duplicates, _disagreeing, _reversed):
+        for find in (_rates, _amplitudes, _saturated, _duplicates, _disagreeing, _reversed):
             for record, flag in find(recordings):
                 flags[record].append(flag)
     return flags
@@ -152,6 +155,11 @@ def oddities(recordings: Recordings) -> list[list[str]]:
 
 Found = Iterator[tuple[int, str]]
 """Numbers of recordings, and flags."""
+
+
+def _rates(recordings: Recordings) -> Found:
+    if not PLAUSIBLE_HZ[0] <= recordings.rate <= PLAUSIBLE_HZ[1]:
+        yield from ((record, "implausible_rate") for record in range(len(recordings.signals)))
 
 
 def _amplitudes(recordings: Recordings) -> Found:
@@ -167,7 +175,7 @@ def _saturated(recordings: Recordings) -> Found:
     signals = recordings.signals
     n, n_leads, n_samples = signals.shape
     flat = signals.reshape(n * n_leads, n_samples)
-    sound = recordings.sound.reshape(-1)
+    sound = (recordings.sound & (recordings.amplitude_mv >= LOWEST_LEAD_MV)).reshape(-1)
     found = np.zeros(n * n_leads, bool)
     high, low = (extreme.reshape(-1) for extreme in recordings.extremes)
     share = _ABRUPT_SHARE * (high.astype(np.float64) - low)

@@ -24,12 +24,12 @@ STATUS_MEANING: dict[str, str] = {
     "missing_record_id": "no record_id",
     "duplicate_record_id": "a record_id that an earlier row has",
     "empty_signal": "no samples",
-    "malformed_signal": "no leads, a lead that is needed twice, or samples that are no multiple of the leads",
+    "malformed_signal": "no leads, a lead twice, or samples that are no multiple of the leads",
     "bad_sampling_rate": "sampling_rate not a positive number",
     "bad_units": "units_per_mv not a positive number, or one that makes of the samples what no voltage of a body is",
-    "non_finite_samples": "NaN or infinite samples in a lead that is needed",
+    "non_finite_samples": "NaN or infinite samples (in a lead that is needed)",
     "bad_valid_span": "not 0 <= valid_start < valid_stop <= samples",
-    "flat_signal": "every lead that is needed constant over the valid span",
+    "flat_signal": "every lead constant over the valid span (of those that are needed)",
     "missing_leads": "the encoder needs a lead that is neither there nor derivable",
     "too_short": "the valid span is shorter than one step of the encoder",
     "non_finite_output": "the network gave NaN or infinite numbers",
@@ -173,14 +173,22 @@ def _flat_leads(signals: NDArray) -> NDArray[np.bool_]:
 def describe(raw: RawBatch, i: int, status: str) -> str:
     """One record's problem for a person: shard, row, record_id, what was found, what was expected."""
     found = {
-        "malformed_signal": f"{np.diff(raw.offsets)[i]} samples, leads {', '.join(raw.leads[i]) or 'none'}",
+        "malformed_signal": f"{np.diff(raw.offsets)[i]} samples, {_named(raw.leads[i])}",
         "bad_sampling_rate": f"sampling_rate {raw.sampling_rate[i]:g}",
         "bad_units": f"units_per_mv {raw.units_per_mv[i]:g}{_peak(raw, i)}",
         "bad_valid_span": f"[{raw.valid_start[i]}, {raw.valid_stop[i]}) of {raw.n_samples[i]} samples",
-        "missing_leads": f"leads {', '.join(raw.leads[i]) or 'none'}{name_hint(raw.leads[i])}",
+        "missing_leads": _named(raw.leads[i]),
     }.get(status)
+    if status == "non_finite_samples":
+        signal = raw.signal(i)
+        counts = zip(raw.leads[i], (~np.isfinite(signal)).sum(axis=1).tolist(), strict=True)
+        found = ", ".join(f"{count} of {signal.shape[1]} in {lead}" for lead, count in counts if count)
     what = f"{status}: {STATUS_MEANING[status]}" + (f" (found {found})" if found else "")
     return f"{raw.shard}, row {raw.first_row + i}, record {raw.record_ids[i]!r}: {what}"
+
+
+def _named(leads: Sequence[str]) -> str:
+    return f"leads {', '.join(lead or 'unnamed' for lead in leads) or 'none'}{name_hint(leads)}"
 
 
 def _peak(raw: RawBatch, i: int) -> str:

@@ -21,7 +21,7 @@ from ecgscale.cli.options import (
 )
 from ecgscale.config import ExplainConfig, RunConfig, load_config
 from ecgscale.progress import Progress
-from ecgscale.words import by_reason, counted, named, typed
+from ecgscale.words import by_reason, counted, cropped_line, named, typed
 
 if TYPE_CHECKING:
     from ecgscale.nightly.night import NightResult
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     default=None,
     help="Explain zero padding too, as the published method does; by default as the model was fitted.",
 )
+@option_of(RunConfig, "fill_gaps", metavar="MS", default=None, show_default="as the model was fitted")
 @options_of(RunConfig, "device")
 @recompute_option
 @withdrawal_option
@@ -122,6 +123,8 @@ def explain_summary(result: ExplainResult, root: Path) -> list[str]:
     ]
     if result.withdrawn:
         lines.append(f"  withdrawn: {counted(result.withdrawn, 'record')} of shards that were published before")
+    if result.cropped:
+        lines.append(f"  {cropped_line(result.cropped, result.network_seconds)}")
     if result.quarantined:
         reasons = ", ".join(f"{count:,} {status}" for status, count in result.quarantined.items())
         lines.append(f"  quarantined: {reasons}")

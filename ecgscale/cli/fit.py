@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 @options_of(FitOptions, "max_epochs", "max_iterations", "gamma")
 @option_of(FitConfig, "tau", type=float)
 @options_of(RunConfig, "include_padding")
+@option_of(RunConfig, "fill_gaps", metavar="MS")
 @option_of(RunConfig, "memory", type=BYTES)
 @click.option("--scratch", type=FOLDER, help="Where they go. Default: $TMPDIR.")
 @options_of(FitConfig, "cache_dtype", "allow_nondeterministic")

@@ -14,7 +14,7 @@ from ecgscale.cli.options import PLACE, archive_option
 from ecgscale.errors import UsageError
 from ecgscale.progress import Progress
 from ecgscale.tables import Table
-from ecgscale.words import age, by_reason, counted, named, size, typed
+from ecgscale.words import age, by_reason, counted, grouped, named, size, typed
 
 if TYPE_CHECKING:
     from ecgscale.nightly.history import History
@@ -189,7 +189,7 @@ def _quarantined(found: ExplainedDataset, root: Path, reason: str | None, limit:
     records = quarantined_records(found.store, found.manifest, reason, limit)
     everything = sum(totals.quarantined.values())
     total = everything if reason is None else totals.quarantined.get(reason, 0)
-    rows = [[r.record_id or "", r.shard, str(r.row), r.status, ", ".join(r.flags)] for r in records]
+    rows = [[r.record_id or "", r.shard, str(r.row), r.status, grouped(r.flags)] for r in records]
     say(
         f"dataset {found.dataset_id}, manifest {found.manifest.number}: {everything:,} of "
         f"{counted(totals.records, 'record')} {'is' if everything == 1 else 'are'} quarantined"

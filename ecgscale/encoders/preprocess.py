@@ -34,6 +34,7 @@ from collections import Counter
 import pyarrow as pa
 
 from ecgscale.archive import Archive
+from ecgscale.archive.gaps import fill_gaps
 from ecgscale.archive.validate import OK, check_batch
 from ecgscale.errors import UsageError
 from ecgscale.progress import SILENT, Progress
@@ -67,17 +68,25 @@ class Prepared:
 
 
 def prepare_batch(
-    raw: RawBatch, spec: InputSpec, hop: int, seen: set[str] | None = None, rows: Iterable[int] | None = None
+    raw: RawBatch,
+    spec: InputSpec,
+    hop: int,
+    seen: set[str] | None = None,
+    rows: Iterable[int] | None = None,
+    gaps_ms: float = 0.0,
 ) -> Prepared:
     """A raw batch, checked as far as the encoder's leads go and brought to its input.
 
     `seen`: record ids of the shard so far (`check_batch`). Of `rows`, those outside are not wanted: they are checked,
-    for a doubled id counts wherever it stands, and not prepared.
+    for a doubled id counts wherever it stands, and not prepared. Gaps of up to `gaps_ms` are filled, and flagged.
     """
     wanted = None if rows is None else set(rows)
+    raw, filled = fill_gaps(raw, spec.leads, gaps_ms, wanted)
     status, flags = check_batch(raw, set() if seen is None else seen, spec.leads, wanted)
     if wanted is not None:
         status = [state if i in wanted else NOT_WANTED for i, state in enumerate(status)]
+    for i, marks in filled.items():
+        flags[i] += marks if status[i] == OK else []
     return prepare(raw, status, flags, spec, hop)
 
 

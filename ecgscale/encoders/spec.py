@@ -45,6 +45,11 @@ class InputSpec(_Section):
     padding: Literal["center", "end"] = "center"
     normalisation: Literal["none", "zscore-lead"] = "none"
 
+    @property
+    def seconds(self) -> float:
+        """What the encoder sees of a recording."""
+        return self.length / self.sampling_rate
+
     @field_validator("leads")
     @classmethod
     def _canonical(cls, leads: tuple[str, ...]) -> tuple[str, ...]:

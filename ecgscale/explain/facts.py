@@ -114,6 +114,11 @@ def fitted_with_padding(model: ClusterModel) -> bool:
     return bool(model.info.get("include_padding", False))
 
 
+def fitted_gaps(model: ClusterModel) -> float:
+    """Milliseconds of gaps that were filled for the fit of `model`."""
+    return float(model.info.get("fill_gaps", 0.0))
+
+
 def explain_batch(
     prepared: Prepared,
     encoder: Encoder,

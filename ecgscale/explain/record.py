@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +20,7 @@ from ecgscale.config import BATCH
 from ecgscale.encoders.preprocess import prepare_batch
 from ecgscale.encoders.taps import Encoder
 from ecgscale.errors import UsageError
-from ecgscale.explain.facts import Facts, explain_batch, fitted_with_padding, load_encoder
+from ecgscale.explain.facts import Facts, explain_batch, fitted_gaps, fitted_with_padding, load_encoder
 from ecgscale.explain.segments import find_segments, summarise
 from ecgscale.io.places import absolute
 from ecgscale.leads import canonical_lead
@@ -84,6 +85,7 @@ def explain_record(
     units_per_mv: float = 1.0,
     valid: tuple[int, int] | None = None,
     entropy: bool = True,
+    fill_gaps: float | None = None,
     batch: int = BATCH,
     device: str = "auto",
 ) -> ExplainedRecord:
@@ -91,6 +93,7 @@ def explain_record(
 
     sampling_rate: Hz; units_per_mv: value of 1 mV in `signal` (1 = millivolt, 1000 = microvolt)
     valid: half-open span of samples that are not padding (all by default)
+    fill_gaps: gaps (NaN) of up to so many milliseconds are filled; by default as the model was fitted
     batch: as for `ecgscale explain`, to get the very bits that it writes
 
     The encoder is loaded on the first call and kept. Raises `UsageError` for a signal that cannot be explained.
@@ -98,7 +101,8 @@ def explain_record(
     loaded = model if isinstance(model, ClusterModel) else _model(absolute(model))
     encoder = _encoder(loaded, device, batch)
     raw = raw_batch(signal, leads, sampling_rate, units_per_mv, valid)
-    prepared = prepare_batch(raw, encoder.spec.input, encoder.hop)
+    gaps_ms = fitted_gaps(loaded) if fill_gaps is None else fill_gaps
+    prepared = prepare_batch(raw, encoder.spec.input, encoder.hop, gaps_ms=gaps_ms)
     facts = explain_batch(prepared, encoder, loaded, fitted_with_padding(loaded))
     if facts.status[0] != OK or facts.assignment is None:
         wanted = f"; the encoder takes {', '.join(encoder.spec.input.leads)}" if "leads" in facts.status[0] else ""
@@ -144,8 +148,8 @@ def raw_batch(
     signal: ArrayLike, leads: Sequence[str], sampling_rate: float, units_per_mv: float, valid: tuple[int, int] | None
 ) -> RawBatch:
     """A batch of one; `UsageError` when the array does not have one row a lead."""
-    values = np.asarray(signal)
-    if values.ndim != 2 or len(values) != len(leads) or not np.issubdtype(values.dtype, np.number):
+    values: Any = np.asarray(signal)
+    if values.ndim != 2 or len(values) != len(leads) or values.dtype.kind not in "iuf":
         turned = " (pass signal.T)" if values.ndim == 2 and values.shape[1] == len(leads) else ""
         raise UsageError(
             f"signal has shape {values.shape} of {values.dtype}; expected numbers of shape ({len(leads)}, samples), "
@@ -157,7 +161,8 @@ def raw_batch(
         first_row=0,
         table=pa.RecordBatch.from_pylist([{"record_id": "in-memory"}]),
         record_ids=["in-memory"],
-        values=values.ravel(),
+        # Any other kind of number is a float64 to the network's preprocessing, too.
+        values=(values if values.dtype in (np.int16, np.float32) else values.astype(np.float64)).ravel(),
         offsets=np.array([0, values.size]),
         leads=[tuple(canonical_lead(lead) for lead in leads)],
         sampling_rate=np.array([sampling_rate], np.float32),

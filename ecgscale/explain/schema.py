@@ -160,12 +160,14 @@ class ExplainSettings:
     entropy: "timestep" writes the entropy of every valid timestep beside the means of the segments
     batch: records in a forward pass; part of the identity since convolutions choose their arithmetic by shape
     include_padding: explain zero padding too, as the published method does literally
+    fill_gaps: milliseconds; a record with a longer gap in a lead that is needed is quarantined
     dtype: arithmetic of the forward pass, as the cluster model was fitted
     """
 
     entropy: EntropyDetail = "none"
     batch: int = BATCH
     include_padding: bool = False
+    fill_gaps: float = 0.0
     dtype: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ecgscale.archive.reader import RawBatch
 from ecgscale.clusters.features import BlockLayout
-from ecgscale.encoders.preprocess import Prepared, prepare_batch
+from ecgscale.encoders.preprocess import CROPPED, Prepared, prepare_batch
 from ecgscale.encoders.taps import Activations, Encoder
 
 
@@ -32,10 +32,22 @@ class Wanted:
     prepared: Prepared
 
     @classmethod
-    def of(cls, raw: RawBatch, encoder: Encoder, rows: Iterable[int], seen: set[str] | None = None) -> Wanted:
-        """Check and prepare these rows, in this order; `seen` as in `prepare_batch`."""
+    def of(
+        cls,
+        raw: RawBatch,
+        encoder: Encoder,
+        rows: Iterable[int],
+        seen: set[str] | None = None,
+        gaps_ms: float = 0.0,
+    ) -> Wanted:
+        """Check and prepare these rows, in this order; `seen` and `gaps_ms` as in `prepare_batch`."""
         rows = np.asarray(rows, np.int64)
-        return cls(raw, rows, prepare_batch(raw, encoder.spec.input, encoder.hop, seen, rows.tolist()))
+        return cls(raw, rows, prepare_batch(raw, encoder.spec.input, encoder.hop, seen, rows.tolist(), gaps_ms))
+
+    @property
+    def cropped(self) -> int:
+        """How many of those rows that are usable are longer than the network sees."""
+        return sum(CROPPED in self.prepared.flags[i] for i in self.usable)
 
     @property
     def usable(self) -> NDArray[np.int64]:

@@ -131,7 +131,7 @@ def test_flat_leads_are_flagged_by_name() -> None:
         record("1", signal=one), record("2", signal=almost), record("3", signal=odd, leads=["DI", "II", "V1"])
     )
     assert found == ["ok"] * 3
-    assert flags == [["flat_lead:V1", "flat_lead:V6"], [], ["flat_lead:I"]]
+    assert flags == [["flat_lead:V1", "flat_lead:V6"], ["implausible_amplitude:V2"], ["flat_lead:I"]]
 
 
 def test_shapes_may_be_mixed_in_any_order() -> None:

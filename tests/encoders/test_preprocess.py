@@ -102,11 +102,16 @@ def test_what_cannot_be_used_gets_a_status_and_zeros(tmp_path: Path) -> None:
         {"signal": noise(100) * np.nan},
     ]
     out = prepared(one_batch(write_archive(tmp_path, records)))
-    expected = ["ok", "missing_leads", "too_short", "bad_sampling_rate", "bad_sampling_rate", "non_finite_samples"]
+    expected = ["ok", "missing_leads", "too_short", "bad_sampling_rate", "bad_sampling_rate", "bad_units"]
     assert out.status == [*expected, "too_short", "non_finite_samples"]
     assert not out.x[1:].any()
     assert not out.valid_stop[1:].any()
     assert out.x[0].any()
+    # Of one lead alone: the others say that the unit is right.
+    one = noise(100)
+    one[7] *= 1e37
+    archive = write_archive(tmp_path / "one", [{"signal": one}])
+    assert prepared(one_batch(archive), SPEC.model_copy(update={"millivolt": 1000.0})).status == ["non_finite_samples"]
 
 
 def test_a_records_bits_do_not_depend_on_its_neighbours(tmp_path: Path) -> None:

@@ -205,6 +205,8 @@ def _fill_command(root: Place, before: Manifest, now: Manifest) -> str:
     words += [word for name in ("batch", "entropy") if name in settings for word in (f"--{name}", str(settings[name]))]
     if "include_padding" in settings:
         words.append("--include-padding" if settings["include_padding"] else "--exclude-padding")
+    if settings.get("fill_gaps"):
+        words += ["--fill-gaps", str(settings["fill_gaps"])]
     return shlex.join(words)
 
 

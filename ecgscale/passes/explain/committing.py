@@ -143,6 +143,7 @@ class Committing:
     watch: RunWatch
     facts: RunFacts
     computed: int = 0
+    cropped: int = 0
     restamped: int = 0
 
     def __post_init__(self) -> None:
@@ -209,6 +210,7 @@ class Committing:
     def _committed(self, done: Committed) -> Commit:
         if done.computed:
             self.computed += 1
+            self.cropped += done.cropped
             commit, output = done.commit, done.commit.output
             self.facts = self.facts.model_copy(update={"device": commit.run.device})
             self.watch.shard_done(

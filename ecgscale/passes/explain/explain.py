@@ -18,8 +18,15 @@ from typing import Any
 from ecgscale.archive.reader import Archive
 from ecgscale.clusters.model import ClusterModel
 from ecgscale.config import BATCH
+from ecgscale.encoders.spec import load_spec
 from ecgscale.errors import ExitCode, PublishError, ShardError
-from ecgscale.explain.facts import encoder_digest_of, fitted_precision, fitted_with_padding, require_encoder
+from ecgscale.explain.facts import (
+    encoder_digest_of,
+    fitted_gaps,
+    fitted_precision,
+    fitted_with_padding,
+    require_encoder,
+)
 from ecgscale.explain.schema import RESULTS_VERSION, EntropyDetail, ExplainSettings
 from ecgscale.io.numbered import to_json
 from ecgscale.io.objects import ObjectStore
@@ -67,6 +74,7 @@ class ExplainResult:
     records, quarantined (by status), shards: of the whole dataset
     computed, restamped, unchanged, retired: shards computed by this run, of the same content under a new stamp, not
     looked at, and published before but no longer in the archive
+    cropped: records, of those that this run computed, that are longer than the network_seconds that the network sees
     set_aside: shards that could not be read; held: shards held back from publishing, rejected ones included
     left: shards that this run did not come to, under its limits
     withdrawn: records of shards that the manifest before had and this one has not, for whatever reason
@@ -90,6 +98,8 @@ class ExplainResult:
     superseded: int = 0
     repeated: int = 0
     conflicts: int = 0
+    cropped: int = 0
+    network_seconds: float = 0.0
     withdrawn: int = 0
     seconds: float = 0.0
 
@@ -109,6 +119,7 @@ class ExplainResult:
             "shards": self.shards,
             "seconds": round(self.seconds, 3),
             "quarantined_by_status": self.quarantined,
+            "cropped": self.cropped,
             "computed": self.computed,
             "restamped": self.restamped,
             "unchanged": self.unchanged,
@@ -135,6 +146,7 @@ def explain_archive(
     entropy: EntropyDetail = "none",
     batch: int = BATCH,
     include_padding: bool | None = None,
+    fill_gaps: float | None = None,
     device: str = "auto",
     progress: Progress = SILENT,
     pool: OpenPool = in_process,
@@ -144,8 +156,9 @@ def explain_archive(
 ) -> ExplainResult:
     """Explain every record of `archive` with the cluster model in `model_dir`, below ROOT = `root`.
 
-    `include_padding` is as the model was fitted, unless given. A model from elsewhere is copied below ROOT. The
-    workers of `pool` compute and commit whole shards; the files are the same to the last bit whoever they are.
+    `include_padding` and `fill_gaps` (ms) are as the model was fitted, unless given. A model from elsewhere is copied
+    below ROOT. The workers of `pool` compute and commit whole shards; the files are the same to the last bit whoever
+    they are.
     `watch` is told of every shard as it is done. `policy` is that of a run that nobody watches. `guard` is shown the
     plan, the newest manifest and the archive's id before anything is computed, and may raise (`Guard` of
     `passes/explain/guard.py`, which every command has).
@@ -161,7 +174,11 @@ def explain_archive(
     if include_padding is None:
         include_padding = fitted_with_padding(model)
     settings = ExplainSettings(
-        entropy=entropy, batch=batch, include_padding=include_padding, dtype=fitted_precision(model)
+        entropy=entropy,
+        batch=batch,
+        include_padding=include_padding,
+        fill_gaps=fitted_gaps(model) if fill_gaps is None else fill_gaps,
+        dtype=fitted_precision(model),
     )
     identity = identify(archive, model, settings)
     store = dataset_store(root, identity.dataset_id)
@@ -311,6 +328,8 @@ class _Run:
             quarantined=content.totals.quarantined,
             shards=content.totals.shards,
             computed=self.committing.computed,
+            cropped=self.committing.cropped,
+            network_seconds=load_spec(self.committing.model.encoder_path).input.seconds,
             restamped=self.committing.restamped,
             unchanged=max(content.totals.shards - self.committing.computed - self.committing.restamped, 0),
             retired=len(published_before.keys() - there),

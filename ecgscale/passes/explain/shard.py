@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ecgscale.archive.reader import Archive, RawBatch, Shard
 from ecgscale.archive.shard import require_unchanged
@@ -51,6 +52,8 @@ class ShardExplainer:
         self.encoder = encoder
         self.model = model
         self.settings = settings
+        self.cropped = 0
+        """Records, of all shards that were committed so far, that are longer than the network sees."""
         self._carried = [field.name for field in archive.carried_fields()]
         self._schema = output_schema(len(model.centroids), archive.carried_fields())
 
@@ -76,6 +79,7 @@ class ShardExplainer:
             raise ShardError(f"{pending.shard.path}: its footer says {source.rows} records, {table.num_rows} were read")
         statuses = table["status"].to_pylist()
         quarantined = Counter(status for status in statuses if status != OK)
+        self.cropped += pc.sum(pc.greater(table["cropped"], 0)).as_py() or 0
         ids = zip(table["record_id"].to_pylist(), statuses, strict=True)
         with watch.time("write"):
             return commit_output(
@@ -164,7 +168,8 @@ class ShardExplainer:
             yield raw, prepared
 
     def _prepare(self, raw: RawBatch, seen: set[str], rows: Sequence[int] | None = None) -> Prepared:
-        return prepare_batch(raw, self.encoder.spec.input, self.encoder.hop, seen, rows)
+        gaps_ms = self.settings.fill_gaps
+        return prepare_batch(raw, self.encoder.spec.input, self.encoder.hop, seen, rows, gaps_ms)
 
 
 def row_digests(raw: RawBatch, known: Mapping[int, int]) -> dict[int, int]:
@@ -187,10 +192,12 @@ def row_digests(raw: RawBatch, known: Mapping[int, int]) -> dict[int, int]:
 
 @dataclass(frozen=True)
 class Committed:
-    """A shard's commit record, whether this worker computed it, and then its seconds by stage."""
+    """A shard's commit record, whether this worker computed it, and then how many of its records are longer than the
+    network sees, and its seconds by stage."""
 
     commit: Commit
     computed: bool
+    cropped: int = 0
     seconds: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -208,9 +215,9 @@ class ExplainWorker:
         standing = find_commit(self._store, source.key, source.size, source.stamp)
         if standing is not None:
             return Committed(standing, False)
-        watch = Stopwatch()
+        watch, before = Stopwatch(), self._explainer.cropped
         commit = self._explainer.commit(pending, self._store, self._run, self.stage, watch)
-        return Committed(commit, True, watch.seconds)
+        return Committed(commit, True, self._explainer.cropped - before, watch.seconds)
 
     def probe(self, pending: Pending, first: int, last: int) -> int:
         """Compute rows first..last of a shard without committing anything: does it survive? The rows computed."""

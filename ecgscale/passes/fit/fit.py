@@ -41,7 +41,7 @@ from ecgscale.passes.workers import OpenPool, WorkerSpec, driver_device, in_proc
 from ecgscale.progress import SILENT, Progress
 from ecgscale.store.presence import announced
 from ecgscale.store.provenance import versions
-from ecgscale.words import named
+from ecgscale.words import cropped_line, named
 
 FIT_VERSION = 2
 """Raised when the same command would give other centroids; part of the model's id."""
@@ -70,6 +70,7 @@ class FittedModel:
             "explained_variance": info["explained_variance"],
             "n_iter": info["n_iter"],
             "records": self.records,
+            "cropped": info.get("cropped"),
             "largest_share": info["diagnostics"]["largest_share"],
             "nearly_empty": info["diagnostics"]["nearly_empty"],
             "tau": self.model.tau,
@@ -212,12 +213,15 @@ def _fit(
         if left_out:
             by_status = ", ".join(f"{count} {status}" for status, count in sorted(left_out.items()))
             progress.say(f"{n_left_out} of {len(selection)} records take no part: {by_status}")
+        if source.cropped:
+            progress.say(cropped_line(source.cropped, encoder.spec.input.seconds))
         filled = time.monotonic()
         earlier = Earlier(start.centroids, start.counts) if start is not None else None
         fits = fit_kmeans(source, todo, request.settings, progress, checkpoint, earlier)
     facts = {
         "records_used": len(selection) - n_left_out,
         "left_out": dict(sorted(left_out.items())),
+        "cropped": source.cropped,
         "seconds": {"forward": round(filled - started, 3), "kmeans": round(time.monotonic() - filled, 3)},
     }
     return {k: _model(fit, source.layout, request, facts) for k, fit in zip(todo, fits, strict=True)}
@@ -300,6 +304,7 @@ def _identity(
         "softmax": {"gamma": request.gamma, "tau": request.tau},
         "batch": request.batch,
         "include_padding": request.include_padding,
+        "fill_gaps": request.fill_gaps,
         "precision": request.precision,
         "cache_dtype": request.cache_dtype,
         "device": device,

@@ -65,11 +65,13 @@ class PoolSource:
         Raises EcgscaleError for a lot that nobody can compute.
         """
         left_out: Counter[str] = Counter()
+        self.cropped = 0
         calls = (self._fill_call(at) for at in range(len(self._lots)))
         with self._progress.stage("activations", self.n_records, "records") as stage:
             for outcome in self._pool.run(calls, stage):
                 filled = self._filled(outcome)
                 left_out.update(filled.left_out)
+                self.cropped += filled.cropped
                 for text in filled.said:
                     self._progress.say(text)
         return left_out

@@ -26,7 +26,10 @@ from ecgscale.words import named
 
 @dataclass(frozen=True)
 class FitRequest:
-    """What a user asks of `ecgscale fit`; `gamma` and `tau` as in docs/method.md (tau None: the rule for gamma)."""
+    """What a user asks of `ecgscale fit`; `gamma` and `tau` as in docs/method.md (tau None: the rule for gamma).
+
+    fill_gaps: milliseconds; gaps in a lead that are longer keep the record out
+    """
 
     clusters: tuple[int, ...] = (FIT.clusters,)
     folds: tuple[int, ...] | None = None
@@ -37,6 +40,7 @@ class FitRequest:
     batch: int = BATCH
     device: str = "auto"
     include_padding: bool = False
+    fill_gaps: float = 0.0
     precision: Precision = "float32"
     cache_dtype: Literal["float32", "float16"] = FIT.cache_dtype
     memory: int | None = None

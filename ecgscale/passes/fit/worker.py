@@ -23,6 +23,7 @@ from ecgscale.clusters.cache import ActivationCache, DeviceCache, bytes_per_reco
 from ecgscale.clusters.init import features_at, sampled_steps
 from ecgscale.clusters.kmeans import fit_kmeans
 from ecgscale.encoders.network import build_module
+from ecgscale.encoders.preprocess import CROPPED
 from ecgscale.encoders.spec import load_spec
 from ecgscale.encoders.taps import Encoder
 from ecgscale.errors import EcgscaleError, ShardError
@@ -37,18 +38,19 @@ def fill_cache(
     archive: Archive,
     encoder: Encoder,
     rows: Mapping[str, NDArray[np.int64]],
-    include_padding: bool,
+    request: FitRequest,
     stage: Stage,
     say: Callable[[str], None],
 ) -> Counter[str]:
     """Run the network over the chosen rows of each shard and keep their activations, numbered in the archive's order.
 
-    Returns how many were left out, by status.
+    Returns how many were left out, by status, and how many of the others are longer than the network sees (`CROPPED`).
     """
     left_out: Counter[str] = Counter()
-    with closing(prefetch(_wanted(archive, encoder, rows, left_out, say))) as batches:
+    with closing(prefetch(_wanted(archive, encoder, rows, request.fill_gaps, left_out, say))) as batches:
         for numbers, wanted in batches:
-            for done in activate(encoder, wanted, include_padding):
+            left_out[CROPPED] += wanted.cropped
+            for done in activate(encoder, wanted, request.include_padding):
                 left_out["non_finite_output"] += len(done.rows) - len(done.kept)
                 if len(done.kept):
                     at = np.searchsorted(wanted.rows, done.kept)
@@ -61,6 +63,7 @@ def _wanted(
     archive: Archive,
     encoder: Encoder,
     chosen: Mapping[str, NDArray[np.int64]],
+    gaps_ms: float,
     left_out: Counter[str],
     say: Callable[[str], None],
 ) -> Iterator[tuple[NDArray[np.int64], Wanted]]:
@@ -76,7 +79,7 @@ def _wanted(
         try:
             for raw in archive.batches(shard, (), batch_records=encoder.batch):
                 here = slice(*np.searchsorted(rows, (raw.first_row, raw.first_row + len(raw))))
-                wanted = Wanted.of(raw, encoder, rows[here] - raw.first_row, seen)
+                wanted = Wanted.of(raw, encoder, rows[here] - raw.first_row, seen, gaps_ms)
                 status = wanted.prepared.status
                 left_out.update(status[i] for i in wanted.rows if status[i] != OK)
                 reached = int(here.stop)
@@ -110,7 +113,7 @@ def random_weights_variance(
     request = replace(request, records=records)
     with ActivationCache(encoder_layout(encoder), len(selection)) as cache:
         with progress.stage("activations", len(selection), "records") as stage:
-            fill_cache(cache, archive, encoder, selection.rows, request.include_padding, stage, progress.say)
+            fill_cache(cache, archive, encoder, selection.rows, request, stage, progress.say)
         fits = fit_kmeans(cache, request.clusters, request.settings, progress)
     return {k: fit.explained_variance for k, fit in zip(request.clusters, fits, strict=True)}
 
@@ -121,12 +124,14 @@ GPU_SHARE = 0.7
 
 @dataclass(frozen=True)
 class Filled:
-    """What filling a lot found: records left out by status, valid spans (N,) on the time axis, messages."""
+    """What filling a lot found: records left out by status, valid spans (N,) on the time axis, messages, and how many
+    records are longer than the network sees."""
 
     left_out: Counter[str]
     valid_start: NDArray[np.int32]
     valid_stop: NDArray[np.int32]
     said: tuple[str, ...] = ()
+    cropped: int = 0
 
 
 class FitWorker:
@@ -156,14 +161,13 @@ class FitWorker:
         cache = self._cache(lot, sum(map(len, rows.values())))
         said: list[str] = []
         try:
-            left_out = fill_cache(
-                cache, self._archive, self._encoder, rows, self._request.include_padding, self.stage, said.append
-            )
+            left_out = fill_cache(cache, self._archive, self._encoder, rows, self._request, self.stage, said.append)
         except BaseException:
             self._give_back(cache)
             raise
         self._caches[lot] = (first, cache)
-        return Filled(left_out, *cache.spans, tuple(said))
+        cropped = left_out.pop(CROPPED, 0)
+        return Filled(left_out, *cache.spans, tuple(said), cropped)
 
     def close(self) -> None:
         """Forget everything."""

@@ -126,6 +126,7 @@ def probe_explained(
         "model": absolute(model_dir),
         "settings": settings,
         "device": device,
+        "gaps_ms": float(content.identity.settings.get("fill_gaps", 0.0)),
     }
     run = _Run(opened, content.shards, store, identity, arguments, progress, pool)
     manifest = next((made for _ in range(_ATTEMPTS) if (made := run.attempt())), None)

@@ -39,13 +39,20 @@ class ProbeWorker:
     """Probes the sampled records of explained shards; loads the network once."""
 
     def __init__(
-        self, archive: str, store: str, model: str, settings: ProbeSettings, device: str, run_id: str | None = None
+        self,
+        archive: str,
+        store: str,
+        model: str,
+        settings: ProbeSettings,
+        device: str,
+        run_id: str | None = None,
+        gaps_ms: float = 0.0,
     ) -> None:
         self._store = open_objects(store)
         self._archive, self._model, self._settings = Archive.open(archive), ClusterModel.load(model), settings
         # Loaded for its checks: the digest that the model was fitted with, the shapes of its layers.
         encoder = load_encoder(self._model, "cpu", settings.batch)
-        self._hop, self._spec = encoder.hop, encoder.spec
+        self._hop, self._spec, self._gaps_ms = encoder.hop, encoder.spec, gaps_ms
         self.network = ProbeNetwork.load(self._model.encoder_path, device, settings.batch)
         self._prober = BatchProber(self.network, self._model, settings)
         facts = run_facts(str(self.network.device))
@@ -97,7 +104,7 @@ class ProbeWorker:
         columns = ["fiducials"] if self._marked else []
         for raw in self._archive.batches(self._archive.shard(key), columns):
             wanted = [i for i, name in enumerate(raw.record_ids) if is_sampled(name, self._settings)]
-            prepared = prepare_batch(raw, self._spec.input, self._hop, seen, wanted)
+            prepared = prepare_batch(raw, self._spec.input, self._hop, seen, wanted, self._gaps_ms)
             at = np.flatnonzero(prepared.usable)
             if len(at):
                 yield from self._with_waves(raw, prepared, at)

@@ -182,6 +182,7 @@ def explain_config(
         entropy=config.explain.entropy,
         batch=config.batch,
         include_padding=config.include_padding,
+        fill_gaps=config.fill_gaps,
         device=device or config.device,
         progress=progress,
         pool=pool,
@@ -197,6 +198,7 @@ def explain_settings(config: RunConfig, model: ClusterModel) -> ExplainSettings:
         entropy=config.explain.entropy,
         batch=config.batch,
         include_padding=config.include_padding,
+        fill_gaps=config.fill_gaps,
         dtype=fitted_precision(model),
     )
 
@@ -289,6 +291,7 @@ def fit_request(config: RunConfig, device: str) -> FitRequest:
         batch=config.batch,
         device=device,
         include_padding=config.include_padding,
+        fill_gaps=config.fill_gaps,
         precision=config.precision,
         cache_dtype=fit.cache_dtype,
         allow_nondeterministic=fit.allow_nondeterministic,

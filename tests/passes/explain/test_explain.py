@@ -14,11 +14,13 @@ import pyarrow.parquet as pq
 import pytest
 
 import ecgscale.store.manifest as manifest_module
+from ecgscale.archive import ArchiveWriter
+from ecgscale.cli.explain import explain_summary
 from ecgscale.errors import ArchiveError, ExitCode
 from ecgscale.store import find_dataset, open_explanations
 from ecgscale.store.dataset import serve
 from ecgscale.store.provenance import run_facts
-from tests.explain.golden import good_row, write_archive, write_rows
+from tests.explain.golden import LEADS, good_row, signal, write_archive, write_rows
 from tests.worlds.commands.explaining import Watching, explain, rewrite, rows, state
 
 
@@ -97,6 +99,86 @@ def test_unusable_records_keep_their_rows(model: Path, tmp_path: Path) -> None:
         assert row["age"] is not None
     assert result.quarantined == dict.fromkeys(sorted({row["status"] for row in found} - {"ok"}), 1)
     assert result.records == 10
+
+
+def test_what_a_network_needs_and_a_recording_has_is_kept_with_the_row(model: Path, tmp_path: Path) -> None:
+    archive = write_archive(tmp_path / "archive", records=2, r1={"leads": ["ECG", "ECG", "V2"]})
+    explain(archive, model, tmp_path / "out")
+    row = rows(tmp_path / "out")[1]
+    needs = [f"needs:{lead}" for lead in ("I", "II", "V1")]
+    assert (row["status"], row["flags"]) == ("missing_leads", [*needs, "has:ECG", "has:ECG", "has:V2"])
+
+
+def test_a_lead_that_the_network_does_not_take_decides_nothing(model: Path, tmp_path: Path) -> None:
+    plain = [good_row(i) | {"signal": good_row(i)["signal"].astype(np.float32)} for i in range(3)]
+    more = [row | {"signal": np.vstack([row["signal"], row["signal"][2:]]), "leads": [*LEADS, "V5"]} for row in plain]
+    more[0]["signal"][3, 7] = np.nan
+    more[1]["signal"][3] = 0
+    for name, given in (("plain", plain), ("more", more)):
+        with ArchiveWriter(tmp_path / name, {"name": name}, "float32", archive_id="same") as writer:
+            for row in given:
+                writer.append(row)
+        explain(tmp_path / name, model, tmp_path / f"{name}-out")
+    assert rows(tmp_path / "more-out") == rows(tmp_path / "plain-out")
+    assert {row["status"] for row in rows(tmp_path / "plain-out")} == {"ok"}
+
+
+def test_gaps_are_filled_only_where_that_is_asked_for(model: Path, tmp_path: Path) -> None:
+    signal = good_row(0)["signal"].astype(np.float32)
+    signal[1, 100:103] = np.linspace(signal[1, 99], signal[1, 103], 5)[1:-1]
+    gap = signal.copy()
+    gap[1, 100:103] = np.nan
+    for name, values in (("whole", signal), ("gap", gap)):
+        with ArchiveWriter(tmp_path / name, {"name": name}, "float32", archive_id="same") as writer:
+            writer.append(good_row(0) | {"signal": values})
+    explain(tmp_path / "whole", model, tmp_path / "whole-out")
+    refused = explain(tmp_path / "gap", model, tmp_path / "out")
+    row = rows(tmp_path / "out")[0]
+    assert (row["status"], row["flags"]) == ("non_finite_samples", ["non_finite_lead:II"])
+    filled = explain(tmp_path / "gap", model, tmp_path / "filled-out", fill_gaps=30.0)
+    assert filled.dataset_id != refused.dataset_id
+    assert rows(tmp_path / "filled-out")[0] == rows(tmp_path / "whole-out")[0] | {"flags": ["filled_gap:II"]}
+    shorter = explain(tmp_path / "gap", model, tmp_path / "shorter-out", fill_gaps=20.0)
+    assert shorter.quarantined == {"non_finite_samples": 1}
+
+
+@pytest.mark.parametrize("name", ["entropy", "soft", "mean_entropy", "distortion"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e300])
+def test_no_row_is_ok_beside_a_number_that_is_none(
+    archive: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: float
+) -> None:
+    from ecgscale.explain import facts
+
+    if value == 1e300 and name != "distortion":
+        pytest.skip("the others are shares")
+    assign = facts.assign
+
+    def spoilt(*arguments: Any) -> Any:
+        found = assign(*arguments)
+        part = getattr(found, name).copy()
+        part[1] = value
+        return dataclasses.replace(found, **{name: part})
+
+    monkeypatch.setattr(facts, "assign", spoilt)
+    explain(archive, model, tmp_path / "out")
+    first = rows(tmp_path / "out")[:4]
+    assert [row["status"] for row in first] == ["ok", "non_finite_output", "ok", "ok"]
+    assert first[1]["prediction"] is first[1]["distortion"] is first[1]["segments"] is None
+
+
+@pytest.mark.parametrize(("units", "status"), [(1e-30, "bad_units"), (1e-18, "bad_units"), (1e30, "bad_units")])
+def test_absurd_units_are_quarantined(model: Path, tmp_path: Path, units: float, status: str) -> None:
+    archive = write_archive(tmp_path / "archive", records=3, r1={"units_per_mv": units})
+    explain(archive, model, tmp_path / "out")
+    assert [row["status"] for row in rows(tmp_path / "out")] == ["ok", status, "ok"]
+
+
+def test_recordings_that_are_longer_than_the_network_sees_are_counted(model: Path, tmp_path: Path) -> None:
+    long = good_row(1) | {"signal": signal(1, seconds=5.0)}
+    result = explain(write_rows(tmp_path / "archive", [good_row(0), long, long | {"record_id": "r9"}]), model, tmp_path)
+    assert (result.cropped, result.network_seconds) == (2, 2.56)
+    assert result.to_dict()["cropped"] == 2
+    assert "2 recordings were cropped: the network sees 2.56 s" in explain_summary(result, tmp_path)
 
 
 def test_a_network_that_gives_nan_quarantines_that_record_alone(

@@ -16,7 +16,7 @@ from ecgscale.clusters.cache import ActivationCache
 from ecgscale.clusters.packed import pack
 from ecgscale.encoders.preprocess import prepare
 from ecgscale.encoders.taps import Encoder
-from ecgscale.passes.fit.request import Selection, select
+from ecgscale.passes.fit.request import FitRequest, Selection, select
 from ecgscale.passes.fit.worker import fill_cache
 from ecgscale.passes.stream import encoder_layout
 from tests.worlds.commands.explaining import Watching
@@ -37,9 +37,8 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Encoder:
 def filled(archive: Archive, encoder: Encoder, selection: Selection, **options: Any) -> tuple[ActivationCache, Counter]:
     cache = ActivationCache(encoder_layout(encoder), len(selection))
     watch = options.get("watch", Watching())
-    left_out = fill_cache(
-        cache, archive, encoder, selection.rows, options.get("include_padding", False), watch, watch.say
-    )
+    request = FitRequest(include_padding=options.get("include_padding", False))
+    left_out = fill_cache(cache, archive, encoder, selection.rows, request, watch, watch.say)
     return cache, left_out
 
 
