@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from ecgscale.words import age, by_reason, counted, named, one_line, printable, size, spreadsheet_safe
+from ecgscale.words import (
+    age,
+    by_reason,
+    counted,
+    cropped_line,
+    grouped,
+    named,
+    one_line,
+    printable,
+    size,
+    spreadsheet_safe,
+)
 
 
 @pytest.mark.parametrize(
@@ -78,3 +89,14 @@ def test_a_spreadsheet_computes_nothing(formula: str) -> None:
 @pytest.mark.parametrize("value", [-1.5, 3, None, True, "-0.25", "+3e-5", "r1", "AF=0.998", ""])
 def test_other_cells_stay(value: object) -> None:
     assert spreadsheet_safe(value) is value
+
+
+def test_flags_are_grouped_by_kind() -> None:
+    assert grouped(["needs:II", "needs:V1", "has:ECG", "has:ECG"]) == "needs II, V1; has ECG, ECG"
+    assert grouped(["cropped", "flat_lead:V1"]) == "cropped; flat_lead V1"
+    assert grouped([]) == ""
+
+
+def test_what_a_network_does_not_see_is_said() -> None:
+    assert cropped_line(100, 2.0).startswith("100 recordings were cropped: the network sees 2 s")
+    assert cropped_line(1, 10.24).startswith("1 recording was cropped: the network sees 10.24 s")

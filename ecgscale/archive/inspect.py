@@ -226,10 +226,10 @@ def _peaks_mv(raw: RawBatch, status: list[str]) -> np.ndarray:
     usable = np.flatnonzero([state == "ok" for state in status])
     if len(usable) == len(raw):
         starts = raw.offsets[:-1]
-        high, low = (reduce.reduceat(raw.values, starts).astype(np.float64) for reduce in (np.fmax, np.fmin))
+        high, low = (reduce.reduceat(raw.values, starts).astype(np.float64) for reduce in (np.maximum, np.minimum))
         peaks = np.maximum(high, -low)
     else:
-        peaks = np.array([np.nanmax(np.abs(raw.signal(int(i)).astype(np.float64))) for i in usable])
+        peaks = np.array([np.abs(raw.signal(int(i)).astype(np.float64)).max() for i in usable])
     return np.asarray(peaks / raw.units_per_mv[usable])
 
 

@@ -139,7 +139,8 @@ class Recordings:
 
 def absurd(recordings: Recordings) -> NDArray[np.bool_]:
     """bool (n,): recordings whose amplitude, as `units_per_mv` has it, no body can have."""
-    typical = recordings.typical_mv
+    with np.errstate(invalid="ignore", over="ignore"):
+        typical = recordings.typical_mv
     return np.asarray((typical < ABSURD_MV[0]) | (typical > ABSURD_MV[1]))
 
 

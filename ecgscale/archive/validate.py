@@ -50,7 +50,7 @@ def check_batch(
 
     `seen` holds the record ids met so far, normally those of the shard, and is added to: of two equal ids the first
     is kept. `taken`: leads that a network takes; those that it needs, some of them to derive others, are judged, and no
-    other. Without it all are, and a record is usable while one of them is. `rows`: look at signals of these alone.
+    other; without it, all. `rows`: look at signals of these alone.
 
     A flag is what is odd about a usable record (`ecgscale.archive.oddities`), or the detail of why another is not.
     """
@@ -68,7 +68,7 @@ def check_batch(
     for i, of_leads in broken.items():
         at_fault = np.flatnonzero(of_leads & taken_leads(raw.leads[i], taken))
         flags[i] = [f"non_finite_lead:{raw.leads[i][k]}" for k in at_fault]
-        if flags[i] and (taken is not None or of_leads.all()):
+        if flags[i]:
             status[i] = "non_finite_samples"
     span_ok = (raw.valid_start >= 0) & (raw.valid_start < raw.valid_stop) & (raw.valid_stop <= n_samples)
     _mark(status, ~span_ok, "bad_valid_span")

@@ -143,7 +143,8 @@ def _problem_lines(facts: dict[str, Any]) -> Iterator[str]:
         yield f"  {status}: {count:,} ({STATUS_MEANING[status]}); kept, with this status and no facts"
         yield from (f"    {example}" for example in facts["examples"].get(status, []))
     for flag, count in facts["flags"].items():
-        yield f"  {flag}: {count:,} (usable)"
+        where = " by networks that do not take the lead" if flag.startswith("non_finite_lead") else ""
+        yield f"  {flag}: {count:,} (usable{where})"
         yield from (f"    {example}" for example in facts["examples"].get(flag, []))
     yield from (f"note: {note}" for note in facts["source"].get("notes", []))
     problems = facts["source"].get("first_problems", [])
