@@ -20,7 +20,7 @@ from ecgscale.config import RunConfig, RuntimeConfig
 from ecgscale.errors import UsageError
 from ecgscale.io.places import is_remote, place
 from ecgscale.progress import Progress
-from ecgscale.words import byte_size, counted
+from ecgscale.words import byte_size, counted, cropped_line
 
 if TYPE_CHECKING:
     from ecgscale.passes.explain.explain import ExplainResult
@@ -321,4 +321,6 @@ def say_explained(result: ExplainResult) -> dict[str, Any]:
     """Print how many records were explained, and where they are; all facts."""
     facts = result.to_dict()
     say(f"{counted(facts['records'], 'record')} explained, {facts['quarantined']} quarantined: {facts['path']}")
+    if result.cropped:
+        say(cropped_line(result.cropped, result.network_seconds))
     return facts
