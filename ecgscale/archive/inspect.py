@@ -185,7 +185,7 @@ def _example(raw: RawBatch, i: int, flag: str) -> str:
     signal, lead = raw.signal(i), flag.partition(":")[2]
     if lead:
         signal = signal[raw.leads[i].index(lead)]
-    return f"{where}: peaks of {np.nanmax(np.abs(signal.astype(np.float64))) / raw.units_per_mv[i]:.3g} mV"
+    return f"{where}: peaks of {np.nanmax(np.abs(signal.astype(np.float64))) / raw.units_per_mv[i]:.4g} mV"
 
 
 def _counted(column: pa.ChunkedArray) -> dict[str, int]:
