@@ -10,8 +10,7 @@ from typing import Any
 import click
 
 from ecgscale.cli.command import say
-from ecgscale.cli.job import config_option, job
-from ecgscale.cli.options import Job
+from ecgscale.cli.options import Job, config_option, job
 
 
 @click.command()

@@ -10,8 +10,7 @@ from typing import Any
 
 import click
 
-from ecgscale.cli.job import config_option, job, model_option
-from ecgscale.cli.options import Job, recompute_option, withdrawal_option
+from ecgscale.cli.options import Job, config_option, job, model_option, recompute_option, withdrawal_option
 
 
 @click.command()

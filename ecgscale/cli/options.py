@@ -15,8 +15,8 @@ import click
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from ecgscale.cli.command import say
-from ecgscale.config import RunConfig, RuntimeConfig
+from ecgscale.cli.command import command, say
+from ecgscale.config import RunConfig, RuntimeConfig, load_config
 from ecgscale.errors import UsageError
 from ecgscale.io.places import is_remote, place
 from ecgscale.progress import Progress
@@ -324,3 +324,44 @@ def say_explained(result: ExplainResult) -> dict[str, Any]:
     if result.cropped:
         say(cropped_line(result.cropped, result.network_seconds))
     return facts
+
+
+RAY_COPIES = "working_dir_files"
+"""The folder of a node in which Ray unpacks what `--working-dir` sent."""
+
+config_option = click.option(
+    "--config",
+    "config_path",
+    required=True,
+    type=PLACE,
+    help="The file that `ecgscale run` takes. Relative paths in it are relative to the file.",
+)
+model_option = click.option("--model", type=PLACE, help="Explain with this model: ROOT/models/ID.")
+
+
+def job(function: Callable[..., dict[str, Any]]) -> Callable[..., None]:
+    """Make a job of a function that takes a `Job` (and its own options) and returns facts.
+
+    Put it below `config_option`. Exit codes, SIGTERM and `--json` are those of any command.
+    """
+
+    @command
+    def body(progress: Progress, config_path: Path, **options: Any) -> dict[str, Any]:
+        config = load_config(config_path)
+        _require_lasting(config, config_path)
+        with job_of(config, f"jobs/{function.__name__}", progress) as done:
+            facts = function(done, **options)
+        return {**facts, "run": str(config.root / done.record.key)}
+
+    body.__name__, body.__doc__ = function.__name__, function.__doc__
+    return body
+
+
+def _require_lasting(config: RunConfig, config_path: Path) -> None:
+    """Raise UsageError for a path within the copy of the working directory that Ray makes for a job and throws away."""
+    for name, path in (("root", config.root), ("archive", config.archive.path), ("encoder", config.encoder.path)):
+        if not is_remote(path) and RAY_COPIES in path.resolve().parts:
+            raise UsageError(
+                f"{config_path}: {name} would lie in {path.resolve()}, which Ray throws away. In a submitted job, give"
+                " absolute paths on storage that all nodes share, or name a configuration that lies there"
+            )

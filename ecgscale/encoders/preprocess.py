@@ -1,7 +1,7 @@
 """Signals as an archive holds them → the encoder's input, exactly as its contract says, valid span carried along.
 
-Leads by name → × millivolt / units_per_mv → `scipy.signal.resample_poly` over the whole signal (only if the rates
-differ) → normalisation if one is named → zero padding, or the first `length` samples.
+Short gaps filled, if that is asked for → leads by name → × millivolt / units_per_mv → `scipy.signal.resample_poly` over
+the whole signal (only if the rates differ) → normalisation if one is named → zero padding, or the first `length` samples.
 
 Everything is computed in float64, elementwise or along single traces, and rounded to float32 at the end: a record's
 bits do not depend on the records it is batched with.
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from ecgscale.encoders.spec import InputSpec
 from ecgscale.errors import EcgscaleError
-from ecgscale.leads import MissingLeads, lead_matrix
+from ecgscale.leads import MissingLeads, lead_matrix, taken_leads
 
 if TYPE_CHECKING:
     from ecgscale.archive.reader import RawBatch
@@ -34,7 +34,6 @@ from collections import Counter
 import pyarrow as pa
 
 from ecgscale.archive import Archive
-from ecgscale.archive.gaps import fill_gaps
 from ecgscale.archive.validate import OK, check_batch
 from ecgscale.errors import UsageError
 from ecgscale.progress import SILENT, Progress
@@ -226,6 +225,44 @@ def _standardise(signals: NDArray[np.float64], start: NDArray[np.int64], stop: N
             spread = centred.std(axis=-1, keepdims=True)
             signal[...] = 0.0
             signal[:, first:last] = np.divide(centred, spread, out=np.zeros_like(centred), where=spread > 0)
+
+
+def fill_gaps(
+    raw: RawBatch, taken: tuple[str, ...], milliseconds: float, rows: Iterable[int] | None = None
+) -> tuple[RawBatch, dict[int, list[str]]]:
+    """The batch with gaps of up to so many milliseconds filled, in leads that are needed for those `taken`; and the
+    flags of records that had such gaps ("filled_gap:V1"). Only NaN is a gap: infinite samples are faults."""
+    flags: dict[int, list[str]] = {}
+    if raw.values.dtype.kind in "iu" or not milliseconds > 0:
+        return raw, flags
+    places = np.flatnonzero(np.isnan(raw.values))
+    asked = None if rows is None else set(rows)
+    records = np.unique(np.searchsorted(raw.offsets, places, side="right") - 1).tolist()
+    values = raw.values.copy() if records else raw.values
+    for i in records:
+        rate, leads = float(raw.sampling_rate[i]), raw.leads[i]
+        own = values[raw.offsets[i] : raw.offsets[i + 1]]
+        if (asked is not None and i not in asked) or not leads or len(own) % len(leads) or not 0 < rate < np.inf:
+            continue
+        limit, span = round(milliseconds * rate / 1000, 6), (int(raw.valid_start[i]), int(raw.valid_stop[i]))
+        signal = own.reshape(len(leads), -1)
+        filled = [k for k in np.flatnonzero(taken_leads(leads, taken)) if _fill(signal[k], limit, span)]
+        if filled:
+            flags[i] = [f"filled_gap:{leads[k]}" for k in filled]
+    return replace(raw, values=values), flags
+
+
+def _fill(lead: NDArray, limit: float, span: tuple[int, int]) -> bool:
+    """Fill gaps of up to `limit` samples in place; whether there were some."""
+    edges = np.diff(np.isnan(lead).astype(np.int8), prepend=0, append=0)
+    some = False
+    for start, stop in zip(np.flatnonzero(edges == 1).tolist(), np.flatnonzero(edges == -1).tolist(), strict=True):
+        if stop - start <= limit and span[0] < start and stop < min(span[1], len(lead)):
+            ends = lead[[start - 1, stop]].astype(np.float64)
+            if np.isfinite(ends).all():
+                lead[start:stop] = np.interp(np.arange(start, stop), [start - 1, stop], ends)
+                some = True
+    return some
 
 
 MEMORY_BYTES = 2 * 2**30

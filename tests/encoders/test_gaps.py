@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ecgscale.archive.gaps import fill_gaps
 from ecgscale.archive.reader import RawBatch
+from ecgscale.encoders.preprocess import fill_gaps
 from tests.worlds.formula.recordings import batch_of, record, wave
 
 LEADS = ["I", "II", "V1"]
