@@ -59,6 +59,7 @@ from ecgscale.store.manifest import (
 from ecgscale.store.presence import announced
 from ecgscale.store.provenance import run_facts
 from ecgscale.store.root import dataset_ids
+from ecgscale.words import named
 
 PUBLISH_ATTEMPTS = 10
 
@@ -259,6 +260,7 @@ class _Run:
         policy = self.policy
         if self.guard is not None:
             self.guard(plan, newest, archive.archive_id)
+        self._tell_other_code(plan, newest)
         done = self.committing.commit(archive, plan, policy.limits if policy else NO_LIMITS)
         if not done.commits and not plan.published and done.set_aside:
             raise ShardError(
@@ -302,6 +304,20 @@ class _Run:
             if manifest is not None and manifest.content.identity.archive_id == self.identity.archive_id:
                 found.append(Beside(store.where, versions_known(store, manifest)))
         return max(found, key=lambda beside: (len(beside.known), beside.where), default=None)
+
+    def _tell_other_code(self, plan: Plan, newest: Manifest | None) -> None:
+        """Going on with what other code computed is right, and said: one version of the results is one set of facts."""
+        runs = [commit.run for commit in plan.committed] + ([newest.run] if newest else [])
+        ours, *others = (
+            f"{run.code_version}" + (f" ({run.code_commit[:12]})" if run.code_commit else "")
+            for run in (self.committing.facts, *runs)
+        )
+        others = sorted(set(others) - {ours})
+        if plan.pending and others:
+            self.progress.say(
+                f"note: what is there was computed by ecgscale {named(others)}, what is new will be by {ours}; both "
+                f"give version {RESULTS_VERSION} of the results"
+            )
 
     def _open_archive(self) -> Archive:
         archive = Archive.open(self.archive_path)

@@ -298,3 +298,22 @@ def test_the_clock_of_a_host_does_not_say_what_is_served(
     (archive / "part-00002.parquet").unlink()
     explain(archive, model, out, entropy="timestep")
     assert find_dataset(out).dataset_id == first.dataset_id
+
+
+def test_what_other_code_computed_is_gone_on_with_and_said(
+    archive: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def written_by(version: str) -> None:
+        facts = run_facts().model_copy(update={"code_version": version, "code_commit": None})
+        monkeypatch.setattr("ecgscale.passes.explain.explain.run_facts", lambda: facts)
+
+    watch = Watching()
+    written_by("0.0.1")
+    explain(archive, model, tmp_path / "out", watch)
+    written_by("0.0.2")
+    explain(archive, model, tmp_path / "out", watch)
+    assert not any("other code" in said or "0.0.1" in said for said in watch.said)  # nothing is new
+    more = write_rows(tmp_path / "more", [good_row(99)])
+    (more / "part-00000.parquet").rename(archive / "part-00009.parquet")
+    explain(archive, model, tmp_path / "out", watch)
+    assert any("computed by ecgscale 0.0.1, what is new will be by 0.0.2" in said for said in watch.said)
