@@ -1,7 +1,8 @@
 """Signals as an archive holds them → the encoder's input, exactly as its contract says, valid span carried along.
 
 Short gaps filled, if that is asked for → leads by name → × millivolt / units_per_mv → `scipy.signal.resample_poly` over
-the whole signal (only if the rates differ) → normalisation if one is named → zero padding, or the first `length` samples.
+the whole signal (only if the rates differ) → normalisation if one is named → zero padding, or the first `length`
+samples.
 
 Everything is computed in float64, elementwise or along single traces, and rounded to float32 at the end: a record's
 bits do not depend on the records it is batched with.
