@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import posixpath
 import tomllib
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,7 +21,8 @@ from pydantic import (
 )
 
 from ecgscale.errors import UsageError, sentence_of
-from ecgscale.io.places import place
+from ecgscale.io.places import is_remote, place
+from ecgscale.io.settings import storage_errors
 from ecgscale.words import byte_size, duration_s
 
 
@@ -190,7 +192,10 @@ def read_layout(where: str) -> Layout:
     if not where.lower().endswith(".toml"):
         raise UsageError(f"--layout {where}: expected a .toml file, or one of {', '.join(READY)}")
     try:
-        layout = Layout.model_validate(tomllib.loads(Path(where).read_text(encoding="utf-8")))
+        found = place(where)
+        with storage_errors(f"cannot read {found}") if is_remote(found) else nullcontext():
+            text = found.read_text(encoding="utf-8")
+        layout = Layout.model_validate(tomllib.loads(text))
     except OSError as error:
         raise UsageError(f"{where}: {error.strerror}; a layout is a TOML file, see docs/data-format.md") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -15,6 +15,7 @@ import click
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from ecgscale.archive_config import PlaceField
 from ecgscale.cli.command import command, say
 from ecgscale.config import RunConfig, RuntimeConfig, load_config
 from ecgscale.errors import UsageError
@@ -146,7 +147,7 @@ def option_of(model: type[BaseModel], field: str, name: str | None = None, **giv
         attributes["required"] = True
     elif attributes["type"] is click.BOOL:
         attributes |= {"type": None, "is_flag": True}
-    elif get_origin(info.annotation) is tuple and get_args(info.annotation)[0] is str:
+    elif get_origin(info.annotation) is tuple and get_args(info.annotation)[0] in (str, PlaceField):
         attributes["multiple"] = True
     elif info.default is not None:
         default = float(info.default) if info.annotation is float else info.default

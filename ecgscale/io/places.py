@@ -142,7 +142,7 @@ def arrow_places(files: Sequence[str]) -> tuple[list[str], pyarrow.fs.FileSystem
 
 
 def local_copy(where: str | Path) -> Path:
-    """A local directory with the files below `where`: itself, or a copy that is kept in the cache of the user.
+    """What lies at `where` as a local folder or file: itself, or a copy that is kept in the cache of the user.
 
     The copy is named by the versions of the files, so a changed directory is fetched anew. FileNotFoundError when there
     is nothing to fetch.
@@ -164,18 +164,19 @@ def local_copy(where: str | Path) -> Path:
     # The last two names of the place are kept: ids are read from folders' names.
     copies = copies_folder() / versions.hexdigest()[:24]
     final = copies.joinpath(*source.split("/")[-1:])
-    if final.is_dir():
+    if final.exists():
         return final
     scratch = copies / f"{TEMPORARY_PREFIX}{os.getpid()}"
     try:
         for name, _ in files:
-            target = scratch / name.removeprefix(source).lstrip("/")
+            # A single object is its own copy.
+            target = scratch / below if (below := name.removeprefix(source).lstrip("/")) else scratch
             target.parent.mkdir(parents=True, exist_ok=True)
             with storage_errors(f"cannot read {REMOTE}{name}"):
                 target.write_bytes(get_object(name))
         os.rename(scratch, final)
     except OSError:
-        if not final.is_dir():
+        if not final.exists():
             raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -25,6 +26,7 @@ from jobs.fit_clusters import fit_clusters
 from jobs.ingest import ingest
 from jobs.nightly import nightly
 from jobs.reproduce import reproduce
+from tests.archive.sources.formats.exports import edf, levels
 from tests.cli.test_help import LEAVES
 from tests.worlds.commands.small_root import write_small_root
 from tests.worlds.formula.recordings import CANONICAL_LEADS, wave, write_code15, write_ptbxl, write_wfdb
@@ -79,12 +81,22 @@ src = "wfdb"
 [encoder]
 path = "encoder"
 """
+LAYOUT = """
+[signal]
+file = "all.npy"
+axes = ["record", "lead", "sample"]
+leads = ["I", "II", "V1"]
+units_per_mv = 1000
+sampling_rate = 250
+"""
 
 WORDS = """
 simulate {base}/made --records 4 --shard-records 2 --seconds 2 --rate 100
 ingest ptbxl {base}/ptbxl {base}/ptbxl.archive --pseudonymise {key}
 ingest code15 {base}/code15 {base}/code15.archive --pseudonymise {key}
-ingest wfdb {base}/wfdb {base}/wfdb.archive --pseudonymise {key}
+ingest wfdb {base}/wfdb {base}/wfdb.archive --table {base}/labels.csv --id name --pseudonymise {key}
+ingest formats {base}/devices {base}/devices.archive --pseudonymise {key}
+ingest table {base}/arrays {base}/arrays.archive --layout {base}/layout.toml --pseudonymise {key}
 inspect {base}/archive
 train {base}/archive --target sex --out {base}/trained --epochs 1 --rate 100 --length 256 --blocks 4x256,4x64,4x16
 encoder check {base}/encoder
@@ -145,6 +157,12 @@ def fill(folder: Path) -> None:
     write_ptbxl(folder / "ptbxl")
     write_code15(folder / "code15")
     write_wfdb(folder / "wfdb" / "Tag 1", "a", wave(0, 12, 300), CANONICAL_LEADS)
+    (folder / "labels.csv").write_text("name,AF\na,1\n")
+    (folder / "devices").mkdir()
+    edf(folder / "devices" / "Ä 1.edf", levels())
+    (folder / "arrays").mkdir()
+    np.save(folder / "arrays" / "all.npy", np.stack([wave(i, 3, 300) for i in range(4)]))
+    (folder / "layout.toml").write_text(LAYOUT)
     (folder / "c.toml").write_text(CONFIG)
     (folder / "fed.toml").write_text(FED)
 

@@ -42,6 +42,7 @@ from ecgscale.archive.sources.tables import (
     utc,
 )
 from ecgscale.errors import UsageError, did_you_mean
+from ecgscale.io.places import local_copy
 
 WITHOUT_ROW = "{:,} records have a row in none of the tables beside them"
 PATIENTS = ("patient_id", "subject_id", "patient")
@@ -98,8 +99,7 @@ class Beside:
         return [name for name in _FOUND if name in names]
 
     def _opened(self, path: Path, column: str | None, names: Sequence[str]) -> TableBeside:
-        if not path.is_file():
-            raise UsageError(f"--table {path}: there is no such table")
+        path = _here(path, f"--table {path}: there is no such table")
         if names:
             table = read_headless(path, names, self._notes)
             column = table.column_names[0]
@@ -259,10 +259,9 @@ class Patients:
     @cached_property
     def _patients(self) -> dict[str, str | None]:
         assert self._table is not None
-        file = Path(self._table["file"])
         record, patient = self._table["id"] or "record_id", self._table["patient"] or "patient_id"
-        if not file.is_file():
-            raise UsageError(f"--patients {self.rule}: there is no table {file}")
+        named = self._table["file"]
+        file = _here(named, f"--patients {self.rule}: there is no table {named}")
         table = read_table(file, (record, patient), ids=(record, patient), notes=self._notes)
         ids, patients = ids_of(table, record), ids_of(table, patient)
         rows, hidden = rows_by_id(ids)
@@ -286,3 +285,14 @@ def _expression(rule: str) -> re.Pattern[str]:
             "such as '(p\\d+)/s\\d+'. Else give folder, comment:KEY or a table (.csv, .parquet)"
         )
     return pattern
+
+
+def _here(where: str | Path, absent: str) -> Path:
+    """The file on this machine, fetched if it lies in an object store; `UsageError` if it is not there."""
+    try:
+        found = local_copy(where)
+    except FileNotFoundError:
+        raise UsageError(absent) from None
+    if not found.is_file():
+        raise UsageError(absent)
+    return found
