@@ -114,6 +114,13 @@ def test_the_runtime_is_imported_at_the_edges_alone() -> None:
     assert not [name_of(path) for path in inside if RUNTIME in imported_parts(path)]
 
 
+def test_parquet_is_read_and_written_in_one_place() -> None:
+    """Elsewhere somebody would forget the checksums."""
+    by_hand = re.compile(r"\b(?:pq|parquet)\.(?:write_table|read_table|ParquetWriter|ParquetFile)\(|format=\"parquet\"")
+    elsewhere = [path for path in SOURCES if name_of(path) != "ecgscale/io/parquet.py"]
+    assert not [name_of(path) for path in elsewhere if by_hand.search(path.read_text(encoding="utf-8"))]
+
+
 def test_passes_never_ask_whether_there_is_a_pool() -> None:
     asked = re.compile(
         r"\bpool is (not )?None\b|\b(if|not|and|or) (self\.)?_?pool\b(?! is)|\bpool (or|and)\b|\bpool else\b"

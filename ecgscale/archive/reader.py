@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 
 from ecgscale.archive.listing import list_archive
 from ecgscale.archive.schema import CORE_COLUMNS, NOT_CARRIED, REQUIRED_COLUMNS, SCHEMA_VERSION, check_extra_names
-from ecgscale.archive.shard import Shard, ShardFooter, open_parquet, read_footer, record_tables
+from ecgscale.archive.shard import Shard, ShardFooter, open_parquet, read_footer, record_tables, unreadable
 from ecgscale.errors import ArchiveError, ShardError, did_you_mean
 from ecgscale.io.objects import open_objects
+from ecgscale.io.parquet import UNREADABLE
 from ecgscale.io.places import Place, is_remote, nearly, place
 from ecgscale.leads import canonical_lead
 from ecgscale.words import counted, named
@@ -260,9 +261,11 @@ class Archive:
             self._check_columns(columns, file.schema_arrow.names, shard, ShardError)
             try:
                 table = file.read(columns=list(columns), use_threads=False).select(list(columns))
+                if table.num_rows != file.metadata.num_rows:
+                    raise pa.ArrowInvalid(f"{table.num_rows} of {file.metadata.num_rows} rows")
                 table = table.cast(pa.schema([self.schema().field(name) for name in columns]))
-            except (pa.ArrowException, OSError) as error:
-                raise ShardError(f"{shard.path} breaks off while it is read: {error}") from error
+            except UNREADABLE as error:
+                raise unreadable(shard, error) from error
         return table.append_column("shard", pa.repeat(shard.key, table.num_rows)).append_column(
             "row", pa.array(range(table.num_rows), pa.int32())
         )
@@ -321,6 +324,8 @@ def chosen_batches(archive: Archive, wanted: Mapping[str, Sequence[str]]) -> Ite
                 for group in range(file.num_row_groups):
                     rows = file.metadata.row_group(group).num_rows
                     names = file.read_row_group(group, columns=["record_id"], use_threads=False).column(0).to_pylist()
+                    if len(names) != rows:
+                        raise pa.ArrowInvalid(f"{len(names)} of {rows} names in row group {group}")
                     first = dict(zip(reversed(names), reversed(range(rows)), strict=True))
                     here = sorted(first[name] for name in left.intersection(names))
                     if here:
@@ -331,5 +336,5 @@ def chosen_batches(archive: Archive, wanted: Mapping[str, Sequence[str]]) -> Ite
                             table = table.append_column("patient_id", pa.nulls(rows, pa.string()))
                         yield raw_batch(key, first_row, table), here
                     first_row += rows
-            except (pa.ArrowException, OSError) as error:
-                raise ShardError(f"{shard.path} breaks off while it is read: {error}") from error
+            except UNREADABLE as error:
+                raise unreadable(shard, error) from error

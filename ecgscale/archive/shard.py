@@ -2,7 +2,8 @@
 
 A shard's footer carries a digest of what its rows say, not of how the file says it: two tables with equal rows have
 equal digests whatever their chunks, offsets, compression or writer version. So an unchanged shard is recognised without
-reading it.
+reading it. Whoever reads all of a shard has its rows held against that digest (`record_tables`); whoever takes a file
+for an earlier one because of the digest reads it for that (`check_content`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from ecgscale.archive.footer import RESTORE, UNSIGNED, checked_footer, data_end, sign_footer
 from ecgscale.archive.schema import (
     CORE_COLUMNS,
     DATA_BYTES_KEY,
@@ -28,6 +30,7 @@ from ecgscale.archive.schema import (
 )
 from ecgscale.errors import ShardError
 from ecgscale.io.objects import StoreError, open_objects
+from ecgscale.io.parquet import UNREADABLE, damage, open_parquet_file, parquet_writer
 from ecgscale.io.places import fetch, is_remote
 from ecgscale.io.settings import is_of_the_store, s3, storage_errors
 
@@ -100,7 +103,7 @@ class ShardInMemory:
         self.rows = 0
         self._sink = pa.BufferOutputStream()
         self._digest = ContentDigest(schema)
-        self._writer = pq.ParquetWriter(self._sink, schema, **_parquet_options(schema))
+        self._writer = parquet_writer(self._sink, schema, **_parquet_options(schema))
 
     @property
     def bytes(self) -> int:
@@ -115,16 +118,20 @@ class ShardInMemory:
         self.rows += table.num_rows
 
     def close(self) -> pa.Buffer:
-        """The finished file; its metadata hold the content digest and where the data it belongs to end."""
+        """The finished file. Its metadata hold the content digest, where the data it belongs to end, and a digest of
+        the footer that all this stands in."""
         self._writer.add_key_value_metadata(
             {
                 DIGEST_KEY: self._digest.hexdigest().encode(),
                 DATA_BYTES_KEY: str(self.bytes).encode(),
                 VERSION_KEY: str(SCHEMA_VERSION).encode(),
+                **UNSIGNED,
             }
         )
         self._writer.close()
-        return self._sink.getvalue()
+        file = self._sink.getvalue()
+        sign_footer(file)
+        return file
 
 
 def _parquet_options(schema: pa.Schema) -> dict[str, Any]:
@@ -165,12 +172,13 @@ class Shard:
 
 @dataclass(frozen=True)
 class ShardFooter:
-    """What a shard says about itself without being read."""
+    """What a shard says about itself without being read; `stated`: whether the digest is its own word, not computed."""
 
     rows: int
     row_groups: int
     content_digest: str
     schema: pa.Schema
+    stated: bool = True
 
 
 def is_shard_name(name: str) -> bool:
@@ -198,16 +206,17 @@ def open_parquet(shard: Shard, whole: bool = False) -> pq.ParquetFile:
         # Never opened: a pipe would be waited for without end.
         raise ShardError(f"{shard.path} {shard.odd}")
     try:
+        source = _opened(shard, whole)
+        meta = checked_footer(source, shard.path)
         # A buffer, because without one a column chunk of a large row group is read in one piece.
-        file = pq.ParquetFile(_opened(shard, whole), pre_buffer=False, buffer_size=_READ_BUFFER)
-    except (pa.ArrowException, OSError, StoreError) as error:
+        file = open_parquet_file(source, metadata=meta, pre_buffer=False, buffer_size=_READ_BUFFER)
+    except (*UNREADABLE, StoreError) as error:
         if is_of_the_store(error):
             # All the others would be set aside too, one after the other.
             with storage_errors(f"cannot read {shard.path}"):
                 raise
         raise ShardError(
-            f"{shard.path} ({shard.size} bytes) is not a whole Parquet file: {str(error).rstrip('. ')}. "
-            "Restore it or ingest again"
+            f"{shard.path} ({shard.size} bytes) is not a whole Parquet file: {damage(error)}. {RESTORE}"
         ) from error
     try:
         _check_shard_schema(shard, file.schema_arrow)
@@ -236,11 +245,27 @@ def read_footer(shard: Shard) -> ShardFooter:
     """
     with open_parquet(shard) as file:
         meta = file.metadata
-        facts = meta.metadata or {}
-        digest = facts.get(DIGEST_KEY, b"").decode()
-        if not digest or facts.get(DATA_BYTES_KEY) != str(_data_end(meta)).encode():
-            digest = _file_digest(shard)
-        return ShardFooter(meta.num_rows, meta.num_row_groups, digest, file.schema_arrow.remove_metadata())
+        stated = _stated_digest(shard, meta)
+        schema = file.schema_arrow.remove_metadata()
+        return ShardFooter(meta.num_rows, meta.num_row_groups, stated or _file_digest(shard), schema, bool(stated))
+
+
+def _stated_digest(shard: Shard, meta: pq.FileMetaData) -> str:
+    """The digest in a footer that was written behind these very data pages; "" when there is none."""
+    facts = meta.metadata or {}
+    there = facts.get(DATA_BYTES_KEY) == str(data_end(shard.size, meta)).encode()
+    return facts.get(DIGEST_KEY, b"").decode("ascii", "replace") if there else ""
+
+
+def check_content(shard: Shard) -> bool:
+    """Read all of a shard and raise `ShardError` unless its rows are those that its digest is of.
+
+    False when it states no digest: then it was read to its end, and nothing more is known of it.
+    """
+    with open_parquet(shard, whole=True) as file:
+        for _ in record_tables(file, shard, file.schema_arrow.names, ROW_GROUP_RECORDS):
+            pass
+        return bool(_stated_digest(shard, file.metadata))
 
 
 def _opened(shard: Shard, whole: bool) -> Any:
@@ -258,16 +283,6 @@ def _file_digest(shard: Shard) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _data_end(meta: pq.FileMetaData) -> int:
-    """Where the last data page ends: the position at which the writer wrote the digest down."""
-    if not meta.num_row_groups:
-        return 4
-    last = meta.row_group(meta.num_row_groups - 1)
-    column = last.column(last.num_columns - 1)
-    start = column.dictionary_page_offset if column.has_dictionary_page else column.data_page_offset
-    return int(start + column.total_compressed_size)
-
-
 def _decoded_bytes(meta: pq.FileMetaData) -> int:
     return sum(meta.row_group(i).total_byte_size for i in range(meta.num_row_groups))
 
@@ -277,21 +292,63 @@ def record_tables(file: pq.ParquetFile, shard: Shard, columns: list[str], size: 
 
     Of recordings of a day only as many at a time as READ_BYTES hold, one at least. Up to a row group of ours is decoded
     at once, of whatever size the file's own are, and sliced where that allows it.
-    Raises `ShardError` where the file breaks off.
+    Raises `ShardError` where the file breaks off, and, behind the last row, when all columns were read and the rows are
+    not those that the digest in the footer is of.
     """
     rest: pa.Table | None = None
     row = 0
+    digest = _RowGroupDigest(shard, file) if columns == file.schema_arrow.names else None
     at_once = max(READ_BYTES * file.metadata.num_rows // max(_decoded_bytes(file.metadata), 1), 1)
     size = min(size, at_once)
     try:
         for batch in file.iter_batches(batch_size=min(ROW_GROUP_RECORDS, at_once), columns=columns, use_threads=False):
+            # Words that are no UTF-8 would be found by whoever looks at them first.
+            batch.validate(full=True)
             row += batch.num_rows
             new = pa.Table.from_batches([batch])
+            if digest is not None:
+                digest.add(new)
             table = pa.concat_tables([rest, new]) if rest is not None and rest.num_rows else new
             whole = table.num_rows - table.num_rows % size
             yield from (table.slice(start, size) for start in range(0, whole, size))
             rest = table.slice(whole)
-    except (pa.ArrowException, OSError) as error:
-        raise ShardError(f"{shard.path} breaks off after row {row} of {file.metadata.num_rows}: {error}") from error
+    except UNREADABLE as error:
+        raise unreadable(shard, error, f" after row {row} of {file.metadata.num_rows}") from error
     if rest is not None and rest.num_rows:
         yield rest
+    if row != file.metadata.num_rows:
+        raise ShardError(f"{shard.path}: its footer says {file.metadata.num_rows} records, {row} were read. {RESTORE}")
+    if digest is not None:
+        digest.check(shard)
+
+
+def unreadable(shard: Shard, error: BaseException, where: str = "") -> ShardError:
+    """What to raise for an error while a shard is read; `where`: how far it was read."""
+    return ShardError(f"{shard.path} breaks off{where or ' while it is read'}: {damage(error)}. {RESTORE}")
+
+
+class _RowGroupDigest:
+    """The content digest of rows that come in tables of any size, as their writer fed it: a row group at a time."""
+
+    def __init__(self, shard: Shard, file: pq.ParquetFile) -> None:
+        meta, schema = file.metadata, file.schema_arrow
+        self._stated = _stated_digest(shard, meta)
+        self._sizes = [meta.row_group(i).num_rows for i in reversed(range(meta.num_row_groups))]
+        self._digest, self._pending = ContentDigest(schema), schema.empty_table()
+
+    def add(self, table: pa.Table) -> None:
+        """The next rows."""
+        if not self._stated:
+            return
+        self._pending = pa.concat_tables([self._pending, table]) if self._pending.num_rows else table
+        while self._sizes and self._pending.num_rows >= self._sizes[-1]:
+            size = self._sizes.pop()
+            self._digest.update(self._pending.slice(0, size))
+            self._pending = self._pending.slice(size)
+
+    def check(self, shard: Shard) -> None:
+        """Raise `ShardError` when the footer states another digest."""
+        if self._stated and self._digest.hexdigest() != self._stated:
+            raise ShardError(
+                f"{shard.path}: its rows are not those that its content digest (checksum) is of. {RESTORE}"
+            )

@@ -16,14 +16,13 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from joblib import Parallel, delayed
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 
 from ecgscale.evaluate.questions import Kind
-from ecgscale.io.places import arrow_place
+from ecgscale.io.parquet import read_parquet
 from ecgscale.io.settings import storage_variables
 
 LEAF_RECORDS = 2
@@ -213,8 +212,7 @@ def _proportions(
 
 
 def _columns(file: str, names: list[str]) -> pa.Table:
-    path, system = arrow_place(file)
-    return pq.read_table(path, filesystem=system, columns=names, partitioning=None)
+    return read_parquet(file, names)
 
 
 def _frame(x: NDArray[np.float32]) -> pd.DataFrame:

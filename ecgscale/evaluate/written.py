@@ -17,12 +17,12 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ecgscale.errors import EcgscaleError, UsageError
 from ecgscale.io.numbered import read_document
 from ecgscale.io.objects import put_whole
-from ecgscale.io.places import arrow_place, place
+from ecgscale.io.parquet import read_parquet, to_parquet_bytes
+from ecgscale.io.places import place
 from ecgscale.store.provenance import utc_now, versions
 
 EVALUATIONS = "evaluations"
@@ -50,8 +50,7 @@ class Evaluation:
             there = ", ".join(self.table_names) or "none"
             raise EcgscaleError(f"evaluation {self.name} has no table {name!r}; it has: {there}")
         path = self.folder / f"{self.name}.{name}.parquet"
-        where, system = arrow_place(str(path))
-        table = pq.read_table(where, filesystem=system, partitioning=None)
+        table = read_parquet(str(path))
         if (table.schema.metadata or {}).get(CREATED_KEY) != self.created_at.encode():
             raise EcgscaleError(f"{path} is of another run than {self.name}.json; run the evaluation again")
         return table
@@ -101,9 +100,7 @@ def write_evaluation(
     created = utc_now()
     for table_name, table in tables.items():
         stamped = table.replace_schema_metadata({**(table.schema.metadata or {}), CREATED_KEY: created.encode()})
-        sink = pa.BufferOutputStream()
-        pq.write_table(stamped, sink)
-        put_whole(folder / f"{name}.{table_name}.parquet", sink.getvalue().to_pybytes())
+        put_whole(folder / f"{name}.{table_name}.parquet", to_parquet_bytes(stamped))
     content = {
         "name": name,
         "dataset_id": dataset_id,

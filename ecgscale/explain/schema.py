@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ecgscale.archive.reader import RawBatch
@@ -23,6 +22,7 @@ from ecgscale.encoders.preprocess import Prepared
 from ecgscale.encoders.spec import InputSpec
 from ecgscale.errors import UsageError
 from ecgscale.explain.segments import SEGMENT_TYPE, find_segments, list_array, segment_array, summarise
+from ecgscale.io.parquet import to_parquet_bytes
 
 if TYPE_CHECKING:
     from ecgscale.explain.facts import Facts
@@ -93,17 +93,14 @@ def to_parquet(batches: Sequence[pa.RecordBatch], schema: pa.Schema, metadata: M
     """A whole Parquet file in memory: the same rows give the same bytes. `metadata` goes in under `ecgscale.…`."""
     named = {f"ecgscale.{key}": _text(value) for key, value in sorted(metadata.items())}
     table = pa.Table.from_batches(batches, schema=schema).combine_chunks().replace_schema_metadata(named)
-    sink = pa.BufferOutputStream()
-    pq.write_table(
+    return to_parquet_bytes(
         table,
-        sink,
         compression="zstd",
         compression_level=_ZSTD_LEVEL,
         row_group_size=ROW_GROUP_RECORDS,
         version="2.6",
         data_page_version="1.0",
     )
-    return bytes(sink.getvalue())
 
 
 def _fact_columns(facts: Facts, schema: pa.Schema, with_entropy: bool) -> dict[str, pa.Array]:

@@ -18,15 +18,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from ecgscale.archive.reader import Archive
 from ecgscale.archive.validate import OK, RECORD_STATUS
 from ecgscale.errors import ArchiveError, UsageError, did_you_mean
 from ecgscale.io.numbered import read_json_object
 from ecgscale.io.objects import ObjectStat, ObjectStore, StoreError, open_objects
-from ecgscale.io.places import Place, arrow_place
-from ecgscale.io.settings import storage_errors
+from ecgscale.io.parquet import read_parquet
+from ecgscale.io.places import Place
 from ecgscale.nightly.history import RunLine, last_runs
 from ecgscale.store.commit import COMMITS, commit_name
 from ecgscale.store.dataset import DATASET_FILE, ExplainedDataset, dataset_store, find_dataset
@@ -254,9 +253,7 @@ def quarantined_records(
 
 
 def _of_file(store: ObjectStore, entry: ShardEntry, reason: str | None) -> Iterator[QuarantinedRecord]:
-    path, system = arrow_place(store.location(entry.file))
-    with storage_errors(f"cannot read {store.location(entry.file)}"):
-        table = pq.read_table(path, filesystem=system, columns=["record_id", "status", "flags"], partitioning=None)
+    table = read_parquet(store.location(entry.file), ["record_id", "status", "flags"])
     status = table["status"]
     wanted = pc.not_equal(status, OK) if reason is None else pc.equal(status, reason)
     rows = np.flatnonzero(pc.fill_null(wanted, False).to_numpy())

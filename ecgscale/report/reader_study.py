@@ -19,12 +19,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
-import pyarrow.dataset
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from ecgscale.errors import UsageError
-from ecgscale.io.places import arrow_places
+from ecgscale.io.parquet import parquet_dataset
 from ecgscale.passes.probe.probe import probe_store
 from ecgscale.passes.probe.schema import SCHEMA
 from ecgscale.progress import SILENT, Progress
@@ -50,8 +49,8 @@ def heat_of(subject: Subject) -> dict[str, Heat]:
     manifest = read_manifest(store, newest_number(store)) if probe_id else None
     if manifest is None:
         return {}
-    files, system = arrow_places([store.location(name) for name in manifest.files])
-    probed = pyarrow.dataset.dataset(files, schema=SCHEMA, format="parquet", filesystem=system)
+    files = [store.location(name) for name in manifest.files]
+    probed = parquet_dataset(files, SCHEMA)
     wanted = (pc.field("status") == "ok") & pc.field("gradcam").is_valid()
     maps = {row["record_id"]: row["gradcam"] for row in probed.to_table(["record_id", "gradcam"], wanted).to_pylist()}
     heat = {}

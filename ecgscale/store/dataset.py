@@ -29,6 +29,7 @@ from pydantic import BaseModel, ConfigDict
 from ecgscale.errors import PublishError, UsageError, did_you_mean
 from ecgscale.io.numbered import Numbered
 from ecgscale.io.objects import ObjectStore, open_objects
+from ecgscale.io.parquet import parquet_dataset
 from ecgscale.io.places import arrow_place, place
 from ecgscale.store.commit import COMMITS, Commit, read_commit
 from ecgscale.store.manifest import Manifest, newest_number, read_manifest, versions_known
@@ -258,13 +259,10 @@ def open_explanations(
     several models or archives lie below one ROOT they are never mixed: the one that is served is opened, or the one
     whose id `dataset` gives. `partial=True` reads what is committed so far, while a run is under way or was stopped.
     """
-    import pyarrow.dataset  # takes pandas along, for which operators' commands need not wait
-
     files = find_dataset(root, dataset, partial).files(partial)
-    paths = [arrow_place(file)[0] for file in files]
-    system = arrow_place(files[0])[1]
-    schema = pyarrow.parquet.read_schema(paths[0], filesystem=system).remove_metadata()
-    return pyarrow.dataset.dataset(paths, schema=schema, format="parquet", filesystem=system)
+    path, system = arrow_place(files[0])
+    schema = pyarrow.parquet.read_schema(path, filesystem=system).remove_metadata()
+    return parquet_dataset(files, schema)
 
 
 def _open(root: str | Path, dataset_id: str) -> ExplainedDataset:

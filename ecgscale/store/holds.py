@@ -14,13 +14,11 @@ from typing import Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
 from ecgscale.io.numbered import read_json_object, to_json
 from ecgscale.io.objects import ObjectStore
-from ecgscale.io.places import arrow_place
-from ecgscale.io.settings import storage_errors
+from ecgscale.io.parquet import read_parquet
 from ecgscale.store.commit import Output, Source, output_is_there, read_commit, stem_of_key
 from ecgscale.store.dataset import ExplainedDataset
 from ecgscale.store.manifest import HeldShard, Manifest
@@ -160,10 +158,8 @@ class HeldFile:
 
     def rows(self, columns: list[str] | None = None, record_id: str | None = None) -> pa.Table:
         """Rows of the file, `columns` of them or all, and those of one record if its id is given."""
-        path, system = arrow_place(self.location)
         wanted = None if record_id is None else pc.field("record_id") == record_id
-        with storage_errors(f"cannot read {self.location}"):
-            return pq.read_table(path, filesystem=system, columns=columns, filters=wanted, partitioning=None)
+        return read_parquet(self.location, columns, wanted)
 
 
 def held_files(found: ExplainedDataset) -> Iterator[HeldFile]:

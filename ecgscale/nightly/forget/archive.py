@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ecgscale.archive.intake.intake import ARCHIVE_JSON, LOG, IntakeLog
 from ecgscale.archive.reader import Archive
@@ -27,7 +26,8 @@ from ecgscale.archive.shard import (
 )
 from ecgscale.errors import EcgscaleError
 from ecgscale.io.objects import ObjectStore, open_objects, put_whole
-from ecgscale.io.places import Place, arrow_place
+from ecgscale.io.parquet import read_those_there
+from ecgscale.io.places import Place
 from ecgscale.nightly.forget.search import Traces, ids_in
 from ecgscale.progress import Progress
 from ecgscale.store.commit import DATA, Source
@@ -73,9 +73,7 @@ def explained_ids(stores: Sequence[ObjectStore]) -> Iterator[pa.Table]:
     for store in stores:
         for key in store.list_prefix(DATA):
             if key.endswith(".parquet"):
-                path, system = arrow_place(store.location(key))
-                with pq.ParquetFile(path, filesystem=system) as file:
-                    yield file.read(columns=[n for n in _IDS if n in file.schema_arrow.names], use_threads=False)
+                yield read_those_there(store.location(key), _IDS)
 
 
 def own_records(tables: Sequence[pa.Table], patient: str, known: Iterable[str]) -> OwnRecords:

@@ -17,12 +17,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from ecgscale.archive.validate import OK
 from ecgscale.explain.schema import to_parquet
 from ecgscale.io.numbered import to_json
 from ecgscale.io.objects import ObjectStore, StoreError
+from ecgscale.io.parquet import parse_parquet
 from ecgscale.nightly.forget.search import Traces, has_text, search
 from ecgscale.nightly.gates.gatekeeper import night_records
 from ecgscale.nightly.gates.reference import FOLDER as TRAITS
@@ -160,7 +160,7 @@ class DatasetWithout:
         data = self.store.read(commit.output.file)
         if data is None:
             return None
-        table = pq.read_table(pa.BufferReader(data))
+        table = parse_parquet(data, commit.output.file)
         theirs = self.traces.rows(table)
         kept = without_references(table.filter(pa.array(~theirs)), self.traces)
         # A row that stays may have been set aside for an id that goes: without that it is usable.

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from ecgscale.archive.sources.files import key_of
 from ecgscale.encoders.seen import hashed
 from ecgscale.io.objects import ObjectStore
+from ecgscale.io.parquet import open_parquet_file
 from ecgscale.io.places import is_remote
 from ecgscale.io.settings import s3
 from ecgscale.progress import Stage
@@ -257,7 +258,7 @@ def _in_bytes(data: bytes, names: Sequence[str] | frozenset[str]) -> bool:
 
 
 def _in_parquet(store: ObjectStore, key: str, traces: Traces) -> bool:
-    with _opened(store, key) as source, pq.ParquetFile(source, pre_buffer=False, buffer_size=_BLOCK) as file:
+    with _opened(store, key) as source, open_parquet_file(source, pre_buffer=False, buffer_size=_BLOCK) as file:
         texts = (file.metadata.metadata or {}).values()
         if any(traces.is_in(value.decode("utf-8", "replace")) for value in texts):
             return True

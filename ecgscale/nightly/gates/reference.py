@@ -7,20 +7,18 @@ number that follows from the seed and the patient's id alone, and those with the
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ecgscale.archive.reader import Archive
 from ecgscale.archive.traits import TRAITS, traits_of_shard, with_traits
 from ecgscale.errors import EcgscaleError, ShardError
 from ecgscale.io.objects import ObjectStore
-from ecgscale.io.places import arrow_place
+from ecgscale.io.parquet import parse_parquet, read_those_there, to_parquet_bytes
 from ecgscale.nightly.gates.evidence import COLUMNS, texts, usable
 from ecgscale.store.commit import stem_of_key
 from ecgscale.store.manifest import ShardEntry
@@ -81,15 +79,13 @@ class Reference:
         facts = {"version": _VERSION, "model_id": self.model_id, "output_names": self.output_names}
         facts |= {"seed": self.seed, "records": self.records}
         table = self.rows.combine_chunks().replace_schema_metadata({_METADATA: json.dumps(facts, sort_keys=True)})
-        sink = io.BytesIO()
-        pq.write_table(table, sink, compression="zstd")
-        return sink.getvalue()
+        return to_parquet_bytes(table, compression="zstd")
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Reference:
         """The reference that `to_parquet_bytes` wrote; EcgscaleError for anything else."""
         try:
-            table = pq.read_table(pa.BufferReader(data))
+            table = parse_parquet(data, "the drift reference")
             facts = json.loads((table.schema.metadata or {})[_METADATA])
         except (pa.ArrowException, KeyError, ValueError) as error:
             raise EcgscaleError(
@@ -152,13 +148,10 @@ class RowsWithTraits:
 
         They cannot when the shard has changed or gone since, or rows of it gave way to a newer shard.
         """
-        path, system = arrow_place(self._store.location(entry.file))
-        with pq.ParquetFile(path, filesystem=system) as opened:
-            there = [name for name in COLUMNS if name in opened.schema_arrow.names]
-            rows = opened.read(columns=there, use_threads=False)
+        rows = read_those_there(self._store.location(entry.file), COLUMNS)
         name = traits_name(entry.key, entry.content_digest)
         data = self._store.read(name)
-        found = self._computed(entry, name) if data is None else pq.read_table(pa.BufferReader(data))
+        found = self._computed(entry, name) if data is None else parse_parquet(data, name)
         if found is None or found.num_rows != rows.num_rows:
             found = pa.table(dict.fromkeys(TRAITS, pa.nulls(rows.num_rows, pa.float32())))
         return with_traits(rows, found)
@@ -173,9 +166,7 @@ class RowsWithTraits:
             found = traits_of_shard(self._archive, shard)
         except ShardError:
             return None  # it was explained, and is damaged by now: the explain pass tells of that
-        sink = io.BytesIO()
-        pq.write_table(found, sink, compression="zstd")
-        self._store.put_if_absent(name, sink.getvalue())
+        self._store.put_if_absent(name, to_parquet_bytes(found, compression="zstd"))
         return found
 
 

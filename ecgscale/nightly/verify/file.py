@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from ecgscale.archive.validate import OK
 from ecgscale.explain.schema import OUTPUT_SCHEMA_VERSION, output_schema
 from ecgscale.io.objects import ObjectStore
+from ecgscale.io.parquet import UNREADABLE, damage, open_parquet_file
 from ecgscale.nightly.verify.rows import COLUMNS, Problems, Rows, check_rows, place_of
 from ecgscale.passes.explain.resolve import PATIENT_CONFLICT
 from ecgscale.passes.explain.shard import NO_ID
@@ -44,10 +45,10 @@ def check_file(
     elif (found := hashlib.sha256(data).hexdigest()) != entry.sha256:
         problems.add("sha256", entry.file, f"sha256 is {found[:16]}…; the manifest says {entry.sha256[:16]}…")
     try:
-        with pq.ParquetFile(pa.BufferReader(data)) as file:
+        with open_parquet_file(pa.BufferReader(data)) as file:
             return _check_content(entry, file, identity, n_clusters, problems)
-    except (pa.ArrowException, OSError) as error:
-        problems.add("unreadable", entry.file, f"not a whole Parquet file: {error}")
+    except UNREADABLE as error:
+        problems.add("unreadable", entry.file, f"not a whole Parquet file: {damage(error)}")
         return None
 
 

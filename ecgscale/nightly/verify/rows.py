@@ -17,13 +17,12 @@ from typing import Literal, get_args
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ecgscale.archive.validate import OK, RECORD_STATUS
 from ecgscale.explain.schema import FACT_COLUMNS
 from ecgscale.io.objects import ObjectStore
-from ecgscale.io.places import arrow_place
+from ecgscale.io.parquet import read_parquet
 from ecgscale.store.commit import hash_record_ids, shared_hashes
 
 Kind = Literal[
@@ -293,8 +292,7 @@ def check_doubles(store: ObjectStore, hashes: Mapping[str, NDArray[np.uint64]], 
                 suspects[files[position]].add(value)
     places: defaultdict[str, list[tuple[str, int]]] = defaultdict(list)
     for file, shared in suspects.items():
-        path, system = arrow_place(store.location(file))
-        table = pq.read_table(path, filesystem=system, columns=["record_id", "status"], partitioning=None)
+        table = read_parquet(store.location(file), ["record_id", "status"])
         for row, record_id in explained_rows(table):
             # A chance collision has two ids, which stand in one place each.
             if int(hash_record_ids([record_id])[0]) in shared:

@@ -19,7 +19,6 @@ from functools import partial
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
@@ -31,6 +30,7 @@ from ecgscale.evaluate.published import open_source
 from ecgscale.explain.facts import load_encoder
 from ecgscale.explain.schema import FACT_COLUMNS, RESULTS_VERSION, ExplainSettings
 from ecgscale.io.objects import ObjectStore, StoreError
+from ecgscale.io.parquet import parse_parquet
 from ecgscale.nightly.history import recorded_run
 from ecgscale.nightly.verify.file import is_whole
 from ecgscale.nightly.verify.rows import Problems, explained_rows, place_of
@@ -198,8 +198,8 @@ class Recomputing:
     def _published(self, entry: ShardEntry) -> pa.Table | None:
         data = self._store.read(entry.file)
         try:
-            table = pq.read_table(pa.BufferReader(data)) if data is not None else None
-        except (pa.ArrowException, OSError):
+            table = parse_parquet(data, entry.file) if data is not None else None
+        except StoreError:
             return None
         return table if table is not None and table.num_rows == entry.published_rows else None
 

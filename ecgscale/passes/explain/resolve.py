@@ -23,12 +23,11 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from ecgscale.archive.validate import OK
 from ecgscale.explain.schema import FACT_COLUMNS, to_parquet
 from ecgscale.io.objects import ObjectStore, StoreError
-from ecgscale.io.places import arrow_place
+from ecgscale.io.parquet import read_parquet
 from ecgscale.store.commit import (
     DATA,
     Commit,
@@ -313,5 +312,4 @@ def _rewrite(store: ObjectStore, entry: ShardEntry, commit: Commit, change: _Cha
 
 
 def _read(store: ObjectStore, commit: Commit, columns: list[str] | None = None) -> pa.Table:
-    path, system = arrow_place(store.location(commit.output.file))
-    return pq.read_table(path, filesystem=system, columns=columns, partitioning=None)
+    return read_parquet(store.location(commit.output.file), columns)

@@ -23,7 +23,8 @@ from ecgscale.encoders.spec import load_spec
 from ecgscale.errors import ExitCode, PublishError, ShardError, UsageError
 from ecgscale.io.numbered import to_json
 from ecgscale.io.objects import ObjectStore, open_objects
-from ecgscale.io.places import absolute, arrow_places, place
+from ecgscale.io.parquet import parquet_dataset
+from ecgscale.io.places import absolute, place
 from ecgscale.passes.probe.batch import has_dtaidistance
 from ecgscale.passes.probe.network import ProbeNetwork
 from ecgscale.passes.probe.schema import DROPOUT, PROBES, PROBES_VERSION, SCHEMA, WAVES, ProbeSettings
@@ -83,8 +84,8 @@ def open_probes(result: ProbeResult) -> pyarrow.dataset.Dataset:
     """The rows of a probe run (`probe_schema.SCHEMA`): exactly the files of its newest manifest."""
     store = open_objects(result.path)
     manifest = read_manifest(store, newest_number(store))
-    files, system = arrow_places([store.location(name) for name in manifest.files] if manifest else [])
-    return pyarrow.dataset.dataset(files, schema=SCHEMA, format="parquet", filesystem=system)
+    files = [store.location(name) for name in manifest.files] if manifest else []
+    return parquet_dataset(files, SCHEMA)
 
 
 @announced("ecgscale probe", existing=True)

@@ -1,0 +1,153 @@
+"""One bit of a shard is another: whoever reads it says so, or reads what was there before."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from ecgscale.archive import Archive, shard
+from ecgscale.archive.reader import chosen_batches
+from ecgscale.archive.shard import check_content
+from ecgscale.errors import ShardError
+from tests.worlds.formula.recordings import record, wave, write_archive
+
+EXTRA = [pa.field("superclasses", pa.list_(pa.string())), pa.field("AF", pa.bool_()), pa.field("score", pa.float32())]
+
+
+def written(path: Path) -> Archive:
+    rows = [
+        record(
+            str(i),
+            signal=wave(i, 3, 60),
+            leads=["I", "II", "V1"],
+            superclasses=["NORM", "MI"][: i % 3],
+            AF=i % 2 == 0,
+            score=i / 3,
+            age=40.0 + i,
+            site="north",
+            fold=i,
+        )
+        for i in range(12)
+    ]
+    return write_archive(path, rows, extra=EXTRA)
+
+
+def everything(archive: Archive) -> list[Any]:
+    """As `explain` reads a shard."""
+    [one] = archive.shards
+    return [(raw.table.to_pydict(), raw.values.tolist()) for raw in archive.batches(one)]
+
+
+def a_part(archive: Archive) -> list[Any]:
+    """As `fit` reads it: chosen recordings, and columns without signals."""
+    [one] = archive.shards
+    batches = chosen_batches(archive, {one.key: ["3", "5", "9"]})
+    chosen = [
+        (rows, [raw.signal(i).tolist() for i in rows], raw.leads, raw.units_per_mv.tolist(), raw.sampling_rate.tolist())
+        for raw, rows in batches
+    ]
+    return [*chosen, archive.metadata(["record_id"]).to_pydict(), archive.metadata(["fold", "AF", "score"]).to_pydict()]
+
+
+def flipped(good: bytes, seed: int, n: int) -> list[tuple[int, bytes]]:
+    """`n` files, each with another bit of `good`, and the byte that it is in."""
+    drawn = random.Random(seed)
+    found = []
+    for _ in range(n):
+        at, bit = drawn.randrange(len(good)), drawn.randrange(8)
+        found.append((at, good[:at] + bytes([good[at] ^ 1 << bit]) + good[at + 1 :]))
+    return found
+
+
+def test_a_flipped_bit_is_told_or_changes_nothing(tmp_path: Path) -> None:
+    """Pages, their headers, dictionaries, statistics, the names of columns, metadata, the footer's length."""
+    archive = written(tmp_path / "a")
+    file = Path(archive.shards[0].path)
+    good, told = file.read_bytes(), []
+    all_of_it, some_of_it = everything(archive), a_part(archive)
+    for at, bad in flipped(good, 12, 250):
+        file.write_bytes(bad)
+        for read, expected in ((everything, all_of_it), (a_part, some_of_it)):
+            try:
+                assert read(Archive.open(tmp_path / "a")) == expected, f"byte {at}"
+            except ShardError as error:
+                told.append(str(error))
+    assert len(told) > 400, "only bits that nobody reads may pass"
+    assert not [said for said in told if "part-00000.parquet" not in said]
+
+
+def test_samples_that_decode_to_others_are_told_by_their_checksum(tmp_path: Path) -> None:
+    archive = written(tmp_path / "a")
+    file = Path(archive.shards[0].path)
+    good = bytearray(file.read_bytes())
+    column = next(
+        c for i in range(99) if (c := pq.read_metadata(file).row_group(0).column(i)).path_in_schema.startswith("signal")
+    )
+    good[column.data_page_offset + column.total_compressed_size - 9] ^= 16
+    file.write_bytes(bytes(good))
+    with pytest.raises(ShardError, match=r"part-00000\.parquet breaks off after row 0 of 12: .*checksum"):
+        everything(Archive.open(tmp_path / "a"))
+    with pytest.raises(ShardError, match="checksum"):
+        a_part(Archive.open(tmp_path / "a"))
+
+
+def test_a_shard_of_before_there_were_checksums_has_its_content_digest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shard, "parquet_writer", pq.ParquetWriter)
+    monkeypatch.setattr(shard, "UNSIGNED", {})
+    monkeypatch.setattr(shard, "sign_footer", lambda file: None)
+    archive = written(tmp_path / "a")
+    file = Path(archive.shards[0].path)
+    good, expected = file.read_bytes(), everything(archive)
+    assert check_content(archive.shards[0])
+    ends = shard.data_end(len(good), pq.read_metadata(file))
+    silent = 0
+    for at, bad in flipped(good[:ends], 3, 120):
+        file.write_bytes(bad + good[ends:])
+        try:
+            assert everything(Archive.open(tmp_path / "a")) == expected, f"byte {at}"
+        except ShardError as error:
+            silent += "content digest" in str(error)
+    assert silent > 20, "decoded, to something else"
+
+
+def test_a_footer_copied_along_by_another_tool_is_none_of_ours(tmp_path: Path) -> None:
+    archive = written(tmp_path / "a")
+    file, expected = Path(archive.shards[0].path), everything(archive)
+    table = pq.read_table(file)
+    footer = {**(table.schema.metadata or {}), **pq.read_metadata(file).metadata}
+    pq.write_table(table.replace_schema_metadata(footer), file)
+    again = Archive.open(tmp_path / "a")
+    assert not again.footer(again.shards[0]).stated
+    assert everything(again) == expected
+    assert not check_content(again.shards[0])
+
+
+def test_words_that_are_none_are_told(tmp_path: Path) -> None:
+    """Another program may write what it calls strings as it likes."""
+    archive = written(tmp_path / "a")
+    file = Path(archive.shards[0].path)
+    table = pq.read_table(file)
+    names = pa.array([b"M\xfcller", *[str(i).encode() for i in range(11)]])
+    table = table.set_column(0, "record_id", names.view(pa.string()))
+    pq.write_table(table, file)
+    with pytest.raises(ShardError, match=r"part-00000\.parquet breaks off after row 0 of 12: .*UTF8"):
+        everything(Archive.open(tmp_path / "a"))
+
+
+def test_the_digest_is_of_rows_however_they_are_cut(tmp_path: Path) -> None:
+    rows = [record(str(i), signal=wave(i, 2, 8), leads=["I", "II"]) for i in range(300)]
+    archive = write_archive(tmp_path / "a", rows, shard_records=290)
+    for one in archive.shards:
+        assert check_content(one)
+        for size in (7, 128, 200):
+            assert sum(len(raw) for raw in archive.batches(one, batch_records=size)) == archive.footer(one).rows
+    signals = np.concatenate([raw.values for raw in archive.batches(archive.shards[0])])
+    assert len(signals) == 290 * 16
