@@ -102,11 +102,14 @@ class _Signals:
         self.peaks_mv.append(_peaks_mv(raw, status))
 
 
-def inspect_archive(archive: Archive, quick: bool = False, progress: Progress = SILENT) -> dict[str, Any]:
+def inspect_archive(
+    archive: Archive, quick: bool = False, progress: Progress = SILENT, full: bool = False
+) -> dict[str, Any]:
     """Facts about an archive as a JSON-able dict; no patient id is among them.
 
-    `quick` leaves the signals alone: then there are no lengths, amplitudes, or checks of records. A shard that cannot
-    be read is named under `unreadable` with the reason, and the rest goes on.
+    `quick` leaves the signals alone: then there are no lengths, amplitudes, or checks of records. `full` reads all
+    columns and holds the rows against the content digests: `content` says how many shards have one. A shard that cannot
+    be read, or is not what its digest says, is named under `unreadable` with the reason, and the rest goes on.
     """
     unreadable: dict[str, str] = {}
     signals = _Signals()
@@ -118,6 +121,7 @@ def inspect_archive(archive: Archive, quick: bool = False, progress: Progress = 
         if name in _DESCRIBED or name in labels
     }
     identities = []
+    content = {"held": 0, "without_digest": 0}
     with progress.stage("inspect", _records(archive), "records") as stage:
         for shard in archive.shards:
             try:
@@ -125,10 +129,12 @@ def inspect_archive(archive: Archive, quick: bool = False, progress: Progress = 
                 if quick:
                     stage.advance(rows.num_rows)
                 else:
-                    signals.merge(_shard_signals(archive, shard, stage))
+                    signals.merge(_shard_signals(archive, shard, stage, full))
             except ShardError as error:
                 unreadable[shard.key] = str(error)
                 continue
+            if full:
+                content["held" if archive.footer(shard).stated else "without_digest"] += 1
             stage.note(shard.key)
             identities.append(rows.select([*_identity(archive), "shard", "row"]))
             for name, counter in counts.items():
@@ -155,6 +161,7 @@ def inspect_archive(archive: Archive, quick: bool = False, progress: Progress = 
         "duplicates": _duplicates(people),
         "unreadable": unreadable,
         "others": list(archive.others),
+        **({"content": content} if full else {}),
     }
 
 
@@ -168,10 +175,10 @@ def _identity(archive: Archive) -> list[str]:
     return [name for name in ("record_id", "patient_id") if name in archive.schema().names]
 
 
-def _shard_signals(archive: Archive, shard: Shard, stage: Stage) -> _Signals:
+def _shard_signals(archive: Archive, shard: Shard, stage: Stage, full: bool) -> _Signals:
     signals = _Signals()
     seen: set[str] = set()
-    for raw in archive.batches(shard, columns=()):
+    for raw in archive.batches(shard, columns=None if full else ()):
         signals.add(raw, seen)
         stage.advance(len(raw))
     return signals

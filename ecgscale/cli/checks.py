@@ -10,7 +10,7 @@ import click
 
 from ecgscale.cli.command import command, say
 from ecgscale.cli.options import PLACE, archive_option
-from ecgscale.errors import ExitCode
+from ecgscale.errors import ExitCode, UsageError
 from ecgscale.progress import Progress
 from ecgscale.words import counted, named, size
 
@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("archive", type=PLACE)
 @click.option("--quick", is_flag=True, help="Read metadata only: no lengths, amplitudes, or checks of the signals.")
+@click.option("--full", is_flag=True,
+              help="Read every column, and hold the rows of each shard against its content digest.")  # fmt: skip
 @command
-def inspect(progress: Progress, archive: Path, quick: bool) -> dict[str, Any]:
+def inspect(progress: Progress, archive: Path, quick: bool, full: bool) -> dict[str, Any]:
     """Say what is in ARCHIVE: records, patients, leads, rates, lengths, label columns, problems.
 
     Every record is checked as `explain` will check it; problems are counted by status, the first of each named by
@@ -32,13 +34,17 @@ def inspect(progress: Progress, archive: Path, quick: bool) -> dict[str, Any]:
     Example:
       ecgscale inspect ptbxl.archive
       ecgscale inspect ptbxl.archive --quick --json | tail -1 | jq .columns
+      ecgscale inspect ptbxl.archive --full
 
-    Exit codes: 0 also with problem records in it, 3 if a shard could not be read (the others were).
+    Exit codes: 0 also with problem records in it, 3 if a shard could not be read, or is not what its digest says (the
+    others were looked at).
     """
     from ecgscale.archive.inspect import inspect_archive
     from ecgscale.archive.reader import Archive
 
-    facts = inspect_archive(Archive.open(archive), quick, progress)
+    if quick and full:
+        raise UsageError("--quick reads metadata only, --full everything: give one of them")
+    facts = inspect_archive(Archive.open(archive), quick, progress, full)
     say(*inspect_summary(facts))
     return {**facts, "exit_code": ExitCode.SHARDS_SET_ASIDE} if facts["unreadable"] else facts
 
@@ -122,6 +128,13 @@ def _column(column: dict[str, Any], records: int) -> str:
     return text
 
 
+def _content_lines(content: dict[str, int] | None) -> Iterator[str]:
+    if content is not None:
+        yield f"content        {counted(content['held'], 'shard')} with the very rows that the digest is of"
+        if content["without_digest"]:
+            yield f"               {counted(content['without_digest'], 'shard')} without a digest, read to the end"
+
+
 def _problem_lines(facts: dict[str, Any]) -> Iterator[str]:
     from ecgscale.archive.validate import STATUS_MEANING
 
@@ -129,6 +142,7 @@ def _problem_lines(facts: dict[str, Any]) -> Iterator[str]:
         yield f"unreadable shard {shard}: {reason}"
     if facts["others"]:
         yield f"not read       {counted(len(facts['others']), 'file')} that is no shard: {named(facts['others'])}"
+    yield from _content_lines(facts.get("content"))
     duplicates = facts["duplicates"]
     if duplicates["across_shards"]:
         ids = counted(duplicates["across_shards"], "record id")
@@ -167,9 +181,10 @@ def verify(
     """Check everything that the newest manifests below ROOT refer to.
 
     Every file is there with its size and hash, its rows are as many as the plan says, no record is explained twice,
-    shares and entropies are possible, segments cover, commit records fit; and a sample of the records, computed again
-    from the archive, is what is published: to the last bit on the machine that computed it, else within tolerances.
-    Nothing is changed. Garbage is told, and is no problem: `ecgscale gc` removes it.
+    shares and entropies are possible, segments cover, commit records fit; the archive's shards hold the rows that were
+    explained (all of them are read, unless --sample is 0); and a sample of the records, computed again from there, is
+    what is published: to the last bit on the machine that computed it, else within tolerances. Nothing is changed.
+    Garbage is told, and is no problem: `ecgscale gc` removes it.
 
     \b
     Example:
@@ -203,6 +218,8 @@ def _dataset_lines(dataset: VerifiedDataset) -> Iterator[str]:
             f"dataset {dataset.dataset_id}, manifest {dataset.manifest}: {counted(dataset.files, 'file')}, "
             f"{counted(dataset.records, 'record')}, {counted(sum(dataset.counts.values()), 'problem')}"
         )
+    if dataset.held:
+        yield f"  {counted(dataset.held, 'shard')} of the archive with the very rows that were explained"
     again = dataset.recomputed
     if again.records:
         yield f"  {counted(again.records, 'record')} computed again, {again.exactly:,} of them the same to the last bit"

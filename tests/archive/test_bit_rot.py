@@ -12,9 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from ecgscale.archive import Archive, shard
+from ecgscale.archive.inspect import inspect_archive
 from ecgscale.archive.reader import chosen_batches
 from ecgscale.archive.shard import check_content
 from ecgscale.errors import ShardError
+from tests.worlds.commands.explaining import change_a_sample
 from tests.worlds.formula.recordings import record, wave, write_archive
 
 EXTRA = [pa.field("superclasses", pa.list_(pa.string())), pa.field("AF", pa.bool_()), pa.field("score", pa.float32())]
@@ -116,6 +118,20 @@ def test_a_shard_of_before_there_were_checksums_has_its_content_digest(
         except ShardError as error:
             silent += "content digest" in str(error)
     assert silent > 20, "decoded, to something else"
+
+
+def test_inspect_reads_everything_when_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = written(tmp_path / "a")
+    assert inspect_archive(archive, full=True)["content"] == {"held": 1, "without_digest": 0}
+    change_a_sample(Path(archive.shards[0].path))
+    facts = inspect_archive(Archive.open(tmp_path / "a"))
+    assert "checksum" in facts["unreadable"]["part-00000.parquet"]
+    # As of a shard without checksums.
+    monkeypatch.setattr(shard, "open_parquet_file", pq.ParquetFile)
+    assert inspect_archive(Archive.open(tmp_path / "a"))["unreadable"] == {}
+    facts = inspect_archive(Archive.open(tmp_path / "a"), full=True)
+    assert "content digest" in facts["unreadable"]["part-00000.parquet"]
+    assert facts["content"] == {"held": 0, "without_digest": 0}
 
 
 def test_a_footer_copied_along_by_another_tool_is_none_of_ours(tmp_path: Path) -> None:

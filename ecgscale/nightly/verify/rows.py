@@ -28,7 +28,7 @@ from ecgscale.store.commit import hash_record_ids, shared_hashes
 Kind = Literal[
     "manifest", "model", "missing_file", "size", "sha256", "unreadable", "schema", "identity",
     "rows", "quarantined", "status", "source_shard", "facts", "valid_span", "proportions", "entropy",
-    "numbers", "segments", "clusters", "commit", "record_ids", "doubled", "recomputed",
+    "numbers", "segments", "clusters", "commit", "record_ids", "doubled", "archive", "recomputed",
 ]  # fmt: skip
 KINDS: tuple[str, ...] = get_args(Kind)
 """Every kind of problem; docs/operations.md says what each means."""

@@ -145,7 +145,7 @@ class Recomputing:
         if identity.results_version != RESULTS_VERSION:
             published = f"results version {identity.results_version} was published"
             return Recomputed(skipped=(f"{published}, this program computes {RESULTS_VERSION}",))
-        archive, why = _source(self._manifest, given)
+        archive, why = source_of(self._manifest, given)
         if archive is None:
             return Recomputed(skipped=(why,))
         self._archive, self._settings = archive, ExplainSettings(**identity.settings)
@@ -236,7 +236,7 @@ class Recomputing:
         self.exactly += int((~differs).sum())
 
 
-def _source(manifest: Manifest, given: Archive | None) -> tuple[Archive | None, str]:
+def source_of(manifest: Manifest, given: Archive | None) -> tuple[Archive | None, str]:
     """The archive that was explained, or why there is none."""
     explained = manifest.content.archive.archive_id
     if given is not None:

@@ -1,6 +1,7 @@
 """Is what is published whole and right? Every file, every row, every commit record, and a sample computed again.
 
-    chain of manifests → the newest → each file: bytes, metadata, rows, commit → no record twice → a sample → garbage
+    chain of manifests → the newest → each file: bytes, metadata, rows, commit → no record twice → the archive's shards
+    → a sample → garbage
 
 Nothing is changed. What is not as it has to be is a problem; what nobody refers to is garbage, which is named and harms
 nobody.
@@ -24,10 +25,11 @@ from ecgscale.errors import EncoderError, ExitCode, ModelError
 from ecgscale.explain.facts import require_encoder_files
 from ecgscale.io.objects import ObjectStore, StoreError, open_objects
 from ecgscale.io.places import Place
+from ecgscale.nightly.verify.archive import check_archive
 from ecgscale.nightly.verify.chain import broken_link, lost_versions
 from ecgscale.nightly.verify.file import check_commit, check_file
 from ecgscale.nightly.verify.rows import Problem, Problems, check_doubles
-from ecgscale.nightly.verify.sample import Recomputed, Recomputing
+from ecgscale.nightly.verify.sample import Recomputed, Recomputing, source_of
 from ecgscale.progress import SILENT, Progress
 from ecgscale.store.commit import Commit, read_commit
 from ecgscale.store.dataset import dataset_store
@@ -62,7 +64,8 @@ class Garbage:
 class VerifiedDataset:
     """What was found of one dataset. manifest: number of the newest one, 0 when nothing was published.
 
-    files, records: of the manifest; counts: problems by kind; problems: the first of each kind
+    files, records: of the manifest; held: shards of the archive that hold what was explained, to the last row
+    counts: problems by kind; problems: the first of each kind
     set_aside: keys of shards of the archive that could not be read when it was published; no problem of what is there
     notes: what is no problem, and good to know
     """
@@ -74,6 +77,7 @@ class VerifiedDataset:
     counts: dict[str, int]
     problems: tuple[Problem, ...]
     recomputed: Recomputed
+    held: int
     garbage: Garbage
     set_aside: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -87,6 +91,7 @@ class VerifiedDataset:
             "records": self.records,
             "problems": [vars(problem) for problem in self.problems],
             "problem_counts": self.counts,
+            "archive_shards_held": self.held,
             "recomputed": self.recomputed.records,
             "recomputed_exactly": self.recomputed.exactly,
             "not_recomputed": list(self.recomputed.skipped),
@@ -130,8 +135,9 @@ def verify_root(
 ) -> Verified:
     """Check the newest manifest of a dataset below ROOT (of all of them by default), and everything it refers to.
 
-    sample: share of the records to compute again, at least one batch when it is above 0; archive: where the archive is
-    now, if it moved; seed: of the sample, together with the number of the manifest
+    sample: share of the records to compute again, at least one batch when it is above 0; then all shards of the archive
+    are read, and held against what was explained; archive: where it is now, if it moved; seed: of the sample, together
+    with the number of the manifest
     Raises `UsageError` for a ROOT without datasets, `ArchiveError` when `archive` is none.
     """
     where = existing_root(root)
@@ -154,13 +160,16 @@ class _Check:
         """Everything, in order."""
         number = newest_number(self.store)
         manifest = self._manifest(number) if number else None
-        recomputed = Recomputed()
+        recomputed, held = Recomputed(), 0
         self._check_chain(number, manifest)
         if manifest is not None:
             self._check_sums(manifest)
             model = self._model(manifest.content.identity)
             hashes = self._files(manifest, model.n_clusters if model else None)
             check_doubles(self.store, hashes, self.problems)
+            if sample > 0:
+                source, _ = source_of(manifest, archive)
+                held = check_archive(source, manifest.content.shards, self.problems, self.progress) if source else 0
             if sample > 0 and model is not None:
                 again = Recomputing(open_objects(self.root), self.store, manifest, model, self.problems)
                 recomputed = again.sample(sample, seed + manifest.number, archive, self.progress)
@@ -172,6 +181,7 @@ class _Check:
             counts=dict(sorted(self.problems.counts.items())),
             problems=tuple(self.problems.first),
             recomputed=recomputed,
+            held=held,
             garbage=self._garbage(manifest) if manifest or not number else Garbage(),
             set_aside=tuple(aside.key for aside in manifest.content.set_aside) if manifest else (),
             notes=tuple(self.notes),

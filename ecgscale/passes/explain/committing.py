@@ -8,23 +8,24 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pyarrow as pa
 
 from ecgscale.archive.reader import Archive
-from ecgscale.archive.shard import open_parquet
+from ecgscale.archive.shard import check_content, open_parquet, require_unchanged
 from ecgscale.clusters.model import ClusterModel
 from ecgscale.encoders.check import require_steady
 from ecgscale.encoders.spec import load_spec
 from ecgscale.encoders.taps import Encoder
-from ecgscale.errors import EcgscaleError
+from ecgscale.errors import EcgscaleError, ShardError
 from ecgscale.explain.facts import load_encoder
 from ecgscale.explain.schema import ExplainSettings
 from ecgscale.io.objects import ObjectStore
 from ecgscale.io.places import Place, absolute
 from ecgscale.passes.alongside import keep_alongside
-from ecgscale.passes.explain.plan import Pending, Plan
+from ecgscale.passes.explain.plan import Moved, Pending, Plan
 from ecgscale.passes.explain.shard import Committed, ExplainWorker, ShardExplainer
 from ecgscale.passes.watch import RunWatch, ShardDone
 from ecgscale.passes.workers import Call, Done, Failed, OpenPool, WorkerPool, WorkerSpec, driver_device
@@ -98,6 +99,11 @@ def _named(pending: Pending, row: int) -> str:
         return ""
 
 
+READERS = 4
+"""Shards that are read side by side to see whether they are what they say: each holds a row group, or, from an object
+store, its whole file."""
+
+
 @dataclass(frozen=True)
 class RunLimits:
     """How much one run computes: so many shards, and none begun after `deadline` (time.monotonic)."""
@@ -156,7 +162,10 @@ class Committing:
         for aside in set_aside:
             self.watch.shard_set_aside(aside.key, aside.reason)
             self.progress.say(f"set aside: {aside.reason}")
-        for moved in plan.moved:
+        for moved, reason in self._reread(plan.moved):
+            if reason is not None:
+                self._set_aside(moved.source, reason, set_aside)
+                continue
             commits.append(restamp(self.store, moved.source, moved.earlier, self.facts))
             self.restamped += 1
         chosen = limits.chosen(plan.pending)
@@ -165,6 +174,29 @@ class Committing:
         through = {commit.source.key for commit in commits} | {aside.key for aside in set_aside}
         left = tuple(pending.source.key for pending in plan.pending if pending.source.key not in through)
         return CommittedShards(tuple(commits), tuple(set_aside), left)
+
+    def _reread(self, moved: Sequence[Moved]) -> Iterator[tuple[Moved, str | None]]:
+        """Shards that say they only moved, in order, each with why it cannot be believed.
+
+        What gave a file its new stamp (a copy, a restored backup, a disk) may have changed it, and its footer would not
+        know.
+        """
+
+        def problem(one: Moved) -> str | None:
+            try:
+                check_content(one.shard)
+                require_unchanged(one.shard)
+            except ShardError as error:
+                return str(error)
+            finally:
+                stage.advance(one.source.rows)
+            return None
+
+        if not moved:
+            return
+        records = sum(one.source.rows for one in moved)
+        with self.progress.stage("check", records, "records") as stage, ThreadPoolExecutor(READERS) as readers:
+            yield from zip(moved, readers.map(problem, moved), strict=True)
 
     def _compute(
         self,

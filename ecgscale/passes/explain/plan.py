@@ -2,7 +2,8 @@
 
 A shard that the newest manifest has, and whose file is there, is looked at no further; one whose commit record is there
 by name is not opened. One with a new stamp has its footer read; if an earlier commit of the same shard has that
-content, its output is still right and only the stamp is new.
+content, its output is still right and only the stamp is new: provided that the rows are what the footer says, which is
+looked at before it is committed again.
 """
 
 from __future__ import annotations
@@ -58,8 +59,9 @@ class Pending:
 
 @dataclass(frozen=True)
 class Moved:
-    """A shard with a new stamp and old content: to be committed again with the output of `earlier`."""
+    """A shard with a new stamp and, by its footer, old content: to be committed again with the output of `earlier`."""
 
+    shard: Shard
     source: Source
     earlier: Commit
 
@@ -149,7 +151,7 @@ def freeze_plan(
             continue
         same = earlier.of(source)
         if same is not None:
-            moved.append(Moved(source, same))
+            moved.append(Moved(shard, source, same))
         else:
             pending.append(came.pending(shard, source))
     return Plan(tuple(published), tuple(committed), tuple(moved), tuple(pending), tuple(set_aside))

@@ -10,15 +10,26 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import ecgscale.passes.explain.explain as explain_pass
+from ecgscale.archive import shard as archive_shard
 from ecgscale.archive.reader import Archive
 from ecgscale.errors import ExitCode, PublishError, ShardError
 from ecgscale.store import newest_manifest, open_explanations
 from ecgscale.store.manifest import plan_digest
 from tests.explain.golden import write_archive
-from tests.worlds.commands.explaining import Stopped, TrippingStore, Watching, explain, rewrite, rows, state
+from tests.worlds.commands.explaining import (
+    Stopped,
+    TrippingStore,
+    Watching,
+    change_a_sample,
+    explain,
+    rewrite,
+    rows,
+    state,
+)
 
 
 @pytest.fixture
@@ -83,6 +94,26 @@ def test_a_new_stamp_on_old_content_is_restamped(archive: Path, model: Path, tmp
     assert (again.computed, again.restamped, again.unchanged, again.manifest) == (0, 1, 2, 2)
     assert sorted(Path(first.path, "data").iterdir()) == data
     assert explain(archive, model, tmp_path / "out").manifest == 2
+
+
+@pytest.mark.parametrize("checksums", [True, False])
+def test_a_new_stamp_on_content_that_is_not_what_its_footer_says(
+    archive: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checksums: bool
+) -> None:
+    """A restored backup, a copy over a bad cable: told, and never believed for its footer."""
+    first = explain(archive, model, tmp_path / "out")
+    shard = archive / "part-00001.parquet"
+    change_a_sample(shard)
+    if not checksums:
+        # What shards of before have: the digest alone finds it.
+        monkeypatch.setattr(archive_shard, "open_parquet_file", pq.ParquetFile)
+    again = explain(archive, model, tmp_path / "out")
+    assert (again.exit_code, again.restamped, again.computed) == (ExitCode.SHARDS_SET_ASIDE, 0, 0)
+    assert [aside.key for aside in again.set_aside] == ["part-00001.parquet"]
+    assert ("do not fit their checksum" if checksums else "content digest") in again.set_aside[0].reason
+    fresh = explain(archive, model, tmp_path / "fresh")
+    assert [aside.key for aside in fresh.set_aside] == ["part-00001.parquet"]
+    assert fresh.records == again.records == first.records - 4
 
 
 def test_an_archive_copied_before_the_first_publishing_is_restamped(archive: Path, model: Path, tmp_path: Path) -> None:

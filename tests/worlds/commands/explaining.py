@@ -103,3 +103,20 @@ def rewrite(shard: Path, change: Any) -> None:
     """Replace a shard by `change` of its table, as another program would."""
     table: pa.Table = change(pq.read_table(shard))
     pq.write_table(table.replace_schema_metadata(None), shard)
+
+
+def change_a_sample(shard: Path) -> None:
+    """Flip one bit of a shard such that it decodes, to another sample, by whoever looks at no checksum."""
+    good, table = shard.read_bytes(), pq.read_table(shard)
+    group = pq.read_metadata(shard).row_group(0)
+    column = next(c for i in range(99) if (c := group.column(i)).path_in_schema.startswith("signal"))
+    for at in range(column.data_page_offset + column.total_compressed_size - 1, column.data_page_offset, -1):
+        bad = good[:at] + bytes([good[at] ^ 4]) + good[at + 1 :]
+        try:
+            found = pq.read_table(pa.BufferReader(bad))
+        except OSError:
+            continue
+        if not found.equals(table):
+            shard.write_bytes(bad)
+            return
+    raise AssertionError("no bit decodes to something else")
