@@ -12,10 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ecgscale.archive.reader import Archive, RawBatch, Shard
-from ecgscale.archive.schema import is_list, signal_of
+from ecgscale.archive.schema import CORE_COLUMNS, is_list, signal_of
 from ecgscale.archive.validate import check_batch, describe
 from ecgscale.errors import ShardError
 from ecgscale.progress import SILENT, Progress, Stage
+from ecgscale.store.columns import widened
 
 EXAMPLES = 3
 _TOP_VALUES = 8
@@ -28,12 +29,20 @@ class _Column:
     """One column seen shard by shard: how often set, which words, and the range of numbers."""
 
     kind: pa.DataType
+    kinds: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     present: int = 0
     words: Counter[str] = field(default_factory=Counter)
     numbers: list[np.ndarray] = field(default_factory=list)
     is_text: bool = False
 
-    def add(self, column: pa.ChunkedArray) -> None:
+    def add(self, column: pa.ChunkedArray, shard: str) -> None:
+        self.kinds[str(column.type)].append(shard)
+        kind = widened(self.kind, column.type, as_utc=True)
+        if kind is None:
+            return  # numbers and words have no common values
+        self.kind = kind
+        if pa.types.is_dictionary(column.type):
+            column = column.cast(column.type.value_type)
         if is_list(column.type):
             self.present += pc.sum(pc.greater(pc.list_value_length(column), 0)).as_py() or 0
             column = pc.list_flatten(column)
@@ -57,6 +66,8 @@ class _Column:
     def facts(self) -> dict[str, Any]:
         """JSON-able: type, how many records have a value, and either value counts or quartiles."""
         facts: dict[str, Any] = {"type": str(self.kind), "present": self.present}
+        if len(self.kinds) > 1:
+            facts["types"] = {kind: len(shards) for kind, shards in self.kinds.items()}
         if self.words:
             facts["distinct"] = len(self.words)
             facts["values"] = dict(_top(self.words))
@@ -114,18 +125,17 @@ def inspect_archive(
     unreadable: dict[str, str] = {}
     signals = _Signals()
     counts: dict[str, Counter[str]] = {name: Counter() for name in ("leads", "sampling_rate", "units_per_mv")}
-    labels = archive.label_columns()
-    columns = {
-        name: _Column(archive.schema().field(name).type)
-        for name in archive.schema().names
-        if name in _DESCRIBED or name in labels
-    }
+    columns: dict[str, _Column] = {}
+    read: list[str] = []
     identities = []
     content = {"held": 0, "without_digest": 0}
     with progress.stage("inspect", _records(archive), "records") as stage:
         for shard in archive.shards:
             try:
-                rows = archive.shard_metadata(shard, [*_identity(archive), *counts, *columns])
+                schema = archive.columns_of(shard)
+                described = [name for name in schema.names if name in _DESCRIBED or name not in CORE_COLUMNS]
+                identity = [name for name in ("record_id", "patient_id") if name in schema.names]
+                rows = archive.shard_metadata(shard, [*identity, *counts, *described])
                 if quick:
                     stage.advance(rows.num_rows)
                 else:
@@ -136,12 +146,13 @@ def inspect_archive(
             if full:
                 content["held" if archive.footer(shard).stated else "without_digest"] += 1
             stage.note(shard.key)
-            identities.append(rows.select([*_identity(archive), "shard", "row"]))
+            identities.append(_identities(rows))
+            read.append(shard.key)
             for name, counter in counts.items():
                 counter.update(_counted(rows.column(name)))
-            for name, column in columns.items():
-                column.add(rows.column(name))
-    people = pa.concat_tables(identities) if identities else None
+            for name in described:
+                columns.setdefault(name, _Column(schema.field(name).type)).add(rows.column(name), shard.key)
+    people = pa.concat_tables(identities, promote_options="default") if identities else None
     waves = columns.get("fiducials")
     return {
         "archive": str(archive.path),
@@ -155,7 +166,8 @@ def inspect_archive(
         **_people(people),
         **{name: dict(_top(counter)) for name, counter in counts.items()},
         "columns": {name: column.facts() for name, column in columns.items() if name != "fiducials"},
-        "labels": labels,
+        "labels": [name for name in columns if name not in CORE_COLUMNS],
+        "differences": _differences(columns, read),
         "fiducials": {"records": waves.present if waves else 0, "waves": dict(_top(waves.words)) if waves else {}},
         **({} if quick else _signal_facts(signals)),
         "duplicates": _duplicates(people),
@@ -171,8 +183,30 @@ def _records(archive: Archive) -> int | None:
     return total if isinstance(total, int) and archive.info.get("shards") == len(archive.shards) else None
 
 
-def _identity(archive: Archive) -> list[str]:
-    return [name for name in ("record_id", "patient_id") if name in archive.schema().names]
+def _identities(rows: pa.Table) -> pa.Table:
+    """Who each row is, as text, and where it stands."""
+    names = [name for name in ("record_id", "patient_id") if name in rows.column_names]
+    return pa.table(
+        {**{name: rows[name].cast(pa.string()) for name in names}, "shard": rows["shard"], "row": rows["row"]}
+    )
+
+
+def _differences(columns: dict[str, _Column], read: list[str]) -> list[str]:
+    """Columns that not every shard has, or not in one type, as sentences."""
+    said = []
+    for name, column in columns.items():
+        there = {key for shards in column.kinds.values() for key in shards}
+        absent = [key for key in read if key not in there]
+        if absent:
+            said.append(f"column {name} is not in {_some(absent)}: null there")
+        if len(column.kinds) > 1:
+            told = " and ".join(f"{kind} in {_some(shards)}" for kind, shards in column.kinds.items())
+            said.append(f"column {name} is {told}")
+    return said
+
+
+def _some(shards: list[str]) -> str:
+    return ", ".join(shards[:EXAMPLES]) + (f" and {len(shards) - EXAMPLES:,} more" if len(shards) > EXAMPLES else "")
 
 
 def _shard_signals(archive: Archive, shard: Shard, stage: Stage, full: bool) -> _Signals:

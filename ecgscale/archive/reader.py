@@ -18,16 +18,18 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ecgscale.archive.listing import list_archive
-from ecgscale.archive.schema import CORE_COLUMNS, NOT_CARRIED, REQUIRED_COLUMNS, SCHEMA_VERSION, check_extra_names
+from ecgscale.archive.schema import CORE_COLUMNS, REQUIRED_COLUMNS, SCHEMA_VERSION, carried_columns, signal_of
 from ecgscale.archive.shard import Shard, ShardFooter, open_parquet, read_footer, record_tables, unreadable
 from ecgscale.errors import ArchiveError, ShardError, did_you_mean
 from ecgscale.io.objects import open_objects
 from ecgscale.io.parquet import UNREADABLE
 from ecgscale.io.places import Place, is_remote, nearly, place
 from ecgscale.leads import canonical_lead
+from ecgscale.store.columns import joined
 from ecgscale.words import counted, named
 
 BATCH_RECORDS = 32
@@ -189,7 +191,33 @@ class Archive:
 
     def footer(self, shard: Shard) -> ShardFooter:
         """Rows, schema and content digest, without reading the data (see `shard.read_footer`)."""
-        return read_footer(shard)
+        found = read_footer(shard)
+        self._check_signal(shard, found.schema)
+        return found
+
+    def columns_of(self, shard: Shard) -> pa.Schema:
+        """The columns of a shard; raises as `footer` does."""
+        with self.opened(shard) as file:
+            return file.schema_arrow.remove_metadata()
+
+    def opened(self, shard: Shard, whole: bool = False) -> pq.ParquetFile:
+        """`shard.open_parquet`; `ShardError` also for samples of another type than the archive's."""
+        file = open_parquet(shard, whole)
+        try:
+            self._check_signal(shard, file.schema_arrow)
+        except ShardError:
+            file.close()
+            raise
+        return file
+
+    def _check_signal(self, shard: Shard, schema: pa.Schema) -> None:
+        """An archive has one type of samples: that of `_archive.json`."""
+        expected, found = self.info.get("signal"), signal_of(schema)
+        if expected in ("int16", "float32") and found != expected:
+            raise ShardError(
+                f"{shard.path}: signal is {found}, and {expected} in this archive, which has one of them for all its "
+                "shards. Write the shard again, or an archive of its own"
+            )
 
     def schema(self) -> pa.Schema:
         """The schema of the first shard that can be read; `ArchiveError` if none can."""
@@ -206,10 +234,8 @@ class Archive:
         raise ArchiveError(f"{self.path}: none of {len(self.shards)} shards can be read; first: {reasons[0]}")
 
     def carried_fields(self) -> list[pa.Field]:
-        """Columns that go on to the explanations as they are; `ArchiveError` if one has a reserved name."""
-        schema = self.schema()
-        check_extra_names([name for name in schema.names if name not in CORE_COLUMNS])
-        return [field for field in schema if field.name not in NOT_CARRIED]
+        """`carried_columns` of the first shard that can be read; others may have others."""
+        return carried_columns(self.schema())
 
     def label_columns(self) -> list[str]:
         """The source's own columns: labels and metadata."""
@@ -223,7 +249,7 @@ class Archive:
         `columns` are read besides those a batch always has (None: all). Raises `ArchiveError` for an unknown column
         and `ShardError` when the file breaks off while it is read.
         """
-        with open_parquet(shard, whole=True) as file:
+        with self.opened(shard, whole=True) as file:
             names = file.schema_arrow.names
             if columns is not None:
                 # Absent from the archive: the caller's mistake. Absent from this shard alone: the shard's.
@@ -243,27 +269,28 @@ class Archive:
         left out and named in `unreadable` where such a list is given.
         """
         self._check_columns(columns, self.schema().names, self.shards[0])
-        tables = []
+        tables, schema = [], pa.schema([])
         for shard in self.shards:
             try:
-                tables.append(self.shard_metadata(shard, columns))
+                table = self.shard_metadata(shard, columns)
+                schema = joined(schema, table.schema, shard.path)
+                tables.append(table)
             except ShardError as error:
                 if unreadable is None:
                     raise
                 unreadable.append(error)
         if not tables:
             raise ArchiveError(f"{self.path}: none of {len(self.shards)} shards can be read")
-        return pa.concat_tables(tables)
+        return pa.concat_tables([table.cast(schema) for table in tables])
 
     def shard_metadata(self, shard: Shard, columns: Sequence[str]) -> pa.Table:
         """What `metadata` gives, of one shard; `ShardError` if it cannot be read or lacks a column."""
-        with open_parquet(shard) as file:
+        with self.opened(shard) as file:
             self._check_columns(columns, file.schema_arrow.names, shard, ShardError)
             try:
                 table = file.read(columns=list(columns), use_threads=False).select(list(columns))
                 if table.num_rows != file.metadata.num_rows:
                     raise pa.ArrowInvalid(f"{table.num_rows} of {file.metadata.num_rows} rows")
-                table = table.cast(pa.schema([self.schema().field(name) for name in columns]))
             except UNREADABLE as error:
                 raise unreadable(shard, error) from error
         return table.append_column("shard", pa.repeat(shard.key, table.num_rows)).append_column(
@@ -317,7 +344,7 @@ def chosen_batches(archive: Archive, wanted: Mapping[str, Sequence[str]]) -> Ite
     """
     for key in sorted(wanted):
         shard, left = archive.shard(key), set(wanted[key])
-        with open_parquet(shard) as file:
+        with archive.opened(shard) as file:
             columns = [name for name in file.schema_arrow.names if name in BATCH_COLUMNS]
             first_row = 0
             try:

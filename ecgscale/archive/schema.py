@@ -109,6 +109,25 @@ def check_extra_names(names: Sequence[str]) -> None:
         )
 
 
+_NUMBERS = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal)
+_KINDS = {
+    "age": (*_NUMBERS, pa.types.is_null),
+    "fold": (*_NUMBERS, pa.types.is_null),
+    "acquired_at": (pa.types.is_timestamp, pa.types.is_null),
+    "fiducials": (lambda kind: is_list(kind) and pa.types.is_struct(kind.value_type), pa.types.is_null),
+}
+
+
+def carried_columns(schema: pa.Schema) -> list[pa.Field]:
+    """Columns of a shard that go on to the explanations as they are. `ArchiveError` if one has a reserved name, or a
+    core column is something else than docs/data-format.md says."""
+    check_extra_names([name for name in schema.names if name not in CORE_COLUMNS])
+    for field in schema:
+        if not any(fits(field.type) for fits in _KINDS.get(field.name, (lambda _: True,))):
+            raise ArchiveError(f"column {field.name} is {field.type}, expected {_CORE_TYPES[field.name]}")
+    return [field for field in schema if field.name not in NOT_CARRIED]
+
+
 def archive_schema(signal: SignalType, extra: Sequence[pa.Field] = ()) -> pa.Schema:
     """The schema of a whole archive: the core columns with samples of type `signal`, then `extra`.
 

@@ -230,11 +230,18 @@ def _check_shard_schema(shard: Shard, schema: pa.Schema) -> None:
     absent = [name for name in REQUIRED_COLUMNS if name not in schema.names]
     if absent:
         raise ShardError(f"{shard.path} lacks {', '.join(absent)}; a shard has {', '.join(CORE_COLUMNS)} and labels")
+    doubled = sorted({name for name in schema.names if schema.names.count(name) > 1})
+    if doubled:
+        raise ShardError(f"{shard.path} has more than one column {', '.join(doubled)}: nobody can say which is meant")
     kind = schema.field("signal").type
     if not is_list(kind) or kind.value_type not in (pa.int16(), pa.float32()):
         raise ShardError(f"{shard.path}: signal is {kind}, expected a list of int16 or float32")
     if not is_list(schema.field("leads").type):
         raise ShardError(f"{shard.path}: leads is {schema.field('leads').type}, expected a list of strings")
+    for name in ("sampling_rate", "units_per_mv", "valid_start", "valid_stop"):
+        found = schema.field(name).type
+        if not (pa.types.is_integer(found) or pa.types.is_floating(found) or pa.types.is_null(found)):
+            raise ShardError(f"{shard.path}: {name} is {found}, expected a number")
 
 
 def read_footer(shard: Shard) -> ShardFooter:

@@ -142,6 +142,7 @@ def _problem_lines(facts: dict[str, Any]) -> Iterator[str]:
         yield f"unreadable shard {shard}: {reason}"
     if facts["others"]:
         yield f"not read       {counted(len(facts['others']), 'file')} that is no shard: {named(facts['others'])}"
+    yield from facts["differences"]
     yield from _content_lines(facts.get("content"))
     duplicates = facts["duplicates"]
     if duplicates["across_shards"]:

@@ -25,6 +25,8 @@ from ecgscale.errors import ArchiveError, UsageError
 from ecgscale.evaluate.questions import label_columns
 from ecgscale.evaluate.seen import Seen, what_was_seen
 from ecgscale.explain.facts import require_contract
+from ecgscale.io.objects import StoreError
+from ecgscale.io.parquet import parquet_errors
 from ecgscale.io.places import place
 from ecgscale.store.dataset import ExplainedDataset, find_dataset, open_explanations
 from ecgscale.store.manifest import Manifest
@@ -85,7 +87,20 @@ class Published:
     ) -> pa.Table:
         """These columns, each once, and of `if_there` those that the dataset has, of the `wanted` rows (None: all)."""
         names = dict.fromkeys([*columns, *(name for name in if_there if name in self.schema.names)])
-        return self.explanations.to_table(columns=list(names), filter=wanted)
+        with parquet_errors(f"an explanation file of {self.dataset_id}"):
+            rows = self.explanations.to_table(columns=list(names), filter=wanted)
+        self._require_all(rows, wanted)
+        return rows
+
+    def _require_all(self, rows: pa.Table, wanted: pc.Expression | None) -> None:
+        """Filters believe the statistics in a file's footer: a changed one would leave rows out without a word."""
+        totals = self.manifest.content.totals
+        explained = totals.records - (sum(totals.quarantined.values()) if wanted is USABLE else 0)
+        if (wanted is None or wanted is USABLE) and rows.num_rows != explained:
+            raise StoreError(
+                f"{self.dataset_id}: {rows.num_rows:,} rows were read, its manifest counts {explained:,}; "
+                "`ecgscale verify` says which file is damaged"
+            )
 
     def target(self, asked: str | None) -> str:
         """`target_of` this dataset."""

@@ -45,6 +45,13 @@ def open_parquet_file(source: Any, **options: Any) -> pq.ParquetFile:
     return pq.ParquetFile(source, page_checksum_verification=True, **options)
 
 
+def read_schema(where: str) -> pa.Schema:
+    """The schema of the file at a location. `StoreError` when it is damaged or cannot be had."""
+    with parquet_errors(where):
+        path, system = arrow_place(where)
+        return pq.read_schema(path, filesystem=system)
+
+
 def read_those_there(where: str, columns: Sequence[str]) -> pa.Table:
     """Of these columns those that the file at a location has. Raises as `read_parquet` does."""
     with parquet_errors(where):

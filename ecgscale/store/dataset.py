@@ -23,14 +23,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import pyarrow.parquet
 from pydantic import BaseModel, ConfigDict
 
 from ecgscale.errors import PublishError, UsageError, did_you_mean
 from ecgscale.io.numbered import Numbered
 from ecgscale.io.objects import ObjectStore, open_objects
 from ecgscale.io.parquet import parquet_dataset
-from ecgscale.io.places import arrow_place, place
+from ecgscale.io.places import place
+from ecgscale.store.columns import schema_over
 from ecgscale.store.commit import COMMITS, Commit, read_commit
 from ecgscale.store.manifest import Manifest, newest_number, read_manifest, versions_known
 from ecgscale.store.provenance import RunFacts, login, utc_now
@@ -255,14 +255,17 @@ def open_explanations(
 ) -> pyarrow.dataset.FileSystemDataset:
     """Open explanations as a pyarrow dataset: `.to_table()`, `duckdb.sql("… FROM it")`, `polars.scan_pyarrow_dataset`.
 
-    Reads exactly the files of the newest manifest below `root` (ROOT of `explain --out ROOT`). Where datasets of
-    several models or archives lie below one ROOT they are never mixed: the one that is served is opened, or the one
+    Reads exactly the files of the newest manifest below `root` (ROOT of `explain --out ROOT`), each in one schema that
+    is wide enough for all: a column that came later is null in earlier shards, a narrower type is cast. Where datasets
+    of several models or archives lie below one ROOT they are never mixed: the one that is served is opened, or the one
     whose id `dataset` gives. `partial=True` reads what is committed so far, while a run is under way or was stopped.
     """
-    files = find_dataset(root, dataset, partial).files(partial)
-    path, system = arrow_place(files[0])
-    schema = pyarrow.parquet.read_schema(path, filesystem=system).remove_metadata()
-    return parquet_dataset(files, schema)
+    found = find_dataset(root, dataset, partial)
+    files = found.files(partial)
+    columns = found.manifest.content.columns if found.manifest and not partial else None
+    return parquet_dataset(
+        files, columns.arrow_schema if columns else schema_over(dict(zip(files, files, strict=True)))
+    )
 
 
 def _open(root: str | Path, dataset_id: str) -> ExplainedDataset:

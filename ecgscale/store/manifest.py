@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model
 
 from ecgscale.io.numbered import Numbered, read_json_object, to_json
 from ecgscale.io.objects import ObjectStore
+from ecgscale.store.columns import Columns
 from ecgscale.store.commit import Commit, FoundSource, Source
 from ecgscale.store.provenance import RunFacts, utc_now
 
@@ -161,6 +162,7 @@ class Content(BaseModel):
     set_aside: tuple[SetAside, ...]
     held: tuple[HeldShard, ...] = ()
     past: tuple[Version, ...] = ()
+    columns: Columns | None = None
 
 
 class Manifest(BaseModel):
@@ -194,11 +196,13 @@ def compose(
     set_aside: Iterable[SetAside],
     held: Iterable[HeldShard] = (),
     past: Iterable[Version] = (),
+    columns: Columns | None = None,
 ) -> Content:
     """The content of the manifest that these shards make, in the order of their keys.
 
     `frozen_plan` is the `plan_digest` of all sources of the run; whoever has the manifest can compute it again. `past`:
-    versions that the manifest before does not know.
+    versions that the manifest before does not know. `columns`: what all of its files go into; None: whoever opens them
+    finds that out from the files.
     """
     shards = sorted(entries, key=lambda shard: shard.key)
     aside = sorted(set_aside, key=lambda shard: shard.key)
@@ -219,6 +223,7 @@ def compose(
         set_aside=tuple(aside),
         held=tuple(sorted(held, key=lambda shard: shard.key)),
         past=tuple(past),
+        columns=columns,
     )
 
 

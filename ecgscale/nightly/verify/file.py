@@ -21,6 +21,7 @@ from ecgscale.io.parquet import UNREADABLE, damage, open_parquet_file
 from ecgscale.nightly.verify.rows import COLUMNS, Problems, Rows, check_rows, place_of
 from ecgscale.passes.explain.resolve import PATIENT_CONFLICT
 from ecgscale.passes.explain.shard import NO_ID
+from ecgscale.store.columns import AS_UTC, Columns, widened
 from ecgscale.store.commit import Commit, Source, commit_name, decode_hashes, hash_record_ids, output_is_there
 from ecgscale.store.manifest import DatasetFacts, ShardEntry
 
@@ -34,10 +35,16 @@ class FileIds:
 
 
 def check_file(
-    entry: ShardEntry, data: bytes, identity: DatasetFacts, n_clusters: int | None, problems: Problems
+    entry: ShardEntry,
+    data: bytes,
+    identity: DatasetFacts,
+    n_clusters: int | None,
+    problems: Problems,
+    columns: Columns | None = None,
 ) -> FileIds | None:
     """Tell what is wrong with a file of these bytes; the ids in it, or None when it cannot be read to its end.
 
+    columns: what the manifest says that all files go into
     n_clusters: K of the model; None where that is not known: then as many as the file itself has columns for
     """
     if len(data) != entry.file_size:
@@ -46,10 +53,21 @@ def check_file(
         problems.add("sha256", entry.file, f"sha256 is {found[:16]}…; the manifest says {entry.sha256[:16]}…")
     try:
         with open_parquet_file(pa.BufferReader(data)) as file:
+            _check_columns(entry, file.schema_arrow, columns, problems)
             return _check_content(entry, file, identity, n_clusters, problems)
     except UNREADABLE as error:
         problems.add("unreadable", entry.file, f"not a whole Parquet file: {damage(error)}")
         return None
+
+
+def _check_columns(entry: ShardEntry, schema: pa.Schema, columns: Columns | None, problems: Problems) -> None:
+    if columns is None:
+        return
+    wide = columns.arrow_schema
+    for field in schema:
+        known = wide.field(field.name).type if field.name in wide.names else "not there"
+        if known == "not there" or widened(known, field.type, field.name in AS_UTC) != known:
+            problems.add("schema", entry.file, f"column {field.name} is {field.type}; in the manifest it is {known}")
 
 
 def _check_content(

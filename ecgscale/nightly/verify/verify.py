@@ -266,7 +266,8 @@ class _Check:
                 if data is None:
                     self.problems.add("missing_file", entry.file, f"the explanations of {entry.key} are gone")
                 else:
-                    ids = check_file(entry, data, manifest.content.identity, n_clusters, self.problems)
+                    said = manifest.content
+                    ids = check_file(entry, data, said.identity, n_clusters, self.problems, said.columns)
                 if isinstance(commit, StoreError):
                     self.problems.add("commit", entry.commit, str(commit))
                 else:

@@ -32,6 +32,7 @@ from ecgscale.io.numbered import to_json
 from ecgscale.io.objects import ObjectStore
 from ecgscale.io.places import Place, absolute, place
 from ecgscale.passes.alongside import require_alongside
+from ecgscale.passes.explain.agreement import Agreed, agree
 from ecgscale.passes.explain.chosen_model import require_published_model
 from ecgscale.passes.explain.committing import NO_LIMITS, CommittedShards, Committing, RunLimits
 from ecgscale.passes.explain.plan import Beside, Plan, freeze_plan
@@ -79,6 +80,7 @@ class ExplainResult:
     set_aside: shards that could not be read; held: shards held back from publishing, rejected ones included
     left: shards that this run did not come to, under its limits
     withdrawn: records of shards that the manifest before had and this one has not, for whatever reason
+    columns: what became of the carried columns, as sentences: new ones, wider ones, those that a new shard has not
     superseded, repeated, conflicts: rows that gave way to a newer shard's, came twice alike, contradict in the patient
     """
 
@@ -101,6 +103,7 @@ class ExplainResult:
     conflicts: int = 0
     cropped: int = 0
     network_seconds: float = 0.0
+    columns: tuple[str, ...] = ()
     withdrawn: int = 0
     seconds: float = 0.0
 
@@ -129,6 +132,7 @@ class ExplainResult:
             "set_aside": [aside.model_dump(include={"key", "reason"}) for aside in self.set_aside],
             "held": [shard.model_dump(include={"key", "state", "reason"}) for shard in self.held],
             "left": len(self.left),
+            "columns": list(self.columns),
             "superseded": self.superseded,
             "repeated": self.repeated,
             "conflicts": self.conflicts,
@@ -248,6 +252,7 @@ class _Run:
     policy: Policy | None
     guard: BeforeWork | None
     root: Place | None = None
+    columns: tuple[str, ...] = ()
 
     def attempt(self) -> ExplainResult | None:
         """Plan, compute, publish; None when another run published while this one worked: its view is newer."""
@@ -271,6 +276,8 @@ class _Run:
             return self._result(newest, newest, Resolved(newest.content.shards), done)
         facts = self.committing.facts
         choice = choose(self.store, plan.published, done.commits, newest, policy.admission if policy else None, facts)
+        agreed = agree(self.store, choice, newest)
+        choice, done = agreed.choice, self._refuse(agreed, done)
         if newest is not None and choice.changes_nothing(newest, done.set_aside):
             return self._result(newest, newest, Resolved(newest.content.shards), done)
         known = versions_known(self.store, newest) if beside is None else beside.known
@@ -278,10 +285,24 @@ class _Run:
         where = ArchiveFacts(archive_id=archive.archive_id, path=absolute(archive.path))
         digest = plan_digest((*resolved.entries, *done.set_aside, *choice.held))
         past = [*(known.values() if beside is not None else ()), *_left(plan, done)]
-        content = compose(self.identity, where, digest, resolved.entries, done.set_aside, choice.held, past)
+        content = compose(
+            self.identity, where, digest, resolved.entries, done.set_aside, choice.held, past, agreed.columns
+        )
         pointer = newest_pointer(self.root) if self.root is not None else None
         manifest = publish(self.store, content, base, facts, pointer)
         return self._result(manifest, newest, resolved, done) if manifest else None
+
+    def _refuse(self, agreed: Agreed, done: CommittedShards) -> CommittedShards:
+        """Say what the columns came to; `done` with the shards set aside whose columns fit nowhere."""
+        for line in agreed.said:
+            self.progress.say(line)
+        for aside in agreed.refused:
+            self.committing.watch.shard_set_aside(aside.key, aside.reason)
+            self.progress.say(f"set aside: {aside.reason}")
+        refused = {aside.key for aside in agreed.refused}
+        commits = tuple(commit for commit in done.commits if commit.source.key not in refused)
+        self.columns = agreed.said
+        return replace(done, commits=commits, set_aside=(*done.set_aside, *agreed.refused))
 
     def _resolve(self, choice: Choice, base: int, sequences: Sequences) -> Resolved:
         """One row for every record, over all shards that are to be published."""
@@ -349,6 +370,7 @@ class _Run:
             restamped=self.committing.restamped,
             unchanged=max(content.totals.shards - self.committing.computed - self.committing.restamped, 0),
             retired=len(published_before.keys() - there),
+            columns=self.columns,
             withdrawn=sum(rows for key, rows in published_before.items() if key not in published_now),
             set_aside=content.set_aside,
             held=content.held,

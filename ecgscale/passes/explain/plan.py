@@ -13,10 +13,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import pyarrow as pa
+
 from ecgscale.archive.reader import Archive, Shard
+from ecgscale.archive.schema import carried_columns
 from ecgscale.archive.sources.tombstones import read_tombstones, returned
-from ecgscale.errors import ShardError
+from ecgscale.errors import ArchiveError, ShardError
 from ecgscale.io.objects import ObjectStore, open_objects
+from ecgscale.store.columns import joined, schema_over
 from ecgscale.store.commit import (
     COMMITS,
     DATA,
@@ -110,7 +114,9 @@ def freeze_plan(
     """The plan for the shards of `archive` as listed, given the commits in `store` and the newest manifest.
 
     A shard that was given up with this `code` (its digest) is set aside at once, and so is one that brings back
-    a patient who was forgotten. Without any manifest, versions have the order that they have `beside`.
+    a patient who was forgotten, or whose columns cannot stand beside those that are published or planned already.
+    Without any manifest, versions have the order that they have `beside`.
+    Raises `ArchiveError` when no shard at all has columns that can be carried.
     """
     earlier, tombstones = _Earlier(store, newest), read_tombstones(archive.path)
     came = _Came(earlier, versions_known(store, newest), beside if newest is None else None)
@@ -119,7 +125,7 @@ def freeze_plan(
     published: list[ShardEntry] = []
     committed: list[Commit] = []
     moved: list[Moved] = []
-    pending: list[Pending] = []
+    found: list[tuple[Pending, pa.Schema]] = []
     set_aside: list[SetAside] = []
     for shard in archive.shards:
         stamp = shard.stamp
@@ -153,8 +159,55 @@ def freeze_plan(
         if same is not None:
             moved.append(Moved(shard, source, same))
         else:
-            pending.append(came.pending(shard, source))
-    return Plan(tuple(published), tuple(committed), tuple(moved), tuple(pending), tuple(set_aside))
+            found.append((came.pending(shard, source), footer.schema))
+    kept = {entry.key: entry.file for entry in published}
+    kept |= {one.source.key: one.earlier.output.file for one in moved}
+    pending, misfits = _PlannedColumns(store, newest, kept).sort(found, len(archive.shards))
+    return Plan(tuple(published), tuple(committed), tuple(moved), tuple(pending), (*set_aside, *misfits))
+
+
+class _PlannedColumns:
+    """Sorts what is to be computed by its columns: of two shards that contradict, the one whose key comes first is
+    planned. `kept` are the files that stay published: where others go, so do their columns."""
+
+    def __init__(self, store: ObjectStore, newest: Manifest | None, kept: Mapping[str, str]) -> None:
+        self._store, self._kept = store, kept
+        known = newest.content.columns if newest else None
+        self._published = known.arrow_schema if known else pa.schema([])
+        self._all_kept = newest is None or all(entry.key in kept for entry in newest.content.shards)
+
+    def sort(self, found: Sequence[tuple[Pending, pa.Schema]], shards: int) -> tuple[list[Pending], list[SetAside]]:
+        """Those that fit, and those that do not. Raises `ArchiveError` when of so many shards not one can be carried:
+        then it is the archive that is wrong."""
+        carried, unusable = [], []
+        for pending, schema in found:
+            try:
+                carried.append((pending, carried_columns(schema)))
+            except ArchiveError as error:
+                unusable.append(_aside(pending, f"{pending.shard.path}: {error}"))
+        if unusable and len(unusable) == shards:
+            raise ArchiveError(unusable[0].reason)
+        fitting, misfits = self._joined(self._published, carried)
+        if misfits and not self._all_kept:
+            standing = {key: self._store.location(file) for key, file in self._kept.items()}
+            fitting, misfits = self._joined(schema_over(standing), carried)
+        return fitting, [*unusable, *misfits]
+
+    def _joined(
+        self, schema: pa.Schema, carried: Sequence[tuple[Pending, list[pa.Field]]]
+    ) -> tuple[list[Pending], list[SetAside]]:
+        fitting, misfits = [], []
+        for pending, fields in carried:
+            try:
+                schema = joined(schema, fields, pending.shard.path)
+                fitting.append(pending)
+            except ShardError as error:
+                misfits.append(_aside(pending, str(error)))
+        return fitting, misfits
+
+
+def _aside(pending: Pending, reason: str) -> SetAside:
+    return SetAside(**pending.source.model_dump(), reason=reason)
 
 
 class _Came:

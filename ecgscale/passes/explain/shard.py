@@ -17,12 +17,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ecgscale.archive.reader import Archive, RawBatch, Shard
+from ecgscale.archive.schema import carried_columns
 from ecgscale.archive.shard import require_unchanged
 from ecgscale.archive.validate import OK
 from ecgscale.clusters.model import ClusterModel
 from ecgscale.encoders.preprocess import Prepared, prepare_batch
 from ecgscale.encoders.taps import Encoder
-from ecgscale.errors import ShardError
+from ecgscale.errors import ArchiveError, ShardError
 from ecgscale.explain.facts import Facts, explain_batch, load_encoder
 from ecgscale.explain.schema import (
     OUTPUT_SCHEMA_VERSION,
@@ -54,8 +55,6 @@ class ShardExplainer:
         self.settings = settings
         self.cropped = 0
         """Records, of all shards that were committed so far, that are longer than the network sees."""
-        self._carried = [field.name for field in archive.carried_fields()]
-        self._schema = output_schema(len(model.centroids), archive.carried_fields())
 
     def commit(
         self, pending: Pending, store: ObjectStore, run: RunFacts, stage: Stage, watch: Stopwatch | None = None
@@ -63,8 +62,9 @@ class ShardExplainer:
         """Compute and commit one shard; returns the commit record that holds.
 
         `watch` learns where the seconds went: the stages of `ecgscale.passes.watch`.
+        The file has the carried columns of its shard, in its types, whatever other shards have.
         Raises `ShardError`, with nothing committed, when the shard breaks off, changes meanwhile, or has columns that
-        the archive's first shard has not.
+        cannot be carried.
         """
         watch = watch or Stopwatch()
         with watch.time(TOTAL):
@@ -85,7 +85,7 @@ class ShardExplainer:
             return commit_output(
                 store,
                 source,
-                to_parquet(table.to_batches(), self._schema, self.metadata(source)),
+                to_parquet(table.to_batches(), table.schema, self.metadata(source)),
                 record_ids=[record_id for record_id, status in ids if status != NO_ID],
                 quarantined=dict(quarantined),
                 rows=table.num_rows,
@@ -110,7 +110,7 @@ class ShardExplainer:
         """Output rows of the batches of these numbers, counted from 0, as a commit of the whole shard has them; each
         with the number of its first row. Raises as `commit` does."""
         seen: set[str] = set()
-        raws = self.archive.batches(shard, self._carried, batch_records=self.settings.batch)
+        raws = self.archive.batches(shard, batch_records=self.settings.batch)
         for number, raw in enumerate(raws):
             if number in batches:
                 prepared = self._prepare(raw, seen)
@@ -148,20 +148,23 @@ class ShardExplainer:
                     rows.append(self._output(shard, raw, prepared, facts))
                     digests.update(row_digests(raw, digests))
                 stage.advance(len(raw))
-        return pa.Table.from_batches(rows, schema=self._schema)
+        schema = rows[0].schema if rows else self._schema_of(self.archive.footer(shard).schema)
+        return pa.Table.from_batches(rows, schema=schema)
+
+    def _schema_of(self, columns: pa.Schema) -> pa.Schema:
+        return output_schema(len(self.model.centroids), carried_columns(columns))
 
     def _output(self, shard: Shard, raw: RawBatch, prepared: Prepared, facts: Facts) -> pa.RecordBatch:
         with_entropy = self.settings.entropy == "timestep"
         try:
-            return output_rows(raw, prepared, facts, self.encoder.spec.input, self._schema, with_entropy)
-        except pa.ArrowException as error:
-            raise ShardError(
-                f"{shard.path}: a carried column is of another type than in the archive's first shard: {error}"
-            ) from error
+            schema = self._schema_of(raw.table.schema)
+            return output_rows(raw, prepared, facts, self.encoder.spec.input, schema, with_entropy)
+        except (ArchiveError, pa.ArrowException) as error:
+            raise ShardError(f"{shard.path}: {error}") from error
 
     def _prepared(self, shard: Shard, watch: Stopwatch) -> Iterator[tuple[RawBatch, Prepared]]:
         seen: set[str] = set()
-        raws = self.archive.batches(shard, self._carried, batch_records=self.settings.batch)
+        raws = self.archive.batches(shard, batch_records=self.settings.batch)
         for raw in watch.each("read", raws):
             with watch.time("prepare"):
                 prepared = self._prepare(raw, seen)

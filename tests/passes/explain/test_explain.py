@@ -241,17 +241,6 @@ def test_a_reserved_label_column_is_told_before_any_work(model: Path, tmp_path: 
     assert not list((tmp_path / "out").rglob("*.parquet"))
 
 
-def test_a_shard_with_other_labels_is_set_aside(archive: Path, model: Path, tmp_path: Path) -> None:
-    rewrite(archive / "part-00001.parquet", lambda table: table.drop_columns(["age"]))
-    rewrite(
-        archive / "part-00002.parquet",
-        lambda table: table.set_column(table.schema.get_field_index("age"), "age", pa.array(["old", "older"])),
-    )
-    result = explain(archive, model, tmp_path / "out")
-    assert [aside.key for aside in result.set_aside] == ["part-00001.parquet", "part-00002.parquet"]
-    assert "age" in result.set_aside[0].reason
-
-
 def test_duckdb_and_polars_read_the_files(archive: Path, model: Path, tmp_path: Path) -> None:
     import duckdb
     import polars
