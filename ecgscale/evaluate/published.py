@@ -28,6 +28,7 @@ from ecgscale.explain.facts import require_contract
 from ecgscale.io.objects import StoreError
 from ecgscale.io.parquet import parquet_errors
 from ecgscale.io.places import place
+from ecgscale.store.columns import goes_into, schemas_of
 from ecgscale.store.dataset import ExplainedDataset, find_dataset, open_explanations
 from ecgscale.store.manifest import Manifest
 
@@ -74,8 +75,23 @@ class Published:
 
     @cached_property
     def explanations(self) -> pyarrow.dataset.FileSystemDataset:
-        """All rows, quarantined ones among them."""
+        """All rows, quarantined ones among them. `StoreError` when a file has other columns than the manifest says."""
+        self._require_columns()
         return open_explanations(self.root, self.dataset_id)
+
+    def _require_columns(self) -> None:
+        """A name that was changed in a footer would make its column one that the file has not: all null."""
+        columns, files = self.manifest.content.columns, self.manifest.files
+        if columns is None:
+            return
+        known = columns.arrow_schema
+        for file, schema in zip(files, schemas_of([self.found.store.location(file) for file in files]), strict=True):
+            strange = [field for field in schema if not goes_into(field, known)]
+            if strange:
+                raise StoreError(
+                    f"{self.found.store.location(file)} is damaged: it has a column {strange[0].name!r} of type "
+                    f"{strange[0].type}, which its manifest does not know. `ecgscale verify` says what else is"
+                )
 
     @property
     def schema(self) -> pa.Schema:

@@ -67,6 +67,12 @@ def joined(schema: pa.Schema, more: Iterable[pa.Field], where: str) -> pa.Schema
     return pa.schema(list(fields.values()))
 
 
+def goes_into(field: pa.Field, schema: pa.Schema) -> bool:
+    """Whether a schema is wide enough for a column."""
+    known = schema.field(field.name).type if field.name in schema.names else None
+    return known is not None and widened(known, field.type, field.name in AS_UTC) == known
+
+
 def widened(one: pa.DataType, other: pa.DataType, as_utc: bool = False) -> pa.DataType | None:
     """The type that holds the values of both exactly; None when there is none."""
     one, other = (_plain(one), _plain(other)) if one != other else (one, one)

@@ -21,7 +21,7 @@ from ecgscale.io.parquet import UNREADABLE, damage, open_parquet_file
 from ecgscale.nightly.verify.rows import COLUMNS, Problems, Rows, check_rows, place_of
 from ecgscale.passes.explain.resolve import PATIENT_CONFLICT
 from ecgscale.passes.explain.shard import NO_ID
-from ecgscale.store.columns import AS_UTC, Columns, widened
+from ecgscale.store.columns import Columns, goes_into
 from ecgscale.store.commit import Commit, Source, commit_name, decode_hashes, hash_record_ids, output_is_there
 from ecgscale.store.manifest import DatasetFacts, ShardEntry
 
@@ -65,8 +65,8 @@ def _check_columns(entry: ShardEntry, schema: pa.Schema, columns: Columns | None
         return
     wide = columns.arrow_schema
     for field in schema:
-        known = wide.field(field.name).type if field.name in wide.names else "not there"
-        if known == "not there" or widened(known, field.type, field.name in AS_UTC) != known:
+        if not goes_into(field, wide):
+            known = wide.field(field.name).type if field.name in wide.names else "not there"
             problems.add("schema", entry.file, f"column {field.name} is {field.type}; in the manifest it is {known}")
 
 
