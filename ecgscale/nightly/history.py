@@ -279,8 +279,9 @@ def roll_back(root: str | Place, number: int, reason: str, dataset: str | None =
         if (entry.key, entry.content_digest) not in kept:
             held.append(_hold_back(store, entry, f"rolled back to manifest {number}: {reason.strip()}", run))
     shards, aside = target.content.shards, target.content.set_aside
+    digest = plan_digest([*shards, *aside, *held])
     content = compose(
-        target.content.identity, target.content.archive, plan_digest([*shards, *aside, *held]), shards, aside, held
+        target.content.identity, target.content.archive, digest, shards, aside, held, target.content.columns
     )
     manifest = publish(store, content, newest.number, run)
     if manifest is None:
