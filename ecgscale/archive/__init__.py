@@ -1,7 +1,6 @@
 """ECGs at rest: a folder of Parquet shards, one row a recording.
 
 schema      the columns, and the names that labels may not have
-footer      a digest of a shard's footer, in itself
 shard       one shard as a file: built whole, put in one piece, its footer, its rows; a digest of what it says
 reader      an archive opened, batches of its records, chosen ones from the row groups that hold them
 writer      whole shards, then `_archive.json`, last

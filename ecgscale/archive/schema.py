@@ -84,7 +84,6 @@ RESERVED_COLUMNS: frozenset[str] = frozenset(
 
 DIGEST_KEY = b"ecgscale.content_digest"
 VERSION_KEY = b"ecgscale.schema_version"
-DATA_BYTES_KEY = b"ecgscale.data_bytes"
 
 
 def signal_type(signal: str) -> pa.DataType:

@@ -18,10 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ecgscale.archive.footer import RESTORE, UNSIGNED, checked_footer, data_end, sign_footer
 from ecgscale.archive.schema import (
     CORE_COLUMNS,
-    DATA_BYTES_KEY,
     DIGEST_KEY,
     REQUIRED_COLUMNS,
     SCHEMA_VERSION,
@@ -30,7 +28,17 @@ from ecgscale.archive.schema import (
 )
 from ecgscale.errors import ShardError
 from ecgscale.io.objects import StoreError, open_objects
-from ecgscale.io.parquet import UNREADABLE, damage, open_parquet_file, parquet_writer
+from ecgscale.io.parquet import (
+    DATA_BYTES_KEY,
+    UNREADABLE,
+    UNSIGNED,
+    checked_footer,
+    damage,
+    data_end,
+    open_parquet_file,
+    parquet_writer,
+    sign_footer,
+)
 from ecgscale.io.places import fetch, is_remote
 from ecgscale.io.settings import is_of_the_store, s3, storage_errors
 
@@ -40,6 +48,8 @@ if TYPE_CHECKING:
 ROW_GROUP_RECORDS = 128
 READ_BYTES = 256 * 2**20
 """Of encoded pages that are decoded at once, at most, where a record has not more."""
+RESTORE = "Restore it from a copy, or ingest it again"
+"""What to do about a shard that is damaged."""
 _READ_BUFFER = 2**20
 _FOOTER_BLOCK = 2**18
 
@@ -207,7 +217,7 @@ def open_parquet(shard: Shard, whole: bool = False) -> pq.ParquetFile:
         raise ShardError(f"{shard.path} {shard.odd}")
     try:
         source = _opened(shard, whole)
-        meta = checked_footer(source, shard.path)
+        meta = checked_footer(source)
         # A buffer, because without one a column chunk of a large row group is read in one piece.
         file = open_parquet_file(source, metadata=meta, pre_buffer=False, buffer_size=_READ_BUFFER)
     except (*UNREADABLE, StoreError) as error:

@@ -7,6 +7,10 @@ a file of ours written or opened. Files without them (of earlier versions, of ot
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -109,3 +113,68 @@ def damage(error: BaseException) -> str:
     """What is wrong with a file, from the error that reading it raised."""
     said = str(error).strip().splitlines()[0].rstrip(". ") if str(error).strip() else type(error).__name__
     return f"the bytes of a page do not fit their checksum ({said})" if "CRC checksum" in said else said
+
+
+# A digest of a footer, in itself. Pages have their checksums; what says where they are and how they are to be read, the
+# names of the columns and what else is known of the rows has none in Parquet.
+DATA_BYTES_KEY = b"ecgscale.data_bytes"
+"""Metadata of a file that is signed: where its data end, and the footer begins."""
+_KEY = b"ecgscale.footer_digest"
+_BLANK = b"0" * 64
+UNSIGNED = {_KEY: _BLANK}
+"""Metadata of a file whose footer is to be signed."""
+
+_TRAILER = 8
+_TAIL = 2**16
+# As Thrift's compact protocol has it: behind the key a string, its length before it.
+_SIGNATURE = re.compile(re.escape(_KEY) + rb"\x18\x40(.{64})", re.DOTALL)
+_DATA_END = re.compile(re.escape(DATA_BYTES_KEY) + rb"\x18.(\d+)", re.DOTALL)
+
+
+def sign_footer(file: pa.Buffer) -> None:
+    """Put the digest of its footer into a whole file in memory that was written with `UNSIGNED`."""
+    whole = memoryview(file).cast("B")
+    start = len(whole) - _TRAILER - _footer_length(whole)
+    footer = bytes(whole[start:-_TRAILER])
+    found = _SIGNATURE.search(footer)
+    assert found is not None
+    whole[start + found.start(1) : start + found.end(1)] = _digest(footer, found)
+
+
+def data_end(size: int, meta: pq.FileMetaData) -> int:
+    """Where the data pages of a file of that size end, and its footer begins: there is nothing between them."""
+    return size - _TRAILER - int(meta.serialized_size)
+
+
+def checked_footer(source: Any) -> pq.FileMetaData:
+    """The footer of a local path or an open stream, read once. Raises `StoreError` when it is one of ours and not
+    what its digest is of, and what pyarrow raises for one that it cannot parse.
+
+    A digest counts only in the file that it was written for: a tool that rewrites a shard may copy the metadata along.
+    """
+    with contextlib.ExitStack() as stack:
+        stream = stack.enter_context(open(source, "rb")) if isinstance(source, str) else source
+        size = stream.seek(0, os.SEEK_END)
+        stream.seek(max(0, size - _TAIL))
+        tail = bytes(stream.read())
+        length = _footer_length(tail) + _TRAILER
+        if len(tail) < length <= size:
+            stream.seek(size - length)
+            tail = bytes(stream.read())
+    footer = tail[-length:-_TRAILER]
+    ends, signature = _DATA_END.search(footer), _SIGNATURE.search(footer)
+    ours = ends is not None and int(ends[1]) == size - length
+    if ours and signature is not None and signature[1] != _digest(footer, signature):
+        raise StoreError("its footer is not what the digest (checksum) in it is of")
+    return pq.read_metadata(pa.BufferReader(tail[-length:]))
+
+
+def _footer_length(tail: bytes | memoryview) -> int:
+    """Bytes of the footer, which the last 8 bytes of a file say."""
+    return int.from_bytes(bytes(tail[-_TRAILER:])[:4], "little")
+
+
+def _digest(footer: bytes, signature: re.Match[bytes]) -> bytes:
+    """sha256, in hexadecimal, of a footer with zeros in the place of its digest."""
+    blank = footer[: signature.start(1)] + _BLANK + footer[signature.end(1) :]
+    return hashlib.sha256(blank).hexdigest().encode()

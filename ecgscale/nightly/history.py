@@ -281,7 +281,7 @@ def roll_back(root: str | Place, number: int, reason: str, dataset: str | None =
     shards, aside = target.content.shards, target.content.set_aside
     digest = plan_digest([*shards, *aside, *held])
     content = compose(
-        target.content.identity, target.content.archive, digest, shards, aside, held, target.content.columns
+        target.content.identity, target.content.archive, digest, shards, aside, held, columns=target.content.columns
     )
     manifest = publish(store, content, newest.number, run)
     if manifest is None:

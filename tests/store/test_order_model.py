@@ -21,7 +21,7 @@ from ecgscale.store.garbage import doomed_objects, still_loose
 from ecgscale.store.holds import decide, holds
 from ecgscale.store.manifest import Manifest, newest_number, prune, read_manifest
 from tests.store.interleaved import ArchiveModel, Held, Objects, Records, Turns, View
-from tests.store.test_protocol_model import drive, published, read_from_model
+from tests.store.test_protocol_model import drive, published, read_from_model, schemas_from_model
 
 KEYS = [f"part-{i:05d}.parquet" for i in range(4)]
 HELD = 7
@@ -33,6 +33,7 @@ TIMES = [(40, False), pytest.param(1000, True, marks=pytest.mark.slow)]
 def _as_in_processes() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(resolve_module, "_read", read_from_model)
+        patch.setattr(resolve_module, "_schemas", schemas_from_model)
         patch.setattr(plan_module._Earlier, "_names", property(plan_module._Earlier._names.func))
         yield
 

@@ -146,11 +146,16 @@ def read_from_model(store: View, commit: Commit, columns: list[str] | None = Non
     return pq.read_table(pa.BufferReader(store.read(commit.output.file)), columns=columns)
 
 
+def schemas_from_model(store: View, files: Sequence[str]) -> list[pa.Schema]:
+    return [pq.read_schema(pa.BufferReader(store.read(file))).remove_metadata() for file in files]
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _as_in_processes() -> Iterator[None]:
     """Files are read from the model; and what only threads share is not shared."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(settle_module, "_read", read_from_model)
+        patch.setattr(settle_module, "_schemas", schemas_from_model)
         # Before Python 3.12 a cached_property has one lock for all instances.
         patch.setattr(plan_module._Earlier, "_names", property(plan_module._Earlier._names.func))
         yield

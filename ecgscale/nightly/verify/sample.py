@@ -13,7 +13,8 @@ from __future__ import annotations
 import math
 import socket
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
@@ -23,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 
 from ecgscale.archive.reader import Archive, Shard
-from ecgscale.archive.shard import ContentDigest, require_unchanged
+from ecgscale.archive.shard import ContentDigest, check_content, require_unchanged
 from ecgscale.clusters.model import ClusterModel
 from ecgscale.errors import EncoderError, ModelError, ShardError
 from ecgscale.evaluate.published import open_source
@@ -301,3 +302,40 @@ def _alike(mine: pa.Table, published: pa.Table) -> tuple[np.ndarray, np.ndarray]
     at = {record_id: row for row, record_id in explained_rows(published)}
     pairs = [(row, at[record_id]) for row, record_id in explained_rows(mine) if record_id in at]
     return np.array([row for row, _ in pairs], np.int64), np.array([row for _, row in pairs], np.int64)
+
+
+READERS = 4
+"""Shards of the archive that are read side by side."""
+
+
+def check_archive(archive: Archive, entries: Sequence[ShardEntry], problems: Problems, progress: Progress) -> int:
+    """Tell of every published shard that says it holds what was explained, and does not; how many do hold it.
+
+    A shard with another content is a newer one, and no problem: the next run explains it.
+    """
+    there = {shard.key: shard for shard in archive.shards}
+    pairs = [(entry, there[entry.key]) for entry in entries if entry.key in there]
+
+    def look(pair: tuple[ShardEntry, Shard]) -> str | bool:
+        entry, shard = pair
+        try:
+            if archive.footer(shard).content_digest != entry.content_digest:
+                if (shard.size, shard.stamp) != (entry.size, entry.stamp):
+                    return False
+                return f"{shard.path} has the size and the time that it was explained with, and another content"
+            check_content(shard)
+        except ShardError as error:
+            return str(error)
+        finally:
+            stage.advance(entry.rows)
+        return True
+
+    held = 0
+    records = sum(entry.rows for entry, _ in pairs)
+    with progress.stage("archive", records, "records") as stage, ThreadPoolExecutor(READERS) as readers:
+        for (entry, _), found in zip(pairs, readers.map(look, pairs), strict=True):
+            if isinstance(found, str):
+                problems.add("archive", entry.key, found)
+            else:
+                held += found
+    return held

@@ -25,11 +25,10 @@ from ecgscale.errors import EncoderError, ExitCode, ModelError
 from ecgscale.explain.facts import require_encoder_files
 from ecgscale.io.objects import ObjectStore, StoreError, open_objects
 from ecgscale.io.places import Place
-from ecgscale.nightly.verify.archive import check_archive
 from ecgscale.nightly.verify.chain import broken_link, lost_versions
 from ecgscale.nightly.verify.file import check_commit, check_file
 from ecgscale.nightly.verify.rows import Problem, Problems, check_doubles
-from ecgscale.nightly.verify.sample import Recomputed, Recomputing, source_of
+from ecgscale.nightly.verify.sample import Recomputed, Recomputing, check_archive, source_of
 from ecgscale.progress import SILENT, Progress
 from ecgscale.store.commit import Commit, read_commit
 from ecgscale.store.dataset import dataset_store

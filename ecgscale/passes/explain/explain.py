@@ -32,11 +32,19 @@ from ecgscale.io.numbered import to_json
 from ecgscale.io.objects import ObjectStore
 from ecgscale.io.places import Place, absolute, place
 from ecgscale.passes.alongside import require_alongside
-from ecgscale.passes.explain.agreement import Agreed, agree
 from ecgscale.passes.explain.chosen_model import require_published_model
 from ecgscale.passes.explain.committing import NO_LIMITS, CommittedShards, Committing, RunLimits
 from ecgscale.passes.explain.plan import Beside, Plan, freeze_plan
-from ecgscale.passes.explain.resolve import Admission, Choice, Resolved, choose, commits_of, resolve_duplicates
+from ecgscale.passes.explain.resolve import (
+    Admission,
+    Agreed,
+    Choice,
+    Resolved,
+    agree,
+    choose,
+    commits_of,
+    resolve_duplicates,
+)
 from ecgscale.passes.watch import RunWatch
 from ecgscale.passes.workers import OpenPool, in_process
 from ecgscale.progress import SILENT, Progress

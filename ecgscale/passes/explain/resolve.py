@@ -18,16 +18,18 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ecgscale.archive.validate import OK
+from ecgscale.errors import ShardError
 from ecgscale.explain.schema import FACT_COLUMNS, to_parquet
 from ecgscale.io.objects import ObjectStore, StoreError
 from ecgscale.io.parquet import read_parquet
+from ecgscale.store.columns import Columns, joined, schemas_of
 from ecgscale.store.commit import (
     DATA,
     Commit,
@@ -313,3 +315,75 @@ def _rewrite(store: ObjectStore, entry: ShardEntry, commit: Commit, change: _Cha
 
 def _read(store: ObjectStore, commit: Commit, columns: list[str] | None = None) -> pa.Table:
     return read_parquet(store.location(commit.output.file), columns)
+
+
+NAMED_SHARDS = 5
+
+
+@dataclass(frozen=True)
+class Agreed:
+    """What is published after all, in which columns, what is refused for its columns, and what there is to say."""
+
+    choice: Choice
+    columns: Columns | None
+    refused: tuple[SetAside, ...] = ()
+    said: tuple[str, ...] = ()
+
+
+def agree(store: ObjectStore, choice: Choice, newest: Manifest | None) -> Agreed:
+    """Let the new commits of `choice` join what it keeps, in the order of their keys.
+
+    The schema is that of the files which are published, no others: where one of them goes, it is found out anew.
+    """
+    known = newest.content.columns if newest else None
+    kept = {entry.commit for entry in choice.kept}
+    gone = newest is not None and any(entry.commit not in kept for entry in newest.content.shards)
+    if not choice.new and not gone:
+        return Agreed(choice, known)
+    if known is not None and not gone:
+        schema = known.arrow_schema
+    else:
+        schema = pa.schema([])
+        for entry, own in zip(choice.kept, _schemas(store, [entry.file for entry in choice.kept]), strict=True):
+            schema = joined(schema, own, entry.key)
+    before, new, refused, lacking = schema, [], [], []
+    commits = sorted(choice.new, key=lambda commit: commit.source.key)
+    found = _schemas(store, [commit.output.file for commit in commits])
+    for commit, own in zip(commits, found, strict=True):
+        try:
+            schema = joined(schema, own, commit.source.key)
+        except ShardError as error:
+            refused.append(SetAside(**commit.source.model_dump(), reason=str(error)))
+            continue
+        new.append(commit)
+        lacking.append((commit.source.key, own))
+    said = (*_changes(before, schema), *_absent(schema, lacking))
+    return Agreed(replace(choice, new=tuple(new)), Columns.of(schema), tuple(refused), said)
+
+
+def _schemas(store: ObjectStore, files: Sequence[str]) -> list[pa.Schema]:
+    return schemas_of([store.location(file) for file in files])
+
+
+def _changes(before: pa.Schema, after: pa.Schema) -> list[str]:
+    """What became of the columns that were published before; nothing when there were none."""
+    said = []
+    for column in after if len(before) else ():
+        if column.name not in before.names:
+            said.append(f"column {column.name} ({column.type}) is new: null in shards that were explained before")
+        elif before.field(column.name).type != column.type:
+            said.append(f"column {column.name} is {column.type} from now on: {before.field(column.name).type} before")
+    return said
+
+
+def _absent(schema: pa.Schema, found: Sequence[tuple[str, pa.Schema]]) -> list[str]:
+    """Which columns new shards have not."""
+    said = []
+    for name in schema.names:
+        without = [key for key, own in found if name not in own.names]
+        if without:
+            shards = ", ".join(without[:NAMED_SHARDS]) + (
+                f" and {len(without) - NAMED_SHARDS:,} more" if len(without) > NAMED_SHARDS else ""
+            )
+            said.append(f"column {name} is not in {shards}: null there")
+    return said

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from ecgscale.errors import ArchiveError, UsageError
@@ -25,7 +24,7 @@ from ecgscale.store.commit import read_commit
 from ecgscale.store.garbage import collect_garbage
 from ecgscale.store.manifest import manifest_key
 from tests.explain.golden import good_row, write_archive, write_rows
-from tests.worlds.commands.explaining import Watching, change_a_sample, rewrite
+from tests.worlds.commands.explaining import Watching, rewrite
 from tests.worlds.commands.small_world import SmallWorld, with_value
 
 
@@ -302,29 +301,6 @@ def test_shards_that_changed_since_are_left_out_and_told(own_archive: SmallWorld
         "1 shard changed in the archive since",
         "1 shard not in the archive any more",
     )
-
-
-@pytest.mark.parametrize("checksums", [True, False])
-def test_a_shard_that_is_not_what_was_explained(
-    own_archive: SmallWorld, monkeypatch: pytest.MonkeyPatch, checksums: bool
-) -> None:
-    """Whether its time changed with its bits or not; and as it was before there were checksums, by its digest."""
-    world = own_archive
-    assert world.verify(sample=0.01).datasets[0].held == 3
-    shard = world.archive / "part-00001.parquet"
-    before = shard.stat()
-    change_a_sample(shard)
-    if not checksums:
-        monkeypatch.setattr("ecgscale.archive.shard.open_parquet_file", pq.ParquetFile)
-    for modified in (before.st_mtime_ns + 1_000_000, before.st_mtime_ns):
-        os.utime(shard, ns=(modified, modified))
-        [dataset] = world.verify(sample=0.01).datasets
-        assert dataset.counts["archive"] == 1
-        assert dataset.held == 2
-        assert "checksum" in next(problem.message for problem in dataset.problems if problem.kind == "archive")
-    assert world.problems(sample=0.0) == {}
-    shard.write_bytes(b"")
-    assert world.problems(sample=0.01) == {"archive": 1}
 
 
 def test_an_archive_that_moved(own_archive: SmallWorld, tmp_path: Path) -> None:
