@@ -62,6 +62,7 @@ GROUPS = {
 SLOW = (
     *(path for paths in GROUPS.values() for path in paths),
     "archive/sources/formats/test_damaged.py",
+    "archive/sources/test_tables_fuzz.py",
     "archive/sources/test_wfdb_fuzz.py",
     "benchmarks/test_benchmarks.py",
     "cli/test_command.py",

@@ -269,7 +269,8 @@ def _cell(value: Any, kind: pa.DataType) -> Any:
         number = float(value)
         if math.isnan(number):
             return None
-        stored = float(np.array(number, kind.to_pandas_dtype())) if abs(number) < 1e300 else math.inf
+        with np.errstate(over="ignore"):
+            stored = float(np.array(number, kind.to_pandas_dtype()))
         return stored if math.isfinite(stored) else _refuse()
     if pa.types.is_timestamp(kind):
         return value if isinstance(value, datetime) else datetime.fromisoformat(str(value).strip())
