@@ -14,7 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ecgscale.archive.sources.code15 import part_exams
+from ecgscale.archive import Archive
+from ecgscale.archive.sources.code15 import ingest_code15, part_exams
 from ecgscale.archive.sources.hdf5 import BrokenPart, reading, signals_in
 from ecgscale.archive.sources.ptbxl import scp_codes
 from ecgscale.archive.sources.tables import Odd, column_values, id_text, ids_of, read_csv
@@ -125,9 +126,9 @@ def part(path: Path, kind: str) -> bytes:
     return path.read_bytes()
 
 
-@pytest.mark.parametrize("kind", ["plain", "packed"])
+@pytest.mark.parametrize("kind", ["plain", "packed", "texts", "latest"])
 def test_mutated_parts(tmp_path: Path, kind: str) -> None:
-    """1,000 files: ids and samples of each are read, or one error names the file; memory stays near its size."""
+    """2,000 files: ids and samples of each are read, or one error names the file; memory stays near its size."""
     chance, path = random.Random(kind), tmp_path / "exams_part0.hdf5"
     good, refused = part(path, kind), 0
     tracemalloc.start()
@@ -145,6 +146,25 @@ def test_mutated_parts(tmp_path: Path, kind: str) -> None:
     tracemalloc.stop()
     assert peak < 2**25 + 1200 * len(good)
     assert 0 < refused < 500
+
+
+def test_mutated_parts_beside_a_good_one(tmp_path: Path) -> None:
+    """Whole ingests: every row of every part that can be opened is in the archive, or dropped and counted."""
+    chance, source = random.Random(3), tmp_path / "src"
+    source.mkdir()
+    part(source / "exams_part1.hdf5", "plain")
+    good = part(source / "exams_part0.hdf5", "packed")
+    (source / "exams.csv").write_bytes(b"exam_id,age,is_male\n11,40,1\n12,41,0\n")
+    for i in range(60):
+        (source / "exams_part0.hdf5").write_bytes(mutated(good, chance, within=chance.choice((4000, len(good)))))
+        try:
+            rows = len(part_exams(source / "exams_part0.hdf5"))
+        except BrokenPart:
+            rows = 0
+        result = ingest_code15(source, tmp_path / f"a{i}")
+        assert result.records + result.dropped == 4 + rows
+        assert bool(result.set_aside) == (rows == 0)
+        assert Archive.open(tmp_path / f"a{i}").metadata(["record_id"]).num_rows == result.records
 
 
 def test_what_is_raised_while_a_file_is_read_is_one_error(tmp_path: Path) -> None:
