@@ -20,7 +20,7 @@ from ecgscale.archive.sources.files import Known, SourceSet
 from ecgscale.archive.sources.pseudonyms import Pseudonyms
 from ecgscale.archive.sources.source import IngestResult, Source
 from ecgscale.archive.sources.tombstones import forgotten_note
-from ecgscale.archive.sources.wfdb_names import BY_NAME, BY_PATH
+from ecgscale.archive.sources.wfdb_files import BY_NAME, BY_PATH
 from ecgscale.archive_config import read_layout
 from ecgscale.errors import ArchiveError, ShardError
 

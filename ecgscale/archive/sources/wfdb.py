@@ -40,16 +40,17 @@ from ecgscale.archive.sources.source import (
 from ecgscale.archive.sources.tables import telling
 from ecgscale.archive.sources.tombstones import full_shards
 from ecgscale.archive.sources.wfdb_comments import ALL_COMMENTS, HeaderFacts, codes_of, person_of
-from ecgscale.archive.sources.wfdb_files import fetch_records, with_signal_files
-from ecgscale.archive.sources.wfdb_header import HEADER, Header, UnreadableRecord, read_header
-from ecgscale.archive.sources.wfdb_names import (
+from ecgscale.archive.sources.wfdb_files import (
     LEAD_SUFFIXES,
+    fetch_records,
     name_by,
     name_records,
     natural_order,
     not_taken,
     records_among,
+    with_signal_files,
 )
+from ecgscale.archive.sources.wfdb_header import HEADER, Header, UnreadableRecord, read_header
 from ecgscale.archive.sources.wfdb_signal import LongSignal, read_signal
 from ecgscale.archive.sources.wfdb_waves import read_fiducials
 from ecgscale.errors import ArchiveError

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from ecgscale.archive.sources.wfdb_header import Header, UnreadableRecord
@@ -44,7 +47,10 @@ def _marks(header: Header, extension: str) -> list[tuple[int, str]]:
     size = path.stat().st_size
     if size > _MOST_BYTES or size % 2:
         raise UnreadableRecord(f"annotations {path.name} have {size:,} bytes, and no annotation file has that many")
-    annotation = wfdb.rdann(str(header.stem), extension)
+    with tempfile.TemporaryDirectory(prefix="ecgscale-waves-") as alone:
+        # Beside its header, wfdb reads that again for every file of annotations, which takes ten times as long.
+        os.symlink(path.resolve(), Path(alone) / path.name)
+        annotation = wfdb.rdann(str(Path(alone) / header.stem.name), extension)
     # Where a frame has several samples, annotations are counted in frames.
     factor = header.sampling_rate / (annotation.fs or header.frame_rate)
     samples = annotation.sample.tolist()

@@ -17,8 +17,8 @@ from ecgscale.archive import Archive, RawBatch, check_batch
 from ecgscale.archive.sources.source import Ingest, IngestOptions
 from ecgscale.archive.sources.wfdb import ingest_wfdb
 from ecgscale.archive.sources.wfdb_comments import AT_LEAST
+from ecgscale.archive.sources.wfdb_files import not_taken
 from ecgscale.archive.sources.wfdb_header import Header, UnreadableRecord, read_header
-from ecgscale.archive.sources.wfdb_names import not_taken
 from ecgscale.errors import ArchiveError
 from tests.worlds.formula.recordings import all_records, wave, write_wfdb
 

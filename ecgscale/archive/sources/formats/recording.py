@@ -209,13 +209,13 @@ SUFFIXES = frozenset({"dcm", "dicom", "scp", "edf", "ecg", "ish", "ishne", "bdf"
 
 def readers() -> dict[str, Callable[[Path], Recorded]]:
     """Format → what reads a file of it."""
-    from ecgscale.archive.sources.formats import binary, dicom, ecg_xml, scp
+    from ecgscale.archive.sources.formats import binary, dicom, ecg_xml
 
     return {
         "dicom": dicom.read_dicom,
         "muse": ecg_xml.read_muse,
         "aecg": ecg_xml.read_aecg,
-        "scp": scp.read_scp,
+        "scp": binary.read_scp,
         "edf": binary.read_edf,
         "ishne": binary.read_ishne,
     }

@@ -39,7 +39,7 @@ from ecgscale.archive.sources.source import (
 )
 from ecgscale.archive.sources.tombstones import full_shards
 from ecgscale.archive.sources.wfdb_comments import HeaderFacts
-from ecgscale.archive.sources.wfdb_names import name_by, name_records, natural_order
+from ecgscale.archive.sources.wfdb_files import name_by, name_records, natural_order
 from ecgscale.errors import ArchiveError
 from ecgscale.io.places import Place
 from ecgscale.progress import SILENT, Progress
