@@ -121,14 +121,16 @@ class SignalLayout(Section):
 
     file: str = Field(description="Signal files below SRC, as a pattern: exams.hdf5, *.npy.")
     dataset: str | None = None
-    """HDF5: the samples; Parquet: the column with a list of them. CSV has a column a lead."""
+    """HDF5: the samples; Parquet: the column with a list of them, or nothing: then each lead has a column of lists. A CSV
+    has a column a lead."""
     axes: tuple[Literal["record", "lead", "sample"], ...]
     """In the order of the array; without `record`, a file is one record."""
     leads: tuple[str, ...] = Field(min_length=1)
     sampling_rate: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     units_per_mv: float = Field(gt=0, allow_inf_nan=False)
     ids: str | None = None
-    """HDF5 dataset or Parquet column of ids; where there is none, records are called by their numbers."""
+    """HDF5 dataset or Parquet column of ids; where there is none, records are called by their numbers. CSV of many
+    records: the column that says whose a sample is."""
     trim_zeros: bool = False
     """Zeros before and after a record are padding."""
 
@@ -221,12 +223,15 @@ def _consistent(where: str, layout: Layout) -> Layout:
     suffix = posixpath.splitext(signal.file)[1].lower()
     if suffix not in _SUFFIXES:
         raise UsageError(f"{where}: signal.file {signal.file}: expected one of {', '.join(_SUFFIXES)}")
-    if suffix not in (".npy", ".csv") and signal.dataset is None:
+    if suffix in (".hdf5", ".h5") and signal.dataset is None:
         raise UsageError(f"{where}: write signal.dataset, the name of the samples in {signal.file}")
     if suffix in (".parquet", ".pq") and signal.axes[0] != "record":
         raise UsageError(f'{where}: a row of Parquet is a record: write axes = ["record", "lead", "sample"]')
-    if suffix == ".csv" and signal.axes != ("sample", "lead"):
-        raise UsageError(f'{where}: a CSV holds one record, a column a lead: write axes = ["sample", "lead"]')
+    if suffix == ".csv" and signal.axes not in (("sample", "lead"), ("record", "sample", "lead")):
+        said = 'write axes = ["sample", "lead"], or ["record", "sample", "lead"] where one file has many records'
+        raise UsageError(f"{where}: a CSV has a column a lead: {said}")
+    if suffix == ".csv" and ("record" in signal.axes) != (signal.ids is not None):
+        raise UsageError(f"{where}: signal.ids is the column of a CSV of many records that says whose a sample is")
     if table is not None and table.by == "id" and table.id is None:
         raise UsageError(f"{where}: write table.id, the column of {table.file} that names the record")
     return layout

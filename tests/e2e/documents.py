@@ -6,7 +6,7 @@ A block's language says what becomes of it:
              taken as done, and `export`ed settings of the storage are checked
     python   run, in one namespace a page; a block that begins with `# name.py` is written to that file instead
     sql      run by DuckDB, which sees the page's Python variables; rows are kept by the heading above
-    toml     checked as a configuration or an encoder contract; beginning with `# folder/name.toml`, written there too
+    toml     checked as a configuration, a contract or a layout; beginning with `# folder/name.toml`, written there too
     text     not run
 
 A reader has data, hours and eyes that a test has not, so some things stand for others (`_stand_in`):
@@ -43,6 +43,7 @@ import pytest
 from click.testing import CliRunner
 
 from ecgscale import open_explanations
+from ecgscale.archive_config import Layout
 from ecgscale.cli import main
 from ecgscale.config import load_config
 from ecgscale.encoders.spec import EncoderSpec
@@ -183,6 +184,8 @@ class Reader:
         named = re.match(r"# (\S+/\S+\.toml)\n", block.text)
         if "factory" in content:
             EncoderSpec.model_validate(content)
+        elif "signal" in content:
+            Layout.model_validate(content)
         else:
             Path("page.toml").write_text(block.text, encoding="utf-8")
             # Its [storage] would hold for everything that comes after, and names servers that are not there.

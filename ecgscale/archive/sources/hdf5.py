@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from ecgscale.archive.sources.tables import id_text, read_csv
+from ecgscale.archive.schema import is_list
+from ecgscale.archive.sources.tables import id_text, ids_of, read_csv
 from ecgscale.errors import ArchiveError, EcgscaleError
 
 SLAB_RECORDS = 128
@@ -112,14 +113,15 @@ def _read(dataset: h5py.Dataset, axis: int, start: int, stop: int) -> NDArray[An
 
 
 class Signals:
-    """The records of one file, as the file has them; `values` is an HDF5 dataset, an array, or a Parquet column."""
+    """The records of one file, as the file has them; `values` is an HDF5 dataset, an array, a Parquet column, or
+    (samples, leads) of each record, from a column a lead."""
 
     def __init__(
         self, path: Path, values: Any, axes: Sequence[str], n_leads: int, ids: list[str | None] | None
     ) -> None:
         self._path, self._values, self._axes, self._n_leads, self._ids = path, values, list(axes), n_leads, ids
         self._many = "record" in axes
-        if isinstance(values, pa.ChunkedArray):
+        if isinstance(values, pa.ChunkedArray | _ByLead | list):
             self._n = len(values)
             return
         if len(values.shape) != len(axes):
@@ -149,6 +151,8 @@ class Signals:
                     return None, f"it has {array.size} samples, which {self._n_leads} leads cannot share"
                 flat = (self._n_leads, -1) if self._axes[1] == "lead" else (-1, self._n_leads)
                 array, axes = array.reshape(flat), self._axes[1:]
+            elif isinstance(self._values, _ByLead | list):
+                array, axes = self._values[number], ["sample", "lead"]
             else:
                 axis = self._axes.index("record") if self._many else 0
                 where = (slice(None),) * axis + (number,) if self._many else (...,)
@@ -158,6 +162,23 @@ class Signals:
                 return np.ascontiguousarray(leads, dtype=np.float32), ""
         except (OSError, RuntimeError, ValueError, TypeError) as error:
             return None, f"its samples in {self._path.name} cannot be read ({str(error)[:100]})"
+
+
+class _ByLead:
+    """(samples, leads) of the record of each row, from a column of lists a lead."""
+
+    def __init__(self, columns: Sequence[pa.ChunkedArray], leads: Sequence[str]) -> None:
+        self._columns, self._leads = columns, leads
+
+    def __len__(self) -> int:
+        return len(self._columns[0])
+
+    def __getitem__(self, number: int) -> NDArray[Any]:
+        found = [np.asarray(column[number].as_py() or [], dtype=np.float64) for column in self._columns]
+        lengths = dict(zip(self._leads, map(len, found), strict=True))
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"its leads differ in length: {lengths}")
+        return np.stack(found, axis=1)
 
 
 @contextmanager
@@ -187,27 +208,31 @@ def _whole(
 ) -> Signals:
     if suffix in (".parquet", ".pq"):
         table = pq.read_table(path, partitioning=None, use_threads=False)
-        absent = [name for name in (dataset, ids) if name is not None and name not in table.column_names]
+        named = [*(leads if dataset is None else [dataset]), *([] if ids is None else [ids])]
+        absent = [name for name in named if name not in table.column_names]
         if absent:
             raise BrokenPart(f"{path} has no column {', '.join(absent)}; it has {', '.join(table.column_names)}")
-        column = table.column(str(dataset))
-        if not (pa.types.is_list(column.type) or pa.types.is_large_list(column.type) or is_fixed(column.type)):
-            raise BrokenPart(f"{path}: column {dataset} is {column.type}, expected a list of numbers")
+        columns = [table.column(name) for name in (leads if dataset is None else [dataset])]
+        for name, kind in zip(named, [column.type for column in columns], strict=False):
+            if not is_list(kind):
+                raise BrokenPart(f"{path}: column {name} is {kind}, expected a list of numbers")
         own = None if ids is None else [id_text(value) for value in table.column(ids).to_pylist()]
-        return Signals(path, column, axes, len(leads), own)
+        return Signals(path, _ByLead(columns, leads) if dataset is None else columns[0], axes, len(leads), own)
     if suffix == ".npy":
         # Mapped, so that a header that claims more than the file has is an error and no memory is taken.
         array = np.load(path, mmap_mode="r", allow_pickle=False)
         if array.dtype.kind not in "iuf":
             raise BrokenPart(f"{path} holds {array.dtype}, expected numbers")
         return Signals(path, array, axes, len(leads), None)
-    table = read_csv(path, leads)
+    many = "record" in axes
+    table = read_csv(path, [*leads, *([str(ids)] if many else [])], ids=[str(ids)] if many else [])
     columns = [table.column(lead).to_numpy() for lead in leads]
     if any(column.dtype.kind not in "iuf" for column in columns):
         raise BrokenPart(f"{path}: a lead holds something else than numbers")
-    return Signals(path, np.stack(columns, axis=1), axes, len(leads), None)
-
-
-def is_fixed(kind: pa.DataType) -> bool:
-    """True for lists of a fixed length."""
-    return bool(pa.types.is_fixed_size_list(kind))
+    samples_TL = np.stack(columns, axis=1)
+    if not many:
+        return Signals(path, samples_TL, axes, len(leads), None)
+    rows: dict[str | None, list[int]] = {}
+    for row, name in enumerate(ids_of(table, str(ids))):
+        rows.setdefault(name, []).append(row)
+    return Signals(path, [samples_TL[own] for own in rows.values()], axes, len(leads), list(rows))

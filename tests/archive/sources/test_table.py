@@ -60,6 +60,16 @@ def written(folder: Path, kind: str, ids: Any = None) -> str:
             rows = "\n".join(",".join(f"{value!r}" for value in row) for row in data[i].T.astype(float).tolist())
             (folder / f"r{i}.csv").write_text(f"I,II,V1\n{rows}\n")
         return 'file = "r*.csv"\n' + HEAD.format(axes='"sample", "lead"')
+    if kind == "parquet by lead":
+        leads = {lead: data[:, i].tolist() for i, lead in enumerate(("I", "II", "V1"))}
+        pq.write_table(pa.table({"id": names, **leads}), folder / "a.parquet")
+        return 'file = "*.parquet"\nids = "id"\n' + HEAD.format(axes='"record", "lead", "sample"')
+    if kind == "csv of many":
+        lines = [
+            f"{name},{','.join(map(repr, row))}" for name, x in zip(names, data, strict=True) for row in x.T.tolist()
+        ]
+        (folder / "all.csv").write_text("\n".join(["id,I,II,V1", *lines, ""]))
+        return 'file = "all.csv"\nids = "id"\n' + HEAD.format(axes='"record", "sample", "lead"')
     np.save(folder / "all.npy", data)
     return 'file = "all.npy"\n' + HEAD.format(axes='"record", "lead", "sample"')
 
@@ -70,7 +80,7 @@ def layout(folder: Path, signal: str, table: str = "") -> str:
     return str(path)
 
 
-KINDS = ("hdf5", "hdf5 samples first", "parquet", "npy", "csv")
+KINDS = ("hdf5", "hdf5 samples first", "parquet", "parquet by lead", "npy", "csv", "csv of many")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -221,3 +231,25 @@ def test_a_dry_run_shows_what_was_understood_and_writes_nothing(tmp_path: Path) 
     ):
         assert words in result.output
     assert not (tmp_path / "a").exists()
+
+
+def test_leads_of_unequal_length_are_told_of_that_record(tmp_path: Path) -> None:
+    signal = written(tmp_path / "src", "parquet by lead")
+    table = pq.read_table(tmp_path / "src/a.parquet").to_pydict()
+    table["V1"][2] = table["V1"][2][:-1]
+    pq.write_table(pa.table(table), tmp_path / "src/a.parquet")
+    result = ingest_table(tmp_path / "src", tmp_path / "a", read_layout(layout(tmp_path, signal + RATE)))
+    n = X.shape[2]
+    assert result.problems.first == [
+        f"record r2: its samples in a.parquet cannot be read (its leads differ in length: {{'I': {n}, 'II': {n}, 'V1': "
+        f"{n - 1}}}); kept with an empty signal"
+    ]
+    assert [x.size > 0 for _, x in all_records(Archive.open(tmp_path / "a"))] == [True, True, False, True, True]
+
+
+@pytest.mark.parametrize("ids", ["", 'ids = "whose"\n'])
+def test_a_csv_of_many_records_says_whose_a_sample_is(tmp_path: Path, ids: str) -> None:
+    signal = written(tmp_path / "src", "csv of many").replace('ids = "id"\n', ids)
+    where = layout(tmp_path, signal + RATE)
+    with pytest.raises((ArchiveError, UsageError), match=r"whose a sample is|lacks|whose"):
+        ingest_table(tmp_path / "src", tmp_path / "a", read_layout(where))
