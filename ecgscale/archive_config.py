@@ -121,8 +121,8 @@ class SignalLayout(Section):
 
     file: str = Field(description="Signal files below SRC, as a pattern: exams.hdf5, *.npy.")
     dataset: str | None = None
-    """HDF5: the samples; Parquet: the column with a list of them, or nothing: then each lead has a column. A CSV has one,
-    too."""
+    """HDF5: the samples; Parquet: the column with a list of them, or nothing: then each lead has a
+    column, as in a CSV."""
     axes: tuple[Literal["record", "lead", "sample"], ...]
     """In the order of the array; without `record`, a file is one record."""
     leads: tuple[str, ...] = Field(min_length=1)
