@@ -6,6 +6,9 @@ links into other files are not followed, and whatever h5py raises while it is re
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +26,8 @@ from ecgscale.errors import ArchiveError, EcgscaleError
 
 SLAB_RECORDS = 128
 _SLAB_BYTES = 2**26
+TEXTS_S = 60.0
+"""How long the ids of a file may take that are texts of any length."""
 _MOST_COMPRESSED = 1100
 """Times that compression makes values smaller at most (deflate: 1032)."""
 
@@ -81,8 +86,35 @@ def ids_in(path: Path, dataset: h5py.Dataset) -> list[str | None]:
         raise BrokenPart(f"{path}: {dataset.name.lstrip('/')} has shape {dataset.shape}, expected one id a record")
     if dataset.dtype.kind not in "iufSUO":
         raise BrokenPart(f"{path}: {dataset.name.lstrip('/')} holds {dataset.dtype}, expected numbers or texts")
+    if dataset.dtype.kind == "O":
+        return _texts_in(path, dataset)
     # Not as a list: a Python float has forgotten how few digits its type holds.
     return [id_text(value) for value in dataset[...].reshape(-1)]
+
+
+_TEXTS = """
+import json, sys, h5py
+with h5py.File(sys.argv[1], "r") as file:
+    values = file[sys.argv[2]][...].reshape(-1).tolist()
+    json.dump([value.hex() if isinstance(value, bytes) else None for value in values], sys.stdout)
+"""
+
+
+def _texts_in(path: Path, dataset: h5py.Dataset) -> list[str | None]:
+    # HDF5 follows lengths from one text to the next, and of a damaged heap it never comes back, with the interpreter's
+    # lock: a process of its own can be ended.
+    name = dataset.name.lstrip("/")
+    if not path.is_file():
+        raise BrokenPart(f"{path}: {name} holds texts of any length, which are read from a local copy alone")
+    try:
+        child = [sys.executable, "-c", _TEXTS, str(path), name]
+        done = subprocess.run(child, capture_output=True, timeout=TEXTS_S, check=True)
+    except subprocess.TimeoutExpired as error:
+        raise BrokenPart(f"{path}: the texts of {name} were not read within {TEXTS_S:g} s; it is damaged") from error
+    except subprocess.CalledProcessError as error:
+        why = error.stderr.decode(errors="replace").strip().rpartition("\n")[2][:200]
+        raise BrokenPart(f"{path}: the texts of {name} cannot be read ({why or 'HDF5 crashed'})") from error
+    return [None if text is None else id_text(bytes.fromhex(text)) for text in json.loads(done.stdout)]
 
 
 def slabs(path: Path, dataset: h5py.Dataset, axis: int = 0) -> Iterator[tuple[int, NDArray[Any] | None, str]]:
