@@ -128,7 +128,7 @@ def test_shards_that_cannot_be_read_are_told(encoder: Path, tmp_path: Path) -> N
         (["--batch", "0"], "x>=1"),
         (["--records", "0"], "x>=1"),
         (["--encoder", "nowhere"], "no encoder.toml in nowhere"),
-        (["--scratch", "nowhere"], "does not exist"),
+        (["--scratch", "nowhere"], "nowhere: no such folder"),
     ],
 )
 def test_bad_usage_is_exit_code_2_before_any_work(
