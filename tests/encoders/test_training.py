@@ -122,7 +122,7 @@ def test_a_regression_predicts_in_its_own_unit(archive: Archive, tmp_path: Path)
     assert (facts["kind"], spec.output.scale, facts["names"]) == ("regression", "value", ["age"])
     # Ages are 20 to 80; their mean absolute deviation is 15 years.
     assert facts["metrics"]["validation"]["mae"] < 10
-    assert spec.training["split"] == "patient"
+    assert spec.training["split"] == "patient where known: 85 of 100"
     bias = load_file(tmp_path / "weights.safetensors")["lin.bias"]
     assert 20 < float(bias[0]) < 80
 
