@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner
 from pydantic import BaseModel
 
-from ecgscale.archive.schema import CORE_COLUMNS, DATA_BYTES_KEY, DIGEST_KEY, RESERVED_COLUMNS, VERSION_KEY
+from ecgscale.archive.schema import CORE_COLUMNS, DIGEST_KEY, RESERVED_COLUMNS, VERSION_KEY
 from ecgscale.archive.validate import RECORD_STATUS
 from ecgscale.cli import COMMANDS, main
 from ecgscale.cli import SECTIONS as COMMAND_SECTIONS
@@ -32,6 +32,7 @@ from ecgscale.config import (
 from ecgscale.encoders.spec import EncoderSpec, InputSpec, OutputSpec
 from ecgscale.errors import ExitCode
 from ecgscale.explain.schema import output_schema
+from ecgscale.io.parquet import DATA_BYTES_KEY
 from ecgscale.io.settings import CARRIED, VARIABLE, StorageSettings
 from ecgscale.store import open_explanations
 from tests.e2e.documents import DEMO, PAGES, REPOSITORY, Reader, blocks_of, real_data

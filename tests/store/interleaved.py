@@ -289,7 +289,7 @@ class CommittingModel:
 
     def __init__(self, store: ObjectStore, facts: RunFacts) -> None:
         self.store, self.facts = store, facts
-        self.computed = self.restamped = 0
+        self.computed = self.restamped = self.cropped = 0
 
     def commit(self, archive: ListedArchive, plan: Plan, _limits: RunLimits) -> CommittedShards:
         """Commit what is pending, one after the other."""

@@ -356,6 +356,10 @@ class _Run:
             self.progress.say(f"note: {note}")
         return archive
 
+    def _network_seconds(self) -> float:
+        cropped = self.committing.cropped
+        return load_spec(self.committing.model.encoder_path).input.seconds if cropped else 0.0
+
     def _result(
         self, manifest: Manifest, before: Manifest | None, resolved: Resolved, done: CommittedShards
     ) -> ExplainResult:
@@ -374,7 +378,7 @@ class _Run:
             shards=content.totals.shards,
             computed=self.committing.computed,
             cropped=self.committing.cropped,
-            network_seconds=load_spec(self.committing.model.encoder_path).input.seconds,
+            network_seconds=self._network_seconds(),
             restamped=self.committing.restamped,
             unchanged=max(content.totals.shards - self.committing.computed - self.committing.restamped, 0),
             retired=len(published_before.keys() - there),
