@@ -118,12 +118,12 @@ def fit_archive(
     todo = [k for k in request.clusters if found[k] is None]
     _require_encoders(found)
     if todo:
+        memory = plan_memory(layout, len(selection), max(todo), sum(todo), encoder, request.cache_dtype, request.memory)
+        progress.say(memory.summary(workers=is_divided(pool)))
         _tell_other_code(models, encoder, progress)
         steady = require_steady(encoder, request.allow_nondeterministic)
         if not steady:
             progress.say("note: the network is not a function of its input alone; the model records it")
-        memory = plan_memory(layout, len(selection), max(todo), sum(todo), encoder, request.cache_dtype, request.memory)
-        progress.say(memory.summary(workers=is_divided(pool)))
         encoder_id = copy_encoder(encoder, root)
         checkpoint = Checkpoint(root / "_fits" / f"{_digest({**identity, 'n_clusters': todo})[:16]}.npz")
         budget = memory.cache_budget

@@ -40,7 +40,7 @@ def test_a_changed_encoder_is_told_also_when_nothing_is_new(world: SmallWorld, f
     else:
         flipped(encoder / file)
     assert world.problems() == {"model": 1}
-    assert f"encoders/{encoder.name}: " in str(world.verify().datasets[0].problems)
+    assert world.verify().datasets[0].problems[0].where == f"encoders/{encoder.name}"
     [model] = (Path(world.root) / "models").iterdir()
     for given in (world.model, model):
         with pytest.raises(ModelError, match=f"encoder in .*{encoder.name} is not the one"):
