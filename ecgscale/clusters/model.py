@@ -249,7 +249,7 @@ def _layout(where: Place, info: dict[str, Any]) -> BlockLayout:
 
 IDENTITY = (
     *("fit_version", "encoder_digest", "layers", "fitted_on", "algorithm", "seed", "settings", "softmax", "batch"),
-    *("include_padding", "precision", "cache_dtype", "device", "start", "n_clusters"),
+    *("include_padding", "fill_gaps", "precision", "cache_dtype", "device", "start", "n_clusters"),
 )
 """The facts of model.json that a fit's id was made from in models without digests."""
 

@@ -56,9 +56,9 @@ def test_it_is_read_back_and_holds_no_ids() -> None:
 
 
 def test_other_bytes_are_refused() -> None:
-    with pytest.raises(EcgscaleError, match="no drift reference"):
+    with pytest.raises(EcgscaleError, match="drift reference is damaged"):
         Reference.from_bytes(b"PAR1 and no more")
     sink = pa.BufferOutputStream()
     pa.parquet.write_table(explained(3), sink)
-    with pytest.raises(EcgscaleError, match="no drift reference"):
+    with pytest.raises(EcgscaleError, match="drift reference is damaged"):
         Reference.from_bytes(bytes(sink.getvalue()))
