@@ -160,7 +160,7 @@ def formats(progress: Progress, src: Path, archive: Path, **asked: Any) -> dict[
 @click.option("--dry-run", is_flag=True, help="Show what is understood, with ranges in mV; write nothing.")
 @command
 def table(progress: Progress, src: Path, archive: Path, dry_run: bool, **asked: Any) -> dict[str, Any]:
-    """Arrays and tables (HDF5, NumPy, Parquet, CSV), as a small TOML says (docs/data-format.md).
+    """Arrays and tables (HDF5, NumPy, Parquet, CSV), as a small TOML says. See docs/data-format.md.
 
     The layout says where samples lie, in which axes, with which leads, rate and units, and which table says what of
     the records. samitrop and code-test are ready layouts, of SaMi-Trop and of the test set of CODE.
