@@ -265,6 +265,6 @@ def _whole(
     if not many:
         return Signals(path, samples_TL, axes, len(leads), None)
     rows: dict[str | None, list[int]] = {}
-    for row, name in enumerate(ids_of(table, str(ids))):
-        rows.setdefault(name, []).append(row)
+    for row, record in enumerate(ids_of(table, str(ids))):
+        rows.setdefault(record, []).append(row)
     return Signals(path, [samples_TL[own] for own in rows.values()], axes, len(leads), list(rows))
