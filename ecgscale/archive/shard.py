@@ -121,10 +121,11 @@ class ShardInMemory:
         return int(self._sink.tell())
 
     def write(self, table: pa.Table) -> None:
-        """Add one row group."""
-        table = table.combine_chunks()
-        self._digest.update(table)
-        self._writer.write_table(table, row_group_size=ROW_GROUP_RECORDS)
+        """Add rows, a row group or several."""
+        for first in range(0, table.num_rows, ROW_GROUP_RECORDS):
+            group = table.slice(first, ROW_GROUP_RECORDS).combine_chunks()
+            self._digest.update(group)
+            self._writer.write_table(group, row_group_size=ROW_GROUP_RECORDS)
         self.rows += table.num_rows
 
     def close(self) -> pa.Buffer:
