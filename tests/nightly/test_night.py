@@ -208,7 +208,7 @@ def test_files_that_arrive_are_explained_the_same_night(tmp_path: Path) -> None:
     assert world.night()["arrivals"]["records"] == 0
     # A source that is away fails the night, and does not keep it from what the archive has.
     source.rename(tmp_path / "unmounted")
-    world.arrive(7, seed=7, change=lambda table: table.select(archive_columns(tmp_path)))
+    world.arrive(7, seed=7, change=lambda table: as_in(tmp_path, table))
     away = world.night(code=1)
     assert "no such folder" in away["error"]
     assert (away["computed"], away["records"]) == (1, 17)
@@ -223,8 +223,10 @@ def write_records(folder: Path, names: tuple[str, ...]) -> None:
         wfdb.wrsamp(name, 100, ["mV"] * 12, leads, signal, fmt=["16"] * 12, write_dir=str(folder))
 
 
-def archive_columns(folder: Path) -> list[str]:
-    return pq.read_schema(folder / "archive" / "part-00000.parquet").names
+def as_in(folder: Path, table: pa.Table) -> pa.Table:
+    """The rows in the columns and types of the archive below `folder`."""
+    schema = pq.read_schema(folder / "archive" / "part-00000.parquet").remove_metadata()
+    return table.select(schema.names).cast(schema)
 
 
 def reversed_arms(table: pa.Table) -> pa.Table:
