@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ecgscale.archive.listing import list_archive
-from ecgscale.archive.schema import CORE_COLUMNS, REQUIRED_COLUMNS, SCHEMA_VERSION, carried_columns, signal_of
+from ecgscale.archive.schema import CORE_COLUMNS, REQUIRED_COLUMNS, SCHEMA_VERSION, signal_of
 from ecgscale.archive.shard import Shard, ShardFooter, open_parquet, read_footer, record_tables, unreadable
 from ecgscale.errors import ArchiveError, ShardError, did_you_mean
 from ecgscale.io.objects import open_objects
@@ -232,10 +232,6 @@ class Archive:
             except ShardError as error:
                 reasons.append(str(error))
         raise ArchiveError(f"{self.path}: none of {len(self.shards)} shards can be read; first: {reasons[0]}")
-
-    def carried_fields(self) -> list[pa.Field]:
-        """`carried_columns` of the first shard that can be read; others may have others."""
-        return carried_columns(self.schema())
 
     def label_columns(self) -> list[str]:
         """The source's own columns: labels and metadata."""

@@ -8,7 +8,7 @@ a network says yes is fixed on the records that it was stopped on, never on thos
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -233,7 +233,6 @@ def _as_columns(classes: NDArray, n: int) -> NDArray[np.int64]:
 
 
 Criterion = Literal["accuracy", "f1", "half"]
-CRITERIA: tuple[str, ...] = get_args(Criterion)
 
 FEWEST_RECORDS, FEWEST_OF_A_KIND = 20, 3
 SIGNIFICANT = 1.96

@@ -12,7 +12,7 @@ import re
 import shutil
 import tempfile
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -133,12 +133,6 @@ def arrow_place(where: str) -> tuple[str, pyarrow.fs.FileSystem | None]:
 
         return where.removeprefix(REMOTE), pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(s3()))
     return where, None
-
-
-def arrow_places(files: Sequence[str]) -> tuple[list[str], pyarrow.fs.FileSystem | None]:
-    """What `pyarrow.dataset.dataset` takes for locations that lie on one disk, or in one store."""
-    found = [arrow_place(file) for file in files]
-    return [path for path, _ in found], next((system for _, system in found), None)
 
 
 def local_copy(where: str | Path) -> Path:

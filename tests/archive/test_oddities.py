@@ -158,7 +158,10 @@ def test_leads_that_are_not_sound_have_no_flags() -> None:
 )
 def test_any_length_at_any_rate(samples: int, rate: float) -> None:
     fresh = clean()
-    oddities(replace(fresh, signals=fresh.signals[..., :samples], rate=rate))
+    found = oddities(replace(fresh, signals=fresh.signals[..., :samples], rate=rate))
+    assert len(found) == RECORDS
+    # What is too short to judge by is not held against the leads.
+    assert not {flag for flags in found for flag in flags if flag.startswith(("limb_reversal", "saturated"))}
 
 
 def test_what_is_said_of_a_recording_does_not_depend_on_its_neighbours() -> None:

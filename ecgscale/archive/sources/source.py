@@ -362,7 +362,7 @@ class Source(ABC):
 
     def header_facts(self, names: Iterable[str], progress: Progress = SILENT) -> HeaderFacts:
         """What these records say together, of a source whose `schema` is None until all are seen."""
-        raise NotImplementedError(self.kind)
+        raise TypeError(f"a source of kind {self.kind} has a schema before its headers are seen")
 
     def fetch(self, portion: Portion) -> None:
         """Have the tables and all files of a piece."""

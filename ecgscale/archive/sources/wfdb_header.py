@@ -95,11 +95,6 @@ class Channel:
     checksum: int | None
     lead: str
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether samples follow each other without skew, one a frame."""
-        return self.per_frame == 1 and not self.skew
-
 
 @dataclass(frozen=True)
 class Header:

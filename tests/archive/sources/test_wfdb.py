@@ -213,7 +213,7 @@ def test_defaults_of_the_header_format(tmp_path: Path) -> None:
     header = read_header(tmp_path / "r")
     assert (header.frame_rate, header.frames, header.acquired_at) == (250.0, 0, None)
     assert [(c.per_mv, c.baseline, c.lead) for c in header.channels] == [(200.0, 0, ""), (200.0, 7, "")]
-    assert [(c.is_plain, c.byte_offset) for c in header.channels] == [(True, 0), (False, 8)]
+    assert [(c.per_frame, c.skew, c.byte_offset) for c in header.channels] == [(1, 0, 0), (2, 3, 8)]
     with pytest.raises(UnreadableRecord, match="cannot be read"):
         read_header(tmp_path / "none")
 

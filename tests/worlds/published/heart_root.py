@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from ecgscale.archive import Archive, ArchiveWriter
+from ecgscale.archive.schema import carried_columns
 from ecgscale.archive.synthetic.simulation import EXTRA_FIELDS, simulate_records
 from ecgscale.archive.waves import merge_leads
 from ecgscale.clusters.features import BlockLayout
@@ -133,7 +134,7 @@ def _rows(table: pa.Table, labels: np.ndarray, quarantined: int, archive: Archiv
         **change,
     }
     facts = ("prediction", "proportions", "soft_proportions", "mean_entropy", "distortion", "valid_start", "valid_stop")
-    schema = output_schema(K, archive.carried_fields())
+    schema = output_schema(K, carried_columns(archive.schema()))
     arrays = []
     for field in schema:
         column = columns.get(field.name, table.column(field.name) if field.name in table.column_names else None)
