@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import posixpath
 import tomllib
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -17,7 +19,6 @@ from pydantic import (
     PlainSerializer,
     PlainValidator,
     ValidationError,
-    field_validator,
 )
 
 from ecgscale.errors import UsageError, sentence_of
@@ -38,6 +39,21 @@ def _place(where: Any) -> Path:
 
 PlaceField = Annotated[Path, PlainValidator(_place), PlainSerializer(str)]
 """A path, or s3://BUCKET/PREFIX."""
+
+
+def _as_typed(measure: Callable[[str], object]) -> AfterValidator:
+    def checked(text: str) -> str:
+        measure(text)
+        return text
+
+    return AfterValidator(checked)
+
+
+SizeField = Annotated[str, _as_typed(byte_size)]
+"""A size as people type it: "8GiB"."""
+
+DurationField = Annotated[str, _as_typed(duration_s)]
+"""A length of time: "10s"."""
 
 
 class Section(BaseModel):
@@ -79,10 +95,10 @@ class ArchiveConfig(Section):
     records: int = Field(default=1000, gt=0, description="How many recordings to make.")
     seed: int = Field(default=0, description="Same seed, same recordings.")
     shard_records: int | None = Field(default=None, gt=0, description="Records a shard; by default about 128 MB.")
-    windows: str | None = Field(
+    windows: DurationField | None = Field(
         default=None, description="Cut recordings into records of this length (10s, 1min), which know their place."
     )
-    memory: str | None = Field(
+    memory: SizeField | None = Field(
         default=None, description="Refuse a record whose samples take more while it is written (1GiB), and name it."
     )
     pseudonymise: PlaceField | None = Field(
@@ -90,20 +106,6 @@ class ArchiveConfig(Section):
         description="Replace ids by keyed hashes, pool ages from 90 on. KEYFILE: head -c 32 /dev/urandom, mode 600.",
     )
     shift_dates: bool = Field(default=False, description="With a key: move dates by 1 to 52 whole weeks a patient.")
-
-    @field_validator("windows")
-    @classmethod
-    def _length(cls, windows: str | None) -> str | None:
-        if windows is not None:
-            duration_s(windows)
-        return windows
-
-    @field_validator("memory")
-    @classmethod
-    def _size(cls, memory: str | None) -> str | None:
-        if memory is not None:
-            byte_size(memory)
-        return memory
 
     @property
     def window_seconds(self) -> float | None:

@@ -27,11 +27,10 @@ from pydantic import (
 )
 
 from ecgscale.archive_config import ArchiveConfig as ArchiveConfig
-from ecgscale.archive_config import PlaceField, Section
+from ecgscale.archive_config import PlaceField, Section, SizeField
 from ecgscale.errors import UsageError, sentence_of
 from ecgscale.io.places import is_remote, place
 from ecgscale.io.settings import StorageSettings, storage_errors, use_storage
-from ecgscale.words import byte_size
 
 
 class GateSettings(BaseModel):
@@ -242,16 +241,9 @@ class RunConfig(Section):
     precision: Literal["float32", "bfloat16"] = Field(
         default="float32", description="Of the network; bfloat16 is faster on recent hardware, and recorded."
     )
-    memory: str | None = Field(
+    memory: SizeField | None = Field(
         default=None, description="Stay below this (8GiB); activations that do not fit go to disk."
     )
-
-    @field_validator("memory")
-    @classmethod
-    def _size(cls, memory: str | None) -> str | None:
-        if memory is not None:
-            byte_size(memory)
-        return memory
 
     @property
     def digest(self) -> str:

@@ -30,7 +30,7 @@ from ecgscale.archive.intake.found import (
 )
 from ecgscale.archive.intake.intake import ARCHIVE_JSON, IntakeLog, Overtaken
 from ecgscale.archive.reader import Archive
-from ecgscale.archive.sources import open_source
+from ecgscale.archive.sources import open_source, options_of
 from ecgscale.archive.sources.files import SourceFolder, SourceSet, newest_of
 from ecgscale.archive.sources.hdf5 import BrokenPart
 from ecgscale.archive.sources.pseudonyms import Pseudonyms, check_key, pseudonyms_of, redacted
@@ -270,12 +270,8 @@ class _Night:
 
     def _options(self, portion: Portion | None) -> IngestOptions:
         config = self.config
-        return IngestOptions(
-            shard_records=config.shard_records,
-            carry=config.carry,
-            lead_map=config.lead_map,
-            windows=config.window_seconds,
-            memory=config.memory_bytes,
+        return options_of(
+            config,
             progress=self.progress,
             portion=portion,
             pseudonyms=self.pseudonyms,

@@ -17,7 +17,7 @@ tombstones and redacted errors come by themselves: `Source.writing` and whoever 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ecgscale.archive.sources.files import SourceFolder
@@ -63,3 +63,17 @@ def ingest_source(config: ArchiveConfig, options: IngestOptions) -> IngestResult
         return ingest_formats(config.src, config.path, options)
     tables = tables_with_ids(config.table, config.id)
     return ingest_wfdb(config.src, config.path, config.units_per_mv, options, config.patients, tables)
+
+
+def options_of(config: ArchiveConfig, **more: Any) -> IngestOptions:
+    """How a source is ingested as its configuration says; `more` are the options that stand in none."""
+    from ecgscale.archive.sources.source import IngestOptions
+
+    return IngestOptions(
+        shard_records=config.shard_records,
+        carry=config.carry,
+        lead_map=config.lead_map,
+        windows=config.window_seconds,
+        memory=config.memory_bytes,
+        **more,
+    )

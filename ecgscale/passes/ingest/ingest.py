@@ -21,7 +21,7 @@ from typing import Any
 import pyarrow as pa
 
 from ecgscale.archive.schema import CORE_COLUMNS, signal_of
-from ecgscale.archive.sources import ingest_source, open_source
+from ecgscale.archive.sources import ingest_source, open_source, options_of
 from ecgscale.archive.sources.files import SourceFolder
 from ecgscale.archive.sources.pseudonyms import pseudonyms_of, redacted
 from ecgscale.archive.sources.source import (
@@ -64,13 +64,9 @@ def ingest_archive(
     if is_divided(pool) and config.shard_records is None and not divides_itself(config):
         raise UsageError("several workers ingest shards of a known size: give --shard-records, such as 2000")
     pseudonyms = pseudonyms_of(config)
-    options = IngestOptions(
+    options = options_of(
+        config,
         overwrite=overwrite,
-        shard_records=config.shard_records,
-        carry=config.carry,
-        lead_map=config.lead_map,
-        windows=config.window_seconds,
-        memory=config.memory_bytes,
         progress=progress,
         pseudonyms=pseudonyms,
     )

@@ -21,11 +21,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ecgscale.archive.schema import signal_of
-from ecgscale.archive.sources import open_source
+from ecgscale.archive.sources import open_source, options_of
 from ecgscale.archive.sources.files import SourceFolder
 from ecgscale.archive.sources.hdf5 import BrokenPart
 from ecgscale.archive.sources.pseudonyms import Pseudonyms, pseudonyms_of, redacted
-from ecgscale.archive.sources.source import IngestOptions, IngestResult, Portion, Problems, count_notes
+from ecgscale.archive.sources.source import IngestResult, Portion, Problems, count_notes
 from ecgscale.archive.sources.tombstones import Tombstones, forgotten_note
 from ecgscale.archive.sources.wfdb_comments import HeaderFacts
 from ecgscale.config import ArchiveConfig
@@ -80,12 +80,8 @@ class IngestWorker:
             files.require_versions(self._versions)
             source = open_source(self._config, files)
             source.fetch(piece)
-            options = IngestOptions(
-                shard_records=self._config.shard_records,
-                carry=self._config.carry,
-                lead_map=self._config.lead_map,
-                windows=self._config.window_seconds,
-                memory=self._config.memory_bytes,
+            options = options_of(
+                self._config,
                 portion=replace(piece, schema=schema),
                 pseudonyms=self._pseudonyms,
                 tombstones=self._tombstones,
