@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import click
 from pydantic import BaseModel
@@ -170,6 +170,8 @@ def _type_of(info: FieldInfo) -> click.ParamType:
     """What click has to take for a field: without None, which is an option left out."""
     kinds = [kind for kind in get_args(info.annotation) if kind is not NoneType]
     kind = kinds[0] if NoneType in get_args(info.annotation) else info.annotation
+    if get_origin(kind) is Annotated:
+        kind = get_args(kind)[0]
     if get_origin(kind) is Literal:
         return click.Choice(get_args(kind))
     if get_origin(kind) is tuple:
@@ -181,8 +183,8 @@ def _type_of(info: FieldInfo) -> click.ParamType:
         return click.IntRange(low + ("gt" in bounds), high) if low is not None else click.INT
     if kind is float and bounds:
         return click.FloatRange(low, high, min_open="gt" in bounds, max_open="lt" in bounds)
-    plain: dict[Any, click.ParamType] = {bool: click.BOOL, float: click.FLOAT, str: click.STRING}
-    return plain.get(kind, PLACE)
+    plain: dict[Any, click.ParamType] = {bool: click.BOOL, float: click.FLOAT, Path: PLACE}
+    return plain.get(kind, click.STRING)
 
 
 recompute_option = click.option(

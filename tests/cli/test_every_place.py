@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from ecgscale.cli import main
 from ecgscale.cli.options import PlaceType
 from ecgscale.io.places import is_remote, place, upload
 from ecgscale.io.settings import VARIABLE
@@ -238,10 +239,12 @@ def test_every_command_takes_a_place_anywhere(world: World) -> None:
     tried = set()
     for path, words, codes in calls(world):
         command = COMMANDS[path]
-        with command.make_context("ecgscale", list(words), resilient_parsing=True) as context:
+        # Below the group, as when typed: a command keeps the options for help of the first context that asks for them.
+        group = click.Context(main, **main.context_settings)
+        with command.make_context("ecgscale", list(words), parent=group, resilient_parsing=True) as context:
             given = {name for name in places_of(command) if context.params.get(name)}
         tried |= {(" ".join(path), name) for name in given}
-        result = CliRunner().invoke(command, words)
+        result = CliRunner().invoke(command, words, parent=group)
         said = f"{' '.join(path)} {' '.join(words)}\n{result.output}"
         assert result.exception is None or isinstance(result.exception, SystemExit), (said, result.exc_info)
         assert result.exit_code in codes, said
