@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.metadata
+import importlib.util
 import sys
 import sysconfig
 from collections.abc import Iterator, Mapping
@@ -52,10 +53,19 @@ def _file_of(name: str, loaded: ModuleType | None) -> Path | None:
     if loaded is not None:
         file = getattr(loaded, "__file__", None)
         return Path(file) if file and Path(file).is_file() else None
-    for folder in (*sys.path, "."):
-        if file := _module_file(Path(folder or "."), name):
-            return file
-    return None
+    top, _, rest = name.partition(".")
+    try:
+        # Of the first name alone: to find what is below it, Python would run the package. `pip install -e` brings
+        # finders of its own, so that sys.path does not say where a package is.
+        spec = importlib.util.find_spec(top)
+    except (ImportError, ValueError):
+        spec = None
+    found: list[Path | None] = []
+    if spec is not None and rest:
+        found = [_module_file(Path(folder), rest) for folder in spec.submodule_search_locations or ()]
+    elif spec is not None and spec.has_location and spec.origin is not None:
+        found = [Path(spec.origin)]
+    return next((file for file in (*found, _module_file(Path("."), name)) if file is not None and file.is_file()), None)
 
 
 def _module_file(folder: Path, name: str) -> Path | None:

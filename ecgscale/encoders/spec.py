@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ecgscale.encoders.code import code_of, is_standard
-from ecgscale.errors import EncoderError, did_you_mean
+from ecgscale.errors import EncoderError, sentence_of
 from ecgscale.io.numbered import canonical_digest
 from ecgscale.io.objects import put_whole
 from ecgscale.io.places import local_copy, place
@@ -189,7 +189,7 @@ def load_spec(directory: str | Path) -> EncoderSpec:
     try:
         return EncoderSpec.model_validate(content)
     except ValidationError as error:
-        raise EncoderError(f"{path}: " + "; ".join(_sentence(detail) for detail in error.errors())) from error
+        raise EncoderError(f"{path}: " + "; ".join(sentence_of(detail, _keys) for detail in error.errors())) from error
 
 
 def _require_shallow(content: Any) -> None:
@@ -207,19 +207,9 @@ def _require_shallow(content: Any) -> None:
     raise RecursionError
 
 
-_SECTIONS: dict[tuple[str, ...], type[BaseModel]] = {(): EncoderSpec, ("input",): InputSpec, ("output",): OutputSpec}
-
-
-def _sentence(detail: Any) -> str:
-    """One pydantic error as a sentence: the key, what is wrong, and the key that was meant."""
-    where = ".".join(str(part) for part in detail["loc"]) or "the file"
-    if detail["type"] == "extra_forbidden":
-        *section, key = (str(part) for part in detail["loc"])
-        fields = _SECTIONS[tuple(section)].model_fields
-        return f"unknown key {where}; known are {', '.join(fields)}.{did_you_mean(key, fields)}"
-    if detail["type"] == "missing":
-        return f"{where} is missing"
-    return f"{where}: {detail['msg'].removeprefix('Value error, ')}"
+def _keys(section: list[str]) -> list[str]:
+    models: dict[str, type[BaseModel]] = {"input": InputSpec, "output": OutputSpec}
+    return list((models[section[0]] if section else EncoderSpec).model_fields)
 
 
 @dataclass(frozen=True)

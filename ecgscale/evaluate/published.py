@@ -28,6 +28,7 @@ from ecgscale.explain.facts import require_contract
 from ecgscale.io.objects import StoreError
 from ecgscale.io.parquet import parquet_errors
 from ecgscale.io.places import place
+from ecgscale.passes.stream import StreamSettings
 from ecgscale.store.columns import goes_into, schemas_of
 from ecgscale.store.dataset import ExplainedDataset, find_dataset, open_explanations
 from ecgscale.store.manifest import Manifest
@@ -72,6 +73,11 @@ class Published:
     def model(self) -> ClusterModel:
         """The cluster model."""
         return ClusterModel.load(self.root / "models" / self.manifest.content.identity.model_id)
+
+    @cached_property
+    def stream(self) -> StreamSettings:
+        """How recordings became activations."""
+        return StreamSettings.of({**self.model.info, **self.manifest.content.identity.settings})
 
     @cached_property
     def explanations(self) -> pyarrow.dataset.FileSystemDataset:

@@ -16,11 +16,14 @@ from numpy.typing import NDArray
 from ecgscale.clusters.model import ClusterModel
 from ecgscale.clusters.soft import Assignment, assign
 from ecgscale.config import BATCH
+from ecgscale.encoders.code import code_of
 from ecgscale.encoders.preprocess import Prepared
 from ecgscale.encoders.spec import SPEC_FILE, EncoderParts, changes, contract_digest, encoder_parts, load_spec
 from ecgscale.encoders.taps import Encoder, Precision
 from ecgscale.errors import ModelError
+from ecgscale.io.numbered import canonical_digest
 from ecgscale.progress import Stopwatch
+from ecgscale.store.failures import code_digest
 from ecgscale.words import named
 
 
@@ -94,6 +97,12 @@ def _require_parts(model: ClusterModel, parts: EncoderParts) -> None:
 def encoder_parts_of(model: ClusterModel) -> dict[str, Any]:
     """The parts of the encoder that `model` was fitted with; empty in models of before they were kept."""
     return dict((model.info.get("encoder") or {}).get("parts") or {})
+
+
+def code_explaining(model: ClusterModel) -> str:
+    """What changes with the code that explains by `model`: this package's, and that of the network itself."""
+    network = code_of(load_spec(model.encoder_path).factory)
+    return code_digest(canonical_digest(network) if network else "")
 
 
 def encoder_digest_of(model: ClusterModel) -> str:

@@ -33,7 +33,7 @@ from ecgscale.errors import ArchiveError, ShardError, UsageError
 from ecgscale.io.places import absolute, place
 from ecgscale.passes.fit.worker import random_encoder
 from ecgscale.passes.spread import Spread
-from ecgscale.passes.stream import Wanted, activate, encoder_layout
+from ecgscale.passes.stream import PLAIN, StreamSettings, Wanted, activate, encoder_layout
 from ecgscale.progress import SILENT, Progress
 
 AT_ONCE = 256
@@ -174,14 +174,14 @@ class _Asked:
     encoder: str
     digest: str
     device: str
-    include_padding: bool
+    settings: StreamSettings
 
 
 def extract(
     archive: Archive,
     encoder: Encoder,
     wanted: Mapping[str, Sequence[str]],
-    include_padding: bool = False,
+    settings: StreamSettings = PLAIN,
     progress: Progress = SILENT,
 ) -> Extracted:
     """Run the network once over these records (shard key → record ids), reading no others.
@@ -192,7 +192,7 @@ def extract(
     parts = []
     with progress.stage("activations", sum(map(len, wanted.values())), "records") as stage:
         for key, names in chunks(wanted):
-            parts.append(_part(archive, encoder, key, names, include_padding))
+            parts.append(_part(archive, encoder, key, names, settings))
             stage.advance(len(names))
     return _joined(archive, parts, progress)
 
@@ -202,13 +202,13 @@ def extract_on(
     archive: Archive,
     encoder_dir: Path,
     wanted: Mapping[str, Sequence[str]],
-    include_padding: bool = False,
+    settings: StreamSettings = PLAIN,
     device: str = "auto",
     progress: Progress = SILENT,
 ) -> Extracted:
     """`extract` on the workers of `spread`, each with a network of its own."""
     digest = encoder_digest(encoder_dir)
-    asked = _Asked(Archive.open(absolute(archive.path)), absolute(encoder_dir), digest, device, include_padding)
+    asked = _Asked(Archive.open(absolute(archive.path)), absolute(encoder_dir), digest, device, settings)
     tasks = chunks(wanted)
     with progress.stage("activations", sum(map(len, wanted.values())), "records") as stage:
         sizes, keys = [len(names) for _, names in tasks], [key for key, _ in tasks]
@@ -219,7 +219,7 @@ def extract_on(
 
 def _part_of(asked: _Asked, task: tuple[str, tuple[str, ...]]) -> _Part:
     encoder = _loaded(asked.encoder, asked.digest, asked.device)
-    return _part(asked.archive, encoder, *task, asked.include_padding)
+    return _part(asked.archive, encoder, *task, asked.settings)
 
 
 @lru_cache(maxsize=1)
@@ -228,11 +228,12 @@ def _loaded(directory: str, digest: str, device: str) -> Encoder:
     return Encoder.load(place(directory), device=device)
 
 
-def _part(archive: Archive, encoder: Encoder, key: str, names: Sequence[str], include_padding: bool) -> _Part:
+def _part(archive: Archive, encoder: Encoder, key: str, names: Sequence[str], settings: StreamSettings) -> _Part:
     part = _Part(encoder_layout(encoder))
     try:
         for raw, rows in chosen_batches(archive, {key: names}):
-            for done in activate(encoder, Wanted.of(raw, encoder, rows), include_padding):
+            chosen = Wanted.of(raw, encoder, rows, gaps_ms=settings.gaps_ms)
+            for done in activate(encoder, chosen, settings.include_padding):
                 if len(done.kept):
                     part.packed.append(pack(done.activations.blocks, part.layout, done.valid_start, done.valid_stop))
                     part.predictions.append(done.activations.prediction.cpu().numpy())
@@ -275,7 +276,7 @@ def network_features(
     *,
     seed: int = 0,
     device: str = "auto",
-    include_padding: bool = False,
+    settings: StreamSettings = PLAIN,
     progress: Progress = SILENT,
 ) -> list[NetworkFeatures]:
     """Features of these records (shard key → record ids), those of the network and those of random weights, each of the
@@ -284,7 +285,7 @@ def network_features(
     Centroids are drawn from, and K-means is fitted on, the records `fitting` among them.
     """
     encoder = Encoder.load(encoder_dir, device=device)
-    extracted = extract(archive, encoder, wanted, include_padding, progress)
+    extracted = extract(archive, encoder, wanted, settings, progress)
     source = extracted.of(_numbers(extracted, fitting))
     sample = source.sample(_SAMPLE, seed)
     rng = np.random.default_rng([seed, 8])
@@ -299,7 +300,7 @@ def network_features(
         },
     )
     del extracted, source
-    bare = extract(archive, random_encoder(encoder_dir, seed, device, encoder.batch), wanted, include_padding, progress)
+    bare = extract(archive, random_encoder(encoder_dir, seed, device, encoder.batch), wanted, settings, progress)
     [fit] = fit_kmeans(bare.of(_numbers(bare, fitting)), [n_clusters], FitSettings(seed=seed), progress)
     return [own, NetworkFeatures(bare.record_ids, {"random_weights": bare.proportions(fit.centroids)})]
 

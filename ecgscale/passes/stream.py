@@ -9,7 +9,7 @@ the records that go through the network with it, so each pass takes batches as i
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -53,6 +53,22 @@ class Wanted:
     def usable(self) -> NDArray[np.int64]:
         """Those rows that can go through the network."""
         return self.rows[self.prepared.usable[self.rows]]
+
+
+@dataclass(frozen=True)
+class StreamSettings:
+    """What decides, beside the encoder, which timesteps of a record count and whether one with gaps is usable."""
+
+    include_padding: bool = False
+    gaps_ms: float = 0.0
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Any]) -> StreamSettings:
+        """Those that a cluster model (`info`), or a dataset of explanations (`settings`), was made with."""
+        return cls(bool(facts.get("include_padding", False)), float(facts.get("fill_gaps", 0.0)))
+
+
+PLAIN = StreamSettings()
 
 
 @dataclass(frozen=True)

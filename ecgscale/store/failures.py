@@ -6,7 +6,6 @@ Only failures that took workers along are remembered: they cost minutes each, an
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 from functools import cache
 from pathlib import Path
 
@@ -33,19 +32,13 @@ class Failure(BaseModel):
 
 
 @cache
-def code_digest(factory: str = "") -> str:
-    """16 hex digits of what "the code" is: this package's sources, the module of an encoder's `factory`, versions."""
+def code_digest(network: str = "") -> str:
+    """16 hex digits of what "the code" is: this package's sources, versions, and what stands for a `network`'s own."""
     digest = hashlib.sha256(repr(sorted(versions().items())).encode())
     package = Path(__file__).parent.parent
     for path in sorted(package.rglob("*.py")):
         digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
-    module = factory.partition(":")[0]
-    try:
-        spec = importlib.util.find_spec(module) if module and module.split(".")[0] != package.name else None
-    except (ImportError, ValueError):  # of a package that is not installed here
-        spec = None
-    if spec is not None and spec.has_location and spec.origin is not None:
-        digest.update(module.encode() + b"\0" + Path(spec.origin).read_bytes())
+    digest.update(network.encode())
     return digest.hexdigest()[:16]
 
 

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import h5py
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
@@ -42,6 +44,16 @@ def test_everything_is_said_and_nothing_done(tmp_path: Path) -> None:
     assert [row["workers"] for row in found["table"]] == [1, 4, 16, 64]
     assert found["estimate"]["seconds"] == pytest.approx(found["table"][0]["seconds"])
     assert [path.name for path in tmp_path.iterdir()] == ["job.toml"]
+
+
+def test_what_is_still_to_be_ingested_is_counted(tmp_path: Path) -> None:
+    write_small_encoder(tmp_path / "encoder")
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "attributes.csv").write_text("age,sex\n" + "50,M\n" * 7)
+    with h5py.File(tmp_path / "src" / "ecg_tracings.hdf5", "w") as file:
+        file["tracings"] = np.zeros((7, 256, 12), np.float32)
+    source = 'source = "table"\nsrc = "src"\nlayout = "code-test"'
+    assert facts(plan(write_config(tmp_path, source, ""), "--rate", "10"))["archive"]["records"] == 7
 
 
 def test_what_is_done_is_not_planned_again(tmp_path: Path) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import spec_from_file_location
 from pathlib import Path
 
 import pytest
@@ -60,6 +63,7 @@ def test_what_the_factory_imports_from_its_own_tree_counts(tree: Path) -> None:
     before = code_of("mynets.net:Net")
     assert before is not None
     assert sorted(before) == COUNTED
+    assert "mynets" not in sys.modules
     build_module(spec_of(factory="mynets.net:Net", arguments={}))
     assert code_of("mynets.net:Net") == before
     # What was imported is what runs, whatever the file says now.
@@ -69,6 +73,28 @@ def test_what_the_factory_imports_from_its_own_tree_counts(tree: Path) -> None:
     after = code_of("mynets.net:Net")
     assert after is not None
     assert {name for name in COUNTED if after[name] != before[name]} == {"mynets/deeper.py"}
+
+
+def test_a_package_that_a_finder_brings_has_the_same_code_before_and_after_it_is_imported(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `pip install -e` does it, which leaves no folder on sys.path."""
+
+    class Finder(MetaPathFinder):
+        def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+            file = tree / "mynets" / "__init__.py"
+            folders = [str(file.parent)]
+            return spec_from_file_location(name, file, submodule_search_locations=folders) if name == "mynets" else None
+
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, Finder()])
+    (tree / "elsewhere").mkdir()
+    monkeypatch.chdir(tree / "elsewhere")
+    before = code_of("mynets.net:Net")
+    assert before is not None
+    assert sorted(before) == COUNTED
+    monkeypatch.syspath_prepend(tree)  # for `beside`
+    build_module(spec_of(factory="mynets.net:Net", arguments={}))
+    assert code_of("mynets.net:Net") == before
 
 
 def test_a_change_of_the_code_is_another_encoder_and_is_told(tree: Path) -> None:

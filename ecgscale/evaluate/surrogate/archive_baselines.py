@@ -23,6 +23,7 @@ from ecgscale.errors import ArchiveError, ShardError
 from ecgscale.evaluate.published import Published, by_shard, draw_records
 from ecgscale.evaluate.surrogate.scores import Baseline
 from ecgscale.evaluate.surrogate.surrogate import ExplainedRecords
+from ecgscale.explain.facts import require_encoder
 from ecgscale.passes.features import network_features
 from ecgscale.progress import SILENT, Progress
 
@@ -56,7 +57,7 @@ def archive_baselines(
     rows = draw_records(table.num_rows, records, seed)
     wanted = by_shard(table.take(pa.array(rows)))
     ids = [str(record) for record in table.column("record_id").to_pylist()]
-    found = signal_baselines(opened, published.spec.input, ids, wanted, seed, progress)
+    found = signal_baselines(opened, published.spec.input, ids, wanted, seed, published.stream.gaps_ms, progress)
     if with_network:
         progress.say(f"{len(rows)} records go through the network again, and through one with random weights")
         found |= _from_network(published, data, opened, ids, wanted, seed, device, progress)
@@ -74,6 +75,7 @@ def _from_network(
     progress: Progress,
 ) -> dict[str, Baseline]:
     """Those of `passes.network_features`; centroids come from records that K-means had seen, if there are enough."""
+    require_encoder(published.model)
     chosen = [record for records in wanted.values() for record in records]
     seen = data.seen.clusters if data.seen else None
     known = {ids[i] for i in np.flatnonzero(seen)} if seen is not None else set()
@@ -86,7 +88,7 @@ def _from_network(
         published.model.n_clusters,
         seed=seed,
         device=device,
-        include_padding=bool(published.model.info.get("include_padding", False)),
+        settings=published.stream,
         progress=progress,
     )
     number = {record: i for i, record in enumerate(ids)}
@@ -112,6 +114,7 @@ def signal_baselines(
     record_ids: Sequence[str],
     wanted: Mapping[str, Sequence[str]],
     seed: int = 0,
+    gaps_ms: float = 0.0,
     progress: Progress = SILENT,
 ) -> dict[str, Baseline]:
     """Two baselines of N records, "signal" and "rate_and_amplitudes", read for those `wanted` (shard key → record ids).
@@ -122,7 +125,7 @@ def signal_baselines(
     number = {record: i for i, record in enumerate(record_ids)}
     raw, simple, rows = [], [], []
     with progress.stage("signals", sum(map(len, wanted.values())), "records") as stage:
-        for at, prepared in _prepared(archive, spec, wanted, number, progress):
+        for at, prepared in _prepared(archive, spec, wanted, number, gaps_ms, progress):
             raw.append(downsampled(prepared.x, spec.sampling_rate))
             simple.append(rate_and_amplitudes(prepared, spec.sampling_rate))
             rows.append(at)
@@ -193,13 +196,14 @@ def _prepared(
     spec: InputSpec,
     wanted: Mapping[str, Sequence[str]],
     number: dict[str, int],
+    gaps_ms: float,
     progress: Progress,
 ) -> Iterator[tuple[NDArray[np.int64], Prepared]]:
     """Usable records, a row group at a time: their numbers, and their signals as the encoder sees them."""
     for key, names in wanted.items():
         try:
             for raw, rows in chosen_batches(archive, {key: names}):
-                prepared = prepare_batch(raw, spec, hop=1, rows=rows)
+                prepared = prepare_batch(raw, spec, hop=1, rows=rows, gaps_ms=gaps_ms)
                 kept = np.asarray(rows)[prepared.usable[rows]]
                 if len(kept):
                     yield np.array([number[str(raw.record_ids[i])] for i in kept]), _some(prepared, kept)

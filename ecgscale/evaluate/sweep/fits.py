@@ -34,8 +34,10 @@ from ecgscale.evaluate.surrogate.check import open_records
 from ecgscale.evaluate.surrogate.out_of_fold import answer
 from ecgscale.evaluate.surrogate.rotation import Holdout, Rotation
 from ecgscale.evaluate.surrogate.scores import scorers, values_of
+from ecgscale.explain.facts import require_encoder
 from ecgscale.passes.features import Extracted, extract_on
 from ecgscale.passes.spread import HERE, Spread
+from ecgscale.passes.stream import PLAIN, StreamSettings
 from ecgscale.progress import SILENT, Progress
 
 SCORED_SHARE = 0.25
@@ -90,7 +92,7 @@ class Origin:
     dataset_id: str
     seen: NDArray[np.bool_] | None
     questions: Questions | None = None
-    include_padding: bool = False
+    settings: StreamSettings = PLAIN
     beats: Heartbeat | str = "localisation needs a published ROOT"
 
 
@@ -108,6 +110,7 @@ def from_root(
     archive, note = published.archive(moved_to)
     if archive is None:
         raise UsageError(f"a sweep needs the recordings: {note}")
+    require_encoder(published.model)
     return Origin(
         archive=archive,
         encoder_dir=published.encoder_dir,
@@ -117,7 +120,7 @@ def from_root(
         dataset_id=published.dataset_id,
         seen=data.seen.encoder if data.seen else None,
         questions=data.questions,
-        include_padding=bool(published.model.info.get("include_padding", False)),
+        settings=published.stream,
         beats=find_beats(root, dataset, moved_to, seed, progress, spread),
     )
 
@@ -160,8 +163,7 @@ def gather(
         for shard, record in zip(beats.shards, beats.record_ids, strict=True):
             wanted.setdefault(shard, []).append(record)
     wanted = {shard: list(dict.fromkeys(map(str, names))) for shard, names in wanted.items()}
-    padding = origin.include_padding
-    extracted = extract_on(spread, origin.archive, origin.encoder_dir, wanted, padding, device, progress)
+    extracted = extract_on(spread, origin.archive, origin.encoder_dir, wanted, origin.settings, device, progress)
     number = {str(record): i for i, record in enumerate(table.column("record_id").to_pylist())}
     rows = np.array([number[record] for record in extracted.record_ids], np.int64)
     if origin.questions is not None:

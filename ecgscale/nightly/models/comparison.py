@@ -19,10 +19,10 @@ from ecgscale.clusters.matching import Matching, square_distances
 from ecgscale.clusters.model import ClusterModel
 from ecgscale.encoders.taps import Encoder
 from ecgscale.errors import ModelError, ShardError, UsageError
-from ecgscale.explain.facts import fitted_with_padding
 from ecgscale.io.numbered import read_document
 from ecgscale.io.places import Place
 from ecgscale.passes.features import extract
+from ecgscale.passes.stream import StreamSettings
 from ecgscale.progress import SILENT, Progress
 
 COMPARISON_FILE = "comparison.json"
@@ -110,7 +110,7 @@ def common_sample(
     Raises `UsageError` when none of the recordings can be used. Shards that cannot be read are named and left out.
     """
     wanted = _drawn(archive, seed, progress)
-    extracted = extract(archive, encoder, wanted, fitted_with_padding(model), progress)
+    extracted = extract(archive, encoder, wanted, StreamSettings.of(model.info), progress)
     features = extracted.of(np.arange(extracted.n_records)).sample(SAMPLE_TIMESTEPS, seed)
     if not len(features):
         raise UsageError(f"{archive.path}: none of the {extracted.n_records} sampled records has a valid timestep")

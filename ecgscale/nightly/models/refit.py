@@ -39,7 +39,7 @@ from ecgscale.nightly.models.promote import (
     under_old_ids,
 )
 from ecgscale.passes.explain.explain import ExplainResult, Policy, identify
-from ecgscale.passes.fit.fit import FittedModel, fit_archive, is_fit_of
+from ecgscale.passes.fit.fit import FittedModel, fit_archive, fit_of
 from ecgscale.passes.fit.request import FitRequest
 from ecgscale.passes.run.pipeline import explain_config, explain_settings, fit_request, served_manifest
 from ecgscale.passes.watch import RunWatch
@@ -157,7 +157,7 @@ class _Task:
             return begun, read_comparison(self._models / begun.model_id)
         encoder, root = self.config.encoder.path, self.config.root
         begun_anew = "start" not in self.old.info
-        if (begun_anew or not self.fresh) and is_fit_of(self.old, self.archive, encoder, self.request):
+        if (begun_anew or not self.fresh) and fit_of(self.old, self.archive, encoder, self.request) == "now":
             return self.old, None
         start = None if self.fresh else self.old
         [fit] = fit_archive(self.archive, encoder, root, self.request, self.progress, self.pool, start)

@@ -17,10 +17,9 @@ from ecgscale.archive.reader import Archive
 from ecgscale.archive.shard import check_content, open_parquet, require_unchanged
 from ecgscale.clusters.model import ClusterModel
 from ecgscale.encoders.check import require_steady
-from ecgscale.encoders.spec import load_spec
 from ecgscale.encoders.taps import Encoder
 from ecgscale.errors import EcgscaleError, ShardError
-from ecgscale.explain.facts import load_encoder
+from ecgscale.explain.facts import code_explaining, load_encoder
 from ecgscale.explain.schema import ExplainSettings
 from ecgscale.io.objects import ObjectStore
 from ecgscale.io.places import Place, absolute
@@ -31,7 +30,7 @@ from ecgscale.passes.watch import RunWatch, ShardDone
 from ecgscale.passes.workers import Call, Done, Failed, OpenPool, WorkerPool, WorkerSpec, driver_device
 from ecgscale.progress import Progress, Stage
 from ecgscale.store.commit import Commit, Source, restamp
-from ecgscale.store.failures import code_digest, remember
+from ecgscale.store.failures import remember
 from ecgscale.store.manifest import SetAside
 from ecgscale.store.provenance import RunFacts
 
@@ -154,7 +153,7 @@ class Committing:
 
     def __post_init__(self) -> None:
         self._encoder: Encoder | None = None
-        self.code = code_digest(load_spec(self.model.encoder_path).factory)
+        self.code = code_explaining(self.model)
 
     def commit(self, archive: Archive, plan: Plan, limits: RunLimits) -> CommittedShards:
         """Commit what is not committed yet; all commits of the plan, and the shards that could not be read."""

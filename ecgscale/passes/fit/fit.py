@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -25,10 +25,11 @@ from ecgscale.clusters.kmeans import KMeansFit, fit_kmeans
 from ecgscale.clusters.model import MIN_TAU, ClusterModel, id_of_fit
 from ecgscale.encoders.check import require_steady
 from ecgscale.encoders.seen import SEEN_FILE, seen_lines
-from ecgscale.encoders.spec import changes
+from ecgscale.encoders.spec import changes, encoder_digest, load_spec
 from ecgscale.encoders.taps import Encoder, resolve_device
 from ecgscale.errors import EcgscaleError, ModelError
 from ecgscale.explain.facts import encoder_digest_of, encoder_parts_of, require_encoder
+from ecgscale.io.numbered import canonical_digest
 from ecgscale.io.places import Place, absolute, place
 from ecgscale.passes.alongside import copy_encoder
 from ecgscale.passes.explain.chosen_model import finished_models
@@ -105,7 +106,7 @@ def fit_archive(
     for reason in selection.skipped.values():
         progress.say(f"left out of the fit: {reason}")
     kind = "cuda" if request.device == "cuda" else encoder.device.type
-    identity = _identity(archive, encoder, selection, request, kind)
+    identity = _identity(archive, encoder.digest, encoder.spec.layers, selection, request, kind)
     if start is not None:
         if start.layout != layout:
             raise ModelError(
@@ -125,7 +126,7 @@ def fit_archive(
         if not steady:
             progress.say("note: the network is not a function of its input alone; the model records it")
         encoder_id = copy_encoder(encoder, root)
-        checkpoint = Checkpoint(root / "_fits" / f"{_digest({**identity, 'n_clusters': todo})[:16]}.npz")
+        checkpoint = Checkpoint(root / "_fits" / f"{canonical_digest({**identity, 'n_clusters': todo})[:16]}.npz")
         budget = memory.cache_budget
         fits = _fit(pool, archive, encoder, selection, request, todo, budget, progress, checkpoint, start)
         for k, model in fits.items():
@@ -155,29 +156,27 @@ def fitted_models(
     return {k: model for k, model in found.items() if model is not None}
 
 
-def is_fit_of(model: ClusterModel, archive: Archive, encoder_dir: str | Path, request: FitRequest) -> bool:
-    """Whether `model` was fitted on what `archive` holds now, as `request` asks, wherever it ran and began.
+def fit_of(
+    model: ClusterModel, archive: Archive, encoder_dir: str | Path, request: FitRequest
+) -> Literal["now", "before"] | None:
+    """Whether `model` was fitted as `request` asks, wherever it ran and began: on what `archive` holds "now", or on
+    what it held "before".
 
-    `request` has one K. Nothing is computed; ids and footers of the archive are read.
+    `request` has one K. Nothing is computed; ids and footers of the archive are read, and the encoder's files.
     """
     asked = _asked(archive, encoder_dir, request, str(model.info.get("device")))
-    torn = model.info.get("left_out", {}).get("unreadable_shard")
-    return not torn and model.n_clusters in request.clusters and all(model.info.get(k) == v for k, v in asked.items())
-
-
-def asked_alike(model: ClusterModel, archive: Archive, encoder_dir: str | Path, request: FitRequest) -> bool:
-    """Whether `model` was fitted on this archive, however small it was then, as `request` asks, wherever it ran."""
-    asked = _asked(archive, encoder_dir, request, str(model.info.get("device")))
     on, then = asked.pop("fitted_on"), model.info.get("fitted_on", {})
-    same = all(on[name] == then.get(name) for name in ("archive_id", "folds"))
-    return same and model.n_clusters in request.clusters and all(model.info.get(k) == v for k, v in asked.items())
+    alike = model.n_clusters in request.clusters and all(model.info.get(k) == v for k, v in asked.items())
+    if not alike or any(on[name] != then.get(name) for name in ("archive_id", "folds")):
+        return None
+    return "now" if on == then and not model.info.get("left_out", {}).get("unreadable_shard") else "before"
 
 
 def _asked(archive: Archive, encoder_dir: str | Path, request: FitRequest, device: str) -> dict[str, Any]:
     """`_identity` of a fit that nobody begins, as JSON has it."""
-    encoder = Encoder.load(encoder_dir, batch=request.batch, precision=request.precision)
+    layers, digest = load_spec(encoder_dir).layers, encoder_digest(encoder_dir)
     selection = select(archive, request.folds, request.records, request.settings.seed)
-    facts: dict[str, Any] = json.loads(json.dumps(_identity(archive, encoder, selection, request, device)))
+    facts: dict[str, Any] = json.loads(json.dumps(_identity(archive, digest, layers, selection, request, device)))
     return facts
 
 
@@ -280,7 +279,7 @@ def diagnose(model: ClusterModel) -> Iterator[str]:
 
 
 def _identity(
-    archive: Archive, encoder: Encoder, selection: Selection, request: FitRequest, device: str
+    archive: Archive, digest: str, layers: Sequence[str], selection: Selection, request: FitRequest, device: str
 ) -> dict[str, Any]:
     """Everything that decides the centroids."""
     records = hashlib.sha256("\n".join(map(str, selection.record_ids)).encode())
@@ -289,8 +288,8 @@ def _identity(
     )
     return {
         "fit_version": FIT_VERSION,
-        "encoder_digest": encoder.digest,
-        "layers": list(encoder.spec.layers),
+        "encoder_digest": digest,
+        "layers": list(layers),
         "fitted_on": {
             "archive_id": archive.archive_id,
             "folds": list(request.folds) if request.folds else None,
@@ -313,10 +312,6 @@ def _identity(
 
 def _model_ids(identity: dict[str, Any], request: FitRequest) -> dict[int, str]:
     return {k: id_of_fit({**identity, "n_clusters": k}) for k in request.clusters}
-
-
-def _digest(facts: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def _finished(directory: Place) -> ClusterModel | None:

@@ -28,6 +28,7 @@ from ecgscale.io.places import absolute, place
 from ecgscale.passes.probe.batch import has_dtaidistance
 from ecgscale.passes.probe.network import ProbeNetwork
 from ecgscale.passes.probe.schema import DROPOUT, PROBES, PROBES_VERSION, SCHEMA, WAVES, ProbeSettings
+from ecgscale.passes.stream import StreamSettings
 from ecgscale.passes.workers import Call, Done, OpenPool, WorkerSpec, in_process
 from ecgscale.progress import SILENT, Progress
 from ecgscale.store.commit import Commit, Source, find_commit
@@ -116,7 +117,8 @@ def probe_explained(
         )
     model_dir = place(root) / "models" / content.identity.model_id
     marked = "fiducials" in open_explanations(root, found.dataset_id).schema.names
-    remarks = _refusals(ClusterModel.load(model_dir), settings, marked)
+    model = ClusterModel.load(model_dir)
+    remarks = _refusals(model, settings, marked)
     both = {"explained": content.identity.settings, "probes": settings.to_dict()}
     identity = content.identity.model_copy(update={"settings": both, "results_version": PROBES_VERSION})
     store = probe_store(root, found.dataset_id, identity.dataset_id)
@@ -127,7 +129,7 @@ def probe_explained(
         "model": absolute(model_dir),
         "settings": settings,
         "device": device,
-        "gaps_ms": float(content.identity.settings.get("fill_gaps", 0.0)),
+        "stream": StreamSettings.of({**model.info, **content.identity.settings}),
     }
     run = _Run(opened, content.shards, store, identity, arguments, progress, pool)
     manifest = next((made for _ in range(_ATTEMPTS) if (made := run.attempt())), None)

@@ -17,7 +17,7 @@ from ecgscale.archive.validate import OK
 from ecgscale.archive.waves import Waves, delineate, has_neurokit, merge_leads, on_axis, whole_steps
 from ecgscale.clusters.model import ClusterModel
 from ecgscale.encoders.preprocess import Prepared, prepare_batch
-from ecgscale.explain.facts import fitted_with_padding, load_encoder
+from ecgscale.explain.facts import load_encoder
 from ecgscale.explain.schema import to_parquet
 from ecgscale.io.objects import open_objects
 from ecgscale.passes.probe.batch import (
@@ -31,6 +31,7 @@ from ecgscale.passes.probe.batch import (
 )
 from ecgscale.passes.probe.network import ProbeNetwork
 from ecgscale.passes.probe.schema import EMPTY, PROBES_VERSION, SCHEMA, WAVES, ProbeSettings
+from ecgscale.passes.stream import PLAIN, StreamSettings
 from ecgscale.store.commit import Commit, Source, commit_output, find_commit
 from ecgscale.store.provenance import run_facts
 
@@ -46,13 +47,13 @@ class ProbeWorker:
         settings: ProbeSettings,
         device: str,
         run_id: str | None = None,
-        gaps_ms: float = 0.0,
+        stream: StreamSettings = PLAIN,
     ) -> None:
         self._store = open_objects(store)
         self._archive, self._model, self._settings = Archive.open(archive), ClusterModel.load(model), settings
         # Loaded for its checks: the digest that the model was fitted with, the shapes of its layers.
         encoder = load_encoder(self._model, "cpu", settings.batch)
-        self._hop, self._spec, self._gaps_ms = encoder.hop, encoder.spec, gaps_ms
+        self._hop, self._spec, self._stream = encoder.hop, encoder.spec, stream
         self.network = ProbeNetwork.load(self._model.encoder_path, device, settings.batch)
         self._prober = BatchProber(self.network, self._model, settings)
         facts = run_facts(str(self.network.device))
@@ -104,14 +105,14 @@ class ProbeWorker:
         columns = ["fiducials"] if self._marked else []
         for raw in self._archive.batches(self._archive.shard(key), columns):
             wanted = [i for i, name in enumerate(raw.record_ids) if is_sampled(name, self._settings)]
-            prepared = prepare_batch(raw, self._spec.input, self._hop, seen, wanted, self._gaps_ms)
+            prepared = prepare_batch(raw, self._spec.input, self._hop, seen, wanted, self._stream.gaps_ms)
             at = np.flatnonzero(prepared.usable)
             if len(at):
                 yield from self._with_waves(raw, prepared, at)
 
     def _with_waves(self, raw: RawBatch, prepared: Prepared, at: NDArray[np.int64]) -> Iterator[_Sampled]:
         waves = self._find(raw, at) if WAVES in self._settings.probes else None
-        start, stop = prepared.spans(at, fitted_with_padding(self._model))
+        start, stop = prepared.spans(at, self._stream.include_padding)
         rate = self._spec.input.sampling_rate
         patients = raw.table.column("patient_id").to_pylist() if "patient_id" in raw.table.schema.names else None
         for number, i in enumerate(at.tolist()):

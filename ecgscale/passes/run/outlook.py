@@ -10,21 +10,20 @@ import math
 import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
-
-import h5py
-import pyarrow.csv
 
 from ecgscale.archive.reader import Archive
 from ecgscale.archive.schema import SignalType
-from ecgscale.archive.sources import open_source
+from ecgscale.archive.sources import open_source, options_of
 from ecgscale.archive.sources.files import SourceFolder
 from ecgscale.clusters.cache import bytes_per_record
 from ecgscale.clusters.model import ClusterModel
 from ecgscale.config import ArchiveConfig, RunConfig
-from ecgscale.encoders.spec import SPEC_FILE, load_spec
+from ecgscale.encoders.spec import SPEC_FILE
 from ecgscale.encoders.taps import Encoder
 from ecgscale.errors import ShardError, UsageError
+from ecgscale.explain.facts import code_explaining
 from ecgscale.io.places import is_remote
 from ecgscale.passes.explain.explain import identify
 from ecgscale.passes.explain.plan import freeze_plan
@@ -43,7 +42,6 @@ from ecgscale.passes.run.sizing import (
 )
 from ecgscale.passes.stream import encoder_layout
 from ecgscale.store.dataset import dataset_store
-from ecgscale.store.failures import code_digest
 from ecgscale.store.manifest import newest_number, read_manifest
 
 LLOYD_ITERATIONS = 30
@@ -202,24 +200,12 @@ def _recording(config: ArchiveConfig) -> tuple[SignalType, int]:
 
 def _source_records(config: ArchiveConfig) -> int:
     """Records of a source that is still to be ingested, from its tables, headers or names."""
-    if config.source == "simulate" or config.src is None:
+    if config.source in (None, "simulate") or config.src is None:
         return config.records
-    if config.source == "ptbxl":
-        with (config.src / "ptbxl_database.csv").open("rb") as table:
-            return int(pyarrow.csv.read_csv(table, parse_options=_LINES).num_rows)
-    if config.source == "code15":
-        return sum(_part_records(part) for part in config.src.glob("exams_part*.hdf5"))
-    if config.source == "formats":
-        return open_source(config, SourceFolder(config.src, Path())).total or 0
-    return sum(1 for _ in config.src.rglob("*.hea"))
-
-
-_LINES = pyarrow.csv.ParseOptions(newlines_in_values=True)
-
-
-def _part_records(part: Path) -> int:
-    with part.open("rb") as stream, h5py.File(stream) as file:
-        return len(file["exam_id"])
+    with TemporaryDirectory(prefix="ecgscale-plan-") as scratch:
+        source = open_source(config, SourceFolder(config.src, Path(scratch)))
+        # Of parts that are not opened, their sizes say about how many.
+        return source.total or sum(piece.records for piece in source.pieces(options_of(config)))
 
 
 def _share(records: int, folds: tuple[int, ...]) -> int:
@@ -244,8 +230,7 @@ def _explain(config: RunConfig, archive: Archive, model: ClusterModel) -> Explai
     settings = explain_settings(config, model)
     store = dataset_store(config.root, identify(archive, model, settings).dataset_id)
     number = newest_number(store)
-    code = code_digest(load_spec(model.encoder_path).factory)
-    plan = freeze_plan(archive, store, read_manifest(store, number) if number else None, code)
+    plan = freeze_plan(archive, store, read_manifest(store, number) if number else None, code_explaining(model))
     aside = {shard.key: shard.reason for shard in plan.set_aside}
     committed = len(plan.published) + len(plan.committed)
     return ExplainOutlook(committed, len(plan.moved), len(plan.pending), plan.pending_records, aside)

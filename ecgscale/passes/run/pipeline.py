@@ -26,7 +26,7 @@ from ecgscale.explain.schema import ExplainSettings
 from ecgscale.io.places import absolute
 from ecgscale.passes.explain.explain import ExplainResult, Policy, explain_archive
 from ecgscale.passes.explain.guard import Guard
-from ecgscale.passes.fit.fit import FittedModel, asked_alike, fit_archive, fitted_models, is_fit_of
+from ecgscale.passes.fit.fit import FittedModel, fit_archive, fit_of, fitted_models
 from ecgscale.passes.fit.request import FitRequest, select
 from ecgscale.passes.ingest.ingest import divides_itself, ingest_archive
 from ecgscale.passes.ingest.simulate import simulate_archive
@@ -109,9 +109,10 @@ def _served_fit(config: RunConfig, progress: Progress) -> FittedModel | None:
     except UsageError:
         return None
     archive, request = Archive.open(config.archive.path), fit_request(config, config.device)
-    if not asked_alike(model, archive, config.encoder.path, request):
+    when = fit_of(model, archive, config.encoder.path, request)
+    if when is None:
         return None
-    if not is_fit_of(model, archive, config.encoder.path, request):
+    if when == "before":
         progress.say(
             "the archive has changed since the fit; the model that is served goes on (ecgscale refit: a new one)"
         )

@@ -13,21 +13,26 @@ from ecgscale.archive.validate import OK
 from ecgscale.encoders.preprocess import prepare
 from ecgscale.encoders.spec import InputSpec
 from ecgscale.encoders.taps import Encoder
+from ecgscale.errors import ModelError
 from ecgscale.evaluate.published import by_shard
 from ecgscale.evaluate.surrogate.archive_baselines import (
     archive_baselines,
     downsampled,
     heart_rate,
     rate_and_amplitudes,
+    signal_baselines,
 )
 from ecgscale.evaluate.surrogate.check import check_published, open_records
 from ecgscale.evaluate.surrogate.surrogate import SurrogateRequest
+from ecgscale.evaluate.sweep.fits import from_root
 from ecgscale.explain.record import raw_batch
 from ecgscale.leads import CANONICAL_LEADS
 from ecgscale.passes.features import extract
+from ecgscale.passes.stream import StreamSettings
 from tests.worlds.commands.explaining import Watching
 from tests.worlds.commands.small_root import RECORDS, SmallRoot, write_small_root
 from tests.worlds.formula.explained import SMALL
+from tests.worlds.formula.recordings import record, wave, write_archive
 
 NETWORK = {"pooled", "random_timesteps", "random_centroids", "random_weights"}
 
@@ -101,6 +106,31 @@ def test_an_archive_that_is_gone_is_told(small: SmallRoot, tmp_path: Path) -> No
         assert set(archive_baselines(published, data, hidden, records=32)) == {"signal", "rate_and_amplitudes"}
     finally:
         hidden.rename(small.archive)
+
+
+def test_gaps_that_were_filled_are_filled_again(small: SmallRoot, tmp_path: Path) -> None:
+    rows = [record(name, signal=wave(int(name), samples=4000).astype(np.float32)) for name in "012"]
+    rows[1]["signal"][1, 600:605] = np.nan
+    archive = write_archive(tmp_path / "archive", rows, "float32")
+    encoder, wanted = Encoder.load(small.encoder, batch=8), {archive.shards[0].key: ["0", "1", "2"]}
+    assert extract(archive, encoder, wanted).record_ids == ("0", "2")
+    assert extract(archive, encoder, wanted, StreamSettings(gaps_ms=10.0)).record_ids == ("0", "1", "2")
+    found = signal_baselines(archive, encoder.spec.input, ["0", "1", "2"], wanted, gaps_ms=10.0)
+    assert found["signal"].has.all()
+
+
+def test_a_network_that_was_changed_is_not_run_again(small: SmallRoot) -> None:
+    published, data = open_records(small.root)
+    weights = published.encoder_dir / "weights.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    try:
+        with pytest.raises(ModelError, match="the weights changed"):
+            archive_baselines(published, data, with_network=True, records=32, device="cpu")
+        with pytest.raises(ModelError, match="the weights changed"):
+            from_root(small.root, None)
+    finally:
+        weights.write_bytes(whole)
 
 
 def test_extracted_activations_give_the_published_facts(small: SmallRoot) -> None:

@@ -22,7 +22,6 @@ from ecgscale.passes.workers import Done, Failed
 from ecgscale.runtime.processes import ProcessBackend
 from ecgscale.runtime.scheduler import PoolLimits
 from ecgscale.store.commit import Source
-from ecgscale.store.failures import code_digest
 from tests.runtime.interrupted import pool_on
 from tests.worlds.commands.explaining import Watching, explain
 from tests.worlds.commands.simulated import request
@@ -70,7 +69,7 @@ def test_the_row_is_found_the_rest_published_and_the_failure_remembered(
     os.utime(archive / "part-00001.parquet", ns=(1, 1))
     assert explain(archive, poisonable, out, pool=no_pool).exit_code == 3
     with monkeypatch.context() as patch:
-        patch.setattr(explain_pass, "code_digest", lambda _: "another")
+        patch.setattr(explain_pass, "code_explaining", lambda _: "another")
         assert "is replaced" in " ".join(run(archive, poisonable, out)[1].said)
 
     # Another content is another try, and this one is wholesome.
@@ -78,19 +77,6 @@ def test_the_row_is_found_the_rest_published_and_the_failure_remembered(
     (tmp_path / "mended" / "part-00001.parquet").replace(archive / "part-00001.parquet")
     mended, _ = run(archive, poisonable, out)
     assert (mended.exit_code, mended.computed, mended.records) == (ExitCode.DONE, 1, 24)
-
-
-def test_the_code_is_that_of_the_network_too() -> None:
-    assert code_digest("tests.worlds.formula.odd_networks:Poisoned") == code_digest(
-        "tests.worlds.formula.odd_networks:Slow"
-    )
-    digests = [
-        code_digest(),
-        code_digest("tests.worlds.formula.odd_networks:Slow"),
-        code_digest("tests.runtime.workers:Worker"),
-    ]
-    assert len(set(digests)) == 3
-    assert code_digest("ecgscale.encoders.resnet1d:ResNet1d") == code_digest()
 
 
 @dataclasses.dataclass
