@@ -77,7 +77,7 @@ def run(progress: Progress, config: Path, allow_recompute: bool, allow_withdrawa
     \b
       [archive]
       path = "ptbxl-archive"
-      source = "ptbxl"            # made from src if it is not there: ptbxl, code15, wfdb, formats, simulate
+      source = "ptbxl"            # made from src if it is not there: ptbxl, code15, wfdb, formats, table, simulate
       src = "physionet/ptb-xl"
 
     \b
