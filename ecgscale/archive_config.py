@@ -21,7 +21,7 @@ from pydantic import (
     ValidationError,
 )
 
-from ecgscale.errors import UsageError, sentence_of
+from ecgscale.errors import UsageError, sentences_of
 from ecgscale.io.places import is_remote, place
 from ecgscale.io.settings import storage_errors
 from ecgscale.words import byte_size, duration_s
@@ -205,7 +205,7 @@ def read_layout(where: str) -> Layout:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{where} is not TOML: {error}") from error
     except ValidationError as error:
-        raise UsageError(f"{where}: " + "; ".join(sentence_of(one, _keys) for one in error.errors())) from error
+        raise UsageError(f"{where}: {sentences_of(error, _keys)}") from error
     return _consistent(where, layout)
 
 

@@ -28,7 +28,7 @@ from pydantic import (
 
 from ecgscale.archive_config import ArchiveConfig as ArchiveConfig
 from ecgscale.archive_config import PlaceField, Section, SizeField
-from ecgscale.errors import UsageError, sentence_of
+from ecgscale.errors import UsageError, sentences_of
 from ecgscale.io.places import is_remote, place
 from ecgscale.io.settings import StorageSettings, storage_errors, use_storage
 
@@ -268,7 +268,7 @@ def load_config(path: str | Path) -> RunConfig:
         folder = path.parent if is_remote(path) else path.resolve().parent
         config = RunConfig.model_validate(_anchored(content, folder))
     except ValidationError as error:
-        raise UsageError(f"{path}: " + "; ".join(sentence_of(detail, _keys) for detail in error.errors())) from error
+        raise UsageError(f"{path}: {sentences_of(error, _keys)}") from error
     if config.archive.source not in (None, "simulate") and config.archive.src is None:
         raise UsageError(f"{path}: archive.source is {config.archive.source!r}, so archive.src has to name its folder")
     if config.storage is not None:

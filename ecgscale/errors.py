@@ -8,7 +8,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable
 from enum import IntEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 class ExitCode(IntEnum):
@@ -61,11 +64,21 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
-def sentence_of(detail: Any, keys_of: Callable[[list[str]], list[str]]) -> str:
-    """One pydantic error as a sentence: the key, what is wrong, and the key that was meant.
+def first_problem(error: ValidationError, whole: str = "") -> str:
+    """The first thing that a model says of a document: the key (`whole` where it is no key's), and what is wrong."""
+    first = error.errors()[0]
+    return ": ".join(filter(None, (".".join(map(str, first["loc"])) or whole, first["msg"])))
+
+
+def sentences_of(error: ValidationError, keys_of: Callable[[list[str]], list[str]]) -> str:
+    """All that a model says of a file, as sentences: each with the key, what is wrong, and the key that was meant.
 
     keys_of: what may be below a section, by its path
     """
+    return "; ".join(_sentence(detail, keys_of) for detail in error.errors())
+
+
+def _sentence(detail: Any, keys_of: Callable[[list[str]], list[str]]) -> str:
     parts = [str(part) for part in detail["loc"]]
     where = ".".join(parts) or "the file"
     if detail["type"] == "extra_forbidden":

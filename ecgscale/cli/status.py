@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -260,6 +259,6 @@ def _held_summary(
         yield from (f"{state}: {line}" for line in by_reason({line.shard: line.reason for line in of}))
     some = next((line.record_id for line in lines if line.record_id is not None), None)
     if some is not None:
-        yield f"look:   ecgscale plot {root} {shlex.quote(some)} --held -o odd.png"
+        yield f"look:   ecgscale plot {root} {typed(some)} --held -o odd.png"
     if states["held"]:
         yield f"decide: ecgscale release {root} {states['held'][0].shard} --reason TEXT     (or reject)"

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ecgscale.encoders.code import code_of, is_standard
-from ecgscale.errors import EncoderError, sentence_of
+from ecgscale.errors import EncoderError, sentences_of
 from ecgscale.io.numbered import canonical_digest
 from ecgscale.io.objects import put_whole
 from ecgscale.io.places import local_copy, place
@@ -189,7 +189,7 @@ def load_spec(directory: str | Path) -> EncoderSpec:
     try:
         return EncoderSpec.model_validate(content)
     except ValidationError as error:
-        raise EncoderError(f"{path}: " + "; ".join(sentence_of(detail, _keys) for detail in error.errors())) from error
+        raise EncoderError(f"{path}: {sentences_of(error, _keys)}") from error
 
 
 def _require_shallow(content: Any) -> None:

@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from ecgscale.errors import first_problem
 from ecgscale.io.objects import ObjectStore, StoreError, open_objects
 from ecgscale.io.places import Place
 
@@ -33,11 +34,10 @@ def read_json_object(store: ObjectStore, key: str, model: type[_Model]) -> _Mode
     try:
         return model.model_validate_json(data)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the whole object"
         raise StoreError(
-            f"{store.location(key)} is not what ecgscale writes ({where}: {first['msg']}); it was changed by something "
-            "else, or written by a later version. Restore it, or move it away to have it made again."
+            f"{store.location(key)} is not what ecgscale writes ({first_problem(error, 'the whole object')}); it was "
+            "changed by something else, or written by a later version. Restore it, or move it away to have it made "
+            "again."
         ) from error
 
 

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ecgscale.errors import EcgscaleError, UsageError
+from ecgscale.errors import EcgscaleError, UsageError, first_problem
 
 VARIABLE = "ECGSCALE_STORAGE"
 CARRIED = (VARIABLE, "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_CA_BUNDLE")
@@ -67,10 +67,8 @@ def _parsed(text: str) -> StorageSettings:
     try:
         return StorageSettings.model_validate_json(text)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
         raise UsageError(
-            f"{VARIABLE} cannot be understood: {where + ': ' if where else ''}{first['msg']}. It is a JSON object with"
+            f"{VARIABLE} cannot be understood: {first_problem(error)}. It is a JSON object with"
             f" the keys of [storage]: {', '.join(StorageSettings.model_fields)}"
         ) from error
 

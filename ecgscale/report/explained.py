@@ -16,9 +16,8 @@ import pyarrow.compute as pc
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from ecgscale.encoders.spec import load_spec
 from ecgscale.errors import EcgscaleError, UsageError
-from ecgscale.evaluate.published import open_source
+from ecgscale.evaluate.published import Published, open_source
 from ecgscale.evaluate.questions import probabilities
 from ecgscale.io.places import place
 from ecgscale.report.ecg_paper import Layout, draw_recording
@@ -107,7 +106,7 @@ def load_explained(
     if row["entropy"] is not None:
         steps = row["valid_start"] + np.arange(len(row["entropy"]))
         entropy = (start_s + steps / encoder_rate, np.array(row["entropy"]))
-    output = load_spec(place(root) / "encoders" / found.manifest.content.identity.encoder_id).output
+    output = Published(place(root), found).spec.output
     outputs = dict(zip(output.names, probabilities(np.array(row["prediction"]), output).tolist(), strict=True))
     signal_mv, leads, rate = recording.signal_mv, recording.leads, recording.rate
     return ExplainedRecording(

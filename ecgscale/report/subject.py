@@ -11,7 +11,6 @@ Names are for readers alone: nothing is computed from them, and the model's iden
 
 from __future__ import annotations
 
-import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -28,17 +27,17 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ecgscale.archive import Archive
 from ecgscale.clusters.model import ClusterModel
-from ecgscale.encoders.spec import EncoderSpec, load_spec
-from ecgscale.errors import EncoderError, UsageError
-from ecgscale.evaluate.published import open_source
+from ecgscale.encoders.spec import EncoderSpec
+from ecgscale.errors import EncoderError, UsageError, first_problem
+from ecgscale.evaluate.published import USABLE, Published, open_published
 from ecgscale.evaluate.questions import Truth, decisions, label_columns, probabilities, read_truth, target_columns
-from ecgscale.evaluate.seen import Seen, what_was_seen
+from ecgscale.evaluate.seen import Seen
 from ecgscale.evaluate.written import Evaluation, read_evaluations
-from ecgscale.explain.facts import require_contract
 from ecgscale.io.numbered import read_document
 from ecgscale.io.places import is_remote, place
-from ecgscale.store.dataset import find_dataset, open_explanations
+from ecgscale.store.dataset import open_explanations
 from ecgscale.store.manifest import Manifest
+from ecgscale.words import typed
 
 NAMES_FILE = "names.json"
 LONGEST_NAME = 60
@@ -64,8 +63,7 @@ def read_names(model_dir: str | Path, n_clusters: int) -> dict[int, str]:
     except FileNotFoundError:
         return {}
     except ValueError as error:
-        first = error.errors()[0] if isinstance(error, ValidationError) else None
-        why = f"{'.'.join(map(str, first['loc'])) or 'the whole file'}: {first['msg']}" if first else str(error)
+        why = first_problem(error, "the whole file") if isinstance(error, ValidationError) else str(error)
         raise UsageError(
             f'{path} is not of the form {{"model_id": "…", "names": {{"0": "…"}}}}: {why}. '
             "The report saves such a file; correct it, or move it away."
@@ -162,7 +160,7 @@ class Subject:
 
     def command(self, words: str) -> str:
         """`ecgscale WORDS` with ROOT and TARGET filled in, as it can be typed."""
-        words = words.replace("ROOT", shlex.quote(str(self.root)))
+        words = words.replace("ROOT", typed(self.root))
         return f"ecgscale {words.replace('TARGET', self.target or 'COLUMN')}"
 
     def explained(self, record_ids: Iterable[str], columns: Sequence[str]) -> list[dict[str, Any]]:
@@ -184,46 +182,40 @@ class Subject:
 
 
 def open_subject(root: str | Path, dataset: str | None = None, archive: str | Path | None = None) -> Subject:
-    """Read a dataset below `root` (the one published last, unless `dataset` names one).
+    """Read a dataset below `root` (the one that is served, unless `dataset` names one).
 
     `archive` says where the archive is now, if it moved. Raises `UsageError` when nothing is published, when
     `archive` is another one than was explained, and when no recording was explained.
     """
-    found = find_dataset(root, dataset)
-    assert found.manifest is not None
-    identity = found.manifest.content.identity
-    encoder_dir = place(root) / "encoders" / identity.encoder_id
-    model = ClusterModel.load(place(root) / "models" / identity.model_id)
-    require_contract(model, encoder_dir)
-    spec = load_spec(encoder_dir)
-    explanations = open_explanations(root, found.dataset_id)
-    target, columns, note = _target(spec, explanations.schema)
-    rows, truth_note = _read_rows(explanations, spec, target, columns)
+    published = open_published(root, dataset)
+    spec, model = published.spec, published.model
+    target, columns, note = _target(spec, published.schema)
+    rows, truth_note = _read_rows(published, target, columns)
     if not len(rows):
         raise UsageError(
-            f"dataset {found.dataset_id} below {root} holds no explained recording: all of them are quarantined. "
+            f"dataset {published.dataset_id} below {root} holds no explained recording: all of them are quarantined. "
             "`ecgscale inspect ARCHIVE` tells why."
         )
-    opened, archive_note = open_source(found.manifest, archive)
-    patients, seen_note = rows.table.column("patient_id").to_pylist(), ""
+    opened, archive_note = published.archive(archive)
+    seen_note = ""
     try:
-        seen = what_was_seen(found.manifest, spec, encoder_dir, model, rows.record_ids, patients)
+        seen = published.seen(rows.table)
     except EncoderError as error:
         seen, seen_note = Seen(None, None, None, None), str(error)
     return Subject(
         root=place(root),
-        dataset_id=found.dataset_id,
-        manifest=found.manifest,
+        dataset_id=published.dataset_id,
+        manifest=published.manifest,
         spec=spec,
         model=model,
-        names=read_names(place(root) / "models" / identity.model_id, model.n_clusters),
+        names=read_names(place(root) / "models" / model.model_id, model.n_clusters),
         target=target,
         target_note=note or truth_note,
         rows=rows,
-        quarantine=_quarantine(explanations),
+        quarantine=_quarantine(published),
         seen=seen,
         seen_note=seen_note,
-        evaluations=read_evaluations(root, found.dataset_id),
+        evaluations=read_evaluations(root, published.dataset_id),
         archive=opened,
         archive_note=archive_note,
     )
@@ -242,16 +234,12 @@ def _target(spec: EncoderSpec, schema: pa.Schema) -> tuple[str | None, list[str]
         return None, [], f"no label column holds {what}; label columns are: {there}"
 
 
-def _read_rows(
-    explanations: pyarrow.dataset.Dataset, spec: EncoderSpec, target: str | None, columns: list[str]
-) -> tuple[Rows, str]:
-    names = explanations.schema.names
-    wanted = dict.fromkeys([*_PLAIN, *(name for name in _IF_THERE if name in names), *columns])
-    table = explanations.to_table(columns=list(wanted), filter=pc.field("status") == "ok")
+def _read_rows(published: Published, target: str | None, columns: list[str]) -> tuple[Rows, str]:
+    table, output = published.table([*_PLAIN, *columns], _IF_THERE), published.spec.output
     truth, note = None, ""
     if target is not None and table.num_rows:
         try:
-            truth = read_truth(table, target, spec.output)
+            truth = read_truth(table, target, output)
         except UsageError as error:
             note = str(error)
     raw = matrix(table, "prediction")
@@ -259,7 +247,7 @@ def _read_rows(
         table=table.drop_columns(["prediction", "proportions", "mean_entropy"]),
         proportions=matrix(table, "proportions"),
         raw=raw,
-        outputs=probabilities(raw, spec.output),
+        outputs=probabilities(raw, output),
         mean_entropy=table.column("mean_entropy").to_numpy(),
         truth=truth,
     )
@@ -272,14 +260,14 @@ def matrix(table: pa.Table, column: str) -> NDArray[np.float32]:
     return np.asarray(flat, dtype=np.float32).reshape(table.num_rows, -1 if table.num_rows else 0)
 
 
-def _quarantine(explanations: pyarrow.dataset.Dataset) -> Quarantine:
-    aside = explanations.to_table(columns=["record_id", "status"], filter=pc.field("status") != "ok")
+def _quarantine(published: Published) -> Quarantine:
+    aside = published.table(["record_id", "status"], wanted=~USABLE)
     statuses = aside.column("status").to_pylist()
     examples: dict[str, list[str]] = {status: [] for status in sorted(set(statuses))}
     for record, status in zip(aside.column("record_id").to_pylist(), statuses, strict=True):
         if len(examples[status]) < _EXAMPLES:
             examples[status].append("(without a name)" if not record else str(record))
-    return Quarantine(dict(Counter(statuses).most_common()), examples, explanations.count_rows())
+    return Quarantine(dict(Counter(statuses).most_common()), examples, published.manifest.content.totals.records)
 
 
 def _as_sets(values: NDArray, kind: str, n: int) -> NDArray[np.bool_]:

@@ -29,6 +29,8 @@ from ecgscale.explain.record import raw_batch
 from ecgscale.leads import CANONICAL_LEADS
 from ecgscale.passes.features import extract
 from ecgscale.passes.stream import StreamSettings
+from ecgscale.report.explained import load_explained
+from ecgscale.report.subject import open_subject
 from tests.worlds.commands.explaining import Watching
 from tests.worlds.commands.small_root import RECORDS, SmallRoot, write_small_root
 from tests.worlds.formula.explained import SMALL
@@ -119,7 +121,7 @@ def test_gaps_that_were_filled_are_filled_again(small: SmallRoot, tmp_path: Path
     assert found["signal"].has.all()
 
 
-def test_a_network_that_was_changed_is_not_run_again(small: SmallRoot) -> None:
+def test_a_network_that_was_changed_is_not_run_again_nor_are_its_outputs_named(small: SmallRoot) -> None:
     published, data = open_records(small.root)
     weights = published.encoder_dir / "weights.safetensors"
     whole = weights.read_bytes()
@@ -131,6 +133,15 @@ def test_a_network_that_was_changed_is_not_run_again(small: SmallRoot) -> None:
             from_root(small.root, None)
     finally:
         weights.write_bytes(whole)
+    contract = published.encoder_dir / "encoder.toml"
+    text = contract.read_text()
+    contract.write_text(text.replace('"CD", "HYP"', '"HYP", "CD"'))
+    try:
+        for look in (open_subject, lambda root: load_explained(root, str(data.table["record_id"][0]))):
+            with pytest.raises(ModelError, match="was changed since cluster model"):
+                look(small.root)
+    finally:
+        contract.write_text(text)
 
 
 def test_extracted_activations_give_the_published_facts(small: SmallRoot) -> None:
