@@ -19,8 +19,6 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     ValidationError,
     field_validator,
@@ -33,10 +31,8 @@ from ecgscale.io.places import is_remote, place
 from ecgscale.io.settings import StorageSettings, storage_errors, use_storage
 
 
-class GateSettings(BaseModel):
+class GateSettings(Section):
     """When a night is held back. By chance alone, the defaults do so about once in three years."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     quarantine_rate: float = Field(default=0.05, gt=0, lt=1)
     """Share of records that may be quarantined; more than this, beyond chance, is an alarm."""

@@ -93,11 +93,11 @@ def fit(
     random = random_weights_variance(opened, encoder, request, progress) if compare_random else None
     for k, value in (random or {}).items():
         say(f"  the same network with random weights, K = {k}: {value:.1%} of the variance explained")
+    if request.folds:
+        say(f"split by fold: fitted on {', '.join(map(str, request.folds))}, and on no other")
     say(f"next: ecgscale explain {typed(archive)} --model {typed(fitted[0].directory)} --out {typed(out)}")
     models = [one.facts() for one in fitted]
     split = "fold" if request.folds else None
-    if request.folds:
-        say(f"split by fold: fitted on {', '.join(map(str, request.folds))}, and on no other")
     return {**models[0], "models": models, "split": split, "random_weights_explained_variance": random}
 
 

@@ -300,8 +300,6 @@ def _misfits(state: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tenso
         f"unexpected {_some(unexpected)}" if unexpected else "",
         f"other shapes: {_some(shapes)}" if shapes else "",
     ]
-    if unexpected and all(name.startswith("module.") for name in unexpected):
-        parts.append("the names start with 'module.': save model.module.state_dict() of a DataParallel model")
     parts += [
         f"those under {prefix!r} would fit: save them alone, without {prefix!r}"
         for prefix in sorted({name.partition(".")[0] + "." for name in unexpected if "." in name})

@@ -11,8 +11,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
+from ecgscale.archive_config import Section
 from ecgscale.encoders.code import code_of, is_standard
 from ecgscale.errors import EncoderError, sentences_of
 from ecgscale.io.numbered import canonical_digest
@@ -31,11 +32,7 @@ DEEPEST = 32
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class InputSpec(_Section):
+class InputSpec(Section):
     """`[input]`: what the encoder expects to see."""
 
     leads: tuple[str, ...] = Field(min_length=1)
@@ -61,7 +58,7 @@ class InputSpec(_Section):
         return named
 
 
-class OutputSpec(_Section):
+class OutputSpec(Section):
     """`[output]`: what `prediction` holds. A regression gives `value` (its own unit, e.g. years), whatever is named."""
 
     kind: Literal["multilabel", "multiclass", "regression"]
@@ -86,7 +83,7 @@ class OutputSpec(_Section):
         return self
 
 
-class EncoderSpec(_Section):
+class EncoderSpec(Section):
     """All of `encoder.toml`."""
 
     name: str = Field(min_length=1)

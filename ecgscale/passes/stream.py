@@ -1,4 +1,4 @@
-"""From recordings to activations: the one way there, for every pass.
+"""From recordings to activations: the way of fits and evaluations; explanations take whole batches (`explain.facts`).
 
     batches of an archive → check → prepare those that are wanted → network → finite? → activations and valid spans
 
