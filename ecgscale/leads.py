@@ -37,7 +37,7 @@ _MODIFIED = re.compile(r"(?:ecg|ekg)?[\s_-]*(?:ml|mod|mcl|cm|cc|cs)[\s_.]*(?:i{1
 _INVERTED = re.compile(r"\s*[-\u2010-\u2015\u2212]|.*[-\u2212]\s*$|.*\b(?:inv|neg|minus)", re.IGNORECASE)
 
 # Each limb lead as a weighted sum of any two of I, II, III: Einthoven's II = I + III, Goldberger's augmented leads.
-_LIMB_FROM_TWO: dict[tuple[str, str], dict[str, tuple[float, float]]] = {
+LIMB_FROM_TWO: dict[tuple[str, str], dict[str, tuple[float, float]]] = {
     ("I", "II"): {"III": (-1, 1), "aVR": (-0.5, -0.5), "aVL": (1, -0.5), "aVF": (-0.5, 1)},
     ("I", "III"): {"II": (1, 1), "aVR": (-1, -0.5), "aVL": (0.5, -0.5), "aVF": (0.5, 1)},
     ("II", "III"): {"I": (1, -1), "aVR": (-1, 0.5), "aVL": (0.5, -1), "aVF": (0.5, 0.5)},
@@ -169,8 +169,8 @@ def taken_leads(leads: tuple[str, ...], wanted: tuple[str, ...] | None) -> NDArr
 def _weights(leads: Sequence[str], wanted: Sequence[str]) -> tuple[NDArray[np.float64], list[str]]:
     """`lead_matrix` with rows of zeros for leads that are missing, and their names."""
     have = {canonical_lead(lead): i for i, lead in reversed(list(enumerate(leads)))}
-    pair = next((pair for pair in _LIMB_FROM_TWO if pair[0] in have and pair[1] in have), None)
-    derived = _LIMB_FROM_TWO[pair] if pair else {}
+    pair = next((pair for pair in LIMB_FROM_TWO if pair[0] in have and pair[1] in have), None)
+    derived = LIMB_FROM_TWO[pair] if pair else {}
     matrix = np.zeros((len(wanted), len(leads)))
     missing = []
     for row, lead in enumerate(canonical_lead(name) for name in wanted):

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from ecgscale.archive.reader import Archive, RawBatch, Shard
 from ecgscale.archive.schema import CORE_COLUMNS, is_list, signal_of
+from ecgscale.archive.shard import stated_digest
 from ecgscale.archive.validate import check_batch, describe
 from ecgscale.errors import ShardError
 from ecgscale.progress import SILENT, Progress, Stage
@@ -132,7 +133,8 @@ def inspect_archive(
     with progress.stage("inspect", _records(archive), "records") as stage:
         for shard in archive.shards:
             try:
-                schema = archive.columns_of(shard)
+                with archive.opened(shard) as file:
+                    schema, is_stated = file.schema_arrow, bool(stated_digest(shard, file.metadata))
                 described = [name for name in schema.names if name in _DESCRIBED or name not in CORE_COLUMNS]
                 identity = [name for name in ("record_id", "patient_id") if name in schema.names]
                 rows = archive.shard_metadata(shard, [*identity, *counts, *described])
@@ -144,7 +146,7 @@ def inspect_archive(
                 unreadable[shard.key] = str(error)
                 continue
             if full:
-                content["held" if archive.footer(shard).stated else "without_digest"] += 1
+                content["held" if is_stated else "without_digest"] += 1
             stage.note(shard.key)
             identities.append(_identities(rows))
             read.append(shard.key)

@@ -20,6 +20,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from ecgscale.leads import LIMB_FROM_TWO
+
 HIGHEST_MV = 10.0
 """Peak to peak. IEC 60601-2-25 asks of an electrocardiograph to record ±5 mV."""
 LOWEST_MV = 0.05
@@ -47,12 +49,6 @@ _COMPARED = ("I", "II", "III", "aVR", "aVL", "aVF", "V5", "V6")
 _OPPOSED = -0.6
 _P_MV = 0.03
 _BEATS = 4
-
-_GOLDBERGER = {
-    ("I", "II"): {"aVR": (-0.5, -0.5), "aVL": (1.0, -0.5), "aVF": (-0.5, 1.0)},
-    ("I", "III"): {"aVR": (-1.0, -0.5), "aVL": (0.5, -0.5), "aVF": (0.5, 1.0)},
-    ("II", "III"): {"aVR": (-1.0, 0.5), "aVL": (0.5, -1.0), "aVF": (0.5, 0.5)},
-}
 
 
 @dataclass(frozen=True)
@@ -251,9 +247,9 @@ def _disagreeing(recordings: Recordings) -> Found:
     if {"I", "II", "III"} <= there:
         violated = _is_not(recordings, "II", ("I", "III"), (1.0, 1.0))
         yield from ((int(record), "einthoven_violated") for record in np.flatnonzero(violated))
-    pair = next((pair for pair in _GOLDBERGER if there >= set(pair)), None)
-    for lead, weights in _GOLDBERGER[pair].items() if pair else ():
-        if lead in there:
+    pair = next((pair for pair in LIMB_FROM_TWO if there >= set(pair)), None)
+    for lead, weights in LIMB_FROM_TWO[pair].items() if pair else ():
+        if lead in there and lead.startswith("aV"):
             wrong = _is_not(recordings, lead, pair or (), weights) & ~violated
             yield from ((int(record), f"einthoven_violated:{lead}") for record in np.flatnonzero(wrong))
 

@@ -228,7 +228,7 @@ class Archive:
         reasons = []
         for shard in self.shards:
             try:
-                return self.footer(shard).schema
+                return self.columns_of(shard)
             except ShardError as error:
                 reasons.append(str(error))
         raise ArchiveError(f"{self.path}: none of {len(self.shards)} shards can be read; first: {reasons[0]}")

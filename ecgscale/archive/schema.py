@@ -108,6 +108,9 @@ def check_extra_names(names: Sequence[str]) -> None:
         )
 
 
+_SEXES = dict.fromkeys(("m", "male", "man", "männlich", "masculino", "homme", "hombre"), "male")
+_SEXES |= dict.fromkeys(("f", "female", "woman", "w", "weiblich", "femenino", "femme", "mujer"), "female")
+
 _NUMBERS = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal)
 _KINDS = {
     "age": (*_NUMBERS, pa.types.is_null),
@@ -135,6 +138,11 @@ def archive_schema(signal: SignalType, extra: Sequence[pa.Field] = ()) -> pa.Sch
     check_extra_names([field.name for field in extra])
     types = {**_CORE_TYPES, "signal": pa.list_(signal_type(signal))}
     return pa.schema([pa.field(name, kind) for name, kind in types.items()] + list(extra))
+
+
+def sex_of(text: object) -> str | None:
+    """What the column `sex` says for a word, in some languages; None for any other, and for numbers: 1 is either."""
+    return _SEXES.get(str(text or "").strip(" .").casefold())
 
 
 def signal_of(schema: pa.Schema) -> SignalType:

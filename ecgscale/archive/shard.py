@@ -183,13 +183,12 @@ class Shard:
 
 @dataclass(frozen=True)
 class ShardFooter:
-    """What a shard says about itself without being read; `stated`: whether the digest is its own word, not computed."""
+    """What a shard says about itself without being read."""
 
     rows: int
     row_groups: int
     content_digest: str
     schema: pa.Schema
-    stated: bool = True
 
 
 def is_shard_name(name: str) -> bool:
@@ -263,12 +262,11 @@ def read_footer(shard: Shard) -> ShardFooter:
     """
     with open_parquet(shard) as file:
         meta = file.metadata
-        stated = _stated_digest(shard, meta)
-        schema = file.schema_arrow.remove_metadata()
-        return ShardFooter(meta.num_rows, meta.num_row_groups, stated or _file_digest(shard), schema, bool(stated))
+        digest = stated_digest(shard, meta) or _file_digest(shard)
+        return ShardFooter(meta.num_rows, meta.num_row_groups, digest, file.schema_arrow.remove_metadata())
 
 
-def _stated_digest(shard: Shard, meta: pq.FileMetaData) -> str:
+def stated_digest(shard: Shard, meta: pq.FileMetaData) -> str:
     """The digest in a footer that was written behind these very data pages; "" when there is none."""
     facts = meta.metadata or {}
     there = facts.get(DATA_BYTES_KEY) == str(data_end(shard.size, meta)).encode()
@@ -283,7 +281,7 @@ def check_content(shard: Shard) -> bool:
     with open_parquet(shard, whole=True) as file:
         for _ in record_tables(file, shard, file.schema_arrow.names, ROW_GROUP_RECORDS):
             pass
-        return bool(_stated_digest(shard, file.metadata))
+        return bool(stated_digest(shard, file.metadata))
 
 
 def _opened(shard: Shard, whole: bool) -> Any:
@@ -350,7 +348,7 @@ class _RowGroupDigest:
 
     def __init__(self, shard: Shard, file: pq.ParquetFile) -> None:
         meta, schema = file.metadata, file.schema_arrow
-        self._stated = _stated_digest(shard, meta)
+        self._stated = stated_digest(shard, meta)
         self._sizes = [meta.row_group(i).num_rows for i in reversed(range(meta.num_row_groups))]
         self._digest, self._pending = ContentDigest(schema), schema.empty_table()
 

@@ -210,7 +210,8 @@ class _Night:
 
     def _build(self, sets: Sequence[SourceSet]) -> tuple[_Built | None, BrokenPart | None]:
         target = self.scratch / f"archive-{uuid4().hex[:8]}"
-        portion = Portion({one.name: one.record_id for one in sets}, self.schema, whole_files=True)
+        files = tuple(file.name for one in sets for file in one.files)
+        portion = Portion({one.name: one.record_id for one in sets}, self.schema, files=files, whole_files=True)
         try:
             return _Built(target, self._source.ingest(target, self._options(portion))), None
         except BrokenPart as error:

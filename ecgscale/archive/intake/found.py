@@ -136,12 +136,13 @@ def _one_line(what: str, found: Sequence[str], count: int | None = None) -> list
 
 def check_same_source(archive: Archive, config: ArchiveConfig) -> None:
     """Raise `ArchiveError` when the configuration reads a source otherwise than the archive was made."""
-    made: dict[str, Any] = archive.info.get("source", {})
+    made: dict[str, Any] = {"windows": None, **archive.info.get("source", {})}
     units = config.units_per_mv or 1.0 if config.source == "code15" else config.units_per_mv
     wanted: dict[str, Any] = {"kind": config.source}
     wanted |= {"rate": config.rate} if config.source == "ptbxl" else {"units_per_mv": units}
     if config.source == "table":
         wanted = {"kind": "table", "layout": read_layout(config.layout or "").digest}
+    wanted["windows"] = config.window_seconds
     if config.patients is not None:
         wanted["patients"] = Patients(config.patients).kind
         made = {"patients": None, **made}
@@ -159,9 +160,11 @@ def known_of(archive: Archive | None, config: ArchiveConfig, log: IntakeLog, pse
     """What the log knows of sets, and what the archive's columns and records are called, if there is one yet."""
     known = log.known(pseudonyms)
     known.columns = tuple(config.carry if archive is None else archive.label_columns())
-    if archive is not None and config.source in ("wfdb", "formats"):
+    if archive is not None:
         said = [archive.info.get("source", {}).get("record_ids"), *(entry.record_ids for entry in log.own)]
-        known.record_ids = next((name for name in said if name), None) or _record_ids_of(archive)
+        known.record_ids = next((name for name in said if name), "")
+        if not known.record_ids and config.source in ("wfdb", "formats"):
+            known.record_ids = _record_ids_of(archive)
     return known
 
 

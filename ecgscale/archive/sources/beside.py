@@ -22,14 +22,14 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from ecgscale.archive.schema import CORE_COLUMNS, RESERVED_COLUMNS
+from ecgscale.archive.schema import CORE_COLUMNS, RESERVED_COLUMNS, sex_of
 from ecgscale.archive.sources.pseudonyms import QuotesSource
 from ecgscale.archive.sources.tables import (
     Odd,
@@ -41,16 +41,13 @@ from ecgscale.archive.sources.tables import (
     rows_by_id,
     utc,
 )
+from ecgscale.archive.sources.wfdb_comments import UNKNOWN_WORDS
 from ecgscale.errors import UsageError, did_you_mean
 from ecgscale.io.places import local_copy
 
 WITHOUT_ROW = "{:,} records have a row in none of the tables beside them"
 PATIENTS = ("patient_id", "subject_id", "patient")
 TIMES = ("ecg_time", "acquired_at", "recording_date")
-_SEXES = {
-    **dict.fromkeys(("male", "m", "1", "1.0"), "male"),
-    **dict.fromkeys(("female", "f", "0", "0.0"), "female"),
-}
 _CORE = {"age": pa.float32(), "fold": pa.int16()}
 _FOUND = {
     "record_list.csv": ("study_id", ()),
@@ -62,9 +59,16 @@ _FOUND = {
 (None: the first one), and what their columns are called where their first line is a record."""
 
 
+Said = tuple[dict[str, Any], list[str], int]
+"""What tables say of a record: columns to values, what was odd about them, and in how many it has a row."""
+
+
 @dataclass(frozen=True)
 class TableBeside:
-    """One table: its rows by id, the fields that it gives by default, and those that it has on request."""
+    """One table: its rows by id, the fields that it gives by default, and those that it has on request.
+
+    values: columns that were asked for, by name and type; odd: what was odd in their cells
+    """
 
     name: str
     table: pa.Table
@@ -72,10 +76,27 @@ class TableBeside:
     id: str
     fields: Mapping[str, pa.DataType]
     texts: Mapping[str, pa.DataType]
+    values: dict[tuple[str, pa.DataType], list[Any]] = field(default_factory=dict)
+    odd: Odd = field(default_factory=dict)
+
+    def column(self, name: str, column: str, kind: pa.DataType) -> list[Any]:
+        """A column as the archive's column of that name has it; what it cannot be is None, and odd."""
+        if (column, kind) not in self.values:
+            values = column_values(self.table, column, kind, self.odd)
+            if name == "acquired_at":
+                values = list(map(utc, values))
+            if name == "sex":
+                for row, text in enumerate(values):
+                    values[row] = sex_of(text)
+                    if text is not None and values[row] is None and text.strip().casefold() not in UNKNOWN_WORDS:
+                        told = f"{column} is {text[:60]!r}, expected a word such as male, F (numbers mean either)"
+                        self.odd.setdefault(row, []).append(told)
+            self.values[column, kind] = values
+        return self.values[column, kind]
 
 
 class Beside:
-    """All of them. Of two that have a column, the first one counts; `matched` is how many rows found a record."""
+    """All of them. Of two that have a column, the first one counts."""
 
     def __init__(
         self,
@@ -85,8 +106,6 @@ class Beside:
         notes: dict[str, None],
     ) -> None:
         self._notes = notes
-        self._odd: dict[str, Odd] = {}
-        self._values: dict[tuple[str, str, str], list[Any]] = {}
         self.tables = [self._opened(path, column, ()) for path, column in asked]
         known = {path.name for path, _ in asked}
         for name in found:
@@ -114,8 +133,8 @@ class Beside:
             self._notes[f"{path.name}: {hidden:,} rows have an id of another row further down, which counts"] = None
         fields: dict[str, pa.DataType] = {}
         texts: dict[str, pa.DataType] = {}
-        for field in table.schema:
-            name, kind = field.name, field.type
+        for one in table.schema:
+            name, kind = one.name, one.type
             if name in (column, *PATIENTS, *TIMES, *CORE_COLUMNS) or name.casefold() in ("age", "sex", "gender"):
                 continue
             if name in RESERVED_COLUMNS:
@@ -142,26 +161,26 @@ class Beside:
         """Columns that come along only when they are asked for."""
         return {name: kind for one in reversed(self.tables) for name, kind in one.texts.items()}
 
-    def of(self, record_id: str, path: str, wanted: Mapping[str, pa.DataType]) -> tuple[dict[str, Any], list[str], int]:
-        """What the tables say of a record: columns to values, what was odd about them, and in how many it has a row."""
-        said: dict[str, Any] = {}
-        odd: list[str] = []
-        matched = 0
-        for one in self.tables:
-            row = next((one.rows[key] for key in _keys(record_id, path) if key in one.rows), None)
-            if row is None:
-                continue
-            matched += 1
-            for name, (column, kind) in self._asked(one, wanted).items():
-                value = self._column(one, column, kind)[row]
-                if name == "sex" and value is not None:
-                    value = _SEXES.get(str(value).strip().casefold())
-                if name == "acquired_at":
-                    value = utc(value)
-                if value is not None and said.get(name) is None:
-                    said[name] = value
-            odd += self._odd.get(one.name, {}).get(row, [])
-        return said, odd, matched
+    def lookup(self, wanted: Mapping[str, pa.DataType]) -> Callable[[str, str], Said]:
+        """What gives what the tables say of a record, from its id and path: these columns and the archive's own."""
+        asked = [
+            (one, {name: one.column(name, *column) for name, column in self._asked(one, wanted).items()})
+            for one in self.tables
+        ]
+
+        def of(record_id: str, path: str) -> Said:
+            said: dict[str, Any] = {}
+            odd: list[str] = []
+            matched, keys = 0, _keys(record_id, path) if asked else []
+            for one, columns in asked:
+                row = next((one.rows[key] for key in keys if key in one.rows), None)
+                if row is not None:
+                    matched += 1
+                    odd += one.odd.get(row, ())
+                    said = {name: values[row] for name, values in columns.items() if values[row] is not None} | said
+            return said, odd, matched
+
+        return of
 
     def _asked(self, one: TableBeside, wanted: Mapping[str, pa.DataType]) -> dict[str, tuple[str, pa.DataType]]:
         """Columns of the archive to columns of a table, and their types."""
@@ -176,12 +195,6 @@ class Beside:
             elif column in TIMES:
                 asked["acquired_at"] = (column, pa.timestamp("us"))
         return asked
-
-    def _column(self, one: TableBeside, column: str, kind: pa.DataType) -> list[Any]:
-        key = (one.name, column, str(kind))
-        if key not in self._values:
-            self._values[key] = column_values(one.table, column, kind, self._odd.setdefault(one.name, Odd()))
-        return self._values[key]
 
     def check(self, records: Mapping[str, str]) -> None:
         """`ArchiveError` where no row of a table finds any of the records (id to path)."""
@@ -251,10 +264,6 @@ class Patients:
             if (known := id_text(name)) in self._patients:
                 return self._patients[str(known)]
         return None
-
-    def at(self, comments_of: Callable[[], Mapping[str, str]], record_id: str, path: str) -> str | None:
-        """`of`, where reading the comments costs something and only one rule wants them."""
-        return self.of(record_id, path, comments_of() if self.kind == "comment" else {})
 
     @cached_property
     def _patients(self) -> dict[str, str | None]:

@@ -15,20 +15,18 @@ import fnmatch
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-import h5py
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from ecgscale.archive.schema import archive_schema
 from ecgscale.archive.sources.files import Known, SourceFolder, SourceSet, ingest_whole
-from ecgscale.archive.sources.hdf5 import BrokenPart, check_numbers, dataset_of, ids_in, reading, slabs
+from ecgscale.archive.sources.hdf5 import BrokenPart, Signals, signals_in, valid_span
 from ecgscale.archive.sources.pseudonyms import QuotesSource
 from ecgscale.archive.sources.source import (
     DEFAULTS,
@@ -185,24 +183,25 @@ class Code15Source(Source):
     ) -> Iterator[dict[str, Any]]:
         fixed = {"leads": list(CANONICAL_LEADS), "sampling_rate": SAMPLING_RATE, "units_per_mv": self._units_per_mv}
         for name, exams in parts.items():
-            for row, signal, span, unreadable in _exams_in(self.files.path(name)):
-                exam = exams[row]
-                if exam == "0" and span == (0, 0):
-                    ingest.dropped += 1
-                    continue
-                if unreadable and whole:
-                    path = self.files.path(name)
-                    raise BrokenPart(f"{path} breaks off after row {row}: {unreadable}; download it again")
-                if unreadable:
-                    ingest.problems.add(str(exam), f"{unreadable}; kept with an empty signal")
-                known = facts_of(exam)
-                if exam is None:
-                    ingest.problems.add(f"{row + 1} of {name}", "its exam_id is none; kept without an id")
-                elif not known:
-                    ingest.problems.add(exam, f"in {name} but not in {EXAMS}; kept without labels")
-                # All zeros: the whole record is the span, and its leads are found flat later.
-                valid = {"valid_start": span[0], "valid_stop": span[1]} if span and span[0] < span[1] else {}
-                yield {"record_id": exam, "signal": signal, **fixed, **known, **valid}
+            with _part(self.files.path(name)) as signals:
+                for row, (read, unreadable) in enumerate(signals.between(0, signals.count)):
+                    exam, signal = exams[row], empty_signal("float32", len(CANONICAL_LEADS)) if read is None else read
+                    # All zeros: the whole record is the span, and its leads are found flat later.
+                    span = valid_span(signal)
+                    if exam == "0" and read is not None and not span:
+                        ingest.dropped += 1
+                        continue
+                    if unreadable and whole:
+                        path = self.files.path(name)
+                        raise BrokenPart(f"{path} breaks off after row {row}: {unreadable}; download it again")
+                    if unreadable:
+                        ingest.problems.add(str(exam), f"{unreadable}; kept with an empty signal")
+                    known = facts_of(exam)
+                    if exam is None:
+                        ingest.problems.add(f"{row + 1} of {name}", "its exam_id is none; kept without an id")
+                    elif not known:
+                        ingest.problems.add(exam, f"in {name} but not in {EXAMS}; kept without labels")
+                    yield {"record_id": exam, "signal": signal, **fixed, **known, **span}
 
     def last_words(self, counted: Mapping[str, int]) -> list[str]:
         without = self._table.num_rows - counted.get(MATCHED, 0)
@@ -269,40 +268,10 @@ def part_exams(path: Path, opened: Any = None) -> list[str | None]:
 
     Raises `BrokenPart` unless it is HDF5 with the datasets of CODE.
     """
-    with reading(path, opened) as file:
-        return ids_in(path, _datasets(path, file)[1])
+    with _part(path, opened) as signals:
+        return signals.ids() or []
 
 
-def _datasets(path: Path, file: h5py.File) -> tuple[h5py.Dataset, h5py.Dataset]:
+def _part(path: Path, opened: Any = None) -> AbstractContextManager[Signals]:
     """Tracings (N, samples, 12) and exam_id (N,) or (N, 1)."""
-    tracings, exam_id = dataset_of(path, file, "tracings"), dataset_of(path, file, "exam_id")
-    if tracings.ndim != 3 or tracings.shape[2] != 12 or exam_id.shape[:1] != tracings.shape[:1]:
-        raise BrokenPart(
-            f"{path} holds tracings {tracings.shape} and exam_id {exam_id.shape}; expected tracings (N, samples, 12) "
-            "and exam_id (N,). Other layouts: ecgscale ingest table"
-        )
-    check_numbers(path, tracings)
-    return tracings, exam_id
-
-
-def _exams_in(path: Path) -> Iterator[tuple[int, NDArray[np.float32], tuple[int, int] | None, str]]:
-    """Row, signal (12, T) and valid span of each exam of a part, and why there is no signal where there is none."""
-    with reading(path) as file:
-        for first, tracings_NTL, unreadable in slabs(path, _datasets(path, file)[0]):
-            if tracings_NTL is None:
-                yield first, empty_signal("float32", len(CANONICAL_LEADS)), None, unreadable
-                continue
-            starts, stops = valid_spans(tracings_NTL)
-            with np.errstate(over="ignore"):
-                # What float32 cannot hold becomes infinite, and is found to be so.
-                signals_NLT = np.ascontiguousarray(tracings_NTL.transpose(0, 2, 1), dtype=np.float32)
-            for i, (signal, start, stop) in enumerate(zip(signals_NLT, starts.tolist(), stops.tolist(), strict=True)):
-                yield first + i, signal, (start, stop), ""
-
-
-def valid_spans(tracings: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """First and one past the last sample with a non-zero lead, for tracings (N, T, leads); (0, 0) where all is zero."""
-    alive_NT = (tracings != 0).any(axis=2)
-    starts = alive_NT.argmax(axis=1)
-    stops = np.where(alive_NT.any(axis=1), alive_NT.shape[1] - alive_NT[:, ::-1].argmax(axis=1), 0)
-    return starts, stops
+    return signals_in(path, "tracings", ("record", "sample", "lead"), CANONICAL_LEADS, "exam_id", opened)

@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -117,154 +119,187 @@ def _texts_in(path: Path, dataset: h5py.Dataset) -> list[str | None]:
     return [None if text is None else id_text(bytes.fromhex(text)) for text in json.loads(done.stdout)]
 
 
-def slabs(path: Path, dataset: h5py.Dataset, axis: int = 0) -> Iterator[tuple[int, NDArray[Any] | None, str]]:
-    """First record, records (as the dataset has them, `axis` first) and "", a slab at a time.
-
-    Where a slab cannot be read, its records come one by one, and of one that cannot be read there is None and why.
-    """
-    records = dataset.shape[axis]
-    bytes_each = max(1, dataset.size // max(records, 1) * dataset.dtype.itemsize)
-    step = max(1, min(SLAB_RECORDS, _SLAB_BYTES // bytes_each))
-    for start in range(0, records, step):
-        stop = min(start + step, records)
-        try:
-            yield start, _read(dataset, axis, start, stop), ""
-            continue
-        except (OSError, RuntimeError, ValueError):
-            pass
-        for row in range(start, stop):
-            try:
-                yield row, _read(dataset, axis, row, row + 1), ""
-            except (OSError, RuntimeError, ValueError) as error:
-                yield row, None, f"its samples in {path.name} cannot be read ({error})"
+Read = Iterator[tuple[NDArray[np.float32] | None, str]]
+"""Of each record its samples, (leads, samples), and ""; or None, and why they cannot be read."""
 
 
-def _read(dataset: h5py.Dataset, axis: int, start: int, stop: int) -> NDArray[Any]:
-    where = (slice(None),) * axis + (slice(start, stop),)
-    return np.moveaxis(np.asarray(dataset[where]), axis, 0)
-
-
+@dataclass(frozen=True)
 class Signals:
-    """The records of one file, as the file has them; `values` is an HDF5 dataset, an array, a Parquet column, or
-    (samples, leads) of each record, from a column a lead."""
+    """The records of one file. Nothing is read before it is asked for.
 
-    def __init__(
-        self, path: Path, values: Any, axes: Sequence[str], n_leads: int, ids: list[str | None] | None
-    ) -> None:
-        self._path, self._values, self._axes, self._n_leads, self._ids = path, values, list(axes), n_leads, ids
-        self._many = "record" in axes
-        if isinstance(values, pa.ChunkedArray | _ByLead | list):
-            self._n = len(values)
-            return
-        if len(values.shape) != len(axes):
-            raise BrokenPart(f"{path} holds an array of shape {values.shape}; the layout says {', '.join(axes)}")
-        found = values.shape[self._axes.index("lead")]
-        if found != n_leads:
-            raise BrokenPart(
-                f"{path} has {found} leads (shape {values.shape}, {', '.join(axes)}); the layout names {n_leads}"
-            )
-        self._n = values.shape[self._axes.index("record")] if self._many else 1
-        if ids is not None and len(ids) != self._n:
-            raise BrokenPart(f"{path} has {len(ids):,} ids and {self._n:,} records")
+    between: records from a first number up to another; ids: one a record, None where the file has none
+    """
 
-    def __len__(self) -> int:
-        return self._n
-
-    def ids(self) -> list[str | None] | None:
-        """One a record; None where the file has none."""
-        return self._ids
-
-    def read(self, number: int) -> tuple[NDArray[np.float32] | None, str]:
-        """Record `number`, float32 of shape (leads, samples), and ""; or None, and why there is none."""
-        try:
-            if isinstance(self._values, pa.ChunkedArray):
-                array = np.asarray(self._values[number].as_py() or [], dtype=np.float64)
-                if array.size % self._n_leads:
-                    return None, f"it has {array.size} samples, which {self._n_leads} leads cannot share"
-                flat = (self._n_leads, -1) if self._axes[1] == "lead" else (-1, self._n_leads)
-                array, axes = array.reshape(flat), self._axes[1:]
-            elif isinstance(self._values, _ByLead | list):
-                array, axes = self._values[number], ["sample", "lead"]
-            else:
-                axis = self._axes.index("record") if self._many else 0
-                where = (slice(None),) * axis + (number,) if self._many else (...,)
-                array, axes = np.asarray(self._values[where]), [one for one in self._axes if one != "record"]
-            with np.errstate(over="ignore", invalid="ignore"):
-                leads = array if axes[0] == "lead" else array.T
-                return np.ascontiguousarray(leads, dtype=np.float32), ""
-        except (OSError, RuntimeError, ValueError, TypeError) as error:
-            return None, f"its samples in {self._path.name} cannot be read ({str(error)[:100]})"
-
-
-class _ByLead:
-    """(samples, leads) of the record of each row, from a column of lists a lead."""
-
-    def __init__(self, columns: Sequence[pa.ChunkedArray], leads: Sequence[str]) -> None:
-        self._columns, self._leads = columns, leads
-
-    def __len__(self) -> int:
-        return len(self._columns[0])
-
-    def __getitem__(self, number: int) -> NDArray[Any]:
-        found = [np.asarray(column[number].as_py() or [], dtype=np.float64) for column in self._columns]
-        lengths = dict(zip(self._leads, map(len, found), strict=True))
-        if len(set(lengths.values())) > 1:
-            raise ValueError(f"its leads differ in length: {lengths}")
-        return np.stack(found, axis=1)
+    count: int
+    between: Callable[[int, int], Read]
+    ids: Callable[[], list[str | None] | None] = lambda: None
 
 
 @contextmanager
 def signals_in(
-    path: Path, dataset: str | None, axes: Sequence[str], leads: Sequence[str], ids: str | None
+    path: Path, dataset: str | None, axes: Sequence[str], leads: Sequence[str], ids: str | None, stream: Any = None
 ) -> Iterator[Signals]:
-    """The records of an HDF5, Parquet, NumPy or CSV file; `BrokenPart` where it is none, or is not of these axes."""
+    """The records of an HDF5 (from `stream` where it is no local file), Parquet, NumPy or CSV file.
+
+    `BrokenPart` where it is none, or is not of these axes, and for what goes wrong with it in the block.
+    """
     suffix = path.suffix.lower()
     if suffix in (".hdf5", ".h5"):
-        with reading(path) as file:
-            values = dataset_of(path, file, str(dataset))
-            check_numbers(path, values)
-            own = None if ids is None else ids_in(path, dataset_of(path, file, ids))
-            yield Signals(path, values, axes, len(leads), own)
+        with reading(path, stream) as file:
+            yield _of_hdf5(path, file, str(dataset), axes, len(leads), ids)
         return
     try:
-        signals = _whole(path, suffix, dataset, axes, leads, ids)
+        if suffix in (".parquet", ".pq"):
+            with pq.ParquetFile(path) as table:
+                yield _of_parquet(path, table, dataset, axes, leads, ids)
+        else:
+            yield _of_npy(path, axes, len(leads)) if suffix == ".npy" else _of_csv(path, axes, leads, ids)
+    except BrokenPart:
+        raise
     except EcgscaleError as error:
         raise BrokenPart(str(error)) from error
     except (OSError, ValueError, EOFError, pa.ArrowException) as error:
         raise BrokenPart(f"{path} cannot be read ({error})") from error
-    yield signals
 
 
-def _whole(
-    path: Path, suffix: str, dataset: str | None, axes: Sequence[str], leads: Sequence[str], ids: str | None
+def valid_span(signal: NDArray[Any]) -> dict[str, int]:
+    """Columns that leave out the zeros before and after (leads, samples); none where all are zero."""
+    alive = np.flatnonzero((signal != 0).any(axis=0))
+    return {"valid_start": int(alive[0]), "valid_stop": int(alive[-1]) + 1} if len(alive) else {}
+
+
+def _float32(array: Any) -> NDArray[np.float32]:
+    with np.errstate(over="ignore", invalid="ignore"):
+        # What float32 cannot hold becomes infinite, and is found to be so.
+        return np.ascontiguousarray(array, dtype=np.float32)
+
+
+def _one_by_one(path: Path, take: Callable[[int], Any]) -> Callable[[int, int], Read]:
+    def between(first: int, stop: int) -> Read:
+        for number in range(first, stop):
+            try:
+                found = _float32(take(number)), ""
+            except (OSError, RuntimeError, ValueError, TypeError) as error:
+                found = None, f"its samples in {path.name} cannot be read ({str(error)[:100]})"
+            yield found
+
+    return between
+
+
+def _of_hdf5(path: Path, file: h5py.File, name: str, axes: Sequence[str], n_leads: int, ids: str | None) -> Signals:
+    values = dataset_of(path, file, name)
+    check_numbers(path, values)
+    signals = _of_array(path, values, axes, n_leads)
+
+    def own() -> list[str | None]:
+        found = ids_in(path, dataset_of(path, file, str(ids)))
+        if len(found) != signals.count:
+            raise BrokenPart(f"{path} has {len(found):,} ids and {signals.count:,} records")
+        return found
+
+    return signals if ids is None else replace(signals, ids=own)
+
+
+def _of_npy(path: Path, axes: Sequence[str], n_leads: int) -> Signals:
+    # Mapped, so that a header that claims more than the file has is an error and no memory is taken.
+    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    if array.dtype.kind not in "iuf":
+        raise BrokenPart(f"{path} holds {array.dtype}, expected numbers")
+    return _of_array(path, array, axes, n_leads)
+
+
+def _of_array(path: Path, values: Any, axes: Sequence[str], n_leads: int) -> Signals:
+    """The records of an HDF5 dataset or an array, a slab at a time, and one by one where a slab cannot be read."""
+    if len(values.shape) != len(axes):
+        raise BrokenPart(f"{path} holds an array of shape {values.shape}, expected ({', '.join(axes)})")
+    found = values.shape[axes.index("lead")]
+    if found != n_leads:
+        raise BrokenPart(f"{path} has {found} leads (shape {values.shape}, {', '.join(axes)}), expected {n_leads}")
+    axis = axes.index("record") if "record" in axes else None
+    is_turned = axes.index("lead") > axes.index("sample")
+    count = 1 if axis is None else values.shape[axis]
+    bytes_each = values.size // max(count, 1) * values.dtype.itemsize
+    step = max(1, min(SLAB_RECORDS, _SLAB_BYTES // max(bytes_each, 1)))
+
+    def read(first: int, stop: int) -> NDArray[np.float32]:
+        if axis is None:
+            records = np.asarray(values[...])[None]
+        else:
+            records = np.moveaxis(np.asarray(values[(slice(None),) * axis + (slice(first, stop),)]), axis, 0)
+        return _float32(records.transpose(0, 2, 1) if is_turned else records)
+
+    def between(first: int, stop: int) -> Read:
+        for start in range(first, stop, step):
+            end = min(start + step, stop)
+            try:
+                slab = read(start, end)
+            except (OSError, RuntimeError, ValueError):
+                yield from _one_by_one(path, lambda number: read(number, number + 1)[0])(start, end)
+            else:
+                yield from ((record, "") for record in slab)
+
+    return Signals(count, between)
+
+
+def _of_parquet(
+    path: Path, file: pq.ParquetFile, dataset: str | None, axes: Sequence[str], leads: Sequence[str], ids: str | None
 ) -> Signals:
-    if suffix in (".parquet", ".pq"):
-        table = pq.read_table(path, partitioning=None, use_threads=False)
-        named = [*(leads if dataset is None else [dataset]), *([] if ids is None else [ids])]
-        absent = [name for name in named if name not in table.column_names]
-        if absent:
-            raise BrokenPart(f"{path} has no column {', '.join(absent)}; it has {', '.join(table.column_names)}")
-        columns = [table.column(name) for name in (leads if dataset is None else [dataset])]
-        for name, kind in zip(named, [column.type for column in columns], strict=False):
-            if not is_list(kind):
-                raise BrokenPart(f"{path}: column {name} is {kind}, expected a list of numbers")
-        own = None if ids is None else [id_text(value) for value in table.column(ids).to_pylist()]
-        return Signals(path, _ByLead(columns, leads) if dataset is None else columns[0], axes, len(leads), own)
-    if suffix == ".npy":
-        # Mapped, so that a header that claims more than the file has is an error and no memory is taken.
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-        if array.dtype.kind not in "iuf":
-            raise BrokenPart(f"{path} holds {array.dtype}, expected numbers")
-        return Signals(path, array, axes, len(leads), None)
-    many = "record" in axes
-    table = read_csv(path, [*leads, *([str(ids)] if many else [])], ids=[str(ids)] if many else [])
+    """A row a record, with one list of all samples, or a list a lead."""
+    schema, names = file.schema_arrow, list(leads) if dataset is None else [dataset]
+    absent = [name for name in (*names, *filter(None, [ids])) if name not in schema.names]
+    if absent:
+        raise BrokenPart(f"{path} has no column {', '.join(absent)}; it has {', '.join(schema.names)}")
+    for name in names:
+        if not is_list(schema.field(name).type):
+            raise BrokenPart(f"{path}: column {name} is {schema.field(name).type}, expected a list of numbers")
+
+    def record(batch: pa.RecordBatch, row: int) -> NDArray[Any]:
+        found = [_flat(batch.column(name)[row].values) for name in names]
+        if dataset is None:
+            lengths = dict(zip(leads, map(len, found), strict=True))
+            if len(set(lengths.values())) > 1:
+                raise ValueError(f"its leads differ in length: {lengths}")
+            return np.stack(found)
+        if len(found[0]) % len(leads):
+            raise ValueError(f"it has {len(found[0])} samples, which {len(leads)} leads cannot share")
+        by_lead = axes.index("lead") < axes.index("sample")
+        return found[0].reshape(len(leads), -1) if by_lead else found[0].reshape(-1, len(leads)).T
+
+    def between(first: int, stop: int) -> Read:
+        row = 0
+        for group in range(file.num_row_groups):
+            end = row + file.metadata.row_group(group).num_rows
+            if row < stop and first < end:
+                for batch in file.iter_batches(SLAB_RECORDS, row_groups=[group], columns=names, use_threads=False):
+                    here = max(first - row, 0), min(stop - row, batch.num_rows)
+                    yield from _one_by_one(path, partial(record, batch))(*here)
+                    row += batch.num_rows
+            row = end
+
+    def own() -> list[str | None] | None:
+        return [id_text(one) for one in file.read([ids], use_threads=False).column(0).to_pylist()] if ids else None
+
+    return Signals(file.metadata.num_rows, between, own)
+
+
+def _flat(values: pa.Array | None) -> NDArray[Any]:
+    while values is not None and is_list(values.type):
+        values = values.flatten()
+    return np.zeros(0) if values is None else np.asarray(values.to_numpy(zero_copy_only=False))
+
+
+def _of_csv(path: Path, axes: Sequence[str], leads: Sequence[str], ids: str | None) -> Signals:
+    """A row a sample; of many records, the column `ids` says whose."""
+    many = [str(ids)] if "record" in axes else []
+    table = read_csv(path, [*leads, *many], ids=many)
     columns = [table.column(lead).to_numpy() for lead in leads]
     if any(column.dtype.kind not in "iuf" for column in columns):
         raise BrokenPart(f"{path}: a lead holds something else than numbers")
-    samples_TL = np.stack(columns, axis=1)
+    samples_LT = np.stack(columns)
     if not many:
-        return Signals(path, samples_TL, axes, len(leads), None)
+        return Signals(1, _one_by_one(path, lambda _: samples_LT))
     rows: dict[str | None, list[int]] = {}
     for row, record in enumerate(ids_of(table, str(ids))):
         rows.setdefault(record, []).append(row)
-    return Signals(path, [samples_TL[own] for own in rows.values()], axes, len(leads), list(rows))
+    own = list(rows.values())
+    return Signals(len(own), _one_by_one(path, lambda number: samples_LT[:, own[number]]), lambda: list(rows))

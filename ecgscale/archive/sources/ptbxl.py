@@ -180,11 +180,10 @@ class PtbxlSource(Source):
         return archive_schema(self._sample_type(self._names(self._table)), self._columns(options))
 
     def pieces(self, options: IngestOptions) -> list[Portion]:
-        ids, patients = (ids_of(self._table, name) for name in ("ecg_id", "patient_id"))
         names, pieces = self._names(self._table), []
-        for first, stop, what in full_shards(zip((one or "" for one in ids), patients, strict=True), options):
-            there = () if self.files.is_local else filter(None, names[first:stop])
-            named = tuple(f"{name}{end}" for name in there for end in _ENDS)
+        ids = [one or "" for one in ids_of(self._table, "ecg_id")]
+        for first, stop, what in full_shards(ids, lambda: ids_of(self._table, "patient_id"), options):
+            named = tuple(f"{name}{end}" for name in filter(None, names[first:stop]) for end in _ENDS)
             pieces.append(Portion(rows=(first, stop), what=what, records=stop - first, files=named))
         return pieces
 

@@ -25,7 +25,7 @@ from ecgscale.archive.schema import CORE_COLUMNS, SignalType, signal_of
 from ecgscale.archive.sources.files import Known, SourceFile, SourceFolder, SourceSet
 from ecgscale.archive.sources.pseudonyms import PSEUDONYMISED, Pseudonyms
 from ecgscale.archive.sources.tombstones import Tombstones, check_tombstones, forgotten_note, read_tombstones
-from ecgscale.archive.sources.windows import WINDOW_COLUMNS, cut, read_in, require_same, with_patient
+from ecgscale.archive.sources.windows import WINDOW_COLUMNS, cut, read_in, with_patient
 from ecgscale.archive.writer import ArchiveWriter
 from ecgscale.errors import ArchiveError
 from ecgscale.io.places import Place
@@ -50,9 +50,10 @@ class Portion:
     (whose exams have ids of their own)
     schema: that of the archive, which is kept to; None when there is none yet: then the portion decides, like a whole
     source
-    rows: first and one past the last row of PTB-XL's table to take, in place of the sets: ids may be there twice
+    rows: first and one past the last to take: of the rows of PTB-XL's table, in place of the sets, since ids may be
+    there twice; of the records that the files of a table source have together
     what, records: of a piece for a worker: its name for messages, without an id, and how many records it has, about
-    files: what has to be there of a source that is not local, as far as the listing says
+    files: what has to be there, as far as the listing says
     whole_files: refuse a file of many records that is damaged somewhere: it may yet be sent again
     """
 
@@ -183,6 +184,8 @@ class Ingest:
         self.counted: Counter[str] = Counter()
         if options.lead_map:
             source["lead_map"] = dict(options.lead_map)
+        if options.windows:
+            source["windows"] = options.windows
         self._notes: list[str] = []
         self._of_files = of_files  # the list itself, to which a listing may add later
         self._refused: list[str] = []
@@ -194,7 +197,6 @@ class Ingest:
             source.pop("folder", None)
             source[PSEUDONYMISED] = options.pseudonyms.facts()
         if (schema := options.schema) is not None:
-            require_same(schema, options.windows)
             left_out = [column.name for column in self.extra if column.name not in schema.names]
             if left_out:
                 self._notes.append(f"left out, because the archive has no such column: {', '.join(left_out)}")
@@ -296,8 +298,8 @@ class Source(ABC):
     """
 
     kind: ClassVar[str]
-    tables: ClassVar[tuple[str, ...]] = ()
-    one_by_one: ClassVar[bool] = False
+    tables: tuple[str, ...] = ()
+    one_by_one: bool = False
 
     def __init__(self, files: SourceFolder) -> None:
         self.files = files

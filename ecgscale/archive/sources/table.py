@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import fnmatch
 import posixpath
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import datetime
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -22,9 +24,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ecgscale.archive.schema import archive_schema
-from ecgscale.archive.sources.code15 import valid_spans
 from ecgscale.archive.sources.files import Known, SourceFolder, SourceSet, ingest_whole
-from ecgscale.archive.sources.hdf5 import BrokenPart, Signals, signals_in
+from ecgscale.archive.sources.hdf5 import BrokenPart, Signals, signals_in, valid_span
 from ecgscale.archive.sources.source import DEFAULTS, MATCHED, Ingest, IngestOptions, IngestResult, Portion, Source
 from ecgscale.archive.sources.source import empty_signal as empty
 from ecgscale.archive.sources.tables import (
@@ -38,6 +39,7 @@ from ecgscale.archive.sources.tables import (
     telling,
 )
 from ecgscale.archive.sources.tombstones import full_shards
+from ecgscale.archive.sources.wfdb_files import name_by, name_records
 from ecgscale.archive_config import READY, Layout, read_layout
 from ecgscale.errors import ArchiveError, UsageError
 from ecgscale.io.places import Place
@@ -46,6 +48,9 @@ if TYPE_CHECKING:
     from ecgscale.config import ArchiveConfig
 
 _WITHOUT_ROW = "{:,} records have no row in the table"
+
+Record = tuple[str, int, str | None]
+"""Name of its file (where each has one record, without suffix), number in it, id."""
 
 
 def ingest_table(
@@ -67,9 +72,9 @@ class TableSource(Source):
     def __init__(self, files: SourceFolder, layout: Layout) -> None:
         super().__init__(files)
         self._layout = layout
-        self.tables = () if layout.table is None else (layout.table.file,)  # type: ignore[misc]
-        self._many = "record" in layout.signal.axes
-        self.one_by_one = self._many  # type: ignore[misc]
+        self.tables = () if layout.table is None else (layout.table.file,)
+        self._many = self.one_by_one = "record" in layout.signal.axes
+        self._suffix = "" if self._many else posixpath.splitext(layout.signal.file)[1]
 
     @classmethod
     def configured(cls, files: SourceFolder, config: ArchiveConfig) -> Self:
@@ -77,47 +82,52 @@ class TableSource(Source):
             raise UsageError(f"a table source needs a layout: --layout FILE.toml, or one of {', '.join(READY)}")
         return cls(files, read_layout(config.layout))
 
-    def _among(self, names: Sequence[str]) -> list[str]:
-        return sorted(name for name in names if fnmatch.fnmatch(name, self._layout.signal.file))
+    def _among(self, names: Iterable[str]) -> list[str]:
+        return sorted(name.removesuffix(self._suffix) for name in fnmatch.filter(names, self._layout.signal.file))
 
     @cached_property
-    def _records(self) -> list[tuple[str, int, str | None]]:
-        """File, number in it, and id of every record; broken files are set aside. `ArchiveError` when none is left."""
-        names = self._among(list(self.files.names()))
+    def _ids(self) -> tuple[dict[str, str], str]:
+        """The files, what the records of those that hold one are called, and whether that is by name or by path."""
+        names = self._among(self.files.names())
         if not names:
             raise ArchiveError(f"{self.files.src} holds no {self._layout.signal.file}")
-        self.files.fetch(names)
-        found = self._of_files(names)
-        if not found and self.set_aside:
-            raise BrokenPart(next(iter(self.set_aside.values())))
-        return found
+        self.files.fetch(name + self._suffix for name in names)
+        ids, called = name_by(names)
+        return dict(zip(names, ids, strict=True)), called
 
-    def _of_files(self, names: Sequence[str]) -> list[tuple[str, int, str | None]]:
-        found: list[tuple[str, int, str | None]] = []
-        table = self._layout.table
-        for name in names:
-            if not self._many:
-                found.append((name, 0, id_text(posixpath.splitext(posixpath.basename(name))[0])))
-                continue
+    @cached_property
+    def _records(self) -> list[Record]:
+        """All of them; files that are broken are set aside. `ArchiveError` when none is left."""
+        found: list[Record] = []
+        for name, record in self._ids[0].items():
             try:
-                with self._opened(name) as signals:
-                    ids = signals.ids()
-                    stem = posixpath.splitext(name)[0]
-                    numbered = [f"{stem}/{i}" if len(names) > 1 else str(i) for i in range(len(signals))]
-                    found += [(name, i, ids[i] if ids else numbered[i]) for i in range(len(signals))]
+                found += self._of_file(name, record)
             except BrokenPart as error:
                 self.set_aside[name] = str(error)
-        if table is not None and table.by == "order":
-            rows = self._table.num_rows
-            if len(names) > 1 or rows != len(found):
-                files = f"{len(names):,} files with {len(found):,} records"
-                raise ArchiveError(
-                    f'by = "order" wants a row a record of one file: {files}, {rows:,} rows of {table.file}'
-                )
-            if table.id is not None:
-                named = ids_of(self._table, table.id)
-                found = [(name, i, named[i]) for name, i, _ in found]
-        return found
+        if not found and self.set_aside:
+            raise BrokenPart(next(iter(self.set_aside.values())))
+        return self._in_order(found)
+
+    def _of_file(self, name: str, record: str) -> list[Record]:
+        if not self._many:
+            return [(name, 0, record)]
+        with self._opened(name) as signals:
+            # By the pattern, not by how many files there are: more may come.
+            stem = f"{posixpath.splitext(name)[0]}/" if re.search(r"[*?[]", self._layout.signal.file) else ""
+            ids = signals.ids() or [f"{stem}{i}" for i in range(signals.count)]
+            return [(name, i, one) for i, one in enumerate(ids)]
+
+    def _in_order(self, found: list[Record]) -> list[Record]:
+        """The records as a table that goes by order calls them, if there is one and it has a row for each."""
+        table = self._layout.table
+        if table is None or table.by != "order":
+            return found
+        rows, files = self._table.num_rows, len({name for name, _, _ in found})
+        if files > 1 or rows != len(found):
+            there = f"{files:,} files with {len(found):,} records"
+            raise ArchiveError(f'by = "order" wants a row a record of one file: {there}, {rows:,} rows of {table.file}')
+        named = None if table.id is None else ids_of(self._table, table.id)
+        return [(name, i, named[i]) for name, i, _ in found] if named else found
 
     @cached_property
     def _table(self) -> pa.Table:
@@ -166,33 +176,33 @@ class TableSource(Source):
         return known | {field.name: column_values(table, field.name, field.type, odd) for field in extra}
 
     def ingest(self, target: Place, options: IngestOptions = DEFAULTS, listed_at: str | None = None) -> IngestResult:
-        portion, records = options.portion, self._records if options.portion is None else []
-        first = 0
-        if portion is not None and portion.rows is not None:
-            first, records = portion.rows[0], self._records[slice(*portion.rows)]
-        elif portion is not None:
-            self.files.fetch(portion.sets)
-            records = self._of_files(self._among(list(portion.sets)))
-            if self.set_aside:
-                raise BrokenPart(next(iter(self.set_aside.values())))
-        self._check(records if portion is None else [])
-        facts = {"parts": list(dict.fromkeys(name for name, _, _ in records)), "layout": self._layout.digest}
+        portion, facts = options.portion, {"layout": self._layout.digest}
+        if portion is None:
+            records, facts = self._records, facts | self.facts
+            self._check(records)
+        else:
+            self.files.fetch(name + self._suffix for name in portion.sets)
+            records = self._in_order([one for item in portion.sets.items() for one in self._of_file(*item)])
+            records = records[slice(*(portion.rows or (None,)))]
         ingest = self.writing(target, options, listed_at, facts, "float32", self._columns(options))
-        return ingest.write(self._rows(ingest, records, first), len(records))
+        return ingest.write(self._rows(ingest, records), len(records))
 
-    def _check(self, records: Sequence[tuple[str, int, str | None]]) -> None:
+    def _row(self, record: Record) -> int | None:
+        """That of the table which says more of a record."""
+        by_order = self._layout.table is not None and self._layout.table.by == "order"
+        return record[1] if by_order else self._row_of[0].get(id_text(record[2]) or "")
+
+    def _check(self, records: Sequence[Record]) -> None:
         """`ArchiveError` where the table is of none of the records."""
         rows, table = self._row_of[0], self._layout.table
-        ids = [one for _, _, one in records if one is not None]
+        ids = [one for _, _, name in records if (one := id_text(name)) is not None]
         if table and rows and ids and not rows.keys() & set(ids):
             like = f"{table.id} is like {next(iter(rows))!r}, records are called {ids[0]!r}"
             raise ArchiveError(
                 f"none of {len(ids):,} records has a row in {table.file}: {like}; mend table.id or signal.ids"
             )
 
-    def _rows(
-        self, ingest: Ingest, records: Sequence[tuple[str, int, str | None]], first: int
-    ) -> Iterator[dict[str, Any]]:
+    def _rows(self, ingest: Ingest, records: Sequence[Record]) -> Iterator[dict[str, Any]]:
         signal, odd = self._layout.signal, Odd()
         known = self._known(ingest.extra, odd)
         if self._row_of[1]:
@@ -204,11 +214,9 @@ class TableSource(Source):
             "sampling_rate": signal.sampling_rate,
             "units_per_mv": signal.units_per_mv,
         }
-        for place, (array, (name, number, record), reason) in enumerate(self._samples(records), first):
+        for array, (name, number, record), reason in self._samples(records):
             row_id = record or f"{number + 1} of {name}"
-            row = (
-                place if self._layout.table and self._layout.table.by == "order" else self._row_of[0].get(record or "")
-            )
+            row = self._row((name, number, record))
             said = {column: values[row] for column, values in known.items()} if row is not None else {}
             if row is not None:
                 telling(ingest.problems.add, row_id, odd.get(row, ()))
@@ -220,32 +228,25 @@ class TableSource(Source):
             if reason:
                 ingest.problems.add(row_id, f"{reason}; kept with an empty signal")
             values = empty("float32", len(signal.leads)) if array is None else array
-            span: dict[str, int] = {}
-            if signal.trim_zeros and array is not None:
-                starts, stops = valid_spans(array.T[None])
-                span = {"valid_start": int(starts[0]), "valid_stop": int(stops[0])} if starts[0] < stops[0] else {}
+            span = valid_span(values) if signal.trim_zeros else {}
             said = {column: value for column, value in said.items() if value is not None}
             yield {"record_id": record, "signal": values, **fixed, **said, **span}
 
-    def _samples(
-        self, records: Sequence[tuple[str, int, str | None]]
-    ) -> Iterator[tuple[NDArray[np.float32] | None, tuple[str, int, str | None], str]]:
-        """(leads, samples) of each record, or None and why."""
-        for name in dict.fromkeys(name for name, _, _ in records):
-            own = [one for one in records if one[0] == name]
-            done = 0
+    def _samples(self, records: Sequence[Record]) -> Iterator[tuple[NDArray[np.float32] | None, Record, str]]:
+        """(leads, samples) of each record, or None and why; those of a file come one after the other."""
+        for name, of_file in groupby(records, key=lambda one: one[0]):
+            own, done = list(of_file), 0
             try:
                 with self._opened(name) as signals:
-                    for one in own:
-                        array, reason = signals.read(one[1])
+                    for array, reason in signals.between(own[0][1], own[-1][1] + 1):
                         done += 1
-                        yield array, one, reason
+                        yield array, own[done - 1], reason
             except BrokenPart as error:
                 yield from ((None, one, str(error)) for one in own[done:])
 
     def _opened(self, name: str) -> AbstractContextManager[Signals]:
         layout = self._layout.signal
-        return signals_in(self.files.path(name), layout.dataset, layout.axes, layout.leads, layout.ids)
+        return signals_in(self.files.path(name + self._suffix), layout.dataset, layout.axes, layout.leads, layout.ids)
 
     def last_words(self, counted: Any) -> list[str]:
         if self._layout.table is None:
@@ -259,29 +260,35 @@ class TableSource(Source):
 
     @property
     def facts(self) -> dict[str, Any]:
-        return {"parts": list(dict.fromkeys(name for name, _, _ in self._records))}
+        names, called = self._ids
+        return (
+            {"parts": [name for name in names if name not in self.set_aside]} if self._many else {"record_ids": called}
+        )
 
     def schema(self, options: IngestOptions) -> pa.Schema:
         return archive_schema("float32", self._columns(options))
 
     def pieces(self, options: IngestOptions) -> list[Portion]:
-        self._check(self._records)
-        known = self._known((), Odd()).get("patient_id")
-        by_order = self._layout.table is not None and self._layout.table.by == "order"
-        people = []
-        for i, (_, _, record) in enumerate(self._records):
-            row = i if by_order else self._row_of[0].get(record or "")
-            people.append((record or "", known[row] if known and row is not None else None))
-        ends = full_shards(people, options)
-        return [Portion(rows=(first, stop), what=what, records=stop - first) for first, stop, what in ends]
+        records, pieces = self._records, []
+        self._check(records)
+        for first, stop, what in full_shards([one or "" for _, _, one in records], self._patients, options):
+            own = records[first:stop]
+            sets = {name: self._ids[0][name] for name, _, _ in own}
+            before = own[0][1] if own else 0
+            files = tuple(name + self._suffix for name in sets)
+            pieces.append(Portion(sets, rows=(before, before + len(own)), what=what, records=len(own), files=files))
+        return pieces
+
+    def _patients(self) -> list[str | None]:
+        patients = ids_of(self._table, self._layout.table.patient or "") if self._layout.table else []
+        return [None if (row := self._row(one)) is None else patients[row] for one in self._records]
 
     def sets(self, known: Known, until: datetime | None = None) -> list[SourceSet]:
-        listed = self.files.listed
-        stems = {name: name if self._many else posixpath.splitext(posixpath.basename(name))[0] for name in listed}
-        return [
-            SourceSet(name, stems[name], (listed[name],), pseudonyms=known.pseudonyms)
-            for name in self._among(list(listed))
-        ]
+        files = {name: (self.files.listed[name + self._suffix],) for name in self._among(self.files.listed)}
+        if self._many:
+            return [SourceSet(name, name, own, pseudonyms=known.pseudonyms) for name, own in files.items()]
+        known.record_ids = known.record_ids or name_by(list(files))[1]
+        return name_records(files, known)
 
     def looked_into(self, sets: Sequence[SourceSet], schema: pa.Schema | None) -> list[SourceSet]:
         return list(sets)
@@ -301,7 +308,7 @@ class TableSource(Source):
             }
         )
         facts: dict[str, Any] = {
-            "files": self.facts["parts"],
+            "files": list(dict.fromkeys(name + self._suffix for name, _, _ in records)),
             "records": len(records),
             "set_aside": dict(self.set_aside),
             "first": {
@@ -317,7 +324,7 @@ class TableSource(Source):
             odd, extra = Odd(), self._columns(options)
             known = self._known(extra, odd)
             used = {*known, *(str(value) for value in layout.table.model_dump().values() if isinstance(value, str))}
-            rows = len(records) if layout.table.by == "order" else sum(one[2] in self._row_of[0] for one in records)
+            rows = sum(self._row(one) is not None for one in records)
             facts["table"] = {
                 "rows": self._table.num_rows,
                 "records_with_a_row": rows,

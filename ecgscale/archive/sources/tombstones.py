@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
@@ -119,16 +119,20 @@ def forgotten_note(count: int) -> list[str]:
     return [f"{records} of patients who were forgotten: left out; remove them at the source"] if count else []
 
 
-def full_shards(people: Iterable[tuple[str, str | None]], options: IngestOptions) -> list[tuple[int, int, str]]:
+def full_shards(
+    ids: Sequence[str], patients: Callable[[], Sequence[str | None]], options: IngestOptions
+) -> list[tuple[int, int, str]]:
     """First and one past the last record of pieces that make a full shard each, and of the rest; and what to call it.
 
-    `people` are (record_id, patient_id) of all records: who was forgotten takes no place in a shard.
+    Who was forgotten takes no place in a shard; `patients` of all records are asked for only where patients were.
     """
     pseudonyms, tombstones = options.pseudonyms, options.tombstones
-    is_in = []
-    for record_id, patient_id in people:
-        row: dict[str, Any] = {"record_id": record_id, "patient_id": patient_id}
-        is_in.append(tombstones is None or not tombstones.refuses(pseudonyms.row(row) if pseudonyms else row))
+    is_in = [True] * len(ids)
+    if tombstones is not None:
+        owners = patients() if tombstones.patients else [None] * len(ids)
+        for i, (record_id, patient_id) in enumerate(zip(ids, owners, strict=True)):
+            row: dict[str, Any] = {"record_id": record_id, "patient_id": patient_id}
+            is_in[i] = not tombstones.refuses(pseudonyms.row(row) if pseudonyms else row)
     return [(*ends, f"records {ends[0] + 1:,} to {ends[1]:,}") for ends in stretches(is_in, options.shard_records)]
 
 

@@ -13,7 +13,6 @@ values with one scale for all leads instead.
 from __future__ import annotations
 
 import math
-import os
 import posixpath
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -104,7 +103,7 @@ class WfdbSource(Source):
     ) -> None:
         super().__init__(files)
         self._units_per_mv, self._tables = units_per_mv, tables
-        self._patients = None if patients is None else Patients(patients, self.notes)
+        self._rule = None if patients is None else Patients(patients, self.notes)
 
     @classmethod
     def configured(cls, files: SourceFolder, config: ArchiveConfig) -> Self:
@@ -133,7 +132,11 @@ class WfdbSource(Source):
 
     def ingest(self, target: Place, options: IngestOptions = DEFAULTS, listed_at: str | None = None) -> IngestResult:
         portion = options.portion
-        records = self._records if portion is None else self._alongside(portion.sets)
+        if portion is None:
+            records = self._records
+        else:
+            found = records_among(portion.files)
+            records = {stem: found.get(stem, []) for stem in portion.sets}
         # What a schema that is kept to would not ask for need not be looked for.
         seen = self.header_facts(records, options.progress) if options.schema is None else HeaderFacts()
         ids, named = name_by(list(records))
@@ -144,24 +147,22 @@ class WfdbSource(Source):
             self._beside.check(dict(zip(ids, records, strict=True)))
         return ingest.write(self._rows(records, ids, ingest), len(records))
 
-    def _alongside(self, stems: Iterable[str]) -> dict[str, list[str]]:
-        """These records and what lies alongside in the folder."""
-        # A listing a folder: asking for each annotation file by itself would be twelve times the requests.
-        folders = [folder for folder in {posixpath.dirname(stem) for stem in stems} if self.files.path(folder).is_dir()]
-        there = (posixpath.join(folder, name) for folder in folders for name in os.listdir(self.files.path(folder)))
-        found = records_among(there)
-        return {stem: found.get(stem, []) for stem in stems}
-
     def _rows(self, records: Mapping[str, list[str]], ids: Sequence[str], ingest: Ingest) -> Iterator[dict[str, Any]]:
+        beside = self._beside.lookup({column.name: column.type for column in ingest.extra})
         for (path, files), name in zip(records.items(), ids, strict=True):
-            stem = self.files.path(path)
-            row: dict[str, Any] = {"record_id": name, "patient_id": self._patient(name, path)}
-            said = self._said(name, path, ingest)
-            row["patient_id"] = row["patient_id"] or said.pop("patient_id", None)
-            ingest.counted[UNKNOWN] += self._patients is not None and row["patient_id"] is None
+            header = self._header(path)
+            said, odd, matched = beside(name, path)
+            telling(ingest.problems.add, name, odd)
+            ingest.counted[MATCHED] += matched
+            ingest.counted[WITHOUT_ROW] += bool(self._beside.tables) and not matched
+            patient = self._patient(name, path, _comments(header)) or said.pop("patient_id", None)
+            ingest.counted[UNKNOWN] += self._rule is not None and patient is None
+            row: dict[str, Any] = {"record_id": name, "patient_id": patient}
             empty = {"signal": empty_signal(ingest.signal, 0), "leads": []}
             try:
-                read = self._row(stem, files, name, ingest)
+                if isinstance(header, UnreadableRecord):
+                    raise header
+                read = _row(header, files, name, ingest)
                 yield said | row | {key: value for key, value in read.items() if value is not None or key not in said}
             except UnreadableRecord as error:
                 ingest.problems.add(name, f"{error}; kept with an empty signal")
@@ -171,52 +172,37 @@ class WfdbSource(Source):
                 ingest.problems.add(name, f"{type(error).__name__}: {str(error)[:200]}; kept with an empty signal")
                 yield said | row | empty
 
-    def _patient(self, name: str, path: str) -> str | None:
-        """The patient by the rule that was given, else by MIMIC-IV-ECG's folders."""
-        if self._patients is None:
-            return mimic_subject(self.files.path(path))
-        return self._patients.at(lambda: self._comments(path), name, path)
-
-    def _comments(self, path: str) -> Mapping[str, str]:
-        self.files.fetch([path + HEADER])
+    def _header(self, path: str) -> Header | UnreadableRecord:
         try:
-            return self._read(self.files.path(path)).keyed()
-        except UnreadableRecord:
-            return {}
+            return self._read(self.files.path(path))
+        except UnreadableRecord as error:
+            return error
+
+    def _patient(self, name: str, path: str, comments: Mapping[str, str]) -> str | None:
+        """The patient by the rule that was given, else by MIMIC-IV-ECG's folders."""
+        if self._rule is None:
+            return mimic_subject(self.files.path(path))
+        return self._rule.of(name, path, comments)
+
+    def _patients(self) -> list[str | None]:
+        """Of all records, as their rows will say."""
+        by_comment = self._rule is not None and self._rule.kind == "comment"
+        self.files.fetch(path + HEADER for path in self._records if by_comment)
+        beside, ids = self._beside.lookup({}), name_by(list(self._records))[0]
+        return [
+            self._patient(name, path, _comments(self._header(path)) if by_comment else {})
+            or beside(name, path)[0].get("patient_id")
+            for name, path in zip(ids, self._records, strict=True)
+        ]
 
     def _patient_facts(self) -> dict[str, Any]:
-        return {} if self._patients is None else {"patients": self._patients.kind}
-
-    def _said(self, name: str, path: str, ingest: Ingest) -> dict[str, Any]:
-        """What tables beside the record say of it."""
-        wanted = {column.name: column.type for column in ingest.extra}
-        said, odd, matched = self._beside.of(name, path, wanted)
-        telling(ingest.problems.add, name, odd)
-        ingest.counted[MATCHED] += matched
-        if self._beside.tables and not matched:
-            ingest.counted[WITHOUT_ROW] += 1
-        return said
+        return {} if self._rule is None else {"patients": self._rule.kind}
 
     def last_words(self, counted: Mapping[str, int]) -> list[str]:
         rows = sum(len(one.rows) for one in self._beside.tables)
         without = rows - counted.get(MATCHED, 0)
         names = ", ".join(one.name for one in self._beside.tables)
         return [f"{without:,} rows of {names} are of no record"] if without > 0 else []
-
-    def _row(self, stem: Path, files: Sequence[str], name: str, ingest: Ingest) -> dict[str, Any]:
-        """All columns of one record but its ids; raises `UnreadableRecord` when not even its header can be read."""
-        header = self._read(stem)
-        row = _described(header, name, ingest)
-        row |= _signal(header, name, ingest)
-        if not isinstance(row["signal"], LongSignal):
-            ingest.counted[_NORMALISED] += _looks_normalised(row["signal"])
-        annotated = [lead for lead in LEAD_SUFFIXES if f"{stem.name}.{lead}" in map(posixpath.basename, files)]
-        if annotated:
-            try:
-                row["fiducials"] = read_fiducials(header, annotated, row["signal"].shape[1])
-            except UnreadableRecord as error:
-                ingest.problems.add(name, f"{error}; kept without fiducials")
-        return row
 
     @property
     def total(self) -> int:
@@ -243,18 +229,17 @@ class WfdbSource(Source):
                     continue
                 if header.voltages:
                     seen.fits_int16 &= header.fits_int16()
-                seen.comment_keys.update(header.keyed().keys())
-                seen.has_codes |= _has_codes(header)
+                seen.comment_keys.update(header.keyed.keys())
+                seen.has_codes |= any(key.lower() == "dx" for key in header.keyed)
         return seen
 
     def pieces(self, options: IngestOptions) -> list[Portion]:
         paths, (ids, _) = list(self._records), name_by(list(self._records))
         self._beside.check(dict(zip(ids, paths, strict=True)))
-        patients = [self._patient(name, path) for name, path in zip(ids, paths, strict=True)]
         pieces = []
-        for first, stop, what in full_shards(zip(ids, patients, strict=True), options):
+        for first, stop, what in full_shards(ids, self._patients, options):
             sets = dict(zip(paths[first:stop], ids[first:stop], strict=True))
-            files = () if self.files.is_local else tuple(file for path in sets for file in self._records[path])
+            files = tuple(file for path in sets for file in self._records[path])
             pieces.append(Portion(sets, what=what, records=stop - first, files=files))
         return pieces
 
@@ -279,8 +264,22 @@ class WfdbSource(Source):
         return self.header_facts((one.name for one in sets), options.progress).schema(options)
 
 
-def _has_codes(header: Header) -> bool:
-    return any(key.lower() == "dx" for key in header.keyed())
+def _comments(header: Header | UnreadableRecord) -> Mapping[str, str]:
+    return header.keyed if isinstance(header, Header) else {}
+
+
+def _row(header: Header, files: Sequence[str], name: str, ingest: Ingest) -> dict[str, Any]:
+    """All columns of one record but its ids."""
+    row = _described(header, name, ingest) | _signal(header, name, ingest)
+    if not isinstance(row["signal"], LongSignal):
+        ingest.counted[_NORMALISED] += _looks_normalised(row["signal"])
+    annotated = [lead for lead in LEAD_SUFFIXES if f"{header.stem.name}.{lead}" in map(posixpath.basename, files)]
+    if annotated:
+        try:
+            row["fiducials"] = read_fiducials(header, annotated, row["signal"].shape[1])
+        except UnreadableRecord as error:
+            ingest.problems.add(name, f"{error}; kept without fiducials")
+    return row
 
 
 def _looks_normalised(signal: np.ndarray) -> bool:
@@ -305,7 +304,7 @@ def _signal(header: Header, name: str, ingest: Ingest) -> dict[str, Any]:
 
 def _described(header: Header, name: str, ingest: Ingest) -> dict[str, Any]:
     """Columns from the header: rate, time, age, sex, SNOMED codes, and comments asked for."""
-    comments = header.keyed()
+    comments = header.keyed
     person = person_of(comments, header.comments)
     if person.unread:
         ingest.problems.add(name, f"{' and '.join(person.unread)} not understood; left null")

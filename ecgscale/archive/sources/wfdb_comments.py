@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from ecgscale.archive.schema import SignalType, archive_schema
+from ecgscale.archive.schema import SignalType, archive_schema, sex_of
 from ecgscale.archive.sources.pseudonyms import QuotesSource
 from ecgscale.archive.sources.source import IngestOptions
 from ecgscale.errors import did_you_mean
@@ -22,9 +22,7 @@ _INNER = re.compile(r"[\s,;]+(?P<key>age|sex|gender)\s*[:=]\s*", re.IGNORECASE)
 _MIT_BIH = re.compile(r"^(?P<age>-1|[0-9]{1,3})\s+(?P<sex>[MF?])(?:\s|$)")
 """First comment of the MIT-BIH databases: age, sex, numbers of the tape."""
 
-_SEXES = dict.fromkeys(("m", "male", "man", "männlich", "masculino", "homme", "hombre"), "male")
-_SEXES |= dict.fromkeys(("f", "female", "woman", "w", "weiblich", "femenino", "femme", "mujer"), "female")
-_UNKNOWN = frozenset({"?", "-", "nan", "na", "n/a", "none", "(none)", "null", "unknown", "unk", "u"})
+UNKNOWN_WORDS = frozenset({"?", "-", "nan", "na", "n/a", "none", "(none)", "null", "unknown", "unk", "u"})
 """What says in so many words that something is not known."""
 
 _NUMBER = r"[0-9]{1,4}(?:\.[0-9]*|,[0-9]{1,2})?"
@@ -71,7 +69,7 @@ def _plain(key: str) -> str:
 
 def codes_of(text: str | None) -> list[str] | None:
     """Codes that a comment lists; None where there is none, or it says that they are not known."""
-    if text is None or text.strip().lower() in _UNKNOWN:
+    if text is None or text.strip().lower() in UNKNOWN_WORDS:
         return None
     return [code for code in re.split(r"[,;\s]+", text) if code]
 
@@ -99,8 +97,8 @@ def person_of(keyed: Mapping[str, str], comments: Sequence[str]) -> Person:
         sex = ("sex", old["sex"])
     if age is not None:
         _read_age(person, *age)
-    if sex is not None and sex[1].strip() and sex[1].strip().lower() not in _UNKNOWN:
-        person.sex = _SEXES.get(sex[1].strip(" .").lower())
+    if sex is not None and sex[1].strip() and sex[1].strip().lower() not in UNKNOWN_WORDS:
+        person.sex = sex_of(sex[1])
         if person.sex is None:
             person.unread.append(f"sex {sex[1][:40]!r}")
     return person
@@ -108,7 +106,7 @@ def person_of(keyed: Mapping[str, str], comments: Sequence[str]) -> Person:
 
 def _read_age(person: Person, key: str, text: str) -> None:
     text = re.sub(r"[()]", " ", text).strip() if text.strip() != "(none)" else ""
-    if not text or text.lower() in _UNKNOWN:
+    if not text or text.lower() in UNKNOWN_WORDS:
         return
     years = _years(key, text)
     if years is None:

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 
 from ecgscale.archive.sources.wfdb_comments import keyed_comments
@@ -167,6 +168,7 @@ class Header:
             for channel in channels
         )
 
+    @cached_property
     def keyed(self) -> dict[str, str]:
         """`key: value` comments, keys as written but for `<>`: "Age", "Sex", "Dx", "Rhythm", "age", "sex" ..."""
         return keyed_comments(self.comments)

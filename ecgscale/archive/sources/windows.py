@@ -17,7 +17,6 @@ import pyarrow as pa
 
 from ecgscale.archive.schema import SignalType
 from ecgscale.archive.writer import MOST_SAMPLES
-from ecgscale.errors import UsageError
 from ecgscale.words import size
 
 WINDOW_COLUMNS = (pa.field("recording_id", pa.string()), pa.field("window_start_s", pa.float64()))
@@ -44,17 +43,6 @@ def with_patient(row: dict[str, Any], counted: Counter[str]) -> dict[str, Any]:
     return row | {"patient_id": row["record_id"]}
 
 
-def require_same(schema: pa.Schema, seconds: float | None) -> None:
-    """Raise `UsageError` if an archive of this schema holds windows and recordings would come whole, or reversed."""
-    if (seconds is not None) == ("recording_id" in schema.names):
-        return
-    whole, now = ("windows", "whole") if seconds is None else ("whole recordings", "cut into windows")
-    raise UsageError(
-        f"the archive holds {whole}, and new recordings would come {now}: set archive.windows as it was, or ingest all "
-        "of it again"
-    )
-
-
 def cut(rows: Iterable[dict[str, Any]], seconds: float, counted: Counter[str]) -> Iterator[dict[str, Any]]:
     """Rows of windows of so many seconds (to the nearest sample), in order of time; `counted` counts notes.
 
@@ -79,8 +67,8 @@ def cut(rows: Iterable[dict[str, Any]], seconds: float, counted: Counter[str]) -
 def _window(row: dict[str, Any], start: int, stop: int, rate: float) -> dict[str, Any]:
     begins = start / rate
     window = row | {
-        # Padded with zeros, so that names sort as windows do.
-        "record_id": f"{row['record_id']}@{begins:09.3f}",
+        # Padded with zeros, so that names sort as windows do; who has no name gets none.
+        "record_id": row["record_id"] and f"{row['record_id']}@{begins:09.3f}",
         "window_start_s": begins,
         "signal": row["signal"][:, start:stop],
         "valid_start": 0,

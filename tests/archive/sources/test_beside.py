@@ -99,6 +99,18 @@ def test_labels_from_a_table_beside(ptbdb: Path, tmp_path: Path) -> None:
         ingest_wfdb(ptbdb, tmp_path / "b", tables=[(table, "visit_id")])
 
 
+def test_tables_of_one_name_and_words_that_are_no_sex(ptbdb: Path, tmp_path: Path) -> None:
+    tables = []
+    for folder, text in (("x", "name,af,sex\ns0010_re,1,m\n"), ("y", "name,af,sex\ns0014_re,0,1\n")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "labels.csv").write_text(text)
+        tables.append((tmp_path / folder / "labels.csv", "name"))
+    result = ingest_wfdb(ptbdb, tmp_path / "a", tables=tables)
+    assert rows_of(tmp_path / "a", "af", "sex")[:2] == [("s0010_re", 1, "male"), ("s0014_re", 0, None)]
+    told = "record s0014_re: sex is '1', expected a word such as male, F (numbers mean either); left empty"
+    assert result.problems.first == [told]
+
+
 def test_tables_of_mimic_and_cinc_are_found_by_themselves(tmp_path: Path) -> None:
     folder = tmp_path / "mimic"
     for study in ("40689238", "44458630"):

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from ecgscale.archive import Archive, check_batch
-from ecgscale.archive.sources.code15 import ingest_code15, valid_spans
+from ecgscale.archive.sources.code15 import ingest_code15
+from ecgscale.archive.sources.hdf5 import valid_span
 from ecgscale.archive.sources.source import IngestOptions
 from ecgscale.errors import ArchiveError
 from tests.worlds.formula.recordings import all_records, write_code15
@@ -44,11 +45,11 @@ def test_padding_becomes_the_valid_span(tmp_path: Path) -> None:
 
 
 def test_spans_end_where_any_lead_ends() -> None:
-    tracings = np.zeros((3, 10, 2))
-    tracings[0, 2, 0] = tracings[0, 6, 1] = 1
-    tracings[1, :, 1] = np.nan
-    starts, stops = valid_spans(tracings)
-    assert (starts.tolist(), stops.tolist()) == ([2, 0, 0], [7, 10, 0])
+    signals = np.zeros((3, 2, 10))
+    signals[0, 0, 2] = signals[0, 1, 6] = 1
+    signals[1, 1] = np.nan
+    spans = [tuple(valid_span(signal).values()) for signal in (*signals, signals[0, :, :0])]
+    assert spans == [(2, 7), (0, 10), (), ()]
 
 
 def test_labels_and_demographics(tmp_path: Path) -> None:
@@ -201,10 +202,10 @@ def broken_parts(folder: Path) -> None:
 BROKEN = {
     "exams_part1.hdf5": "not a whole HDF5 file",
     "exams_part2.hdf5": "not a whole HDF5 file",
-    "exams_part3.hdf5": r"expected tracings \(N, samples, 12\)",
+    "exams_part3.hdf5": r"has 40 leads \(shape \(2, 12, 40\), record, sample, lead\), expected 12",
     "exams_part4.hdf5": "expected numbers or texts",
     "exams_part5.hdf5": r"tracings holds \|S3, expected numbers",
-    "exams_part6.hdf5": r"tracings \(2, 40, 12\) and exam_id \(3,\)",
+    "exams_part6.hdf5": "has 3 ids and 2 records",
     "exams_part7.hdf5": "link into another file",
     "exams_part8.hdf5": "claims",
 }

@@ -213,6 +213,50 @@ def test_pieces_make_the_same_shards_and_nights_take_new_files(tmp_path: Path) -
     assert [name for name, _ in all_records(Archive.open(tmp_path / "night"))] == [*(f"r{i}" for i in range(N)), "new"]
 
 
+def arrays(path: Path, first: int) -> None:
+    with h5py.File(path, "w") as file:
+        file["x"] = X[first : first + 2] * 1000
+
+
+def test_files_that_arrive_one_by_one_have_records_of_their_own_and_a_broken_one_costs_no_other(tmp_path: Path) -> None:
+    source = tmp_path / "src"
+    source.mkdir()
+    signal = 'file = "*.h5"\ndataset = "x"\n' + HEAD.format(axes='"record", "lead", "sample"')
+    where = layout(tmp_path, signal + RATE)
+    config = ArchiveConfig(path=tmp_path / "a", source="table", src=source, layout=where, shard_records=3)
+    arrays(source / "b.h5", 0)
+    ingest_arrivals(config, settle_minutes=0)
+    (source / "a.h5").write_bytes(b"torn")
+    arrays(source / "c.h5", 2)
+    arrived = ingest_arrivals(config, settle_minutes=0)
+    assert (arrived.records, arrived.refused, "a.h5" in arrived.notes[0]) == (2, 1, True)
+    whole = all_records(Archive.open(tmp_path / "a"))
+    assert [name for name, _ in whole] == ["b/0", "b/1", "c/0", "c/1"]
+    # Workers open the files of their piece alone.
+    files = SourceFolder(source, source)
+    pieces = open_source(config, files).pieces(IngestOptions(shard_records=3))
+    assert [(tuple(piece.sets), piece.rows) for piece in pieces] == [(("b.h5", "c.h5"), (0, 3)), (("c.h5",), (1, 2))]
+    for number, piece in enumerate(pieces):
+        open_source(config, files).ingest(tmp_path / f"{number}", IngestOptions(portion=piece))
+    made = [one for i in range(2) for one in all_records(Archive.open(tmp_path / f"{i}"))]
+    assert [name for name, _ in made] == [name for name, _ in whole]
+    assert all(np.array_equal(x, y) for (_, x), (_, y) in zip(made, whole, strict=True))
+
+
+def test_files_of_one_name_in_two_folders_are_two_records_whenever_they_come(tmp_path: Path) -> None:
+    source = tmp_path / "src"
+    where = layout(tmp_path, written(source / "a", "npy") + RATE)
+    config = ArchiveConfig(path=tmp_path / "n", source="table", src=source, layout=where)
+    ingest_arrivals(config, settle_minutes=0)
+    (source / "b").mkdir()
+    np.save(source / "b/r0.npy", X[1])
+    nights = [ingest_arrivals(config, settle_minutes=0) for _ in range(2)]
+    assert [(night.sets_new, night.sets_changed) for night in nights] == [(1, 0), (0, 0)]
+    assert [name for name, _ in all_records(Archive.open(tmp_path / "n"))] == [*(f"r{i}" for i in range(N)), "b/r0"]
+    ingest_archive(config.model_copy(update={"path": tmp_path / "w"}))
+    assert [name for name, _ in all_records(Archive.open(tmp_path / "w"))][N - 1 : N + 1] == ["a/r4", "b/r0"]
+
+
 def test_a_dry_run_shows_what_was_understood_and_writes_nothing(tmp_path: Path) -> None:
     where = layout(tmp_path, written(tmp_path / "src", "hdf5") + RATE, BY_ID)
     (tmp_path / "src/t.csv").write_text(TABLE)

@@ -141,7 +141,7 @@ def test_mutated_parts(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatc
         try:
             exams = part_exams(path)
             with signals_in(path, "tracings", ("record", "sample", "lead"), list("abcdefghijkl"), "exam_id") as signals:
-                read = [signals.read(i) for i in range(len(signals))]
+                read = list(signals.between(0, signals.count))
             assert len(read) == len(exams)
             assert all((array is None) == bool(reason) for array, reason in read)
         except BrokenPart as error:

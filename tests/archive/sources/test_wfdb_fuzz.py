@@ -104,7 +104,7 @@ def sound(header: Header) -> None:
     assert all(channel.per_mv is None or np.isfinite(np.float32(channel.per_mv)) for channel in header.channels)
     assert len(header.channels) < 100
     "".join([*header.leads, *header.comments]).encode(errors="surrogatepass")
-    person = person_of(header.keyed(), header.comments)
+    person = person_of(header.keyed, header.comments)
     assert person.age is None or 0 <= person.age <= 120
 
 

@@ -60,6 +60,10 @@ def test_windows_know_their_place_and_what_is_left_is_counted() -> None:
     assert counted == {WITH_REST: 1}
 
 
+def test_windows_of_a_recording_without_a_name_have_none() -> None:
+    assert [w["record_id"] for w in windows_of(row(200, record_id=None), 1.0)[0]] == [None, None]
+
+
 def test_padding_is_in_no_window() -> None:
     found, counted = windows_of(row(300, valid_start=30, valid_stop=230), 1.0)
     assert [w["window_start_s"] for w in found] == [0.3, 1.3]

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from ecgscale.archive.schema import sex_of
 from ecgscale.archive.sources.formats.recording import (
     NotUnderstood,
     Recorded,
@@ -26,7 +27,6 @@ from ecgscale.archive.sources.formats.recording import (
     made,
     microvolts_of,
     moment,
-    sex_of,
     whole,
 )
 from ecgscale.leads import CANONICAL_LEADS, canonical_lead

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ecgscale.archive.schema import sex_of
 from ecgscale.archive.sources.formats.recording import (
     NotUnderstood,
     Recorded,
@@ -22,7 +23,6 @@ from ecgscale.archive.sources.formats.recording import (
     made,
     microvolts_of,
     moment,
-    sex_of,
     whole,
 )
 from ecgscale.leads import CANONICAL_LEADS, canonical_lead

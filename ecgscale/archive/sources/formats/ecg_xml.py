@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ecgscale.archive.schema import sex_of
 from ecgscale.archive.sources.formats.recording import (
     NotUnderstood,
     Recorded,
@@ -24,7 +25,6 @@ from ecgscale.archive.sources.formats.recording import (
     made,
     microvolts_of,
     moment,
-    sex_of,
     whole,
 )
 from ecgscale.leads import canonical_lead

@@ -98,14 +98,6 @@ def made(
     return replace(found, age=age, told=tuple(told))
 
 
-_SEXES = {"m": "male", "male": "male", "f": "female", "female": "female"}
-
-
-def sex_of(text: object) -> str | None:
-    """male, female, or None for whatever else is written there."""
-    return _SEXES.get(str(text or "").strip().lower())
-
-
 def from_zero(
     levels: NDArray[np.int64], resolution: Fraction, zero: Fraction, what: str
 ) -> tuple[NDArray[np.int64], Fraction]:

@@ -156,17 +156,16 @@ class FormatsSource(Source):
 
     def pieces(self, options: IngestOptions) -> list[Portion]:
         names, (ids, _) = self._records, name_by(self._records)
-        patients: list[str | None] = [None] * len(names)
-        if options.tombstones is not None and options.tombstones.patients:
-            # Only the files know whose they are, and who was forgotten takes no place in a shard.
-            self.files.fetch(names)
-            patients = [found.patient_id if found else None for found in map(self._read, names)]
         pieces = []
-        for first, stop, what in full_shards(zip(ids, patients, strict=True), options):
+        for first, stop, what in full_shards(ids, self._patients, options):
             sets = dict(zip(names[first:stop], ids[first:stop], strict=True))
-            files = () if self.files.is_local else tuple(sets)
-            pieces.append(Portion(sets, what=what, records=stop - first, files=files))
+            pieces.append(Portion(sets, what=what, records=stop - first, files=tuple(sets)))
         return pieces
+
+    def _patients(self) -> list[str | None]:
+        """Only the files know whose they are."""
+        self.files.fetch(self._records)
+        return [found.patient_id if found else None for found in map(self._read, self._records)]
 
     def sets(self, known: Known, until: datetime | None = None) -> list[SourceSet]:
         listed = self.files.listed
