@@ -136,6 +136,11 @@ class SignalLayout(Section):
     trim_zeros: bool = False
     """Zeros before and after a record are padding."""
 
+    @property
+    def is_pattern(self) -> bool:
+        """Whether there may be many files, now or later."""
+        return any(sign in self.file for sign in "*?[")
+
 
 class TableLayout(Section):
     """`[table]`: what is known of records."""
@@ -236,4 +241,6 @@ def _consistent(where: str, layout: Layout) -> Layout:
         raise UsageError(f"{where}: signal.ids is the column of a CSV of many records that says whose a sample is")
     if table is not None and table.by == "id" and table.id is None:
         raise UsageError(f"{where}: write table.id, the column of {table.file} that names the record")
+    if table is not None and table.by == "order" and (signal.is_pattern or "record" not in signal.axes):
+        raise UsageError(f'{where}: table.by = "order" wants one file of many records; write by = "id"')
     return layout

@@ -69,7 +69,7 @@ def ingest_arrivals(
     """
     if config.source in (None, "simulate") or config.src is None:
         raise UsageError(
-            f"{config.path}: files arrive at a source; set archive.source (ptbxl, code15, wfdb, formats) and src"
+            f"{config.path}: files arrive at a source; set archive.source (ptbxl, code15, wfdb, formats, table) and src"
         )
     tally, pseudonyms = NightTally(), pseudonyms_of(config)
     settle, give_up = timedelta(minutes=settle_minutes), timedelta(hours=give_up_hours)

@@ -191,17 +191,18 @@ def _record_ids_of(archive: Archive) -> str:
     return BY_PATH if any("/" in (name or "") for name in _ids_of(archive)) else BY_NAME
 
 
-def _ids_of(archive: Archive) -> list[str | None]:
-    """All record ids, but for those in shards that cannot be read."""
-    unreadable: list[ShardError] = []
-    return list(archive.metadata(["record_id"], unreadable).column("record_id").to_pylist())
+def _ids_of(archive: Archive) -> set[str | None]:
+    """What all recordings are called, windows of them too, but for those in shards that cannot be read."""
+    names = [name for name in ("record_id", "recording_id") if name in archive.schema().names]
+    table = archive.metadata(names, unreadable=list[ShardError]())
+    return {one for name in names for one in table.column(name).to_pylist()}
 
 
 def _is_in(archive: Archive, made: dict[str, Any]) -> Callable[[SourceSet], bool]:
     if "parts" in made:
         parts = frozenset(made["parts"])
         return lambda one: one.name in parts
-    ids = frozenset(_ids_of(archive))
+    ids = _ids_of(archive)
     return lambda one: one.archived_as in ids
 
 

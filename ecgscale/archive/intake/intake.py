@@ -70,7 +70,7 @@ class Intake(BaseModel):
 
     sets: key → stamp, digest of the bytes, hash of the place; look: keys of those that are looked into every time
     refused: key → why; incomplete: key → when first seen
-    record_ids: whether WFDB records are known by name or by path, where `_archive.json` does not say so
+    record_ids: whether records are known by their file's name or by its path, where `_archive.json` does not say so
     info: the `_archive.json` of an archive that begins with this entry
     dropped, problems, first_problems: as the ingest of these shards gave them
     """

@@ -11,7 +11,7 @@ a class and a function that ingests a whole folder by `files.ingest_whole`, and 
     sets(known, until)          what a listing shows that belongs together; looked_into(sets, schema): what they lack
     fetch(portion)              local copies of what a portion needs, for a source in an object store
 
-CSV tables, columns to carry and ids as text are in `source`; headers and samples of WFDB in `wfdb_header`. Pseudonyms,
+Tables, columns to carry and ids as text are in `tables`, files of many records in `hdf5`, WFDB in `wfdb_*`. Pseudonyms,
 tombstones and redacted errors come by themselves: `Source.writing` and whoever calls `ingest` see to them.
 """
 

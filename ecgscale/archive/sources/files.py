@@ -1,9 +1,9 @@
 """The files of a source: a listing, local copies of what is to be read, and which of them belong together.
 
-The readers of WFDB and HDF5 want files. A source on a disk is read where it is; of one in an object store, what is
+Most readers want files. A source on a disk is read where it is; of one in an object store, what is
 needed is fetched into a scratch folder, many files at a time, and discarded when it has been read.
 
-A set is what becomes one record (WFDB, PTB-XL) or the records of one part (CODE-15 %). Its stamp is a digest of what a
+A set is what becomes one record (WFDB, PTB-XL) or the records of one file (CODE-15 %). Its stamp is a digest of what a
 listing says of its files; a set whose stamp is known is not looked into. Names are kept as hashes alone, so that the
 log of an archive gives nobody's away.
 """
@@ -356,7 +356,7 @@ def ingest_whole(
 ) -> IngestResult:
     """Ingest a folder; `ArchiveError` before any work if there is none (of what `holds` says), or no free target.
 
-    What lies in an object store is copied into the user's cache, because the readers of all three formats want files.
+    What lies in an object store is copied into the user's cache, because most readers want files.
     """
     target, listed_at = place(archive_path), utc_now()
     check_target(target, options.overwrite)

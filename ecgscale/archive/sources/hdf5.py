@@ -1,4 +1,4 @@
-"""HDF5 files of recordings: one dataset with the tracings, and often one with ids; and arrays in NumPy, Parquet, CSV.
+"""Files of many recordings: HDF5, with a dataset of samples and often one of ids, and NumPy, Parquet, CSV.
 
 A file from somewhere may be torn, or claim anything. What it claims is held to its size before memory is taken for it,
 links into other files are not followed, and whatever h5py raises while it is read is one error that names the file.

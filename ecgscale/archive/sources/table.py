@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import fnmatch
 import posixpath
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -113,7 +112,7 @@ class TableSource(Source):
             return [(name, 0, record)]
         with self._opened(name) as signals:
             # By the pattern, not by how many files there are: more may come.
-            stem = f"{posixpath.splitext(name)[0]}/" if re.search(r"[*?[]", self._layout.signal.file) else ""
+            stem = f"{posixpath.splitext(name)[0]}/" if self._layout.signal.is_pattern else ""
             ids = signals.ids() or [f"{stem}{i}" for i in range(signals.count)]
             return [(name, i, one) for i, one in enumerate(ids)]
 
@@ -122,10 +121,9 @@ class TableSource(Source):
         table = self._layout.table
         if table is None or table.by != "order":
             return found
-        rows, files = self._table.num_rows, len({name for name, _, _ in found})
-        if files > 1 or rows != len(found):
-            there = f"{files:,} files with {len(found):,} records"
-            raise ArchiveError(f'by = "order" wants a row a record of one file: {there}, {rows:,} rows of {table.file}')
+        if (rows := self._table.num_rows) != len(found):
+            there = f"{len(found):,} records of {self._layout.signal.file}, {rows:,} rows of {table.file}"
+            raise ArchiveError(f'by = "order" wants a row a record: {there}')
         named = None if table.id is None else ids_of(self._table, table.id)
         return [(name, i, named[i]) for name, i, _ in found] if named else found
 

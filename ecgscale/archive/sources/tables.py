@@ -65,16 +65,9 @@ def read_csv(
 def read_headless(path: Path, names: Sequence[str], notes: dict[str, None]) -> pa.Table:
     """A table of two columns that may lack a line of names, and then has these; the first one is read as ids."""
     with open(path, "rb") as stream:
-        first = stream.readline(2**12).decode("utf-8-sig", "replace").strip().split(",")
-    if len(first) == len(names):
-        rows = [line.split(",") for line in path.read_text("utf-8-sig", "replace").splitlines() if line.strip()]
-        cells = [row for row in rows if len(row) == len(names)]
-        if len(cells) < len(rows):
-            notes[f"{path.name}: {len(rows) - len(cells):,} rows are broken and were left out"] = None
-        texts = [[cell.strip() or None for cell in column] for column in zip(*cells, strict=True)]
-        columns = [pa.array(column, pa.string()) for column in texts]
-        return _with_ids(pa.table(columns, names=list(names)), names[:1])
-    table = read_csv(path, notes=notes)
+        cells = stream.readline(2**12).count(b",") + 1
+    names = names if cells == len(names) else ()
+    table = _checked(path, _parsed(path, dict.fromkeys(names, pa.string()), (), notes, names), (), notes)
     return _with_ids(table, table.column_names[:1])
 
 
@@ -91,7 +84,13 @@ def read_table(
     return _with_ids(_checked(path, table, required, {} if notes is None else notes), ids)
 
 
-def _parsed(path: Path, types: Mapping[str, pa.DataType], required: Sequence[str], notes: dict[str, None]) -> pa.Table:
+def _parsed(
+    path: Path,
+    types: Mapping[str, pa.DataType],
+    required: Sequence[str],
+    notes: dict[str, None],
+    names: Sequence[str] = (),
+) -> pa.Table:
     encoding = _encoding(path, notes)
     skipped: list[tuple[int | None, int, int]] = []
 
@@ -103,7 +102,7 @@ def _parsed(path: Path, types: Mapping[str, pa.DataType], required: Sequence[str
         table = pyarrow.csv.read_csv(
             path,
             # One thread: then the lines that are left out have numbers.
-            read_options=pyarrow.csv.ReadOptions(use_threads=False, encoding=encoding),
+            read_options=pyarrow.csv.ReadOptions(use_threads=False, encoding=encoding, column_names=names),
             parse_options=pyarrow.csv.ParseOptions(
                 newlines_in_values=True, delimiter=_separator(path, required), invalid_row_handler=skip
             ),

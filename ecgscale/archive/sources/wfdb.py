@@ -50,8 +50,7 @@ from ecgscale.archive.sources.wfdb_files import (
     with_signal_files,
 )
 from ecgscale.archive.sources.wfdb_header import HEADER, Header, UnreadableRecord, read_header
-from ecgscale.archive.sources.wfdb_signal import LongSignal, read_signal
-from ecgscale.archive.sources.wfdb_waves import read_fiducials
+from ecgscale.archive.sources.wfdb_signal import LongSignal, read_fiducials, read_signal
 from ecgscale.errors import ArchiveError
 from ecgscale.io.places import Place
 from ecgscale.progress import SILENT, Progress

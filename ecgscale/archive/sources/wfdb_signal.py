@@ -1,12 +1,16 @@
 """Samples of one WFDB record, held to what its header says of them: first values and checksums; scaled to millivolts.
 
-A record of an ordinary length is read at once. Recordings of a day stay in their files until somebody asks.
+A record of an ordinary length is read at once. Recordings of a day stay in their files until somebody asks. Annotated
+waves, P, QRS and T, come from annotation files that are named after leads.
 """
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,10 +19,13 @@ from numpy.typing import NDArray
 from ecgscale.archive.schema import SignalType
 from ecgscale.archive.sources.wfdb_header import Channel, Header, UnreadableRecord, invalid_sample
 from ecgscale.archive.sources.wfdb_storage import WHOLE, SignalFile, files_of
+from ecgscale.leads import canonical_lead
 
 LONG = 2**26
 """Samples of a record, of all channels, that are not held at once: half an hour of 12 leads has a third of that."""
 STRETCH = 2**22
+_WAVES = {"p": "P", "N": "QRS", "t": "T"}
+_MOST_ANNOTATED = 2**24
 
 
 @dataclass(frozen=True)
@@ -67,12 +74,8 @@ def _read_signal(header: Header, kind: SignalType) -> WfdbSignal:
         told = _told(files, _check(header, *_sums_of(header, files)))
         long = LongSignal(header, tuple(files), kind)
         return WfdbSignal(long, header.leads, long.units_per_mv, told)
-    digital = [np.empty(0)] * len(header.channels)
-    for file in files:
-        for i, values in zip(file.numbers, file.read(), strict=True):
-            digital[i] = values
-    firsts, sums = ([int(f(values)) for values in digital] for f in (_first, _sum))
-    told = _told(files, _check(header, firsts, sums))
+    digital = _columns(header, files)
+    told = _told(files, _check(header, [int(values[0]) for values in digital], list(map(_sum, digital))))
     columns = [_without_skew(digital[i], header.channels[i]) for i in used]
     if len({len(column) for column in columns}) > 1:
         raise UnreadableRecord("its signal files hold different numbers of samples")
@@ -136,8 +139,10 @@ def _stretches(files: Sequence[SignalFile], first: int, last: int) -> Iterator[t
         yield start, min(start + step, last)
 
 
-def _columns(header: Header, files: Sequence[SignalFile], first: int, last: int) -> list[NDArray[Any]]:
-    """Digital values of all channels in frames [first, last)."""
+def _columns(
+    header: Header, files: Sequence[SignalFile], first: int = 0, last: int | None = None
+) -> list[NDArray[Any]]:
+    """Digital values of all channels, in frames [first, last)."""
     digital = [np.empty(0)] * len(header.channels)
     for file in files:
         for i, values in zip(file.numbers, file.read(first, last), strict=True):
@@ -151,12 +156,8 @@ def _sums_of(header: Header, files: Sequence[SignalFile]) -> tuple[list[int], li
     for first, last in _stretches(files, 0, files[0].frames):
         for i, values in enumerate(_columns(header, files, first, last)):
             sums[i] += _sum(values)
-            firsts[i] = firsts[i] if first else _first(values)
+            firsts[i] = firsts[i] if first else int(values[0])
     return firsts, sums
-
-
-def _first(values: NDArray[Any]) -> int:
-    return int(values[0])
 
 
 def _sum(values: NDArray[Any]) -> int:
@@ -215,3 +216,65 @@ def _check(header: Header, firsts: Sequence[int], sums: Sequence[int]) -> bool:
         more = f" (and {len(wrong) - 2} more)" if len(wrong) > 2 else ""
         raise UnreadableRecord(f"its samples are not those that its header describes: {', '.join(wrong[:2])}{more}")
     return any(channel.checksum for channel in header.channels)
+
+
+def read_fiducials(header: Header, extensions: Sequence[str], samples: int) -> list[dict[str, Any]]:
+    """Waves of annotation files named after leads, as in LUDB (`1.ii`, `1.avr`): dicts of `FIDUCIAL_TYPE`.
+
+    A wave is written `( peak )`; a bracket that is missing gives a null onset or offset, and a pair of brackets
+    without a peak is no wave. Raises `UnreadableRecord`, and no other error, if a file is damaged, or marks something
+    outside of the record's `samples` (0: nothing is known of those).
+    """
+    waves = []
+    for extension in extensions:
+        name = f"{header.stem.name}.{extension}"
+        try:
+            marks = _marks(header, extension)
+        except UnreadableRecord:
+            raise
+        # One record never ends a run, and what the reader of a damaged file raises is nearly anything.
+        except Exception as error:
+            raise UnreadableRecord(f"annotations {name} cannot be read: {str(error)[:200]}") from error
+        outside = [sample for sample, _ in marks if not 0 <= sample < (samples or 2**31)]
+        if outside:
+            raise UnreadableRecord(f"annotations {name} mark sample {outside[0]}, which the record does not have")
+        waves += _waves(canonical_lead(extension), marks)
+    return waves
+
+
+def _marks(header: Header, extension: str) -> list[tuple[int, str]]:
+    """Samples, counted at the rate of the record's leads, and symbols."""
+    import wfdb
+
+    path = header.stem.with_name(f"{header.stem.name}.{extension}")
+    size = path.stat().st_size
+    if size > _MOST_ANNOTATED or size % 2:
+        raise UnreadableRecord(f"annotations {path.name} have {size:,} bytes, and no annotation file has that many")
+    with tempfile.TemporaryDirectory(prefix="ecgscale-waves-") as alone:
+        # Beside its header, wfdb reads that again for every file of annotations, which takes ten times as long.
+        os.symlink(path.resolve(), Path(alone) / path.name)
+        annotation = wfdb.rdann(str(Path(alone) / header.stem.name), extension)
+    # Where a frame has several samples, annotations are counted in frames.
+    factor = header.sampling_rate / (annotation.fs or header.frame_rate)
+    samples = annotation.sample.tolist()
+    if factor != 1:
+        samples = [round(sample * factor) for sample in samples]
+    return list(zip(samples, annotation.symbol, strict=True))
+
+
+def _waves(lead: str, marks: list[tuple[int, str]]) -> list[dict[str, Any]]:
+    waves: list[dict[str, Any]] = []
+    onset: int | None = None
+    is_open = False
+    for sample, symbol in marks:
+        if symbol == "(":
+            onset, is_open = sample, False
+        elif symbol in _WAVES:
+            waves.append({"lead": lead, "wave": _WAVES[symbol], "onset": onset, "peak": sample, "offset": None})
+            onset, is_open = None, True
+        elif symbol == ")" and is_open:
+            waves[-1]["offset"] = sample
+            is_open = False
+        elif symbol == ")":
+            onset = None
+    return waves

@@ -54,8 +54,8 @@ def ingest_archive(
 ) -> IngestResult:
     """Ingest `config.src` into `config.path`, on the workers of `pool`; this process takes it whole.
 
-    Of PTB-XL and WFDB folders, workers make the shards that one process makes with the same `shard_records`, byte for
-    byte; of CODE-15 %, and where recordings are cut into windows, shards end where pieces end. Raises `UsageError` for
+    Workers make the shards that one process makes with the same `shard_records`, byte for byte; of CODE-15 %, and where
+    recordings are cut into windows, shards end where pieces end. Raises `UsageError` for
     several workers without `shard_records` (CODE-15 % does not need it), and as the ingest of the source does; nothing
     of the archive is there then.
     """

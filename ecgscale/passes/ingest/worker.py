@@ -25,7 +25,7 @@ from ecgscale.archive.sources import open_source, options_of
 from ecgscale.archive.sources.files import SourceFolder
 from ecgscale.archive.sources.hdf5 import BrokenPart
 from ecgscale.archive.sources.pseudonyms import Pseudonyms, pseudonyms_of, redacted
-from ecgscale.archive.sources.source import IngestResult, Portion, Problems, count_notes
+from ecgscale.archive.sources.source import IngestResult, Portion, Problems, Source, count_notes
 from ecgscale.archive.sources.tombstones import Tombstones, forgotten_note
 from ecgscale.archive.sources.wfdb_comments import HeaderFacts
 from ecgscale.config import ArchiveConfig
@@ -65,11 +65,12 @@ class IngestWorker:
         self._versions = versions
         self._tombstones = tombstones
         self._pseudonyms = _pseudonyms_here(self._config, key_id)
+        self._opened: Source | None = None
 
     def headers(self, piece: Portion) -> HeaderFacts:
         """What the headers of a piece's records say together."""
         with self._files() as files:
-            return open_source(self._config, files).header_facts(piece.sets)
+            return self._source(files).header_facts(piece.sets)
 
     def make(self, number: int, piece: Portion, schema: pa.Schema, staging: str) -> MadePiece:
         """Ingest piece `number`, in this schema, and stage its shards in that folder of the archive.
@@ -78,7 +79,7 @@ class IngestWorker:
         """
         with self._files() as files, self._scratch(staging) as scratch:
             files.require_versions(self._versions)
-            source = open_source(self._config, files)
+            source = self._source(files)
             source.fetch(piece)
             options = options_of(
                 self._config,
@@ -96,6 +97,12 @@ class IngestWorker:
                 )
             files.require_versions(self._versions)
             return self._staged(number, staging, result)
+
+    def _source(self, files: SourceFolder) -> Source:
+        """The source; a local one is opened once, since its tables may be large."""
+        if self._opened is None or not files.is_local:
+            self._opened = open_source(self._config, files)
+        return self._opened
 
     @contextmanager
     def _files(self) -> Iterator[SourceFolder]:

@@ -249,6 +249,16 @@ def test_an_archive_that_was_ingested_by_hand_is_gone_on_with(ward: Ward) -> Non
     ward.check()
 
 
+def test_an_archive_of_windows_is_gone_on_with_in_windows_of_that_length(ward: Ward) -> None:
+    ward.record("1")
+    ingest_wfdb(ward.folder, ward.archive, options=IngestOptions(windows=0.2))
+    ward.record("2")
+    assert (ward.night(windows="0.2s").sets_new, len(ward.ids())) == (1, 4)
+    for windows, said in (("0.1s", "0.1"), (None, "None")):
+        with pytest.raises(ArchiveError, match=rf"was made with windows = 0\.2, and \[archive\] now says {said}"):
+            ward.night(windows=windows)
+
+
 def test_numbers_go_on_after_those_of_all_shards(ward: Ward) -> None:
     ward.record("1")
     ward.night()

@@ -107,9 +107,7 @@ def test_by_order_with_numbers_for_ids(tmp_path: Path) -> None:
     rows = Archive.open(tmp_path / "a").metadata(["record_id", "age", "sampling_rate"]).to_pylist()
     assert [(row["record_id"], row["age"], row["sampling_rate"]) for row in rows][4] == ("4", 54.0, 500.0)
     (tmp_path / "src/t.csv").write_text("years,hz\n1,100\n")
-    with pytest.raises(
-        ArchiveError, match=r"wants a row a record of one file: 1 files with 5 records, 1 rows of t\.csv"
-    ):
+    with pytest.raises(ArchiveError, match=r"wants a row a record: 5 records of all\.npy, 1 rows of t\.csv"):
         ingest_table(tmp_path / "src", tmp_path / "b", read_layout(where))
 
 
@@ -124,6 +122,10 @@ def test_by_order_with_numbers_for_ids(tmp_path: Path) -> None:
         ('file = "a.npy"\n' + HEAD.format(axes='"lead", "sample"'), "no rate: write signal.sampling_rate"),
         ('file = "a.npy"\n' + HEAD.format(axes='"lead", "lead"') + RATE, "write each of record, lead, sample once"),
         ('file = "a.h5"\n' + HEAD.format(axes='"record", "lead", "sample"') + RATE, "write signal.dataset"),
+        (
+            'file = "*.npy"\n' + HEAD.format(axes='"lead", "sample"') + RATE + '[table]\nfile = "t"\nby = "order"\n',
+            "wants one file of many",
+        ),
         ('file = "a.xyz"\n' + HEAD.format(axes='"lead", "sample"') + RATE, "expected one of .hdf5"),
     ],
 )

@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 
 from ecgscale.archive.sources.wfdb_comments import keyed_comments, person_of
 from ecgscale.archive.sources.wfdb_header import Header, UnreadableRecord, parse_header, read_header
-from ecgscale.archive.sources.wfdb_signal import read_signal
-from ecgscale.archive.sources.wfdb_waves import read_fiducials
+from ecgscale.archive.sources.wfdb_signal import read_fiducials, read_signal
 from tests.worlds.formula.recordings import wave, write_wfdb
 
 SAMPLES = 60

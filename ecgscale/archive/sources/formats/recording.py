@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from fractions import Fraction
@@ -72,14 +72,12 @@ class Recorded:
         return signal, 1.0
 
 
-def made(
-    found: Recorded, *, born: date | None = None, age: float | None = None, checked: Sequence[str] = ()
-) -> Recorded:
+def made(found: Recorded, *, born: date | None = None, age: float | None = None) -> Recorded:
     """A recording that is whole and possible, with the age on the day; the date of birth goes no further.
 
     age: as the file gives it, for one without a date of birth. Raises `NotUnderstood`.
     """
-    told = [*found.told, *checked]
+    told = list(found.told)
     if not found.leads:
         raise NotUnderstood("no lead in it")
     if len(set(found.leads)) < len(found.leads):
