@@ -32,7 +32,7 @@ def explain_archive(job: Job, model: Path | None, allow_recompute: bool, allow_w
 
     config, where = job.config, job.where
     model = model or fitted_model(config, where.device)
-    guard = Guard.by_hand(config.root, allow_recompute, allow_withdrawal, config.nightly)
+    guard = Guard(config.root, allow_recompute, allow_withdrawal, config.nightly)
     return job.explained(explain_config(config, model, job.progress, where.pool, where.device, job.record, guard=guard))
 
 

@@ -121,11 +121,10 @@ class ShardInMemory:
         return int(self._sink.tell())
 
     def write(self, table: pa.Table) -> None:
-        """Add rows, a row group or several."""
-        for first in range(0, table.num_rows, ROW_GROUP_RECORDS):
-            group = table.slice(first, ROW_GROUP_RECORDS).combine_chunks()
-            self._digest.update(group)
-            self._writer.write_table(group, row_group_size=ROW_GROUP_RECORDS)
+        """Add a row group, of however many rows."""
+        table = table.combine_chunks()
+        self._digest.update(table)
+        self._writer.write_table(table, row_group_size=max(table.num_rows, 1))
         self.rows += table.num_rows
 
     def close(self) -> pa.Buffer:

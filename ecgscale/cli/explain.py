@@ -101,7 +101,7 @@ def explain(
             progress=progress,
             pool=place.pool,
             watch=record,
-            guard=Guard.by_hand(root, allow_recompute, allow_withdrawal),
+            guard=Guard(root, allow_recompute, allow_withdrawal),
             **asked,
         )
         record.add(result.exit_code, explained=result.to_dict())

@@ -89,9 +89,9 @@ def _decide(
         raise UsageError("name the SHARDS, or give --all; `ecgscale status ROOT` lists those that are held")
     decided = decide_on(root, shards, state, reason, dataset, every)
     manifest = find_dataset(root, dataset).manifest
-    published = {(entry.key, entry.content_digest): entry for entry in manifest.content.shards} if manifest else {}
+    published = {entry.identity: entry for entry in manifest.content.shards} if manifest else {}
     for hold in decided:
-        entry = published.get((hold.source.key, hold.source.content_digest))
+        entry = published.get(hold.source.identity)
         say(f"{hold.source.key} {state}: {_then(state, entry.published_rows if entry else None)}")
     return {state: [hold.source.key for hold in decided], "reason": reason.strip()}
 

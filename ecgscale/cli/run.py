@@ -146,7 +146,7 @@ def run_recorded(
     asked = config.surrogate
     check = partial(check_asked, encoder=config.encoder.path, asked=asked) if asked else None
     with job_of(config, command, progress) as job:
-        guard = Guard.by_hand(config.root, allow_recompute, allow_withdrawal, config.nightly)
+        guard = Guard(config.root, allow_recompute, allow_withdrawal, config.nightly)
         result = run_pipeline(config, progress, job.where.pool, job.where.device, job.record, check, guard)
         explained, fitted = result.explained, result.fitted
         job.record.add(explained.exit_code, made=result.made, fitted=[fitted.facts()], explained=explained.to_dict())

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 OUTPUT_SCHEMA_VERSION = 1
 ROW_GROUP_RECORDS = 4096
 _ZSTD_LEVEL = 3
+_OURS = "ecgscale."
 _ASSIGNED = ("prediction", "proportions", "soft_proportions", "mean_entropy", "distortion", "segments", "entropy")
 FACT_COLUMNS = ("valid_start", "valid_stop", "start_s", "cropped", *_ASSIGNED)
 """Null in rows whose status is not ok."""
@@ -91,7 +92,7 @@ def output_rows(
 
 def to_parquet(batches: Sequence[pa.RecordBatch], schema: pa.Schema, metadata: Mapping[str, Any]) -> bytes:
     """A whole Parquet file in memory: the same rows give the same bytes. `metadata` goes in under `ecgscale.…`."""
-    named = {f"ecgscale.{key}": _text(value) for key, value in sorted(metadata.items())}
+    named = {f"{_OURS}{key}": _text(value) for key, value in sorted(metadata.items())}
     table = pa.Table.from_batches(batches, schema=schema).combine_chunks().replace_schema_metadata(named)
     return to_parquet_bytes(
         table,
@@ -101,6 +102,12 @@ def to_parquet(batches: Sequence[pa.RecordBatch], schema: pa.Schema, metadata: M
         version="2.6",
         data_page_version="1.0",
     )
+
+
+def metadata_of(schema: pa.Schema) -> dict[str, str]:
+    """What `to_parquet` was given as `metadata` of a file, from the schema that it was read with."""
+    ours = {key: value for key, value in (schema.metadata or {}).items() if key.startswith(_OURS.encode())}
+    return {key.decode().removeprefix(_OURS): value.decode() for key, value in ours.items()}
 
 
 def _fact_columns(facts: Facts, schema: pa.Schema, with_entropy: bool) -> dict[str, pa.Array]:

@@ -271,12 +271,12 @@ def roll_back(root: str | Place, number: int, reason: str, dataset: str | None =
             "published again"
         )
     run = run_facts()
-    kept = {(entry.key, entry.content_digest) for entry in target.content.shards}
+    kept = {entry.identity for entry in target.content.shards}
     held = list(target.content.held)
-    known = {(shard.key, shard.content_digest) for shard in held} | kept
-    held += [shard for shard in newest.content.held if (shard.key, shard.content_digest) not in known]
+    known = {shard.identity for shard in held} | kept
+    held += [shard for shard in newest.content.held if shard.identity not in known]
     for entry in newest.content.shards:
-        if (entry.key, entry.content_digest) not in kept:
+        if entry.identity not in kept:
             held.append(_hold_back(store, entry, f"rolled back to manifest {number}: {reason.strip()}", run))
     shards, aside = target.content.shards, target.content.set_aside
     digest = plan_digest([*shards, *aside, *held])

@@ -9,8 +9,7 @@ served. Times are UTC.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -19,13 +18,13 @@ from ecgscale.archive.reader import Archive
 from ecgscale.clusters.model import ClusterModel
 from ecgscale.config import RunConfig
 from ecgscale.encoders.spec import load_spec
-from ecgscale.errors import ArchiveError, EcgscaleError, ExitCode, UsageError
+from ecgscale.errors import ArchiveError, EcgscaleError, ExitCode
 from ecgscale.evaluate.surrogate.check import check_published
 from ecgscale.evaluate.written import write_evaluation
 from ecgscale.io.places import Place
 from ecgscale.io.settings import StoreError
 from ecgscale.nightly.gates.evidence import GateReport
-from ecgscale.nightly.gates.gatekeeper import Gatekeeper, night_records
+from ecgscale.nightly.gates.gatekeeper import Gatekeeper, NightRecord
 from ecgscale.nightly.preflight import preflight
 from ecgscale.passes.explain.committing import RunLimits
 from ecgscale.passes.explain.explain import ExplainResult, Policy, identify
@@ -34,10 +33,9 @@ from ecgscale.passes.run.pipeline import explain_config, explain_settings, publi
 from ecgscale.passes.watch import RunWatch
 from ecgscale.passes.workers import OpenPool, in_process
 from ecgscale.progress import SILENT, Progress
-from ecgscale.store.dataset import dataset_store, find_dataset
+from ecgscale.store.dataset import dataset_store
 from ecgscale.store.garbage import collect_garbage
 from ecgscale.store.lease import Lease, LockedError
-from ecgscale.store.manifest import newest_number, read_manifest
 
 if TYPE_CHECKING:
     from ecgscale.archive.intake.arrivals import Arrivals
@@ -104,15 +102,13 @@ def run_night(
     now = now or datetime.now(UTC)
     night = config.nightly
     frozen = model_dir or published_model(config)
-    preflight(config.root, frozen)
+    model = ClusterModel.load(frozen)
+    preflight(config.root, model)
     with Lease(config.root, watch.run_id, "ecgscale nightly", night.lease_seconds) as lease:
         arrivals, no_arrivals = _arrivals(config, progress)
-        archive, model = Archive.open(config.archive.path), ClusterModel.load(frozen)
+        archive = Archive.open(config.archive.path)
         identity = identify(archive, model, explain_settings(config, model))
         store = dataset_store(config.root, identity.dataset_id)
-        served = None
-        with suppress(UsageError):
-            served = find_dataset(config.root).manifest
         keeper = Gatekeeper(
             store=store,
             settings=config.gates,
@@ -140,13 +136,13 @@ def run_night(
                 limits=RunLimits(night.max_shards, _deadline(night.deadline, now)),
                 partial=night.policy == "committed",
             ),
-            Guard(night, allow_recompute, allow_withdrawal, served, identity.dataset_id, frozen=True),
+            Guard(config.root, allow_recompute, allow_withdrawal, night, identity.dataset_id),
         )
-        keeper.judge_nothing(read_manifest(store, newest_number(store)))
+        keeper.judge_nothing()
         assert keeper.report is not None
         lease.check()
         keeper.write()
-        refreshed = _refresh(config, explained, keeper, progress)
+        refreshed = _refresh(config, explained, keeper.nights, progress)
         if explained.published:
             refreshed["removed"] = _prune(config, progress)
         seconds = time.monotonic() - started
@@ -195,14 +191,15 @@ def _prune(config: RunConfig, progress: Progress) -> int:
     return int(cleaned.to_dict()["removed"])
 
 
-def _refresh(config: RunConfig, explained: ExplainResult, keeper: Gatekeeper, progress: Progress) -> dict[str, Any]:
+def _refresh(
+    config: RunConfig, explained: ExplainResult, nights: Sequence[NightRecord], progress: Progress
+) -> dict[str, Any]:
     """Scores and the table of nights, after publishing: what cannot be computed is noted and undoes nothing."""
-    past = night_records(keeper.store)[-SHOWN_NIGHTS:]
     write_evaluation(
         config.root,
         explained.dataset_id,
         "drift",
-        {"nights": [{"started": r.started, "run_id": r.run_id, **r.night, **r.report} for r in past]},
+        {"nights": [{"started": r.started, "run_id": r.run_id, **r.night, **r.report} for r in nights[-SHOWN_NIGHTS:]]},
         settings=config.gates.model_dump(mode="json"),
     )
     if config.surrogate is None or not explained.published:

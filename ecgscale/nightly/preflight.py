@@ -1,5 +1,5 @@
-"""Seconds of looking before hours of work: may we read, write and delete there, is there room, do clocks agree, and
-are encoder and model still those that were published?
+"""Seconds of looking before hours of work: may we read, write and delete there, is there room, do clocks agree, and is
+the encoder still that of the model?
 
 What a plan would compute again, or withdraw, is looked at by `passes/explain/guard.py`, which is everybody's.
 """
@@ -18,7 +18,6 @@ from ecgscale.explain.facts import require_encoder
 from ecgscale.io.objects import ObjectStore, open_objects
 from ecgscale.io.places import Place, is_remote
 from ecgscale.io.settings import StoreError
-from ecgscale.passes.explain.chosen_model import require_published_model
 
 PROBE = "_probe"
 MOST_CLOCK_SECONDS = 300.0
@@ -34,7 +33,7 @@ class Preflight:
     root_free: int | None
 
 
-def preflight(root: Place, model_dir: Place | None) -> Preflight:
+def preflight(root: Place, model: ClusterModel | None) -> Preflight:
     """Try what the night will do. `StoreError` says what the store refuses, `UsageError` what has to be put right."""
     store = open_objects(root)
     _require_protocol(store)
@@ -49,10 +48,8 @@ def preflight(root: Place, model_dir: Place | None) -> Preflight:
     for free, where in ((scratch, tempfile.gettempdir()), (root_free, store.where)):
         if free is not None and free < LEAST_FREE_BYTES:
             raise StoreError(f"{where} has {free / 2**20:.0f} MiB left; a night needs at least 1 GiB. Free some space")
-    if model_dir is not None:
-        model = ClusterModel.load(model_dir)
+    if model is not None:
         require_encoder(model)
-        require_published_model(root, model)
     return Preflight(off, scratch, root_free)
 
 

@@ -12,7 +12,7 @@ from ecgscale.encoders.spec import SPEC_FILE, encoder_files, encoder_parts
 from ecgscale.encoders.taps import Encoder
 from ecgscale.errors import EncoderError, ModelError
 from ecgscale.explain.facts import require_encoder
-from ecgscale.io.places import Place, local_copy, place_whole
+from ecgscale.io.places import Place, absolute, local_copy, place_whole
 
 
 def copy_encoder(encoder: Encoder, root: Place) -> str:
@@ -54,10 +54,11 @@ def keep_alongside(model: ClusterModel, encoder: Encoder, root: Place) -> None:
 
 
 def require_alongside(model: ClusterModel, root: Place) -> None:
-    """Raise `ModelError` when the copies below ROOT that explanations refer to, if there are some, are not `model` and
-    its encoder."""
+    """Raise `ModelError` when the copies below ROOT that explanations refer to, if there are some and `model` is not
+    itself the one, are not `model` and its encoder."""
     there = root / "models" / model.model_id
-    if (there / MODEL_FILE).exists():
+    itself = model.directory is not None and absolute(there) == absolute(model.directory)
+    if not itself and (there / MODEL_FILE).exists():
         copy = ClusterModel.load(there)
         if copy.digest != model.digest:
             raise ModelError(

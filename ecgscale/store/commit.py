@@ -36,6 +36,10 @@ COMMITS = "_commits"
 DATA = "data"
 
 
+Identity = tuple[str, str | None]
+"""A version of a shard: its key and the digest of its content, None while nobody could read that."""
+
+
 class FoundSource(BaseModel):
     """An input shard as a look at it found it; `rows` and `content_digest` are None where the footer cannot be read.
 
@@ -50,6 +54,11 @@ class FoundSource(BaseModel):
     rows: int | None = None
     content_digest: str | None = None
 
+    @property
+    def identity(self) -> Identity:
+        """What a version of a shard is known by."""
+        return self.key, self.content_digest
+
 
 class Source(FoundSource):
     """An input shard as it was when the plan was frozen; also what a record about one begins with."""
@@ -59,7 +68,7 @@ class Source(FoundSource):
 
     @property
     def identity(self) -> tuple[str, str]:
-        """What a version of a shard is known by: its key and the digest of its content."""
+        """Its key and the digest of its content."""
         return self.key, self.content_digest
 
     @property

@@ -20,6 +20,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -202,20 +203,19 @@ def find_dataset(root: str | Path, dataset: str | None = None, partial: bool = F
 def served_of_archive(root: str | Path, archive_id: str) -> Manifest | None:
     """The newest manifest of the dataset of this archive that is served below ROOT, or was until one of another archive
     took its place; None when nothing of it was published. `UsageError` when what somebody decided on is gone."""
-    if served(root) is not None:
-        manifest = find_dataset(root).manifest
-        if manifest is not None and manifest.content.identity.archive_id == archive_id:
-            return manifest
-    opened = {name: _open(root, name) for name in dataset_ids(root)}
-    own = {
-        name: found
-        for name, found in opened.items()
-        if found.manifest is not None and found.manifest.content.identity.archive_id == archive_id
-    }
-    pointer = next((pointer for pointer in _pointers(root) if pointer.dataset_id in own), None)
-    if not own:
-        return None
-    return own[pointer.dataset_id].manifest if pointer else _published_last(root, list(own.values())).manifest
+
+    def is_own(found: ExplainedDataset) -> bool:
+        return found.manifest is not None and found.manifest.content.identity.archive_id == archive_id
+
+    known, pointers = dataset_ids(root), _pointers(root)
+    newest = next(pointers, None)
+    if newest is not None and newest.decided and is_own(found := find_dataset(root)):
+        return found.manifest
+    for pointer in chain([newest] if newest is not None else [], pointers):
+        if pointer.dataset_id in known and is_own(found := _open(root, pointer.dataset_id)):
+            return found.manifest
+    own = [found for name in known if is_own(found := _open(root, name))]
+    return _published_last(root, own).manifest if own else None
 
 
 def _pointers(root: str | Path) -> Iterator[Pointer]:

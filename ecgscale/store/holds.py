@@ -113,7 +113,7 @@ def hold(
 def holds(store: ObjectStore) -> dict[tuple[str, str], Hold]:
     """All holds of a dataset by (shard key, content digest), decided or not."""
     found = [read_json_object(store, name, Hold) for name in store.list_prefix(HOLDS)]
-    return {(hold.source.key, hold.source.content_digest): hold for hold in found if hold is not None}
+    return {hold.source.identity: hold for hold in found if hold is not None}
 
 
 def standing_holds(manifest: Manifest | None, known: Iterable[Hold]) -> list[Hold]:
@@ -121,14 +121,10 @@ def standing_holds(manifest: Manifest | None, known: Iterable[Hold]) -> list[Hol
 
     Sorted by shard. The others are of content that was replaced.
     """
-    published = {(held.key, held.content_digest) for held in manifest.content.held} if manifest else set()
+    published = {held.identity for held in manifest.content.held} if manifest else set()
     since = manifest.created if manifest else ""
-    found = [hold for hold in known if _identity(hold) in published or hold.held_at > since]
-    return sorted(found, key=_identity)
-
-
-def _identity(hold: Hold) -> tuple[str, str]:
-    return hold.source.key, hold.source.content_digest
+    found = [hold for hold in known if hold.source.identity in published or hold.held_at > since]
+    return sorted(found, key=lambda hold: hold.source.identity)
 
 
 def decide(store: ObjectStore, hold: Hold, state: Literal["released", "rejected"], reason: str, who: str) -> Hold:

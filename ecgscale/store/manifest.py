@@ -12,24 +12,20 @@ key and a content, with its sequence number: the order in which versions came ou
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
+from pydantic import BaseModel, ConfigDict
 
-from ecgscale.io.numbered import Numbered, read_json_object, to_json
+from ecgscale.io.numbered import Numbered, canonical_digest
 from ecgscale.io.objects import ObjectStore
 from ecgscale.store.columns import Columns
-from ecgscale.store.commit import Commit, FoundSource, Source
+from ecgscale.store.commit import Commit, FoundSource, Identity, Source
 from ecgscale.store.provenance import RunFacts, utc_now
 
 MANIFESTS = "_manifests"
 PRUNED = "_pruned"
-
-Identity = tuple[str, str | None]
-"""A version of a shard: its key and the digest of its content, None while nobody could read that."""
 
 
 class ShardEntry(Source):
@@ -69,13 +65,6 @@ class ShardEntry(Source):
     def published_rows(self) -> int:
         """Rows of the file."""
         return self.rows - self.superseded
-
-    @model_serializer(mode="wrap")
-    def _as_on_disk(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # Manifests have `rows` behind the digest, and the bytes of what says the same should stay the same.
-        facts: dict[str, Any] = serialise(self)
-        order = ("key", "size", "stamp", "content_digest", *facts)
-        return {name: facts[name] for name in dict.fromkeys(order) if name in facts}
 
 
 class HeldShard(Source):
@@ -145,7 +134,7 @@ class DatasetFacts(BaseModel):
     @property
     def dataset_id(self) -> str:
         """16 hexadecimal digits."""
-        return digest_of(self.model_dump())[:16]
+        return canonical_digest(self.model_dump())[:16]
 
 
 class Content(BaseModel):
@@ -229,12 +218,7 @@ def compose(
 
 def plan_digest(sources: Iterable[FoundSource]) -> str:
     """Digest of the sources that a run set out to explain: key, size, stamp, and, where readable, rows and content."""
-    return digest_of(sorted([s.key, s.size, s.stamp, s.rows, s.content_digest] for s in sources))
-
-
-def digest_of(facts: Any) -> str:
-    """SHA-256 of facts as canonical JSON (sorted keys, no spaces)."""
-    return hashlib.sha256(json.dumps(facts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return canonical_digest(sorted([s.key, s.size, s.stamp, s.rows, s.content_digest] for s in sources))
 
 
 _SERIES = Numbered(MANIFESTS, Manifest)
@@ -295,14 +279,9 @@ class Pruned(BaseModel):
     at: str
 
 
-def pruned_key(number: int) -> str:
-    """Key of the note on manifest `number`."""
-    return f"{PRUNED}/{number:08d}.json"
-
-
-def read_pruned(store: ObjectStore, number: int) -> Pruned | None:
-    """The note that manifest `number` was removed on purpose, or None."""
-    return read_json_object(store, pruned_key(number), Pruned)
+_NOTES = Numbered(PRUNED, Pruned)
+read_pruned = _NOTES.read
+"""The note that a manifest was removed on purpose, or None."""
 
 
 def prune(store: ObjectStore, numbers: Iterable[int], by: str) -> None:
@@ -314,7 +293,7 @@ def prune(store: ObjectStore, numbers: Iterable[int], by: str) -> None:
             parent = manifest.parent if manifest is not None else None
             digest = hashlib.sha256(data).hexdigest()
             note = Pruned(number=number, sha256=digest, parent=parent, by=by, at=utc_now())
-            store.put_if_absent(pruned_key(number), to_json(note))
+            _NOTES.create(store, number, note)
 
 
 def versions_known(store: ObjectStore, newest: Manifest | None) -> dict[Identity, Version]:
@@ -325,11 +304,11 @@ def versions_known(store: ObjectStore, newest: Manifest | None) -> dict[Identity
     if newest is None:
         return {}
     if newest.version > 1:
-        return {one.identity: one for one in _versions(newest.content)}
+        return {one.identity: one for one in versions_of(newest.content)}
     known: dict[Identity, Version] = {}
     for number in (number for number in manifest_numbers(store) if number <= newest.number):
         manifest = newest if number == newest.number else read_manifest(store, number)
-        for one in _versions(manifest.content) if manifest is not None else ():
+        for one in versions_of(manifest.content) if manifest is not None else ():
             first = min(number, one.sequence or number)
             standing = known.setdefault(one.identity, one.model_copy(update={"sequence": first}))
             if one.commit != standing.commit:
@@ -337,7 +316,8 @@ def versions_known(store: ObjectStore, newest: Manifest | None) -> dict[Identity
     return known
 
 
-def _versions(content: Content) -> Iterator[Version]:
+def versions_of(content: Content) -> Iterator[Version]:
+    """Every version of a shard that a manifest tells of."""
     for entry in content.shards:
         sequence = entry.sequence or entry.since
         yield Version(key=entry.key, content_digest=entry.content_digest, sequence=sequence, commit=entry.commit)
@@ -359,11 +339,11 @@ class Sequences:
         self._read = {key for key, digest in known if digest is not None}
         self.next = max((version.sequence for version in known.values()), default=0) + 1
 
-    def of(self, key: str, content_digest: str | None, said: int = 0) -> int:
+    def of(self, identity: Identity, said: int = 0) -> int:
         """That of a version; `said`: what its commit record, or an entry made of one, says (0: nothing)."""
-        version = self._known.get((key, content_digest))
-        if version is None and key not in self._read:
-            version = self._known.get((key, None))
+        version = self._known.get(identity)
+        if version is None and identity[0] not in self._read:
+            version = self._known.get((identity[0], None))
         given = [number for number in (said, version.sequence if version else 0) if number]
         return min(given, default=self.next)
 
@@ -376,13 +356,11 @@ def _sequenced(content: Content, known: Mapping[Identity, Version], forgotten: C
     sequences = Sequences(known)
 
     def numbered(ones: Iterable[_Named]) -> tuple[_Named, ...]:
-        return tuple(
-            one.model_copy(update={"sequence": sequences.of(one.key, one.content_digest, one.sequence)}) for one in ones
-        )
+        return tuple(one.model_copy(update={"sequence": sequences.of(one.identity, one.sequence)}) for one in ones)
 
     shards, held, aside = numbered(content.shards), numbered(content.held), numbered(content.set_aside)
     now = content.model_copy(update={"shards": shards, "held": held, "set_aside": aside, "past": ()})
-    there = {one.identity for one in _versions(now)}
+    there = {one.identity for one in versions_of(now)}
     read = {key for key, digest in (*known, *there) if digest is not None}
     kept = [
         one

@@ -24,7 +24,7 @@ import os
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,12 +92,7 @@ class Mark:
         try:
             self._store.put(f"{self._key}.json", to_json(self._holder))
             others = [mark for mark in _marks(self._store, _MARK) if own is None or own._key not in mark.stem]
-            if busy := [mark.holder for mark in others if mark.holder is not None and not mark.stale]:
-                raise LockedError(
-                    f"{_at_work(self._store, busy)}. What they are about to refer to could be removed, so nothing was. "
-                    "Type the same command again when it has ended; should it be dead, its mark counts for "
-                    f"{max(holder.ttl_s for holder in busy):.0f} s after its last sign of life."
-                )
+            _refuse(self._store, others, "What they are about to refer to could be removed, so nothing was")
         except BaseException:
             self.withdraw()
             raise
@@ -253,13 +248,7 @@ def require_alone(store: ObjectStore) -> list[str]:
     Returns a sentence for each of those. Raises `LockedError`, which names who is at work, where and since when.
     """
     found = _marks(store, _MARK)
-    busy = [mark.holder for mark in found if mark.holder is not None and not mark.stale]
-    if busy:
-        raise LockedError(
-            f"{_at_work(store, busy)}. What was read before could be written back, so nothing was "
-            "removed. Type the same command again when it has ended; should it be dead, its mark counts for "
-            f"{max(holder.ttl_s for holder in busy):.0f} s after its last sign of life."
-        )
+    _refuse(store, found, "What was read before could be written back, so nothing was removed")
     for mark in found:
         for key in sorted(mark.stats, reverse=True):
             store.delete(key)
@@ -268,20 +257,28 @@ def require_alone(store: ObjectStore) -> list[str]:
 
 def stale_marks(store: ObjectStore) -> dict[str, ObjectStat]:
     """Objects of marks whose processes are gone: of no use to anybody."""
-    here = os.getpid()
-    # Who asks may be cleaning up just now.
-    cleaners = (mark for mark in _marks(store, _CLEANING) if mark.holder is None or mark.holder.pid != here)
-    found = (*_marks(store, _MARK), *cleaners)
-    return {key: stat for mark in found if mark.stale for key, stat in mark.stats.items()}
+
+    def is_own(mark: _Found) -> bool:
+        """Who asks may be cleaning up just now."""
+        return mark.stem.startswith(_CLEANING) and mark.holder is not None and mark.holder.pid == os.getpid()
+
+    marks = _marks(store, (_MARK, _CLEANING))
+    return {key: stat for mark in marks if mark.stale and not is_own(mark) for key, stat in mark.stats.items()}
 
 
-def _at_work(store: ObjectStore, busy: Sequence[Holder]) -> str:
-    named = "; ".join(holder.description for holder in busy[:_NAMED])
-    more = f", and {len(busy) - _NAMED} more" if len(busy) > _NAMED else ""
-    return f"at work below {store.where}: {named}{more}"
+def _refuse(store: ObjectStore, marks: Iterable[_Found], why: str) -> None:
+    """Raise `LockedError` when one of these marks is of somebody who is at work, naming who."""
+    busy = [mark.holder for mark in marks if mark.holder is not None and not mark.stale]
+    if busy:
+        more = f", and {len(busy) - _NAMED} more" if len(busy) > _NAMED else ""
+        raise LockedError(
+            f"at work below {store.where}: {'; '.join(holder.description for holder in busy[:_NAMED])}{more}. {why}. "
+            "Type the same command again when it has ended; should it be dead, its mark counts for "
+            f"{max(holder.ttl_s for holder in busy):.0f} s after its last sign of life."
+        )
 
 
-def _marks(store: ObjectStore, kind: str) -> list[_Found]:
+def _marks(store: ObjectStore, kind: str | tuple[str, ...]) -> list[_Found]:
     by_mark: defaultdict[str, dict[str, ObjectStat]] = defaultdict(dict)
     for key, stat in store.list_stats(LOCK).items():
         if key.startswith(kind):

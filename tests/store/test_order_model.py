@@ -9,19 +9,17 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
 import pytest
 
-import ecgscale.passes.explain.plan as plan_module
-import ecgscale.passes.explain.resolve as resolve_module
 from ecgscale.store.commit import COMMITS, Commit, read_commit
 from ecgscale.store.garbage import doomed_objects, still_loose
 from ecgscale.store.holds import decide, holds
 from ecgscale.store.manifest import Manifest, newest_number, prune, read_manifest
 from tests.store.interleaved import ArchiveModel, Held, Objects, Records, Turns, View
-from tests.store.test_protocol_model import drive, published, read_from_model, schemas_from_model
+from tests.store.test_protocol_model import drive, published
 
 KEYS = [f"part-{i:05d}.parquet" for i in range(4)]
 HELD = 7
@@ -29,13 +27,7 @@ HELD = 7
 TIMES = [(40, False), pytest.param(1000, True, marks=pytest.mark.slow)]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _as_in_processes() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(resolve_module, "_read", read_from_model)
-        patch.setattr(resolve_module, "_schemas", schemas_from_model)
-        patch.setattr(plan_module._Earlier, "_names", property(plan_module._Earlier._names.func))
-        yield
+pytestmark = pytest.mark.usefixtures("in_a_model")
 
 
 class Oracle:

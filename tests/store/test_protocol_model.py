@@ -10,7 +10,7 @@ import hashlib
 import itertools
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -20,11 +20,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ecgscale.passes.explain.explain as explain_module
-import ecgscale.passes.explain.plan as plan_module
-import ecgscale.passes.explain.resolve as settle_module
 from ecgscale.errors import ShardError
 from ecgscale.io.numbered import to_json
 from ecgscale.passes.explain.explain import Policy, _Run
+from ecgscale.passes.explain.plan import freeze_plan
 from ecgscale.progress import SILENT
 from ecgscale.store.commit import Commit
 from ecgscale.store.manifest import (
@@ -58,6 +57,8 @@ IDENTITY = DatasetFacts(
     settings={},
     results_version=1,
 )
+pytestmark = pytest.mark.usefixtures("in_a_model")
+
 RETRIES = 6
 NIGHTS = 3
 """So often each driver's command is typed, again when it was killed."""
@@ -91,8 +92,11 @@ class ModelRun(_Run):
 
     def __init__(self, store: View, archive: ArchiveModel, name: str, admission: Any) -> None:
         committing: Any = CommittingModel(store, facts(name))
-        super().__init__(None, IDENTITY, store, committing, SILENT, Policy(admission), None)  # type: ignore[arg-type]
+        super().__init__(None, None, IDENTITY, store, committing, SILENT, Policy(admission), None)  # type: ignore[arg-type]
         self._model = archive
+
+    def _beside(self) -> None:
+        return None
 
     def _open_archive(self) -> Any:
         return self._model.listed()
@@ -142,25 +146,6 @@ def people(turn: Callable[[], None], archive: ArchiveModel, changes: Sequence[Ch
             archive.remove(key)
 
 
-def read_from_model(store: View, commit: Commit, columns: list[str] | None = None) -> pa.Table:
-    return pq.read_table(pa.BufferReader(store.read(commit.output.file)), columns=columns)
-
-
-def schemas_from_model(store: View, files: Sequence[str]) -> list[pa.Schema]:
-    return [pq.read_schema(pa.BufferReader(store.read(file))).remove_metadata() for file in files]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _as_in_processes() -> Iterator[None]:
-    """Files are read from the model; and what only threads share is not shared."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(settle_module, "_read", read_from_model)
-        patch.setattr(settle_module, "_schemas", schemas_from_model)
-        # Before Python 3.12 a cached_property has one lock for all instances.
-        patch.setattr(plan_module._Earlier, "_names", property(plan_module._Earlier._names.func))
-        yield
-
-
 def play(
     objects: Objects,
     initial: dict[str, Records],
@@ -187,7 +172,7 @@ def play(
 
 def whole_plan(store: View, listed: ListedArchive) -> Any:
     archive: Any = listed
-    return plan_module.freeze_plan(archive, store, None, "code")
+    return freeze_plan(archive, store, None, "code")
 
 
 def published(objects: Objects, manifest: Manifest) -> list[tuple[str, str, int]]:

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ecgscale.archive.validate import OK
-from ecgscale.explain.schema import to_parquet
+from ecgscale.explain.schema import metadata_of, to_parquet
 from ecgscale.io.numbered import to_json
 from ecgscale.io.objects import ObjectStore, StoreError
 from ecgscale.io.parquet import parse_parquet
@@ -27,17 +27,26 @@ from ecgscale.nightly.forget.search import Traces, has_text, search
 from ecgscale.nightly.gates.gatekeeper import night_records
 from ecgscale.nightly.gates.reference import FOLDER as TRAITS
 from ecgscale.nightly.gates.reference import traits_name
-from ecgscale.passes.explain.resolve import METADATA_PREFIX, commits_of, resolve_duplicates
+from ecgscale.passes.explain.resolve import commits_of, resolve_duplicates
 from ecgscale.passes.explain.shard import NO_ID
 from ecgscale.progress import Stage
-from ecgscale.store.commit import COMMITS, DATA, Commit, Order, Source, commit_output, decode_hashes, row_digests
+from ecgscale.store.commit import (
+    COMMITS,
+    DATA,
+    Commit,
+    Identity,
+    Order,
+    Source,
+    commit_output,
+    decode_hashes,
+    row_digests,
+)
 from ecgscale.store.failures import FAILURES
 from ecgscale.store.garbage import read_commits
 from ecgscale.store.holds import Hold, hold_name, holds
 from ecgscale.store.manifest import (
     Content,
     HeldShard,
-    Identity,
     Manifest,
     ShardEntry,
     compose,
@@ -134,7 +143,7 @@ class DatasetWithout:
     def _is_old(self, of: Commit | Hold) -> bool:
         """Whether it is of a shard as it was until now."""
         shard = self.shards.get(of.source.key)
-        return shard is not None and of.source.content_digest == shard.old.content_digest
+        return shard is not None and of.source.identity == shard.old.identity
 
     def _about_old(self, key: str) -> bool:
         data = json.loads(self.store.read(key) or b"{}")
@@ -170,11 +179,7 @@ class DatasetWithout:
             return None
         if kept.num_rows != new.rows and not self.probes:
             return None
-        metadata = {
-            key.decode().removeprefix(METADATA_PREFIX): value.decode()
-            for key, value in (table.schema.metadata or {}).items()
-            if key.decode().startswith(METADATA_PREFIX)
-        }
+        metadata = metadata_of(table.schema)
         statuses, ids = kept["status"].to_pylist(), kept["record_id"].to_pylist()
         kept = kept.replace_schema_metadata(None).combine_chunks()
         return commit_output(
@@ -254,7 +259,7 @@ class DatasetWithout:
         entries = tuple(entry for entry, _ in parts) if self.probes else resolve_duplicates(self.store, parts).entries
         held = self._held(before, gone)
         digest = plan_digest([*entries, *aside, *held])
-        return compose(before.identity, before.archive, digest, entries, aside, held)
+        return compose(before.identity, before.archive, digest, entries, aside, held, columns=before.columns)
 
     def _forgotten(self) -> set[Identity]:
         """Versions of shards that held the patient: their digests tell of the patient's rows too."""
@@ -266,7 +271,7 @@ class DatasetWithout:
         held = []
         for one in before.held:
             fresh = self.fresh.get(one.key)
-            hold = standing.get((one.key, fresh.source.content_digest)) if fresh is not None else None
+            hold = standing.get(fresh.source.identity) if fresh is not None else None
             if one.commit not in gone:
                 held.append(one)
             elif hold is not None and hold.state != "released":

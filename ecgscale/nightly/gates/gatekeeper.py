@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -29,7 +29,7 @@ from ecgscale.nightly.gates.reference import Reference, RowsWithTraits
 from ecgscale.progress import SILENT, Progress
 from ecgscale.store.commit import Commit, output_is_there, read_commit
 from ecgscale.store.holds import holds
-from ecgscale.store.manifest import Manifest, ShardEntry
+from ecgscale.store.manifest import Manifest, ShardEntry, newest_number, read_manifest
 from ecgscale.words import counted
 
 
@@ -115,12 +115,14 @@ class Gatekeeper:
     report: GateReport | None = None
     night: Night | None = None
     commits: tuple[Commit, ...] = ()
+    nights: list[NightRecord] = field(default_factory=list)
+    """Those that are kept, oldest first; with this one when it is written."""
 
     def __call__(self, fresh: Sequence[Commit], newest: Manifest | None) -> Mapping[str, Sequence[str]]:
         """Keys of the shards to hold back, each with what the gates found: dated, since it is read on other days."""
-        records = night_records(self.store)
-        past = [record for record in records if record.done]
-        self.commits = tuple(sorted([*self._cut_short(records, fresh, newest), *fresh], key=lambda c: c.source.key))
+        self.nights = night_records(self.store)
+        past = [record for record in self.nights if record.done]
+        self.commits = tuple(sorted([*self._cut_short(self.nights, fresh, newest), *fresh], key=lambda c: c.source.key))
         date = self.now.date().isoformat()
         tonight = self._read([(ShardEntry.of(commit), date) for commit in self.commits])
         nights = [Night(**record.night) for record in past]
@@ -138,18 +140,18 @@ class Gatekeeper:
             if key in new
         }
 
-    def judge_nothing(self, newest: Manifest | None) -> None:
+    def judge_nothing(self) -> None:
         """Judge a night in which nothing came: that too can be a fault."""
         if self.report is None:
-            self([], newest)
+            self([], read_manifest(self.store, newest_number(self.store)))
 
-    def write(self) -> NightRecord:
+    def write(self) -> None:
         """Keep the night; called once everything else is done, so that a night that is repeated counts once."""
         record = self._put(done=True)
-        for other in night_records(self.store):
-            if not other.done:
+        for other in self.nights:
+            if not other.done and other.key != record.key:
                 self.store.delete(other.key)
-        return record
+        self.nights = [*(other for other in self.nights if other.done), record]
 
     def _put(self, done: bool) -> NightRecord:
         assert self.report is not None
@@ -181,7 +183,7 @@ class Gatekeeper:
             commit = read_commit(self.store, name)
             if commit is None or commit.source.key in new or not output_is_there(self.store, commit.output):
                 continue
-            if name in published or (commit.source.key, commit.source.content_digest) in held:
+            if name in published or commit.source.identity in held:
                 yield commit
 
     def _trailing(self, past: Sequence[NightRecord], newest: Manifest) -> list[FreshShard]:

@@ -182,7 +182,7 @@ def _inherit(root: Place, before: Manifest, now: Manifest) -> None:
         if is_refit_of(other, one):
             inherit_names(one, other)
     standing = {identity for identity, hold in holds(later).items() if hold.state != "released"}
-    held = sorted(e.key for e in now.content.shards if (e.key, e.content_digest) in standing)
+    held = sorted(e.key for e in now.content.shards if e.identity in standing)
     if held:
         raise UsageError(
             f"dataset {now.content.dataset_id} publishes {_named(held)} that are held back from what is served "

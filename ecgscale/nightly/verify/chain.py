@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from ecgscale.io.objects import ObjectStore, StoreError
-from ecgscale.store.manifest import Manifest, manifest_key, read_manifest, read_pruned, versions_known
+from ecgscale.store.manifest import Manifest, manifest_key, read_manifest, read_pruned, versions_of
 
 READERS = 8
 
@@ -56,7 +56,7 @@ def _link(store: ObjectStore, number: int) -> _Link | None:
     data = store.read(manifest_key(number))
     if data is None:
         note = read_pruned(store, number)
-        return _Link(note.sha256, note.parent, note.parent is not None or number == 1) if note is not None else None
+        return _Link(note.sha256, note.parent, note.parent is not None) if note is not None else None
     digest = hashlib.sha256(data).hexdigest()
     try:
         facts = json.loads(data)
@@ -85,8 +85,6 @@ def lost_versions(store: ObjectStore, manifest: Manifest) -> list[str]:
         return []
     if before is None or manifest.version == 1:
         return []
-    known = versions_known(store, manifest)
-    remembered = versions_known(store, before) if before.version > 1 else {}
-    published = {(entry.key, entry.content_digest) for entry in before.content.shards}
-    there = {identity for identity, version in remembered.items() if version.commit is not None} | published
+    known = {version.identity for version in versions_of(manifest.content)}
+    there = {version.identity for version in versions_of(before.content) if version.commit is not None}
     return sorted({key for key, digest in there if (key, digest) not in known})

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from ecgscale.clusters.model import ClusterModel
 from ecgscale.errors import ModelError, UsageError, did_you_mean
+from ecgscale.io.numbered import read_json_object
 from ecgscale.io.places import Place, place
 from ecgscale.io.settings import StoreError
-from ecgscale.store.dataset import dataset_store, find_dataset
-from ecgscale.store.manifest import newest_number, read_manifest
+from ecgscale.store.dataset import DATASET_FILE, dataset_store, find_dataset
+from ecgscale.store.manifest import DatasetFacts, newest_number
 from ecgscale.store.root import dataset_ids, missing_root
 
 MODELS = "models"
@@ -70,12 +71,12 @@ def require_published_model(root: Place, model: ClusterModel) -> None:
     for dataset_id in dataset_ids(root):
         store = dataset_store(root, dataset_id)
         try:
-            number = newest_number(store)
-            manifest = read_manifest(store, number) if number else None
+            identity = read_json_object(store, DATASET_FILE, DatasetFacts)
         except StoreError:  # what is wrong with another dataset is told by whoever opens that
             continue
-        identity = manifest.content.identity if manifest else None
         if identity is None or identity.model_id != model.model_id or identity.model_digest == model.digest:
+            continue
+        if not newest_number(store):
             continue
         raise ModelError(
             f"model {model.model_id} in {model.directory} has digest {model.digest[:12]}…, but dataset {dataset_id} "

@@ -199,13 +199,12 @@ def explain_archive(
     watch = watch or RunWatch()
     facts = run_facts().model_copy(update={"run_id": watch.run_id})
     committing = Committing(place(root), model, settings, store, device, progress, pool, watch, facts)
-    run = _Run(archive.path, identity, store, committing, progress, policy, guard, place(root))
+    run = _Run(place(root), archive.path, identity, store, committing, progress, policy, guard)
     for _ in range(PUBLISH_ATTEMPTS):
-        result = run.attempt()
-        if result is not None:
+        if (done := run.attempt()) is not None:
+            manifest, result = done
             # Also of a manifest that was there already: whoever published it may have been stopped before this.
-            if (manifest := read_manifest(store, result.manifest)) is not None:
-                follow(root, manifest, facts)
+            follow(root, manifest, facts)
             return replace(result, seconds=time.monotonic() - started)
     raise PublishError(
         f"{PUBLISH_ATTEMPTS} times another run published {store.where} first. Everything is committed; "
@@ -252,6 +251,7 @@ class Policy:
 class _Run:
     """One run of one process; `attempt` is repeated when another run publishes in between."""
 
+    root: Place
     archive_path: Place
     identity: DatasetFacts
     store: ObjectStore
@@ -259,11 +259,11 @@ class _Run:
     progress: Progress
     policy: Policy | None
     guard: BeforeWork | None
-    root: Place | None = None
     columns: tuple[str, ...] = ()
 
-    def attempt(self) -> ExplainResult | None:
-        """Plan, compute, publish; None when another run published while this one worked: its view is newer."""
+    def attempt(self) -> tuple[Manifest, ExplainResult] | None:
+        """Plan, compute, publish; the manifest that holds then. None when another run published while this one worked:
+        its view is newer."""
         # The number first, the listing second: a manifest on top of `base` never shows an older archive than `base`.
         base = newest_number(self.store)
         newest = read_manifest(self.store, base) if base else None
@@ -296,8 +296,7 @@ class _Run:
         content = compose(
             self.identity, where, digest, resolved.entries, done.set_aside, choice.held, past, agreed.columns
         )
-        pointer = newest_pointer(self.root) if self.root is not None else None
-        manifest = publish(self.store, content, base, facts, pointer)
+        manifest = publish(self.store, content, base, facts, newest_pointer(self.root))
         return self._result(manifest, newest, resolved, done) if manifest else None
 
     def _refuse(self, agreed: Agreed, done: CommittedShards) -> CommittedShards:
@@ -318,7 +317,7 @@ class _Run:
         parts = [(commit, entry.since) for entry, commit in zip(choice.kept, commits, strict=True)]
         parts += [(commit, choice.since.get(commit.source.key, base + 1)) for commit in choice.new]
         entries = [
-            (ShardEntry.of(commit, since, sequences.of(*commit.source.identity, commit.sequence)), commit)
+            (ShardEntry.of(commit, since, sequences.of(commit.source.identity, commit.sequence)), commit)
             for commit, since in parts
         ]
         fresh = {commit.source.key for commit in choice.new} - choice.since.keys()
@@ -327,8 +326,8 @@ class _Run:
     def _beside(self) -> Beside | None:
         """The dataset of the same archive from which a new one has the order of versions: the one that knows most."""
         found = []
-        for name in dataset_ids(self.root) if self.root is not None else ():
-            store = dataset_store(self.root, name) if self.root is not None else self.store
+        for name in dataset_ids(self.root):
+            store = dataset_store(self.root, name)
             manifest = read_manifest(store, newest_number(store)) if store.where != self.store.where else None
             if manifest is not None and manifest.content.identity.archive_id == self.identity.archive_id:
                 found.append(Beside(store.where, versions_known(store, manifest)))
@@ -362,13 +361,13 @@ class _Run:
 
     def _result(
         self, manifest: Manifest, before: Manifest | None, resolved: Resolved, done: CommittedShards
-    ) -> ExplainResult:
+    ) -> tuple[Manifest, ExplainResult]:
         content = manifest.content
         there = {entry.key for entry in content.shards} | {aside.key for aside in content.set_aside} | set(done.left)
         there |= {held.key for held in content.held}
         published_before = {entry.key: entry.rows for entry in before.content.shards} if before else {}
         published_now = {entry.key for entry in content.shards}
-        return ExplainResult(
+        return manifest, ExplainResult(
             dataset_id=content.dataset_id,
             path=self.store.where,
             manifest=manifest.number,

@@ -7,7 +7,7 @@ withdraw much of it because its shards are gone: a disk that is not mounted, a p
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ecgscale.config import NightlyConfig
 from ecgscale.errors import UsageError
@@ -23,36 +23,22 @@ class Guard:
     """Raises `UsageError` for a plan that recomputes more than `recompute_share` of what is published, or more than
     `max_records`, or that withdraws more than `withdraw_share` of it, each unless that is allowed.
 
-    served: the manifest that is served now. Where it is of another dataset (another model, setting or version of the
-    results) of the same archive, the plan has to find its shards too, so that half an archive is no new dataset.
-    frozen: publishing another dataset than that which is served would compute all of it again, and is no decision of a
-    night's; by hand, it is one
+    root: below which it is published. Where a dataset is new (another model, setting or version of the results) and
+    what is served is of the same archive, the plan has to find the shards of that, so that half an archive is no new
+    dataset.
+    night_of: the dataset that a night goes on with. Publishing another one than is served would compute all of it
+    again, and is no decision of a night's; "": by hand, it is one
     """
 
-    limits: NightlyConfig
-    recompute_allowed: bool
-    withdrawal_allowed: bool
-    served: Manifest | None
-    dataset_id: str = ""
-    frozen: bool = False
-
-    @classmethod
-    def by_hand(
-        cls,
-        root: Place,
-        allow_recompute: bool = False,
-        allow_withdrawal: bool = False,
-        limits: NightlyConfig | None = None,
-    ) -> Guard:
-        """That of a person's command below `root`, with the limits that nights have."""
-        served = None
-        with suppress(UsageError):
-            served = find_dataset(root).manifest
-        return cls(limits or NightlyConfig(), allow_recompute, allow_withdrawal, served)
+    root: Place
+    recompute_allowed: bool = False
+    withdrawal_allowed: bool = False
+    limits: NightlyConfig = field(default_factory=NightlyConfig)
+    night_of: str = ""
 
     def __call__(self, plan: Plan, newest: Manifest | None, archive_id: str) -> None:
         """Look at a plan of that archive before anything is computed."""
-        published = newest or self.served
+        published = newest if newest is not None else self._served()
         if published is None:
             return
         if published.content.archive.archive_id == archive_id and not self.withdrawal_allowed:
@@ -61,13 +47,18 @@ class Guard:
             return
         if newest is not None:
             self._require_little(plan, newest)
-        elif self.frozen and published.content.dataset_id != self.dataset_id:
+        elif self.night_of not in ("", published.content.dataset_id):
             raise UsageError(
-                f"dataset {self.dataset_id} is not there yet, though {published.content.dataset_id} is served: the "
+                f"dataset {self.night_of} is not there yet, though {published.content.dataset_id} is served: the "
                 "model, the settings or the version of the results changed, and all "
                 f"{published.content.totals.records:,} published records would be computed again. Put the setting "
                 "back; or fill the new dataset on purpose (ecgscale refit, then promote); or give --allow-recompute"
             )
+
+    def _served(self) -> Manifest | None:
+        with suppress(UsageError):  # nothing was published yet
+            return find_dataset(self.root).manifest
+        return None
 
     def _require_little(self, plan: Plan, newest: Manifest) -> None:
         records, keys = newest.content.totals.records, {entry.key for entry in newest.content.shards}
@@ -84,9 +75,7 @@ class Guard:
 
     def _require_presence(self, plan: Plan, published: Manifest) -> None:
         """What cannot be read is no matter of this: it is set aside, and the exit code says so."""
-        there = {entry.key for entry in plan.published} | {aside.key for aside in plan.set_aside}
-        there |= {commit.source.key for commit in plan.committed} | {moved.source.key for moved in plan.moved}
-        there |= {pending.source.key for pending in plan.pending}
+        there = plan.keys
         gone = [entry for entry in published.content.shards if entry.key not in there]
         rows, records = sum(entry.rows for entry in gone), published.content.totals.records
         limit = self.limits.withdraw_share

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import pyarrow as pa
 
@@ -25,6 +24,7 @@ from ecgscale.store.commit import (
     COMMITS,
     DATA,
     Commit,
+    Identity,
     Order,
     Source,
     find_commit,
@@ -35,13 +35,11 @@ from ecgscale.store.commit import (
 )
 from ecgscale.store.failures import remembered
 from ecgscale.store.manifest import (
-    Identity,
     Manifest,
     Sequences,
     SetAside,
     ShardEntry,
     Version,
-    plan_digest,
     versions_known,
 )
 
@@ -86,18 +84,10 @@ class Plan:
         return sum(pending.source.rows for pending in self.pending)
 
     @property
-    def digest(self) -> str:
-        """The digest of the frozen sources."""
-        known = [commit.source for commit in self.committed]
-        return plan_digest(
-            [
-                *self.published,
-                *known,
-                *(m.source for m in self.moved),
-                *(p.source for p in self.pending),
-                *self.set_aside,
-            ]
-        )
+    def keys(self) -> set[str]:
+        """Of all shards."""
+        found = {one.key for one in (*self.published, *self.set_aside)}
+        return found | {one.source.key for one in (*self.committed, *self.moved, *self.pending)}
 
 
 @dataclass(frozen=True)
@@ -119,7 +109,7 @@ def freeze_plan(
     Raises `ArchiveError` when no shard at all has columns that can be carried.
     """
     earlier, tombstones = _Earlier(store, newest), read_tombstones(archive.path)
-    came = _Came(earlier, versions_known(store, newest), beside if newest is None else None)
+    came = _Came(store, newest, earlier, beside if newest is None else None)
     there = store.list_stats(DATA) if newest else {}
     standing = {(entry.key, entry.size, entry.stamp): entry for entry in newest.content.shards} if newest else {}
     published: list[ShardEntry] = []
@@ -213,21 +203,26 @@ def _aside(pending: Pending, reason: str) -> SetAside:
 class _Came:
     """In which order what is pending came, by what is known of versions of its shards."""
 
-    def __init__(self, earlier: _Earlier, known: Mapping[Identity, Version], beside: Beside | None) -> None:
-        self._earlier, self._beside = earlier, beside
-        self._known = beside.known if beside is not None else known
-        self._sequences = Sequences(self._known)
+    def __init__(self, store: ObjectStore, newest: Manifest | None, earlier: _Earlier, beside: Beside | None) -> None:
+        self._store, self._newest, self._earlier, self._beside = store, newest, earlier, beside
+        self._sequences: Sequences | None = None
         self._commits: dict[str, list[str]] = defaultdict(list)
-        for version in self._known.values():
+
+    def _look(self) -> Sequences:
+        known = self._beside.known if self._beside is not None else versions_known(self._store, self._newest)
+        for version in known.values():
             if version.commit is not None:
                 self._commits[version.key].append(version.commit)
+        return Sequences(known)
 
     def pending(self, shard: Shard, source: Source) -> Pending:
+        # Not before something is new: of a manifest of before, all older ones are read for it.
+        self._sequences = self._sequences or self._look()
         names = self._commits.get(source.key, [])
         if self._beside is None:
             # Also those that no manifest knows yet.
             names = [*names, *self._earlier.names(source.key)]
-        sequence = self._sequences.of(source.key, source.content_digest)
+        sequence = self._sequences.of(source.identity)
         beside = self._beside.where if self._beside is not None else None
         return Pending(shard, source, sequence, tuple(dict.fromkeys(names)), beside)
 
@@ -249,6 +244,7 @@ class _Earlier:
     def __init__(self, store: ObjectStore, newest: Manifest | None) -> None:
         self._store = store
         self._published = {entry.key: entry for entry in newest.content.shards} if newest else {}
+        self._names: dict[str, list[str]] | None = None
 
     def of(self, source: Source) -> Commit | None:
         entry = self._published.get(source.key)
@@ -260,21 +256,18 @@ class _Earlier:
 
     def names(self, key: str) -> Sequence[str]:
         """Names of commit records that may be of this shard."""
+        if self._names is None:
+            self._names = defaultdict(list)
+            for name in self._store.list_prefix(COMMITS):
+                self._names[stem_of_commit(name)].append(name)
         return self._names.get(stem_of_key(key), [])
-
-    @cached_property
-    def _names(self) -> dict[str, list[str]]:
-        names: dict[str, list[str]] = defaultdict(list)
-        for name in self._store.list_prefix(COMMITS):
-            names[stem_of_commit(name)].append(name)
-        return names
 
     def _fitting(self, names: Sequence[str], source: Source) -> Commit | None:
         for name in names:
             commit = read_commit(self._store, name)
             if (
                 commit is not None
-                and (commit.source.key, commit.source.content_digest) == (source.key, source.content_digest)
+                and commit.source.identity == source.identity
                 and commit.source.rows == source.rows
                 and output_is_there(self._store, commit.output)
             ):

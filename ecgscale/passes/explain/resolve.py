@@ -26,10 +26,10 @@ import pyarrow.compute as pc
 
 from ecgscale.archive.validate import OK
 from ecgscale.errors import ShardError
-from ecgscale.explain.schema import FACT_COLUMNS, to_parquet
+from ecgscale.explain.schema import FACT_COLUMNS, metadata_of, to_parquet
 from ecgscale.io.objects import ObjectStore, StoreError
 from ecgscale.io.parquet import read_parquet
-from ecgscale.store.columns import Columns, joined, schemas_of
+from ecgscale.store.columns import Columns, joined, schema_over, schemas_of
 from ecgscale.store.commit import (
     DATA,
     Commit,
@@ -45,6 +45,7 @@ from ecgscale.store.commit import (
 from ecgscale.store.holds import Hold, hold, holds
 from ecgscale.store.manifest import HeldShard, Manifest, SetAside, ShardEntry
 from ecgscale.store.provenance import RunFacts
+from ecgscale.words import named
 
 Admission = Callable[[Sequence[Commit], Manifest | None], Mapping[str, Sequence[str]]]
 """Which of these new commits are to be held back: keys of their shards, each with the reasons."""
@@ -93,31 +94,26 @@ def choose(
     since = {
         commit.source.key: before[commit.source.key].since
         for commit in commits
-        if commit.source.key in before and before[commit.source.key].content_digest == commit.source.content_digest
+        if commit.source.key in before and before[commit.source.key].identity == commit.source.identity
     }
     if admission is not None:
-        fresh = [c for c in commits if _identity(c) not in standing and c.source.key not in since]
+        fresh = [c for c in commits if c.source.identity not in standing and c.source.key not in since]
         for key, reasons in (admission(fresh, newest) if fresh else {}).items():
             [commit] = [commit for commit in fresh if commit.source.key == key]
-            standing[_identity(commit)] = hold(store, commit.source, commit.name, reasons, run)
-    kept = [e for e in published if not _is_held(standing.get((e.key, e.content_digest)))]
-    new = [c for c in commits if not _is_held(standing.get(_identity(c)))]
+            standing[commit.source.identity] = hold(store, commit.source, commit.name, reasons, run)
+    kept = [e for e in published if not _is_held(standing.get(e.identity))]
+    new = [c for c in commits if not _is_held(standing.get(c.source.identity))]
     held = []
-    everything = [*((e.key, e.content_digest, e.sequence) for e in published)]
-    everything += [(*_identity(commit), commit.sequence) for commit in commits]
-    for key, content, sequence in everything:
-        found = standing.get((key, content))
+    everything = [*((e.identity, e.sequence) for e in published), *((c.source.identity, c.sequence) for c in commits)]
+    for identity, sequence in everything:
+        found = standing.get(identity)
         if found is None or found.state == "released":
             continue
         held.append(found.shard().model_copy(update={"sequence": sequence}))
-        earlier = before.get(key)
-        if earlier is not None and not _is_held(standing.get((key, earlier.content_digest))) and earlier not in kept:
+        earlier = before.get(identity[0])
+        if earlier is not None and not _is_held(standing.get(earlier.identity)) and earlier not in kept:
             kept.append(earlier)
     return Choice(tuple(kept), tuple(new), since, tuple(held))
-
-
-def _identity(commit: Commit) -> tuple[str, str]:
-    return commit.source.key, commit.source.content_digest
 
 
 def _is_held(hold: Hold | None) -> bool:
@@ -126,7 +122,6 @@ def _is_held(hold: Hold | None) -> bool:
 
 PATIENT_CONFLICT = "patient_conflict"
 """The status of a row whose record id belongs to another patient already."""
-METADATA_PREFIX = "ecgscale."
 READERS = 16
 
 
@@ -291,13 +286,8 @@ def _rewrite(store: ObjectStore, entry: ShardEntry, commit: Commit, change: _Cha
         table = table.set_column(table.column_names.index(name), pa.field(name, kind), column)
     kept = table.filter(pa.array([row not in change.drop for row in range(n)]))
     schema = kept.schema.remove_metadata()
-    named = {
-        key.decode().removeprefix(METADATA_PREFIX): value.decode()
-        for key, value in (table.schema.metadata or {}).items()
-        if key.decode().startswith(METADATA_PREFIX)
-    }
     batches = kept.replace_schema_metadata(None).combine_chunks().to_batches()
-    data = to_parquet(batches, schema, {**named, "superseded_rows": len(change.drop)})
+    data = to_parquet(batches, schema, {**metadata_of(table.schema), "superseded_rows": len(change.drop)})
     sha256 = hashlib.sha256(data).hexdigest()
     file = f"{DATA}/{stem_of_key(entry.key)}-{sha256[:16]}.parquet"
     store.put_if_absent(file, data)
@@ -317,9 +307,6 @@ def _read(store: ObjectStore, commit: Commit, columns: list[str] | None = None) 
     return read_parquet(store.location(commit.output.file), columns)
 
 
-NAMED_SHARDS = 5
-
-
 @dataclass(frozen=True)
 class Agreed:
     """What is published after all, in which columns, what is refused for its columns, and what there is to say."""
@@ -333,22 +320,21 @@ class Agreed:
 def agree(store: ObjectStore, choice: Choice, newest: Manifest | None) -> Agreed:
     """Let the new commits of `choice` join what it keeps, in the order of their keys.
 
-    The schema is that of the files which are published, no others: where one of them goes, it is found out anew.
+    The schema is that of the files which are published, no others: where one of them goes that had it alone, it is
+    found out anew.
     """
     known = newest.content.columns if newest else None
-    kept = {entry.commit for entry in choice.kept}
-    gone = newest is not None and any(entry.commit not in kept for entry in newest.content.shards)
+    staying = {entry.identity for entry in choice.kept} | {commit.source.identity for commit in choice.new}
+    gone = [entry.file for entry in newest.content.shards if entry.identity not in staying] if newest else []
     if not choice.new and not gone:
         return Agreed(choice, known)
-    if known is not None and not gone:
-        schema = known.arrow_schema
-    else:
-        schema = pa.schema([])
-        for entry, own in zip(choice.kept, _schemas(store, [entry.file for entry in choice.kept]), strict=True):
-            schema = joined(schema, own, entry.key)
-    before, new, refused, lacking = schema, [], [], []
     commits = sorted(choice.new, key=lambda commit: commit.source.key)
     found = _schemas(store, [commit.output.file for commit in commits])
+    if known is not None and _stand_in(store, found, gone):
+        before = known.arrow_schema
+    else:
+        before = schema_over({entry.key: store.location(entry.file) for entry in choice.kept})
+    schema, new, refused, lacking = before, [], [], []
     for commit, own in zip(commits, found, strict=True):
         try:
             schema = joined(schema, own, commit.source.key)
@@ -359,6 +345,14 @@ def agree(store: ObjectStore, choice: Choice, newest: Manifest | None) -> Agreed
         lacking.append((commit.source.key, own))
     said = (*_changes(before, schema), *_absent(schema, lacking))
     return Agreed(replace(choice, new=tuple(new)), Columns.of(schema), tuple(refused), said)
+
+
+def _stand_in(store: ObjectStore, found: Sequence[pa.Schema], gone: Sequence[str]) -> bool:
+    """Whether each file that goes has the columns of one that comes, as a corrected shard's have."""
+    try:
+        return all(own in found for own in _schemas(store, gone))
+    except StoreError:  # it is not there any more
+        return False
 
 
 def _schemas(store: ObjectStore, files: Sequence[str]) -> list[pa.Schema]:
@@ -382,8 +376,5 @@ def _absent(schema: pa.Schema, found: Sequence[tuple[str, pa.Schema]]) -> list[s
     for name in schema.names:
         without = [key for key, own in found if name not in own.names]
         if without:
-            shards = ", ".join(without[:NAMED_SHARDS]) + (
-                f" and {len(without) - NAMED_SHARDS:,} more" if len(without) > NAMED_SHARDS else ""
-            )
-            said.append(f"column {name} is not in {shards}: null there")
+            said.append(f"column {name} is not in {named(without)}: null there")
     return said

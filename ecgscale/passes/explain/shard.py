@@ -141,14 +141,13 @@ class ShardExplainer:
     def _rows(self, shard: Shard, stage: Stage, watch: Stopwatch, digests: dict[int, int]) -> pa.Table:
         """All output rows; fills in the digests of what was read, by the hashes of record ids."""
         rows = []
-        with closing(prefetch(self._prepared(shard, watch))) as batches:
+        with closing(prefetch(self._prepared(shard, watch, digests))) as batches:
             for raw, prepared in batches:
                 facts = explain_batch(prepared, self.encoder, self.model, self.settings.include_padding, watch)
                 with watch.time("write"):
                     rows.append(self._output(shard, raw, prepared, facts))
-                    digests.update(row_digests(raw, digests))
                 stage.advance(len(raw))
-        schema = rows[0].schema if rows else self._schema_of(self.archive.footer(shard).schema)
+        schema = rows[0].schema if rows else self._schema_of(self.archive.columns_of(shard))
         return pa.Table.from_batches(rows, schema=schema)
 
     def _schema_of(self, columns: pa.Schema) -> pa.Schema:
@@ -162,12 +161,13 @@ class ShardExplainer:
         except (ArchiveError, pa.ArrowException) as error:
             raise ShardError(f"{shard.path}: {error}") from error
 
-    def _prepared(self, shard: Shard, watch: Stopwatch) -> Iterator[tuple[RawBatch, Prepared]]:
+    def _prepared(self, shard: Shard, watch: Stopwatch, digests: dict[int, int]) -> Iterator[tuple[RawBatch, Prepared]]:
         seen: set[str] = set()
         raws = self.archive.batches(shard, batch_records=self.settings.batch)
         for raw in watch.each("read", raws):
             with watch.time("prepare"):
                 prepared = self._prepare(raw, seen)
+                digests.update(row_digests(raw, digests))
             yield raw, prepared
 
     def _prepare(self, raw: RawBatch, seen: set[str], rows: Sequence[int] | None = None) -> Prepared:

@@ -189,7 +189,7 @@ def explain_config(
         pool=pool,
         watch=watch,
         policy=policy,
-        guard=guard or Guard.by_hand(config.root, limits=config.nightly),
+        guard=guard or Guard(config.root, limits=config.nightly),
     )
 
 
