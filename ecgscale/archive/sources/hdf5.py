@@ -178,10 +178,11 @@ def _one_by_one(path: Path, take: Callable[[int], Any]) -> Callable[[int, int], 
     def between(first: int, stop: int) -> Read:
         for number in range(first, stop):
             try:
-                found = _float32(take(number)), ""
+                signal = _float32(take(number))
             except (OSError, RuntimeError, ValueError, TypeError) as error:
-                found = None, f"its samples in {path.name} cannot be read ({str(error)[:100]})"
-            yield found
+                yield None, f"its samples in {path.name} cannot be read ({str(error)[:100]})"
+            else:
+                yield signal, ""
 
     return between
 

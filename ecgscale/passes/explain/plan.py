@@ -87,7 +87,8 @@ class Plan:
     def keys(self) -> set[str]:
         """Of all shards."""
         found = {one.key for one in (*self.published, *self.set_aside)}
-        return found | {one.source.key for one in (*self.committed, *self.moved, *self.pending)}
+        found |= {commit.source.key for commit in self.committed} | {moved.source.key for moved in self.moved}
+        return found | {pending.source.key for pending in self.pending}
 
 
 @dataclass(frozen=True)
