@@ -167,9 +167,12 @@ class ExplainConfig(Section):
 
 
 class SurrogateConfig(Section):
-    """`[surrogate]`: the check whether proportions hold what the network decides on; left out, it is not made."""
+    """`[surrogate]`: the check whether proportions hold what the network decides on; left out, it is not made.
 
-    target: str
+    target: label column; left out, the one the encoder was trained on, or, without it, the network's decisions alone
+    """
+
+    target: str | None = None
     train_folds: tuple[int, ...] | None = None
     test_folds: tuple[int, ...] | None = None
 

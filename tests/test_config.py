@@ -97,7 +97,6 @@ def test_an_unknown_key_names_the_nearest_right_one(tmp_path: Path, wrong: str, 
         ('[explain]\nentropy = "sample"', "'none' or 'timestep'"),
         ('[train]\nepochs = "many"\ntarget = "age"', "train.epochs"),
         ("[train]\nepochs = 3", "train.target is missing"),
-        ("[surrogate]", "surrogate.target is missing"),
     ],
 )
 def test_a_wrong_value_is_told_with_its_key(tmp_path: Path, changes: str, sentence: str) -> None:

@@ -136,7 +136,7 @@ def _steps(config: RunConfig, outlook: Outlook, memory: str | None) -> list[str]
     lines.append(f"explain    {records}: {shards}; about {to_write} to write")
     lines += [f"  set aside {key}: {reason}" for key, reason in explain.set_aside.items()]
     if config.surrogate:
-        lines.append(f"surrogate  on {config.surrogate.target}")
+        lines.append(f"surrogate  on {config.surrogate.target or 'what the encoder was trained on, if it is there'}")
     if memory:
         lines.append(f"memory     {memory}")
     return lines

@@ -118,7 +118,8 @@ def surrogate(
 
     One forest imitates the network; its agreement with the network, beside that of always giving the most frequent
     answer, says how much of the network's decisions the clusters carry. Another learns the true labels and stands
-    beside the network there. Brackets hold 95 % intervals from resampled patients.
+    beside the network there. Brackets hold 95 % intervals from resampled patients. Without --target, and where the
+    column that the encoder was trained on is not there, the agreement is scored alone.
 
     Every record is scored by forests that never saw its patient: one forest for each of the archive's folds, unless
     --folds patients:10 or --train-folds and --test-folds say otherwise. What comes first are the records that neither
@@ -183,7 +184,7 @@ def summary(result: SurrogateResult) -> list[str]:
     from ecgscale.evaluate.seen import GROUPS
 
     lines = [
-        f"{result.target} ({result.kind}): {result.split}",
+        f"{result.target or 'no labels'} ({result.kind}): {result.split}",
         f"{result.train_records} records fitted a forest, {result.records} score ({GROUPS[result.headline]})",
     ]
     for name, text in _LINES.items():
@@ -203,10 +204,13 @@ def _over_parts(result: SurrogateResult, name: str) -> str:
 def _labels(result: SurrogateResult) -> list[str]:
     if not result.per_label:
         return []
-    columns = ("agreement", "kappa", "accuracy", "network_accuracy", "auroc", "network_auroc", "average_precision")
-    heads = ("records", "agreement", "kappa", "accuracy", "network", "AUROC", "network", "AP")
+    columns = ["agreement", "kappa", "accuracy", "network_accuracy", "auroc", "network_auroc", "average_precision"]
+    heads = ["records", "agreement", "kappa", "accuracy", "network", "AUROC", "network", "AP"]
+    count = "records_with"
+    if result.target is None:
+        columns, heads, count = columns[:2], ["decided", *heads[1:3]], "decided"
     rows = [
-        [name, str(scores["records_with"]), *(_number(scores[column]) for column in columns)]
+        [name, "" if scores[count] is None else str(scores[count]), *(_number(scores[column]) for column in columns)]
         for name, scores in result.per_label.items()
     ]
     return ["", *aligned(["label", *heads], rows)]
@@ -220,6 +224,8 @@ def _groups(result: SurrogateResult) -> list[str]:
     columns = ["r2", "mae", "network_mae"] if result.kind == "regression" else [
         "agreement", "majority_agreement", "accuracy", "network_accuracy", "auroc", "network_auroc"
     ]  # fmt: skip
+    if result.target is None:
+        columns = columns[:1] if result.kind == "regression" else columns[:2]
     rows = [
         [GROUPS[name], str(facts["records"]), *(_number(facts.get("scores", {}).get(column)) for column in columns)]
         for name, facts in result.groups.items()

@@ -112,6 +112,7 @@ def audit_labels(
     Raises UsageError where too few records have one, where folds cannot be had, and where cleanlab is not installed.
     """
     require_cleanlab()
+    assert data.target is not None
     request = request or AuditRequest()
     questions, known = data.questions, data.questions.can_fit
     if known.sum() < FEWEST_LABELLED:

@@ -36,6 +36,12 @@ class Truth:
     y: NDArray
 
 
+def no_truth(n: int, output: OutputSpec) -> Truth:
+    """Of n records none of which has a label."""
+    shape = (n, len(output.names)) if output.kind == "multilabel" else (n,)
+    return Truth(np.zeros(n, dtype=bool), np.zeros(shape, np.float64 if output.kind == "regression" else np.int64))
+
+
 def label_columns(schema: pa.Schema) -> list[str]:
     """Columns of explanations that may hold labels."""
     return [name for name in schema.names if name not in _NO_LABELS]

@@ -24,6 +24,8 @@ VALUES = {
     "label_r2": "R² by the labels",
     "mae": "mean error by the labels",
 }
+_OF_THE_NETWORK = frozenset({"agreement", "exact_match", "kappa", "r2", "mae_to_network"})
+"""What needs no labels."""
 _NETWORK = {name: f"network_{name}" for name in ("accuracy", "auroc", "average_precision", "mae")}
 _NETWORK["label_r2"] = "network_r2"
 _MAJORITY = {name: f"majority_{name}" for name in ("agreement", "exact_match", "accuracy")} | {"mae": "mean_mae"}
@@ -58,7 +60,7 @@ _GROUPS = {
 
 def surrogate_of(subject: Subject) -> str | None:
     """Name of the surrogate evaluation to show: that of the encoder's target, else the first."""
-    names = [name for name in subject.evaluations if name.startswith("surrogate-")]
+    names = [name for name in subject.evaluations if name.split("-")[0] == "surrogate"]
     own = [name for name in names if subject.evaluations[name].facts.get("target") == subject.target]
     return next(iter([*own, *names]), None)
 
@@ -81,7 +83,7 @@ def surrogate_section(subject: Subject) -> Section:
         facts = subject.evaluations[name].facts
         main, *others = surrogate_tables(facts, subject.model.n_clusters)
         if names:
-            section.blocks.append(heading(str(facts.get("target", name))))
+            section.blocks.append(heading(str(facts.get("target") or "without labels")))
         section.blocks += [boxed(main), *remarks_of(facts)]
         if others:
             section.blocks.append(
@@ -93,6 +95,8 @@ def surrogate_section(subject: Subject) -> Section:
 def surrogate_tables(facts: Mapping[str, Any], n_clusters: int) -> list[Table]:
     """The tables that these facts hold, the main one first."""
     scores = VALUES if facts.get("kind") == "regression" else CLASSES
+    if facts.get("target", "") is None:
+        scores = {name: words for name, words in scores.items() if name in _OF_THE_NETWORK}
     heads, same = tuple(scores.values()), {name: name for name in scores}
     main = [
         Row(f"forest on {n_clusters} proportions", _scores(facts, same, scores), "own"),
@@ -143,7 +147,9 @@ def surrogate_tables(facts: Mapping[str, Any], n_clusters: int) -> list[Table]:
 
 def _caption(facts: Mapping[str, Any]) -> str:
     group = _GROUPS.get(str(facts.get("headline")), "")
-    scored_on = f"{facts.get('target')}: {facts.get('records')} recordings{f' {group}' if group else ''}"
+    scored_on = (
+        f"{facts.get('target') or 'Without labels'}: {facts.get('records')} recordings{f' {group}' if group else ''}"
+    )
     return f"{scored_on}; {facts.get('split')}. In brackets 95 % intervals from resampled patients."
 
 

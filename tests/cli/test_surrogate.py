@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,29 @@ def test_surrogate_tells_when_records_were_seen(published: PublishedRoot) -> Non
     assert "too few of the records scored are new to the encoder" in result.stdout
     records = surrogate(published.root, "--test-folds", "1")["records"]
     assert f"{records} of the {records} records scored" in result.stdout
+
+
+@pytest.mark.parametrize("named", ["nothing", "elsewhere"])
+def test_surrogate_without_labels(published: PublishedRoot, tmp_path: Path, named: str) -> None:
+    """An encoder that names no target, or one whose column another archive has; the rest is as ever."""
+    root = tmp_path / "root"
+    shutil.copytree(published.root, root)
+    [spec] = root.glob("encoders/*/encoder.toml")
+    target = "" if named == "nothing" else 'target = "elsewhere"'
+    spec.write_text(spec.read_text().replace('target = "superclasses"', target))
+    labelled = surrogate(published.root, "--folds", "patients:4", "--thresholds", "half")
+    facts = surrogate(root, "--folds", "patients:4")
+    assert set(facts) == set(labelled)
+    assert facts["target"] is None
+    assert (facts["agreement"], facts["split"]) == (labelled["agreement"], "cross-validated in 4 parts by patient")
+    assert facts["accuracy"] is facts["auroc"] is facts["network_accuracy"] is None
+    assert "no labels" in facts["remarks"][0]
+    assert ("does not say which column" if named == "nothing" else "trained on elsewhere") in facts["remarks"][0]
+    written = read_evaluations(root, published.dataset_id)["surrogate"]
+    assert (written.facts["agreement"], written.settings["thresholds"]) == (facts["agreement"], "half")
+    assert written.table("records").column("label").null_count == written.table("records").num_rows
+    asked = CliRunner().invoke(main, ["surrogate", str(root), "--target", "elsewhere"])
+    assert (asked.exit_code, "no label column 'elsewhere'" in asked.stderr) == (2, True)
 
 
 @pytest.mark.parametrize(("kind", "score"), [("regression", "r2"), ("multiclass", "agreement")])

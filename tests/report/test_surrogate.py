@@ -106,3 +106,10 @@ def test_names_of_clusters(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=said) as caught:
             read_names(folder, 6)
         assert "\n" not in str(caught.value)
+
+
+def test_without_labels_the_columns_of_the_network_stand_alone() -> None:
+    facts = {"target": None, "kind": "multilabel", "agreement": 0.9, "kappa": 0.8, "records": 9, "split": "by patient"}
+    [table] = surrogate_tables(facts, 6)
+    assert table.columns == ("agrees with the network", "… in every label", "Cohen's κ")
+    assert table.caption.startswith("Without labels: 9 recordings; by patient")

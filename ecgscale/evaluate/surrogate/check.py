@@ -7,9 +7,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from ecgscale.archive.reader import Archive
 from ecgscale.config import SurrogateConfig
-from ecgscale.encoders.spec import SPEC_FILE, load_spec
+from ecgscale.encoders.spec import SPEC_FILE, EncoderSpec, load_spec
 from ecgscale.errors import UsageError
 from ecgscale.evaluate.forests import OutOfCore
 from ecgscale.evaluate.published import Published, open_published
@@ -65,33 +67,50 @@ def open_records(
     target: str | None = None,
     request: SurrogateRequest | None = None,
     dataset: str | None = None,
+    *,
+    unlabelled: bool = False,
 ) -> tuple[Published, ExplainedRecords]:
     """The newest dataset below `root` (or `dataset`), and its explained records with labels of `target`.
 
     `target` is by default the column that the encoder says it was trained on. Raises `UsageError` when nothing is
-    published, when no target is known, or when the dataset has no such column (listing those it has).
+    published, when no target is known, or when the dataset has no such column (listing those it has); with
+    `unlabelled` records go without labels instead, unless a `target` was asked for.
     """
     request = request or SurrogateRequest()
     published = open_published(root, dataset)
-    asked = published.target(target)
-    labels = suitable_columns(published.schema, asked, published.spec)
+    why = _why_unlabelled(published.schema, published.spec) if unlabelled and target is None else None
+    asked = published.target(target) if why is None else None
+    labels = suitable_columns(published.schema, asked, published.spec) if asked is not None else []
     columns = ["record_id", "patient_id", "source_shard", "status", "prediction", *labels]
     columns += [] if request.out_of_core else ["proportions"]
     table = published.table(columns, if_there=["fold"], wanted=None)
-    return published, explained_records(table, asked, published.spec.output, request, published.seen(table))
+    data = explained_records(table, asked, published.spec.output, request, published.seen(table), without=why or "")
+    return published, data
+
+
+def _why_unlabelled(schema: pa.Schema, spec: EncoderSpec) -> str | None:
+    """Why records have no labels where no target is asked for, in words; None where they have."""
+    if not (trained_on := str(spec.training.get("target") or "")):
+        return f"{spec.name} does not say which column it was trained on, and no --target is given"
+    try:
+        suitable_columns(schema, trained_on, spec)
+    except UsageError as error:
+        return f"{spec.name} was trained on {trained_on}, and no --target is given; {error}"
+    return None
 
 
 def check_asked(archive: Archive, encoder: Path, asked: SurrogateConfig, folds: bool = True) -> None:
     """Raise `UsageError` for a `[surrogate]` that `check_published` would refuse after hours of work.
 
     Looked at are the columns of the archive, the network's outputs if `encoder` is there already, and with `folds` (a
-    column is read) whether the archive has those that are named.
+    column is read) whether the archive has those that are named. Without a target there are labels or not.
     """
     schema = archive.schema()
     try:
-        target_columns(schema, asked.target)
-        if (encoder / SPEC_FILE).exists():
-            suitable_columns(schema, asked.target, load_spec(encoder))
+        if asked.target is not None:
+            target_columns(schema, asked.target)
+            if (encoder / SPEC_FILE).exists():
+                suitable_columns(schema, asked.target, load_spec(encoder))
     except UsageError as error:
         raise UsageError(f"[surrogate] target: {error}") from error
     wanted = {*(asked.train_folds or ()), *(asked.test_folds or ())}
@@ -126,13 +145,14 @@ def check_published(
 
     `train_folds` and `test_folds` stand for those of the `request`; `baselines` makes more of them than permuted
     proportions; `scheduler` is dask's, for a request out of core; `spread` is where the forests of any other grow.
+    Where no `target` is given and the encoder's own is not there, the agreement with the network is scored alone.
     Errors as `open_records` and `score_surrogate`.
     """
     request = request or SurrogateRequest()
     if train_folds or test_folds:
         request = replace(request, train_folds=tuple(train_folds), test_folds=tuple(test_folds))
-    published, data = open_records(root, target, request, dataset)
-    progress.say(f"surrogate of {published.spec.name} on {data.target}: {len(data.questions)} records")
+    published, data = open_records(root, target, request, dataset, unlabelled=True)
+    progress.say(f"surrogate of {published.spec.name} on {data.about}: {len(data.questions)} records")
     features = None
     if request.out_of_core:
         ids = data.table.column("record_id").to_pylist()
@@ -147,7 +167,8 @@ def check_published(
         return checked
     name = evaluation_name("surrogate", data.target)
     tables = {"records": result.out_of_fold}
-    path = write_evaluation(root, checked.dataset_id, name, checked.to_dict(), tables, settings=asdict(request))
+    made_with = request if data.target else replace(request, thresholds="half")
+    path = write_evaluation(root, checked.dataset_id, name, checked.to_dict(), tables, settings=asdict(made_with))
     return replace(checked, path=path)
 
 

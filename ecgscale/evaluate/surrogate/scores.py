@@ -187,7 +187,7 @@ def by_label(questions: Questions, answers: Answers, group: NDArray[np.bool_]) -
     q, a = questions.of(group), answers.of(group)
     return {
         name: {
-            "records_with": int(q.y[q.known, i].sum()),
+            "records_with": int(q.y[q.known, i].sum()) if q.known.any() else None,
             "decided": int(q.network[:, i].sum()),
             **values_of(_of_label(q, a, i), len(q)),
         }
@@ -219,7 +219,8 @@ def by_record(
 
     def column(values: NDArray, there: NDArray[np.bool_]) -> pa.Array:
         pairs = zip(values[scored].tolist(), there[scored].tolist(), strict=True)
-        return pa.array([row if has else None for row, has in pairs])
+        kind = pa.from_numpy_dtype(values.dtype)
+        return pa.array([row if has else None for row, has in pairs], kind if values.ndim == 1 else pa.list_(kind))
 
     columns = {
         "record_id": table.column("record_id").take(scored),

@@ -21,7 +21,7 @@ from ecgscale.encoders.spec import OutputSpec
 from ecgscale.errors import UsageError
 from ecgscale.evaluate.forests import Features, ForestSettings, InMemory
 from ecgscale.evaluate.metrics import difference, intervals
-from ecgscale.evaluate.questions import Criterion, Questions, list_matrix, pose, read_truth
+from ecgscale.evaluate.questions import Criterion, Questions, list_matrix, no_truth, pose, read_truth
 from ecgscale.evaluate.seen import Seen, groups_of, headline_of, patients_of
 from ecgscale.evaluate.surrogate.out_of_fold import Answers, Importance, answer
 from ecgscale.evaluate.surrogate.rotation import Rotation, folds_of, rotate
@@ -61,17 +61,27 @@ class SurrogateRequest:
     out_of_core: bool = False
 
 
+NO_TARGET = "the network's own decisions"
+
+
 @dataclass(frozen=True)
 class ExplainedRecords:
     """N explained records with labels of `target`: who they are (record_id, patient_id, fold), the questions, the
-    proportions (N, K) where they lie in memory, and what had been seen."""
+    proportions (N, K) where they lie in memory, and what had been seen. Without a target no record has a label, and
+    `without` says why."""
 
-    target: str
+    target: str | None
     table: pa.Table
     questions: Questions
     proportions: NDArray[np.float32] | None
     seen: Seen | None
     quarantined: int
+    without: str = ""
+
+    @property
+    def about(self) -> str:
+        """The target, or what is asked about instead."""
+        return self.target or NO_TARGET
 
     @property
     def patients(self) -> NDArray[np.str_]:
@@ -81,13 +91,16 @@ class ExplainedRecords:
 
 def explained_records(
     explanations: pa.Table,
-    target: str,
+    target: str | None,
     output: OutputSpec,
     request: SurrogateRequest,
     seen: Seen | None = None,
+    *,
+    without: str = "",
 ) -> ExplainedRecords:
     """The records to score, from columns record_id, patient_id, status, prediction, `target` and, where they are to lie
     in memory, proportions; for folds, fold. Quarantined ones and those of folds that are not `within` are left out.
+    Without a target (`without` says why) the network's yes is above a half: there is nothing to fix thresholds on.
 
     Raises `UsageError` for labels that the network does not tell, and for folds that are not there.
     """
@@ -95,16 +108,15 @@ def explained_records(
     if not ok.any():
         raise UsageError(f"no record can be scored: all {len(ok)} are quarantined")
     table, seen = explanations.filter(pa.array(ok)), seen.of(ok) if seen else None
-    truth = read_truth(table, target, output)
+    truth = no_truth(table.num_rows, output) if target is None else read_truth(table, target, output)
+    criterion: Criterion = "half" if target is None else request.thresholds
     # Before any record is left out: thresholds come from the validation records, wherever scores do.
-    questions = pose(
-        list_matrix(table, "prediction"), truth, output, seen.validation if seen else None, request.thresholds
-    )
+    questions = pose(list_matrix(table, "prediction"), truth, output, seen.validation if seen else None, criterion)
     within = _within(table, request.within)
     table = table.filter(pa.array(within))
     proportions = list_matrix(table, "proportions") if "proportions" in table.column_names else None
     return ExplainedRecords(
-        target, table, questions.of(within), proportions, seen.of(within) if seen else None, int((~ok).sum())
+        target, table, questions.of(within), proportions, seen.of(within) if seen else None, int((~ok).sum()), without
     )
 
 
@@ -115,10 +127,10 @@ class SurrogateResult:
     `seen_by_encoder`, `seen_by_clusters`: how many of the headline's records, None where not known; `per_label`: the
     scores of each label; `groups`: for each group of records by what had seen them; `folds`: mean, SD and number over
     the parts; `differences`: paired, with intervals; `baselines` as `scores.compare` gives them; `importance` as
-    `Importance.result`. `out_of_fold` has a row for every record scored.
+    `Importance.result`. `out_of_fold` has a row for every record scored. Without labels `target` is None.
     """
 
-    target: str
+    target: str | None
     kind: str
     scores: dict[str, float | None]
     records: int
@@ -239,10 +251,15 @@ def _remarks(
     headline: str | None,
 ) -> list[str]:
     questions = data.questions
-    remarks = [*([headline] if headline else []), *rotation.remarks, *questions.remarks, *answers.remarks]
+    remarks = [*([headline] if headline else []), *rotation.remarks, *questions.remarks]
+    if data.target is None:
+        cut = "" if questions.thresholds is None else "; it says yes above 0.5, having no labels to fix thresholds on"
+        remarks.insert(0, f"no labels: the agreement with the network is scored alone{cut} ({data.without})")
+    else:
+        remarks += answers.remarks
     if data.quarantined:
         remarks.append(f"{data.quarantined} quarantined records are left out")
-    if unlabelled := int((group & ~questions.known).sum()):
+    if data.target is not None and (unlabelled := int((group & ~questions.known).sum())):
         remarks.append(
             f"{unlabelled} records scored have no label: they count for the agreement with the network alone"
         )

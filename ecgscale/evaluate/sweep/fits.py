@@ -111,6 +111,7 @@ def from_root(
     if archive is None:
         raise UsageError(f"a sweep needs the recordings: {note}")
     require_encoder(published.model)
+    assert data.target is not None
     return Origin(
         archive=archive,
         encoder_dir=published.encoder_dir,

@@ -72,6 +72,52 @@ def test_proportions_that_tell_nothing_score_like_the_majority() -> None:
     assert abs(number(result, "kappa")) < 0.25
 
 
+def test_without_labels_the_agreement_is_scored_alone() -> None:
+    """Forests on the network's decisions are the same ones; nothing that needs a label has a value."""
+    labelled = check(explanations(), request=replace(HELD, thresholds="half"))
+    table = explanations().drop_columns(["labels", "years", "group"])
+    data = explained_records(table, None, LABELS, HELD, without="it came from elsewhere")
+    result = score_surrogate(data, replace(HELD, baselines=True, importance=True))
+    of_the_network = {"agreement", "majority_agreement", "exact_match", "majority_exact_match", "kappa"}
+    assert {name for name, value in result.scores.items() if value is not None} == of_the_network
+    assert all(result.scores[name] == labelled.scores[name] for name in of_the_network)
+    assert result.intervals["agreement"] == labelled.intervals["agreement"]
+    assert (result.target, result.labelled_records, set(result.thresholds.values())) == (None, 0, {0.5})
+    assert {label["records_with"] for label in result.per_label.values()} == {None}
+    assert result.out_of_fold.column("label").null_count == result.out_of_fold.column("learnt").null_count == 48
+    assert result.out_of_fold.schema.types == labelled.out_of_fold.schema.types
+    assert result.baselines["permuted"]["difference"]["agreement"] > 0.1
+    assert len(result.importance) == 5
+    assert result.remarks[0].startswith("no labels: the agreement with the network is scored alone; it says yes above")
+    assert "it came from elsewhere" in result.remarks[0]
+    assert not any("labelled" in remark or "have labels" in remark for remark in result.remarks)
+    years = explained_records(replaced(table, "prediction", table["value"].to_pylist()), None, YEARS, HELD)
+    values = score_surrogate(years, HELD)
+    assert {name for name, value in values.scores.items() if value is not None} == {"r2", "mae_to_network"}
+    assert number(values, "r2") > 0.5
+
+
+@pytest.mark.parametrize("often", [0.5, 0.8])
+def test_without_labels_proportions_that_know_nothing_agree_as_the_most_frequent_answer(often: float) -> None:
+    """What guesses agrees in `often` of the records at the best; the interval says so, and no gain is found."""
+    rng, found, covered, gains = np.random.default_rng(3), 0, 0, []
+    one = OutputSpec(kind="multilabel", scale="logit", names=("AF",))
+    empty = explanations(informative=False).drop_columns(["labels", "fold"])
+    for seed in range(6):
+        table = replaced(empty, "prediction", np.where(rng.random((N, 1)) < often, 1.0, -1.0).tolist())
+        forests = replace(SMALL, trees=20, leaf_records=40, seed=seed)
+        request = SurrogateRequest(folds="patients:2", n_bootstrap=100, forests=forests)
+        result = score_surrogate(explained_records(table, None, one, request), request)
+        interval, gain = result.intervals["agreement"], result.differences["agreement - majority_agreement"]
+        assert interval is not None
+        covered += interval[0] <= often <= interval[1]
+        found += gain["interval"][0] > 0
+        gains.append(gain["value"])
+    assert covered >= 5
+    assert found <= 1
+    assert abs(np.mean(gains)) < 0.05
+
+
 def test_cross_validation_scores_every_record_once_by_forests_without_its_patient() -> None:
     result = check(explanations(), request=replace(HELD, test_folds=(), folds="patients:4"))
     assert result.records == N
