@@ -21,7 +21,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from ecgscale.encoders.taps import Activations, Encoder, split_layer
+from ecgscale.encoders.listening import elements_of
+from ecgscale.encoders.shapes import split_layer
+from ecgscale.encoders.taps import Activations, Encoder
 from ecgscale.errors import EncoderError
 from ecgscale.words import named
 
@@ -133,17 +135,17 @@ def _layers(encoder: Encoder) -> tuple[tuple[LayerFact, ...], tuple[int, ...]]:
     finally:
         for hook in hooks:
             hook.remove()
-    tapped = {split_layer(layer) for layer in encoder.spec.layers}
+    tapped = {layer.removesuffix("#0") for layer in encoder.spec.layers}
     facts = []
     for name, outputs in ran.items():
-        elements = outputs[0] if isinstance(outputs[0], tuple | list) else [outputs[0]]
-        for number, element in enumerate(elements):
+        elements = {"": outputs[0]} if isinstance(outputs[0], torch.Tensor) else elements_of(outputs[0])
+        for key, element in elements.items():
             if isinstance(element, torch.Tensor):
                 shape = tuple(element.shape)
                 fits = len(shape) == 3 and shape[0] == encoder.batch and 0 < shape[2] <= encoder.spec.input.length
                 kind = type(modules[name]).__name__
-                label = f"{name}#{number}" if number else name
-                facts.append(LayerFact(label, kind, shape, (name, number) in tapped, fits and len(outputs) == 1))
+                label = name if key in ("", "0") else f"{name}#{key}"
+                facts.append(LayerFact(label, kind, shape, label in tapped, fits and len(outputs) == 1))
     order = {name: place for place, name in enumerate(modules)}
     facts.sort(key=lambda fact: order[split_layer(fact.name)[0]])
     return tuple(facts), tuple(prediction.shape)

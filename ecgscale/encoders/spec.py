@@ -15,7 +15,8 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 
 from ecgscale.archive_config import Section
 from ecgscale.encoders.code import code_of, is_standard
-from ecgscale.errors import EncoderError, sentences_of
+from ecgscale.encoders.shapes import ALL, Tap, TapSpec
+from ecgscale.errors import EncoderError, did_you_mean, sentences_of
 from ecgscale.io.numbered import canonical_digest
 from ecgscale.io.objects import put_whole
 from ecgscale.io.places import local_copy, place
@@ -59,11 +60,20 @@ class InputSpec(Section):
 
 
 class OutputSpec(Section):
-    """`[output]`: what `prediction` holds. A regression gives `value` (its own unit, e.g. years), whatever is named."""
+    """`[output]`: what `prediction` holds. A regression gives `value` (its own unit, e.g. years), whatever is named.
+
+    element: which one, of a network that returns several: its number in a tuple, or its key in a dict
+    """
 
     kind: Literal["multilabel", "multiclass", "regression"]
     scale: Literal["logit", "probability", "value"]
     names: tuple[str, ...] = Field(min_length=1)
+    element: str | None = None
+
+    @field_validator("element", mode="before")
+    @classmethod
+    def _number(cls, element: Any) -> Any:
+        return str(element) if type(element) is int else element
 
     @model_validator(mode="before")
     @classmethod
@@ -95,6 +105,7 @@ class EncoderSpec(Section):
     arguments: dict[str, Any] = Field(default_factory=dict)
     input: InputSpec
     output: OutputSpec
+    taps: dict[str, TapSpec] = Field(default_factory=dict)
     training: dict[str, Any] = Field(default_factory=dict)
 
     @field_validator("factory")
@@ -134,7 +145,17 @@ class EncoderSpec(Section):
             )
         if len(set(self.layers)) < len(self.layers):
             raise ValueError(f"a layer is tapped twice: {', '.join(self.layers)}")
+        for name in self.taps:
+            if self.layers and name != ALL and name not in self.layers:
+                raise ValueError(
+                    f"[taps] tells of {name!r}, which is not among layers.{did_you_mean(name, self.layers)} "
+                    f"Known are {', '.join(self.layers)}, and {ALL!r} for all of them"
+                )
         return self
+
+    def tap(self, layer: str) -> Tap:
+        """How to read what `layer` returns."""
+        return Tap.of(layer, self.taps)
 
 
 def _require_beside(name: str) -> None:
@@ -205,7 +226,7 @@ def _require_shallow(content: Any) -> None:
 
 
 def _keys(section: list[str]) -> list[str]:
-    models: dict[str, type[BaseModel]] = {"input": InputSpec, "output": OutputSpec}
+    models: dict[str, type[BaseModel]] = {"input": InputSpec, "output": OutputSpec, "taps": TapSpec}
     return list((models[section[0]] if section else EncoderSpec).model_fields)
 
 

@@ -8,7 +8,7 @@ neighbours.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ecgscale.config import BATCH
+from ecgscale.encoders.listening import element_of, instead_of, listen, prediction_of
 from ecgscale.encoders.network import build_module, load_weights
+from ecgscale.encoders.shapes import NODE, split_layer
 from ecgscale.encoders.spec import EncoderParts, EncoderSpec, encoder_id, encoder_parts, load_spec
-from ecgscale.errors import EncoderError, UsageError, did_you_mean
+from ecgscale.errors import EncoderError, UsageError
 from ecgscale.io.places import local_copy
-from ecgscale.words import named
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -93,11 +94,14 @@ class Encoder:
             raise EncoderError(f"there is no room for a batch of shape {shape}: see [input] of encoder.toml") from error
         self._caught: dict[str, list[torch.Tensor]] = {}
         fix_arithmetic()
-        for layer in spec.layers:
-            self._hook(layer)
+        self.taps = tuple(spec.tap(layer) for layer in spec.layers)
+        self._heard = listen(self.module, spec.layers, self._catch, spec.factory)
         blocks, _ = self._run("a batch of zeros")
         self.layout: tuple[tuple[int, int], ...] = tuple((block.shape[1], block.shape[2]) for block in blocks)
-        self.hop: int = max(1, spec.input.length // max(length for _, length in self.layout))
+        hops = [
+            t.time.step if t.time else spec.input.length / s for t, (_, s) in zip(self.taps, self.layout, strict=True)
+        ]
+        self.hop: int = max(1, int(min(hops)))
 
     @classmethod
     def load(
@@ -138,7 +142,7 @@ class Encoder:
         try:
             half = self.precision == "bfloat16"
             with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=half):
-                output = self.module(self._x)
+                output = self._heard(self._x)
         except EncoderError:
             raise
         except Exception as error:  # anything may go wrong in somebody else's network; the cause is chained
@@ -146,81 +150,36 @@ class Encoder:
                 f"{self.spec.factory} does not run on {what} of shape {tuple(self._x.shape)}: {error}. "
                 "Check [arguments] and [input] of encoder.toml against each other"
             ) from error
-        blocks = [self._tap(layer) for layer in self.spec.layers]
-        return blocks, self._prediction(output)
+        n, n_leads, length = self._x.shape
+        self.raw = tuple(self._once(layer) for layer in self.spec.layers)
+        blocks = [tap.block(raw, n, length, n_leads) for tap, raw in zip(self.taps, self.raw, strict=True)]
+        return blocks, prediction_of(output, self.spec, n).to(torch.float32)
 
-    def _hook(self, layer: str) -> None:
-        name, element = split_layer(layer)
-        modules = dict(self.module.named_modules())
-        modules.pop("", None)
-        if name not in modules:
-            raise EncoderError(
-                f"the network has no layer {name!r}.{did_you_mean(name, modules)} "
-                f"It has {named(list(modules), 60)} (`ecgscale encoder check` shows their shapes)"
-            )
+    def _catch(self, layer: str, path: Sequence[str], output: Any) -> Any:
+        # A copy: a later in-place operation (relu_, +=) would write into what was caught.
+        tensor = element_of(output, path, f"layer {layer!r} returns")
+        self._caught.setdefault(layer, []).append(tensor.to(torch.float32, copy=True))
+        return output
 
-        def catch(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            # A copy: a later in-place operation (relu_, +=) would write into what was caught.
-            tensor = _element(output, element, layer)
-            self._caught.setdefault(layer, []).append(tensor.to(torch.float32, copy=True))
-
-        modules[name].register_forward_hook(catch)
-
-    def _tap(self, layer: str) -> torch.Tensor:
+    def _once(self, layer: str) -> torch.Tensor:
         caught = self._caught.get(layer, [])
         if len(caught) != 1:
+            name = split_layer(layer)[0]
+            module = dict(self.module.named_modules()).get(name)
             raise EncoderError(
-                f"layer {layer!r} ran {len(caught)} times in one forward pass; a tap has to run exactly once"
-                + (" (tap the block around it, or give each use a module of its own)" if caught else "")
+                f"layer {layer!r} ran {len(caught)} times in one forward pass; a tap has to run exactly once "
+                f"({instead_of(name, module, len(caught))})"
             )
-        tensor, (n, _, length) = caught[0], self._x.shape
-        if tensor.ndim != 3 or tensor.shape[0] != n or not 0 < tensor.shape[2] <= length or tensor.shape[1] == 0:
-            raise EncoderError(
-                f"layer {layer!r} gives shape {tuple(tensor.shape)}; a tap has to give (records, channels, steps) with "
-                f"{n} records and at most {length} steps. `ecgscale encoder check` lists layers that do"
-            )
-        return tensor.contiguous()
-
-    def _prediction(self, output: Any) -> torch.Tensor:
-        if isinstance(output, tuple | list) and output:
-            output = output[0]
-        if not isinstance(output, torch.Tensor):
-            raise EncoderError(f"{self.spec.factory} returns {type(output).__name__}; a tensor or a tuple was expected")
-        if output.ndim == 1:
-            output = output[:, None]
-        names = self.spec.output.names
-        if tuple(output.shape) != (self.batch, len(names)):
-            raise EncoderError(
-                f"{self.spec.factory} predicts shape {tuple(output.shape)} for {self.batch} records; [output] names "
-                f"{len(names)}: {', '.join(names)}"
-            )
-        return output.to(torch.float32)
+        return caught[0]
 
 
 def _folded(module: nn.Module, layers: Iterable[str]) -> nn.Module:
     """`module.folded()` where it offers that (see ResNet1d) and no tap would notice, else the module."""
     fold = getattr(module, "folded", None)
-    inner = {split_layer(layer)[0].rpartition(".")[2] for layer in layers} & {"conv1", "bn1"}
-    return module if fold is None or inner else fold().requires_grad_(False)
-
-
-def split_layer(layer: str) -> tuple[str, int]:
-    """ "block1#1" → ("block1", 1): the module and which element of the tuple it returns (0 by default)."""
-    name, separator, element = layer.partition("#")
-    if separator and not element.isdecimal():
-        raise EncoderError(f"layer {layer!r}: after # comes the number of the tuple's element, as in {name + '#1'!r}")
-    return name, int(element or 0)
-
-
-def _element(output: Any, element: int, layer: str) -> torch.Tensor:
-    elements = list(output) if isinstance(output, tuple | list) else [output]
-    if element >= len(elements) or not isinstance(elements[element], torch.Tensor):
-        kinds = ", ".join(type(item).__name__ for item in elements)
-        raise EncoderError(
-            f"layer {layer!r} returns {len(elements)} element(s) ({kinds}); element {element} is no tensor"
-        )
-    tensor: torch.Tensor = elements[element]
-    return tensor
+    names = [split_layer(layer)[0] for layer in layers]
+    inner = {name.rpartition(".")[2] for name in names} & {"conv1", "bn1"}
+    noticed = inner or any(name.startswith(NODE) for name in names)
+    return module if fold is None or noticed else fold().requires_grad_(False)
 
 
 def resolve_device(device: str) -> torch.device:

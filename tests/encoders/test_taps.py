@@ -67,8 +67,9 @@ def test_input_of_another_shape(tmp_path: Path) -> None:
     [
         (["resblock_2"], "no layer 'resblock_2'.*Did you mean 'resblock1d_2'.*resblock1d_0.conv1"),
         (["resblock1d_2#7"], "returns 2 element.*element 7"),
+        (["resblock1d_2#"], "number of an element"),
         (["resblock1d_2.conv1#1"], "returns 1 element"),
-        (["resblock1d_2#x"], "number of the tuple's element"),
+        (["resblock1d_2#x"], "element x is not there"),
         (["lin"], r"gives shape \(4, 2\)"),
     ],
 )

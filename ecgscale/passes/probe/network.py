@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,9 +20,11 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
+from ecgscale.encoders.listening import element_of, exchanged, listen, prediction_of
 from ecgscale.encoders.network import build_module, load_weights
+from ecgscale.encoders.shapes import split_layer
 from ecgscale.encoders.spec import EncoderSpec, load_spec
-from ecgscale.encoders.taps import fix_arithmetic, resolve_device, split_layer
+from ecgscale.encoders.taps import fix_arithmetic, resolve_device
 from ecgscale.io.places import local_copy
 
 
@@ -45,10 +47,7 @@ class ProbeNetwork:
         self.module = module.to(self.device, torch.float32).eval().requires_grad_(False)
         self._taps: dict[str, torch.Tensor] = {}
         fix_arithmetic()
-        modules = dict(self.module.named_modules())
-        for layer in spec.layers:
-            name, element = split_layer(layer)
-            modules[name].register_forward_hook(self._tap(layer, element))
+        self._heard = listen(self.module, spec.layers, self._tap, spec.factory)
 
     @classmethod
     def load(cls, directory: str | Path, device: str, batch: int) -> ProbeNetwork:
@@ -77,18 +76,20 @@ class ProbeNetwork:
     def gradcam(self, x: NDArray[np.float32], target: NDArray[np.int64]) -> Passed:
         """One pass over n ≤ batch records, with Grad-CAM of output `target` (n,) at every tapped layer.
 
-        relu(Σ_c α_c A_c(l)), α_c the mean over l of ∂y/∂A_c(l) (Selvaraju et al. 2017, in one dimension).
+        relu(Σ_c α_c A_c(l)), α_c the mean over l of ∂y/∂A_c(l) (Selvaraju et al. 2017, in one dimension). A tap of
+        several leads has those of each lead among its c.
         """
         with torch.enable_grad():
             output = self._run(self._filled(x).requires_grad_(True))
             chosen = output[torch.arange(len(x), device=self.device), torch.from_numpy(target).to(self.device)]
             taps = [self._taps[layer] for layer in self.spec.layers]
+            blocks = [self._block(layer, self._taps[layer], "stack") for layer in self.spec.layers]
             # Records do not mix in inference, so the gradient of the sum holds each record's own.
             gradients = torch.autograd.grad(chosen.sum(), taps, allow_unused=True)
         maps = []
-        for tap, gradient in zip(taps, gradients, strict=True):
-            weight = torch.zeros_like(tap) if gradient is None else gradient
-            cam = torch.relu((weight.mean(dim=2, keepdim=True) * tap).sum(dim=1))
+        for layer, block, gradient in zip(self.spec.layers, blocks, gradients, strict=True):
+            weight = torch.zeros_like(block) if gradient is None else self._block(layer, gradient, "stack")
+            cam = torch.relu((weight.mean(dim=2, keepdim=True) * block).sum(dim=1))
             maps.append(cam[: len(x)].detach().float().cpu().numpy())
         return replace(self._passed(output, len(x)), gradcam=tuple(maps))
 
@@ -143,26 +144,20 @@ class ProbeNetwork:
         return filled
 
     def _run(self, x: torch.Tensor) -> torch.Tensor:
-        output: Any = self.module(x)
-        if isinstance(output, tuple | list):
-            output = output[0]
-        return output[:, None] if output.ndim == 1 else output
+        return prediction_of(self._heard(x), self.spec, self.batch)
+
+    def _block(self, layer: str, tensor: torch.Tensor, leads: Literal["mean", "stack"] | None = None) -> torch.Tensor:
+        tap, signal = self.spec.tap(layer), self.spec.input
+        return replace(tap, leads=leads or tap.leads).block(tensor, self.batch, signal.length, len(signal.leads))
 
     def _passed(self, output: torch.Tensor, n: int) -> Passed:
-        blocks = tuple(self._taps[layer][:n].detach().float() for layer in self.spec.layers)
+        blocks = tuple(self._block(layer, self._taps[layer])[:n].detach().float() for layer in self.spec.layers)
         return Passed(blocks, output[:n].detach().float().cpu().numpy())
 
-    def _tap(self, layer: str, element: int) -> Any:
-        def catch(_module: nn.Module, _inputs: Any, output: Any) -> Any:
-            parts = list(output) if isinstance(output, tuple | list) else [output]
-            self._taps[layer] = parts[element]
-            # Whatever comes behind works on a copy: an operation in place would spoil the tap and its gradient.
-            parts[element] = parts[element].clone()
-            if not isinstance(output, tuple | list):
-                return parts[0]
-            return type(output)(*parts) if hasattr(output, "_fields") else type(output)(parts)
-
-        return catch
+    def _tap(self, layer: str, path: Sequence[str], output: Any) -> Any:
+        self._taps[layer] = element_of(output, path, f"layer {layer!r} returns")
+        # Whatever comes behind works on a copy: an operation in place would spoil the tap and its gradient.
+        return exchanged(output, self._taps[layer], self._taps[layer].clone())
 
 
 def _permute(module: nn.Module, name: str, seed: int) -> None:
