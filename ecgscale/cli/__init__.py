@@ -29,7 +29,7 @@ SECTIONS = {
         "localise": ("ecgscale.cli.evaluations:localise", "are clusters P, QRS, T? against shifts; average beats"),
         "uncertainty": ("ecgscale.cli.evaluations:uncertainty", "does entropy say when the network errs?"),
         "temporal": ("ecgscale.cli.evaluations:temporal", "does the order of clusters matter?"),
-        "probe": ("ecgscale.cli.sampled:probe", "Grad-CAM, MC dropout, masking and more, on a sample"),
+        "probe": ("ecgscale.cli.sampled:probe", "Grad-CAM, dropout, masking, lead by lead and more, on a sample"),
         "sweep": ("ecgscale.cli.sampled:sweep", "how much rests on K, training records, layers, γ and τ"),
         "audit": ("ecgscale.cli.evaluations:audit", "records whose label, network and surrogate disagree"),
     },

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from ecgscale.evaluate.sweep.result import SweepResult
 
 
-_NAMES = ("gradcam", "dropout", "masking", "randomisation", "waves")
+_NAMES = ("gradcam", "dropout", "masking", "occlusion", "randomisation", "waves")
 
 
 @click.command()
@@ -45,6 +45,9 @@ _NAMES = ("gradcam", "dropout", "masking", "randomisation", "waves")
 )
 @click.option("--dropout-passes", type=click.IntRange(2), default=20, show_default=True)
 @click.option("--mask-shifts", type=click.IntRange(1), default=2, show_default=True, help="Moved masks beside each.")
+@click.option(
+    "--silence", type=click.Choice(["mean", "zeros"]), default="mean", show_default=True, help="In an occluded lead."
+)
 @archive_option
 @dataset_option
 @click.option("--batch", type=click.IntRange(1), default=16, show_default=True, help="Records in a forward pass.")
@@ -68,10 +71,11 @@ def probe(
     gradcam        Grad-CAM of each tapped layer, against entropy over time
     dropout        MC dropout, against entropy (refused where the network has no dropout)
     masking        all segments of a cluster taken out: what does the network say then?
+    occlusion      one lead silenced: what do the prediction and the clusters lose?
     randomisation  weights put out of order: what is left of Grad-CAM and entropy?
     waves          do waves of one shape lie near each other in the latent space?
 
-    A recording of a CODE-sized network takes about 80 forward passes. What was probed is committed like explanations,
+    A recording of a CODE-sized network takes about 90 forward passes. What was probed is committed like explanations,
     under ROOT/probes; typed again, the command goes on where it was stopped.
 
     \b
@@ -118,6 +122,9 @@ def probe_summary(probed: ProbeSummary) -> list[str]:
         text = names.get(name, f"what a cluster changes, Grad-CAM of {layer}" if layer else "")
         if text:
             lines.append(_mean(text, mean))
+    for part in probed.occlusion:
+        lines.append(_mean(f"output falls without lead {part['lead']} by", part["output_loss"]))
+        lines.append(_mean("  time in another cluster", part["time_changed"]))
     for stage in probed.randomisation:
         lines.append(_mean(f"entropy left with random {stage['stage']}", stage["entropy"]))
     lines += [_shifted(f"latent and DTW distance of {wave} waves", score) for wave, score in probed.waves.items()]

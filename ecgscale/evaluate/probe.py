@@ -6,6 +6,8 @@ dropout_entropy    over records: standard deviation of the target's output under
 faithfulness       change of the target's output without a cluster, against as much taken out elsewhere (the same mask
                    moved round), because taking anything out changes something; and whether clusters that matter more
                    hold more Grad-CAM a timestep
+occlusion          what one lead is worth: how far the target's output falls and moves without it, and which share of
+                   the time has another cluster then; of each cluster, what it loses of its time
 randomisation      how much of Grad-CAM and entropy is left when weights are put out of order, down to a depth
 waves              over pairs of waves of one kind: distance in the latent space against distance in shape (DTW)
 
@@ -54,6 +56,16 @@ _CHANGES = pa.schema(
 )
 
 
+_LOST = pa.schema(
+    [
+        ("lead", pa.string()),
+        ("cluster", pa.int16()),
+        ("records", pa.int64()),
+        *((f"lost{end}", pa.float64()) for end in ("", "_low", "_high")),
+    ]
+)
+
+
 @dataclass(frozen=True)
 class Mean:
     """A mean over records (or a correlation) with its 95 % interval over patients; None where there is nothing."""
@@ -72,21 +84,30 @@ class ProbeSummary:
     votes_entropy: AgainstShifts | None
     dropout_entropy: Mean | None
     faithfulness: dict[str, Mean]
+    occlusion: list[dict[str, Any]]
     randomisation: list[dict[str, Any]]
     waves: dict[str, AgainstShifts]
     clusters: pa.Table
+    leads: pa.Table
     remarks: tuple[str, ...] = ()
 
+    @property
+    def tables(self) -> dict[str, pa.Table]:
+        """The tables that have a row."""
+        named = {"clusters": self.clusters, "leads": self.leads}
+        return {name: table for name, table in named.items() if table.num_rows}
+
     def to_dict(self) -> dict[str, Any]:
-        """For `--json` and the report; the change by cluster is a table of its own."""
-        return {name: value for name, value in vars(self).items() if name != "clusters"}
+        """For `--json` and the report; the change by cluster, and by lead and cluster, are tables of their own."""
+        return {name: value for name, value in vars(self).items() if name not in ("clusters", "leads")}
 
 
 @announced("ecgscale probe", existing=True)
 def write_probes(
     root: str | Path, result: ProbeResult, settings: ProbeSettings, *, n_bootstrap: int = 1000
 ) -> Written[ProbeSummary]:
-    """Summarise a run of the probe pass; writes ROOT/evaluations/<dataset>/probes.json with the table clusters."""
+    """Summarise a run of the probe pass; writes ROOT/evaluations/<dataset>/probes.json with the tables clusters and
+    leads."""
     spec = open_published(root, result.dataset_id).spec
     rows = open_probes(result).to_table(filter=USABLE).to_pylist()
     summary = summarise_probes(rows, spec.layers, spec.output, n_bootstrap=n_bootstrap, seed=settings.seed)
@@ -95,8 +116,7 @@ def write_probes(
         remarks.append("no pairs of waves to compare: too few recordings, or no waves annotated or found in them")
     facts = {**summary.to_dict(), "probe_id": result.probe_id, "remarks": remarks}
     facts["resampled"] = split_by(row["patient_id"] for row in rows)
-    tables = {"clusters": summary.clusters} if summary.clusters.num_rows else {}
-    path = write_evaluation(root, result.dataset_id, NAME, facts, tables, settings=settings.to_dict())
+    path = write_evaluation(root, result.dataset_id, NAME, facts, summary.tables, settings=settings.to_dict())
     return Written(summary, facts, path)
 
 
@@ -124,9 +144,11 @@ def summarise_probes(
         votes_entropy=votes,
         dropout_entropy=_dropout(rows, output, weights),
         faithfulness=_means([one.facts(layers) if one else {} for one in masked], weights),
+        occlusion=_occlusion(rows, output, weights),
         randomisation=_randomisation(rows, layers, output, weights),
         waves=_pairs(rows),
         clusters=_change_by_cluster(masked, weights),
+        leads=_lost_by_lead(rows, weights),
         remarks=() if len(rows) >= FEWEST else (f"{len(rows)} records were probed: too few for scores",),
     )
 
@@ -210,6 +232,45 @@ def _dropout(rows: Sequence[Row], output: OutputSpec, weights: Weights) -> Mean 
         return None
     spread = [_target_values(row["dropout"], row["target"], output).std() if row["dropout"] else np.nan for row in rows]
     return rank_correlation(np.array(spread), np.array([row["mean_entropy"] for row in rows], np.float64), weights)
+
+
+def _occlusion(rows: Sequence[Row], output: OutputSpec, weights: Weights) -> list[dict[str, Any]]:
+    """For each lead, over records: how far the target's output falls without it (`output_loss`), how far it moves in
+    either direction (`output_change`), and the share of time that has another cluster then (`time_changed`)."""
+
+    def lost(row: Row, part: Row) -> dict[str, float]:
+        said, without = _target_values([row["prediction"], part["prediction"]], row["target"], output)
+        loss = float(said - without)
+        return {"output_loss": loss, "output_change": abs(loss), "time_changed": part["changed"]}
+
+    return [
+        {
+            "lead": lead,
+            **_means([lost(row, part) if part else {} for row, part in zip(rows, parts, strict=True)], weights),
+        }
+        for lead, parts in _by_lead(rows).items()
+    ]
+
+
+def _by_lead(rows: Sequence[Row]) -> dict[str, list[Row | None]]:
+    """Lead → what was found of each record without it, None where nothing was."""
+    each = [{part["lead"]: part for part in row["occluded"] or []} for row in rows]
+    return {lead: [own.get(lead) for own in each] for lead in dict.fromkeys(lead for own in each for lead in own)}
+
+
+def _lost_by_lead(rows: Sequence[Row], weights: Weights) -> pa.Table:
+    """One row a lead and cluster: the mean share of the cluster's time that it loses without the lead, over the records
+    that have it."""
+    found: list[Row] = []
+    for lead, parts in _by_lead(rows).items():
+        n_clusters = max(len(part["lost"]) for part in parts if part)
+        lost = np.array([part["lost"] if part else [np.nan] * n_clusters for part in parts], np.float64)
+        for cluster, column in enumerate(lost.T):
+            mean = mean_over(column, weights)
+            low, high = mean.interval or (None, None)
+            ends = {"lost": mean.value, "lost_low": low, "lost_high": high}
+            found.append({"lead": lead, "cluster": cluster, "records": mean.n, **ends})
+    return pa.Table.from_pylist(found, _LOST)
 
 
 def _randomisation(

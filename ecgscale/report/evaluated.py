@@ -58,6 +58,7 @@ _UNCERTAINTY = {
 }
 _PROBES = {
     "gradcam_entropy": "Grad-CAM and entropy over time, rank correlation by layer",
+    "occlusion": "without one lead: how far the output falls and moves, and the share of time in another cluster",
     "votes_entropy": "indecision under MC dropout and entropy, over time",
     "dropout_entropy": "spread under MC dropout and entropy, over recordings",
     "faithfulness": "Masking all segments of a cluster",
@@ -74,6 +75,8 @@ _PROBES = {
     "n": "recordings",
     "value": "score",
     "output_change": "output changes by",
+    "output_loss": "output falls by",
+    "time_changed": "time in another cluster",
 }
 _ORDER = {
     "auroc": "AUROC",
@@ -282,7 +285,8 @@ KINDS = (
     Kind(
         "probes",
         "Probes",
-        "Asked of the network again, on a sample: Grad-CAM, dropout, masking of clusters, random weights.",
+        "Asked of the network again, on a sample: Grad-CAM, dropout, masking of clusters, leads silenced one by one, "
+        "random weights.",
         "",
         _probes,
     ),

@@ -25,9 +25,11 @@ def test_probes_are_told_written_and_committed(tmp_path: Path) -> None:
     assert facts["records"] == 6
     assert "entropy and Grad-CAM over time, resblock1d_2" in result.stdout
     assert "entropy left with random everything" in result.stdout
+    assert "output falls without lead V1 by" in result.stdout
     written = read_evaluations(tmp_path / "root", dataset_id)["probes"]
     assert written.facts["probe_id"] == facts["probe_id"]
     assert written.table("clusters").num_rows == 4
+    assert written.table("leads").num_rows == 3 * 4
     assert (tmp_path / "root" / "probes" / dataset_id / facts["probe_id"] / "_manifests").is_dir()
     again = CliRunner().invoke(main, arguments)
     assert json.loads(again.stdout.splitlines()[-1])["computed"] == 0

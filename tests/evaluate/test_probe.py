@@ -64,6 +64,10 @@ def row(number: int, follows: bool) -> dict[str, Any]:
         "dropout": [[2.0 + number / N * x, -1.0] for x in (-1, 0, 1)],
         "votes": course + 0.01 * RNG.normal(size=STEPS),
         "masked": masked,
+        "occluded": [
+            {"lead": "I", "prediction": [0.0, 0.0], "changed": 0.5, "lost": [1.0, 0.25, np.nan]},
+            {"lead": "II", "prediction": [2.0, -1.0], "changed": 0.0, "lost": [0.0, 0.0, np.nan]},
+        ],
         "randomised": [
             {"stage": "head", "prediction": [0.0, 0.0], "entropy": course, "gradcam": [cam, smooth(16)]},
             {"stage": "everything", "prediction": [-2.0, 0.0], "entropy": smooth(), "gradcam": [smooth(), smooth(16)]},
@@ -95,6 +99,21 @@ def test_probes_that_agree_with_entropy() -> None:
     assert found.clusters.column("gain").to_pylist()[0] < 0 < found.clusters.column("gain").to_pylist()[-1]
 
 
+def test_what_leads_are_worth() -> None:
+    found = summarise_probes([row(i, True) for i in range(N)], LAYERS, OUTPUT, n_bootstrap=20)
+    used, unused = found.occlusion
+    assert (used["lead"], unused["lead"]) == ("I", "II")
+    assert used["output_loss"].value == pytest.approx(1 / (1 + np.exp(-2)) - 0.5)
+    assert (used["time_changed"].value, used["time_changed"].n) == (0.5, N)
+    assert [unused[name].value for name in ("output_loss", "output_change", "time_changed")] == [0.0, 0.0, 0.0]
+    assert found.leads.select(["lead", "cluster", "records", "lost"]).to_pylist()[:3] == [
+        {"lead": "I", "cluster": 0, "records": N, "lost": 1.0},
+        {"lead": "I", "cluster": 1, "records": N, "lost": 0.25},
+        {"lead": "I", "cluster": 2, "records": 0, "lost": None},
+    ]
+    assert set(found.tables) == {"clusters", "leads"}
+
+
 def test_probes_that_know_nothing_of_entropy() -> None:
     found = summarise_probes([row(i, False) for i in range(N)], LAYERS, OUTPUT, n_bootstrap=50)
     p_value = found.gradcam_entropy["fine"].p_value
@@ -105,11 +124,14 @@ def test_probes_that_know_nothing_of_entropy() -> None:
 
 
 def test_what_was_not_asked_for_is_not_there() -> None:
-    bare = {**row(0, True), **dict.fromkeys(("gradcam", "dropout", "votes", "masked", "randomised", "pairs"))}
+    bare = {
+        **row(0, True),
+        **dict.fromkeys(("gradcam", "dropout", "votes", "masked", "occluded", "randomised", "pairs")),
+    }
     found = summarise_probes([bare] * 6, LAYERS, OUTPUT, n_bootstrap=20)
     assert (found.gradcam_entropy, found.votes_entropy, found.dropout_entropy) == ({}, None, None)
     assert (found.faithfulness, found.randomisation, found.waves) == ({}, [], {})
-    assert found.clusters.num_rows == 0
+    assert (found.occlusion, found.tables) == ([], {})
     assert masked_clusters(bare, OUTPUT) is None
 
 

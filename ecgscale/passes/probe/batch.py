@@ -4,6 +4,9 @@ Masking: what does the network say without the segments of one cluster? What is 
 in every lead, from the last sample before to the first behind: no step that the network never saw, and no waves either.
 Only samples within the valid span are touched.
 
+Occlusion: what does the network say, and into which clusters does it fall, without one lead? The lead's samples within
+the valid span become its own mean over them, or zeros; everything else is as it was.
+
 Waves: is what looks alike also alike to the network? One wave of each kind a recording, the middle one that lies within
 what was explained. Its latent vector is the mean f(t) over its timesteps; its shape is the signal in all leads of the
 network, in millivolts, less its first sample. Shapes are compared by dynamic time warping over all leads together
@@ -15,7 +18,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,7 +29,7 @@ from ecgscale.clusters.features import BlockLayout, dense_features
 from ecgscale.clusters.model import ClusterModel
 from ecgscale.clusters.soft import Assignment, assign
 from ecgscale.passes.probe.network import Passed, ProbeNetwork
-from ecgscale.passes.probe.schema import DROPOUT, GRADCAM, MASKING, RANDOMISATION, ProbeSettings
+from ecgscale.passes.probe.schema import DROPOUT, GRADCAM, MASKING, OCCLUSION, RANDOMISATION, ProbeSettings
 
 
 def bridged(x: NDArray[np.float32], out: NDArray[np.bool_], start: int, stop: int) -> NDArray[np.float32]:
@@ -58,6 +61,15 @@ def moved(out: NDArray[np.bool_], start: int, stop: int, shift: int) -> NDArray[
     return rolled
 
 
+def silenced(x: NDArray[np.float32], lead: int, spans: Spans, how: str) -> NDArray[np.float32]:
+    """(n, n_leads, D) with one lead flat within each record's valid span: at its own "mean" there, or at "zeros"."""
+    without = x.copy()
+    for row, start, stop in zip(without, *spans, strict=True):
+        if stop > start:
+            row[lead, start:stop] = row[lead, start:stop].mean(dtype=np.float64) if how == "mean" else 0.0
+    return without
+
+
 Spans = tuple[NDArray[np.int32], NDArray[np.int32]]
 
 
@@ -80,7 +92,8 @@ class BatchProber:
         target = plain.prediction.argmax(axis=1).astype(np.int64)
         # What masking measures is held against Grad-CAM, so it comes with it.
         if {GRADCAM, MASKING, RANDOMISATION} & set(asked):
-            plain = self.network.gradcam(x, target)
+            # Outputs stay those of inference: what is probed is held against them to the last bit.
+            plain = replace(plain, gradcam=self.network.gradcam(x, target).gradcam)
         found = assign(plain.blocks, self.model, *spans)
         entropy = self._pooled(found)
         rows: list[dict[str, Any]] = [
@@ -99,6 +112,9 @@ class BatchProber:
         if MASKING in asked:
             for row, masked in zip(rows, self._masked(x, spans, found, plain, seed), strict=True):
                 row["masked"] = masked
+        if OCCLUSION in asked:
+            for row, occluded in zip(rows, self._occluded(x, spans, found), strict=True):
+                row["occluded"] = occluded
         for stage, network in self._randomised:
             for row, facts in zip(rows, self._under(network, x, spans, target), strict=True):
                 row.setdefault("randomised", []).append({"stage": stage, **facts})
@@ -155,6 +171,27 @@ class BatchProber:
                     "moved": list(predictions[1:]),
                 }
             )
+        return rows
+
+    def _occluded(self, x: NDArray[np.float32], spans: Spans, found: Assignment) -> list[list[dict[str, Any]]]:
+        """For each record and lead: what the network says without it, which share of the valid time has another cluster
+        then, and what each cluster loses of its time (NaN where it had none)."""
+        rows: list[list[dict[str, Any]]] = [[] for _ in range(len(x))]
+        own, counts = found.labels, found.counts
+        for number, lead in enumerate(self.network.spec.input.leads):
+            passed = self.network.forward(silenced(x, number, spans, self.settings.silence))
+            moved_on = (own >= 0) & (assign(passed.blocks, self.model, *spans).labels != own)
+            for i, row in enumerate(rows):
+                left = np.bincount(own[i][moved_on[i]], minlength=self.model.n_clusters)
+                lost = np.where(counts[i] > 0, left / np.maximum(counts[i], 1), np.nan)
+                row.append(
+                    {
+                        "lead": lead,
+                        "prediction": passed.prediction[i],
+                        "changed": float(left.sum() / max(counts[i].sum(), 1)),
+                        "lost": lost.astype(np.float32),
+                    }
+                )
         return rows
 
     def _under(

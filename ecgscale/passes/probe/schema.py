@@ -9,11 +9,13 @@ import pyarrow as pa
 
 from ecgscale.errors import UsageError, did_you_mean
 
-PROBES_VERSION = 1
+PROBES_VERSION = 2
 """Raised whenever the facts of a probe run change for the same input."""
 
 GRADCAM, DROPOUT, MASKING, RANDOMISATION, WAVES = "gradcam", "dropout", "masking", "randomisation", "waves"
-PROBES = (GRADCAM, DROPOUT, MASKING, RANDOMISATION, WAVES)
+OCCLUSION = "occlusion"
+PROBES = (GRADCAM, DROPOUT, MASKING, OCCLUSION, RANDOMISATION, WAVES)
+SILENCES = ("mean", "zeros")
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class ProbeSettings:
     sample: share of the records, chosen by a hash of seed and record id; batch: records in a forward pass
     dropout_passes: forward passes with dropout on; mask_shifts: moved masks beside each cluster's own
     wave_shifts: moved courses for the null of the latent space
+    silence: what stands in a lead that is silenced: its own mean over what is valid, or zeros
     """
 
     probes: tuple[str, ...] = PROBES
@@ -32,11 +35,14 @@ class ProbeSettings:
     dropout_passes: int = 20
     mask_shifts: int = 2
     wave_shifts: int = 200
+    silence: str = "mean"
 
     def __post_init__(self) -> None:
         for name in self.probes:
             if name not in PROBES:
                 raise UsageError(f"no probe {name!r}.{did_you_mean(name, PROBES)} There are: {', '.join(PROBES)}")
+        if self.silence not in SILENCES:
+            raise UsageError(f"silence {self.silence!r}: one of {', '.join(SILENCES)}")
         if not 0 < self.sample <= 1:
             raise UsageError(f"--sample {self.sample:g}: a share of the records, above 0 and at most 1")
         if min(self.batch, self.dropout_passes, self.mask_shifts, self.wave_shifts) < 1:
@@ -56,6 +62,7 @@ _MASKED = {
     "prediction": _SERIES,
     "moved": _MAPS,
 }
+_OCCLUDED = {"lead": pa.string(), "prediction": _SERIES, "changed": pa.float32(), "lost": _SERIES}
 _RANDOMISED = {"stage": pa.string(), "prediction": _SERIES, "entropy": _SERIES, "gradcam": _MAPS}
 _PAIR = {"other": pa.string(), "wave": pa.string(), "dtw_mv": pa.float32(), "latent": pa.float32(), "shifted": _SERIES}
 
@@ -71,6 +78,7 @@ SCHEMA = pa.schema(
         "dropout": _MAPS,
         "votes": _SERIES,
         "masked": pa.list_(pa.struct(_MASKED)),
+        "occluded": pa.list_(pa.struct(_OCCLUDED)),
         "randomised": pa.list_(pa.struct(_RANDOMISED)),
         "pairs": pa.list_(pa.struct(_PAIR)),
     }

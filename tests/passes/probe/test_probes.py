@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from ecgscale.archive import Archive
+from ecgscale.clusters.features import BlockLayout
+from ecgscale.clusters.model import ClusterModel
 from ecgscale.errors import ShardError, UsageError
-from ecgscale.passes.probe.batch import has_dtaidistance, pooled, share_within
+from ecgscale.passes.probe.batch import BatchProber, has_dtaidistance, pooled, share_within
 from ecgscale.passes.probe.network import ProbeNetwork
 from ecgscale.passes.probe.probe import ProbeResult, open_probes, probe_explained
 from ecgscale.passes.probe.schema import SCHEMA, ProbeSettings
 from ecgscale.passes.probe.worker import ProbeWorker, is_sampled
 from tests.explain.golden import write_archive
 from tests.worlds.commands.explaining import explain, rewrite
+from tests.worlds.formula.small_networks import noise, spec_of
 
 QUICK = ProbeSettings(sample=1.0, batch=4, dropout_passes=3, mask_shifts=2, wave_shifts=5)
 RECORDS = 7
@@ -79,8 +85,64 @@ def test_masking_a_cluster_is_running_the_network_without_it(explained: Path) ->
     assert len(network.spec.layers) == len(row["gradcam"])
 
 
+class OneLead(nn.Module):
+    """Sees all leads and weighs one alone; its clusters are high and low, its outputs how much of either."""
+
+    def __init__(self, lead: int) -> None:
+        super().__init__()
+        self.tap, self.head = nn.Conv1d(12, 2, 1, bias=False), nn.Linear(2, 2, bias=False)
+        with torch.no_grad():
+            self.tap.weight.zero_()
+            self.tap.weight[:, lead, 0] = torch.tensor([1.0, -1.0])
+            self.head.weight.copy_(torch.eye(2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.relu(self.tap(x)).mean(dim=2))
+
+
+@pytest.mark.parametrize("silence", ["mean", "zeros"])
+def test_silencing_the_one_lead_that_a_network_uses_is_everything_and_any_other_nothing(silence: str) -> None:
+    spec = spec_of(factory="tests:OneLead", arguments={}, layers=["tap"])
+    centroids, layout = np.array([[1, -1], [-1, 1]], np.float32), BlockLayout((2,), (256,), 256, (1.0,))
+    model = ClusterModel(centroids, np.ones(2, np.int64), layout, 2, 1.0, {})
+    settings = ProbeSettings(probes=("gradcam", "occlusion"), batch=4, silence=silence)
+    prober = BatchProber(ProbeNetwork(OneLead(4), spec, "cpu", 4), model, settings)
+    x = np.stack([noise(256, seed=i) for i in range(3)])
+    x[:, 4] = np.where(np.arange(256) < 60, -1.0, 2.0).astype(np.float32)
+    spans = np.array([0, 8, 0], np.int32), np.array([256, 248, 256], np.int32)
+    rows = prober.rows(x, spans, 0)[0]
+    for row in rows:
+        by_lead = {part["lead"]: part for part in row["occluded"]}
+        assert list(by_lead) == list(spec.input.leads)
+        used = by_lead.pop(spec.input.leads[4])
+        for part in by_lead.values():
+            assert (part["changed"], part["lost"].tolist()) == (0.0, [0.0, 0.0])
+            assert part["prediction"].tobytes() == row["prediction"].tobytes()
+        # Flat at its mean (above 0) all is "high"; flat at zero both are as near, and the first has it.
+        assert used["lost"].tolist() == [0.0, 1.0]
+        assert used["changed"] == pytest.approx(52 / 240 if row is rows[1] else 60 / 256)
+        assert abs(used["prediction"][0] - row["prediction"][0]) > 0.1
+    alone = prober.rows(x[1:2], (spans[0][1:2], spans[1][1:2]), 0)[0][0]
+    np.testing.assert_equal(alone["occluded"], rows[1]["occluded"])
+
+
+def test_occlusion_is_running_the_network_without_the_lead(explained: Path) -> None:
+    settings = ProbeSettings(probes=("occlusion",), sample=1.0, batch=4)
+    rows = rows_of(probe(explained, settings))
+    network = ProbeNetwork.load(next((explained / "encoders").iterdir()), "cpu", 4)
+    for row in rows:
+        assert [part["lead"] for part in row["occluded"]] == list(network.spec.input.leads)
+        assert all(0 <= part["changed"] <= 1 and len(part["lost"]) == 4 for part in row["occluded"])
+        assert row["gradcam"] is row["masked"] is None
+    assert any(part["changed"] > 0 for row in rows for part in row["occluded"])
+    zeros = probe(explained, replace(settings, silence="zeros"))
+    assert zeros.probe_id != probe(explained, settings).probe_id
+
+
 def test_repeated_and_resumed(explained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    some = ProbeSettings(probes=("gradcam", "dropout", "waves"), sample=1.0, batch=4, dropout_passes=2, wave_shifts=5)
+    some = ProbeSettings(
+        probes=("gradcam", "dropout", "occlusion", "waves"), sample=1.0, batch=4, dropout_passes=2, wave_shifts=5
+    )
     first = probe(explained, some)
     assert probe(explained, some).computed == 0
     other = explained.parent / "again"
@@ -136,6 +198,8 @@ def test_a_network_without_dropout_is_told(explained: Path, monkeypatch: pytest.
 def test_requests_that_make_no_sense(explained: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"no probe 'gradcan'.*'gradcam'"):
         ProbeSettings(probes=("gradcan",))
+    with pytest.raises(UsageError, match="silence 'noise': one of mean, zeros"):
+        ProbeSettings(silence="noise")
     with pytest.raises(UsageError, match="--sample 0"):
         ProbeSettings(sample=0.0)
     other = write_archive(tmp_path / "other", 2)
