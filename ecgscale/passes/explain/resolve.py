@@ -6,6 +6,7 @@ A record that is sent again comes in a newer shard. The same facts: the newer ro
 signal, new metadata): the newer row holds, and the older one is left out. Another patient under the same id: nobody can
 tell which is right, so what was there stays and the newer row is quarantined. Files are never changed: a shard that
 loses rows is written again without them, under a name of its own, next to the whole one that its commit record names.
+Windows of a recording are sent again together: those that it no longer has go with the others (`resent`).
 
 "Newer" is what came later, by its sequence number: that of the version of the shard, or, of a row that stood in an
 earlier version of the same shard just as it is, of that one. Numbers are given once (`store.manifest`), so a shard that
@@ -29,16 +30,15 @@ from ecgscale.errors import ShardError
 from ecgscale.explain.schema import FACT_COLUMNS, metadata_of, to_parquet
 from ecgscale.io.objects import ObjectStore, StoreError
 from ecgscale.io.parquet import read_parquet
+from ecgscale.passes.explain.resent import Row, rows_of, windows_gone
 from ecgscale.store.columns import Columns, joined, schema_over, schemas_of
 from ecgscale.store.commit import (
     DATA,
     Commit,
     Places,
     decode_hashes,
-    hash_record_id,
     read_commit,
     refuse_doubles,
-    row_sequences,
     shared_hashes,
     stem_of_key,
 )
@@ -172,9 +172,13 @@ def resolve_duplicates(
     if not shared:
         return Resolved(tuple(entry for entry, _ in parts))
     suspects = sorted({position for _, positions in shared for position in positions})
-    doubled = _doubled(store, ordered, suspects)
+    found = rows_of(store, ordered, suspects)
+    doubled = {record_id: rows for record_id, rows in found.items() if len(rows) > 1}
     _refuse(ordered, doubled, fresh)
     changes, counts = _decide(store, ordered, doubled)
+    for row in windows_gone(found):
+        counts["superseded"] += row.row not in changes[row.position].drop
+        changes[row.position].drop.add(row.row)
     rewritten = {
         ordered[position][0].key: _rewrite(store, *ordered[position], change) for position, change in changes.items()
     }
@@ -186,38 +190,7 @@ def resolve_duplicates(
     )
 
 
-@dataclass(frozen=True, order=True)
-class _Row:
-    came: int
-    key: str
-    position: int
-    row: int
-    patient_id: str | None
-    status: str
-
-
-def _doubled(
-    store: ObjectStore, ordered: Sequence[tuple[ShardEntry, Commit]], suspects: Iterable[int]
-) -> dict[str, list[_Row]]:
-    """Record ids that really stand in several shards, each with its first row in each of them, older rows first."""
-    rows: defaultdict[str, list[_Row]] = defaultdict(list)
-    for position in suspects:
-        entry, commit = ordered[position]
-        table = _read(store, commit, ["record_id", "patient_id", "status"])
-        hashes, sequences = decode_hashes(commit.output.record_ids), row_sequences(commit, entry.sequence)
-        came = dict(zip(hashes.tolist(), sequences.tolist(), strict=True))
-        first: dict[str, _Row] = {}
-        columns = (table.column(name).to_pylist() for name in ("record_id", "patient_id", "status"))
-        for row, (record_id, patient_id, status) in enumerate(zip(*columns, strict=True)):
-            if record_id and record_id.strip():
-                number = came.get(hash_record_id(record_id), entry.sequence)
-                first.setdefault(record_id, _Row(number, entry.key, position, row, patient_id, status))
-        for record_id, found in first.items():
-            rows[record_id].append(found)
-    return {record_id: sorted(found) for record_id, found in sorted(rows.items()) if len(found) > 1}
-
-
-def _refuse(ordered: Sequence[tuple[ShardEntry, Commit]], doubled: dict[str, list[_Row]], fresh: Set[str]) -> None:
+def _refuse(ordered: Sequence[tuple[ShardEntry, Commit]], doubled: dict[str, list[Row]], fresh: Set[str]) -> None:
     places: list[Places] = []
     for record_id, rows in doubled.items():
         new = [row for row in rows if ordered[row.position][0].key in fresh]
@@ -229,8 +202,8 @@ def _refuse(ordered: Sequence[tuple[ShardEntry, Commit]], doubled: dict[str, lis
 
 
 def _decide(
-    store: ObjectStore, ordered: Sequence[tuple[ShardEntry, Commit]], doubled: dict[str, list[_Row]]
-) -> tuple[dict[int, _Changes], Counter[str]]:
+    store: ObjectStore, ordered: Sequence[tuple[ShardEntry, Commit]], doubled: dict[str, list[Row]]
+) -> tuple[defaultdict[int, _Changes], Counter[str]]:
     digests = _row_digests(store, ordered, doubled.values())
     changes: defaultdict[int, _Changes] = defaultdict(_Changes)
     counts: Counter[str] = Counter()
@@ -249,11 +222,11 @@ def _decide(
                 changes[holds.position].drop.add(holds.row)
                 counts["superseded"] += 1
                 holds = row
-    return dict(changes), counts
+    return changes, counts
 
 
 def _row_digests(
-    store: ObjectStore, ordered: Sequence[tuple[ShardEntry, Commit]], doubled: Iterable[list[_Row]]
+    store: ObjectStore, ordered: Sequence[tuple[ShardEntry, Commit]], doubled: Iterable[list[Row]]
 ) -> dict[tuple[int, int], bytes]:
     """Digests of these rows' contents, the name of their shard left out."""
     wanted: defaultdict[int, list[int]] = defaultdict(list)

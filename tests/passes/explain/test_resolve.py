@@ -9,12 +9,15 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from ecgscale.archive import ArchiveWriter
+from ecgscale.archive.sources.windows import WINDOW_COLUMNS
 from ecgscale.nightly.history import decide_on
+from ecgscale.nightly.verify.verify import verify_root
 from ecgscale.passes.explain.explain import ExplainResult, Policy
 from ecgscale.passes.explain.resolve import PATIENT_CONFLICT
 from ecgscale.store import newest_manifest
 from ecgscale.store.commit import Commit
-from tests.explain.golden import write_archive
+from tests.explain.golden import good_row, write_archive
 from tests.worlds.commands.explaining import explain, rewrite, rows
 
 NIGHT = Policy(admission=lambda fresh, newest: {})
@@ -104,6 +107,44 @@ def test_what_cannot_be_used_replaces_nothing(archive: Path, model: Path, tmp_pa
     statuses = [row["status"] for row in by_id(tmp_path / "out")["r2"]]
     assert statuses[0] == "ok"
     assert statuses[1] not in ("ok", PATIENT_CONFLICT)
+
+
+@pytest.mark.parametrize("nights", ["one after the other", "at once"])
+def test_windows_that_a_recording_sent_again_no_longer_has_give_way(nights: str, model: Path, tmp_path: Path) -> None:
+    # Version one has windows 0 to 5 of h, in two shards; version two, in the third, has 0 as it was, and 1.
+    def window(recording: str, number: int, **changes: Any) -> dict[str, Any]:
+        return good_row(number) | {
+            "record_id": f"{recording}@{number:05d}.000",
+            "patient_id": recording,
+            "recording_id": recording,
+            "window_start_s": float(number),
+            **changes,
+        }
+
+    rows_ = [window("h", number) for number in range(6)] + [window("g", number) for number in range(2)]
+    rows_ += [window("h", 0), window("h", 1, age=99.0), window("k", 7), window("k", 8)]
+    archive = tmp_path / "archive"
+    with ArchiveWriter(archive, {"name": "w"}, extra=WINDOW_COLUMNS, shard_records=4) as writer:
+        for row in rows_:
+            writer.append(row)
+    out, left = tmp_path / "out", {f"{one}.000": 1 for one in ("g@00000", "g@00001", "k@00007", "k@00008", "h@00001")}
+    if nights == "at once":
+        result = explain(archive, model, out, policy=NIGHT)
+        # Nothing says whether the shard in between is of the version before: it stays.
+        left |= {"h@00000.000": 1, "h@00004.000": 1, "h@00005.000": 1}
+        assert result.superseded == 3
+    else:
+        shard = archive / "part-00002.parquet"
+        away = shard.rename(tmp_path / shard.name)
+        explain(archive, model, out, policy=NIGHT)
+        away.rename(shard)
+        result = explain(archive, model, out, policy=NIGHT)
+        left |= {"h@00000.000": 1}
+        assert (result.superseded, result.repeated) == (5, 1)
+    assert {record_id: len(found) for record_id, found in by_id(out).items()} == left
+    assert by_id(out)["h@00001.000"][0]["age"] == 99.0
+    assert verify_root(out).problems == 0
+    assert explain(archive, model, out, policy=NIGHT).manifest == result.manifest
 
 
 def test_two_new_shards_at_once_the_later_key_holds_at_night(archive: Path, model: Path, tmp_path: Path) -> None:
