@@ -126,6 +126,15 @@ def cropped_line(records: int, seconds: float) -> str:
     return f"{were} cropped: the network sees {seconds:g} s, and of a longer recording the first (flag cropped)"
 
 
+def longer_line(records: int, of: int, seconds: float) -> str:
+    """That so many recordings will be cropped."""
+    are = "is" if records == 1 else "are"
+    return (
+        f"{records:,} of {counted(of, 'record')} {are} longer than the {seconds:g} s that the network sees: the first "
+        "are explained (flag cropped); --windows of `ecgscale ingest` cuts recordings into records"
+    )
+
+
 def grouped(flags: Iterable[str]) -> str:
     """Flags by their kind: "needs:II", "needs:V1", "has:ECG" → "needs II, V1; has ECG"."""
     kinds: dict[str, list[str]] = {}

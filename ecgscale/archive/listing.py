@@ -7,17 +7,49 @@ whoever reads shards. Everything else is named by `ecgscale inspect`.
 
 from __future__ import annotations
 
+import json
 import os
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ecgscale.archive.shard import Shard, is_shard_name
+from ecgscale.errors import ArchiveError
+from ecgscale.io.numbered import DocumentError, canonical_digest, parsed
 from ecgscale.io.objects import LocalObjects, open_objects
 from ecgscale.io.places import Place, is_remote
 from ecgscale.io.settings import storage_errors
 from ecgscale.io.walking import oddity, walk
 from ecgscale.words import counted, named, one_line
+
+ARCHIVE_JSON = "_archive.json"
+_DIGEST = "digest"
+
+
+def archive_json(info: Mapping[str, Any]) -> bytes:
+    """What is written as `_archive.json`: these facts, and a digest of them."""
+    facts = json.loads(json.dumps({key: value for key, value in info.items() if key != _DIGEST}))
+    return json.dumps({_DIGEST: canonical_digest(facts), **facts}, indent=2, ensure_ascii=False).encode() + b"\n"
+
+
+def archive_info(content: bytes, where: object) -> dict[str, Any]:
+    """The facts in an `_archive.json`, less their digest; one that has none (of earlier versions) is taken as it is.
+
+    Raises `ArchiveError` for what is no JSON object, or is not what its digest is of.
+    """
+    try:
+        info = dict(parsed(content))
+    except (DocumentError, TypeError, ValueError) as error:
+        raise ArchiveError(f"{where} is damaged: {error}; restore it") from error
+    digest = info.pop(_DIGEST, None)
+    if digest is not None and digest != canonical_digest(info):
+        raise ArchiveError(
+            f"{where} is not what its digest is of: a bit has changed, or somebody has edited it. Restore it; if the "
+            f'change was meant, take out the line "{_DIGEST}"'
+        )
+    return info
 
 
 @dataclass(frozen=True)

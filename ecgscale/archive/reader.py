@@ -7,7 +7,6 @@ come from the row groups that they are in, and no other is read.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from ecgscale.archive.listing import list_archive
+from ecgscale.archive.listing import ARCHIVE_JSON, archive_info, list_archive
 from ecgscale.archive.schema import CORE_COLUMNS, REQUIRED_COLUMNS, SCHEMA_VERSION, signal_of
 from ecgscale.archive.shard import Shard, ShardFooter, open_parquet, read_footer, record_tables, unreadable
 from ecgscale.errors import ArchiveError, ShardError, did_you_mean
@@ -305,18 +304,18 @@ class Archive:
 
 
 def _archive_json(folder: Place) -> dict[str, Any]:
-    file = folder / "_archive.json"
-    content = open_objects(folder).read("_archive.json")
+    file = folder / ARCHIVE_JSON
+    content = open_objects(folder).read(ARCHIVE_JSON)
     if content is None:
         raise ArchiveError(
             f"{folder} has no _archive.json: either no archive, or an ingest that did not finish. "
             "Write one with `ecgscale ingest` or `ecgscale simulate`"
         )
     try:
-        info: dict[str, Any] = json.loads(content)
+        info = archive_info(content, file)
         version = info["schema_version"]
         _ = info["archive_id"]
-    except (ValueError, KeyError, TypeError) as error:
+    except KeyError as error:
         raise ArchiveError(f"{file} is damaged ({error!r}); it needs archive_id and schema_version") from error
     if version != SCHEMA_VERSION:
         raise ArchiveError(f"{folder} has archive schema {version!r}, this version reads schema {SCHEMA_VERSION}")

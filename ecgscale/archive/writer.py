@@ -11,7 +11,6 @@ Shards that workers make wait in a folder `_writing-…/` of the archive until t
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -25,6 +24,7 @@ from uuid import uuid4
 import numpy as np
 import pyarrow as pa
 
+from ecgscale.archive.listing import ARCHIVE_JSON, archive_json
 from ecgscale.archive.schema import SCHEMA_VERSION, SignalType, archive_schema
 from ecgscale.archive.shard import ROW_GROUP_RECORDS, ShardInMemory, is_shard_name
 from ecgscale.errors import ArchiveError
@@ -258,7 +258,7 @@ class ArchiveWriter:
             "shards": self.shards,
             "signal": self.signal,
         }
-        put_whole(self.path / "_archive.json", json.dumps(info, indent=2, ensure_ascii=False).encode() + b"\n")
+        put_whole(self.path / ARCHIVE_JSON, archive_json(info))
 
     def _rename(self) -> None:
         check_target(self.path, self._overwrite)

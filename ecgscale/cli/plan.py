@@ -11,7 +11,7 @@ from ecgscale.cli.command import command, say
 from ecgscale.cli.options import INTEGERS, PLACE, placement_of
 from ecgscale.config import RunConfig, load_config
 from ecgscale.progress import Progress
-from ecgscale.words import counted
+from ecgscale.words import counted, longer_line
 
 if TYPE_CHECKING:
     from ecgscale.encoders.taps import Encoder
@@ -134,6 +134,8 @@ def _steps(config: RunConfig, outlook: Outlook, memory: str | None) -> list[str]
     )
     records, to_write = counted(explain.pending_records, "record"), volume(outlook.sizes.bytes_out)
     lines.append(f"explain    {records}: {shards}; about {to_write} to write")
+    if explain.longer:
+        lines.append(f"cropped    {longer_line(explain.longer, archive.records, outlook.network_seconds)}")
     lines += [f"  set aside {key}: {reason}" for key, reason in explain.set_aside.items()]
     if config.surrogate:
         lines.append(f"surrogate  on {config.surrogate.target or 'what the encoder was trained on, if it is there'}")

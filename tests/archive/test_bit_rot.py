@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,13 @@ import pytest
 
 from ecgscale.archive import Archive, shard
 from ecgscale.archive.inspect import inspect_archive
+from ecgscale.archive.intake.intake import IntakeLog
+from ecgscale.archive.listing import archive_info
 from ecgscale.archive.reader import chosen_batches
 from ecgscale.archive.shard import check_content
-from ecgscale.errors import ShardError
+from ecgscale.archive.sources.tombstones import Tombstones, read_tombstones, write_tombstones
+from ecgscale.errors import ArchiveError, ShardError
+from ecgscale.io.objects import StoreError
 from tests.worlds.commands.explaining import change_a_sample
 from tests.worlds.formula.recordings import record, wave, write_archive
 
@@ -166,3 +171,50 @@ def test_the_digest_is_of_rows_however_they_are_cut(tmp_path: Path) -> None:
             assert sum(len(raw) for raw in archive.batches(one, batch_records=size)) == archive.footer(one).rows
     signals = np.concatenate([raw.values for raw in archive.batches(archive.shards[0])])
     assert len(signals) == 290 * 16
+
+
+def test_a_bit_of_what_stands_beside_the_shards_is_told_or_changes_nothing(tmp_path: Path) -> None:
+    archive = written(tmp_path / "a")
+    gone = Tombstones(salt="ab" * 32).with_these(patients=["p1"], records=["7", "8"])
+    write_tombstones(archive.path, gone)
+    info, forgotten = Path(archive.path, "_archive.json"), Path(archive.path, "_forgotten.json")
+    rng = random.Random(3)
+    for file, read, kind in (
+        (info, lambda data: archive_info(data, info), ArchiveError),
+        (forgotten, lambda data: read_tombstones(archive.path), StoreError),
+    ):
+        whole = file.read_bytes()
+        before = read(whole)
+        told = 0
+        for bit in rng.sample(range(8 * len(whole)), 600):
+            data = bytearray(whole)
+            data[bit // 8] ^= 1 << bit % 8
+            file.write_bytes(data)
+            try:
+                after = read(bytes(data))
+            except kind:
+                told += 1
+                continue
+            # Spaces, and the letters of the word "digest", which is then unknown.
+            if isinstance(after, dict):
+                assert {key: after[key] for key in before} == before
+            else:
+                assert after is not None
+                assert (after.salt, after.patients, after.records) == (before.salt, before.patients, before.records)
+        assert told > 400
+        file.write_bytes(whole)
+
+
+def test_an_edited_archive_json_is_told_by_whoever_opens_it(tmp_path: Path) -> None:
+    archive = written(tmp_path / "a")
+    file = Path(archive.path, "_archive.json")
+    text = file.read_text()
+    file.write_text(text.replace(archive.archive_id, "another"))
+    for opening in (Archive.open, IntakeLog):
+        with pytest.raises(ArchiveError, match=r'_archive\.json is not what its digest is of.*line "digest"'):
+            opening(archive.path)
+    # Who means it says so; archives of before have none.
+    file.write_text("\n".join(line for line in file.read_text().splitlines() if '"digest"' not in line))
+    assert Archive.open(archive.path).archive_id == "another"
+    file.write_text(json.dumps({"schema_version": 1, "archive_id": "old", "signal": "int16"}))
+    assert Archive.open(archive.path).archive_id == "old"

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ecgscale.archive import Archive, archive_schema
+from ecgscale.archive.listing import archive_json
 from ecgscale.archive.schema import carried_columns
 from ecgscale.errors import ArchiveError, ShardError
 from tests.worlds.formula.recordings import all_records, record, wave, write_archive
@@ -209,7 +210,7 @@ def test_folders_that_are_no_archive(tmp_path: Path, archive: Archive) -> None:
         Archive.open(tmp_path)
     info = tmp_path / "a/_archive.json"
     good = json.loads(info.read_text())
-    info.write_text(json.dumps(good | {"schema_version": 2}))
+    info.write_bytes(archive_json(good | {"schema_version": 2}))
     with pytest.raises(ArchiveError, match="schema 2, this version reads schema 1"):
         Archive.open(tmp_path / "a")
     info.write_text("{")

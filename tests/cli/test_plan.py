@@ -13,9 +13,13 @@ from click.testing import CliRunner, Result
 
 from ecgscale.cli import main
 from ecgscale.cli import plan as command
+from ecgscale.encoders.preprocess import prepare_batch
+from ecgscale.encoders.spec import InputSpec
 from ecgscale.io.places import upload
+from ecgscale.passes.run.outlook import _longer
 from tests.passes.run.test_pipeline import SIMULATE, write_config
 from tests.worlds.commands.simulated import simulated
+from tests.worlds.formula.recordings import record, wave, write_archive
 from tests.worlds.formula.small_networks import write_small_encoder
 
 
@@ -69,6 +73,31 @@ def test_what_is_done_is_not_planned_again(tmp_path: Path) -> None:
     assert "nothing to compute" in result.stdout
     assert (found["fit_records"], found["table"][0]["seconds"]) == (0, 0)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("rate", [100.0, 360.0, 500.0, 257.0])
+def test_records_that_will_be_cropped_are_foretold(rate: float, tmp_path: Path) -> None:
+    rows = [
+        record(f"{seconds}, {samples}", signal=wave(1, 12, samples), sampling_rate=rate)
+        for seconds in (1.0, 1.99, 2.0, 2.01, 5.0)
+        for samples in (round(seconds * rate), round(seconds * rate) + 1)
+    ]
+    archive = write_archive(tmp_path / "archive", rows, shard_records=4)
+    spec = InputSpec(leads=("I", "V1"), sampling_rate=100.0, length=200)
+    flags = [
+        flag for shard in archive.shards for raw in archive.batches(shard) for flag in prepare_batch(raw, spec, 1).flags
+    ]
+    assert _longer(archive, spec) == sum("cropped" in one for one in flags) > 0
+
+
+def test_a_plan_says_what_is_longer_than_the_network_sees(tmp_path: Path) -> None:
+    simulated(tmp_path / "archive", 6, 3)
+    write_small_encoder(tmp_path / "encoder")
+    config = write_config(tmp_path, "", "")
+    result = plan(config, "--rate", "10")
+    found = facts(result)
+    assert found["explain"]["longer"] == 6
+    assert f"6 of 6 records are longer than the {found['network_seconds']:g} s that the network sees" in result.stdout
 
 
 def test_a_plan_for_what_lies_in_a_bucket(tmp_path: Path, s3_root: str) -> None:

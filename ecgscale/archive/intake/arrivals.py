@@ -8,7 +8,6 @@ time in a newer shard, and publishing lets the newer one win. A set that went aw
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -28,7 +27,8 @@ from ecgscale.archive.intake.found import (
     check_same_source,
     known_of,
 )
-from ecgscale.archive.intake.intake import ARCHIVE_JSON, IntakeLog, Overtaken
+from ecgscale.archive.intake.intake import IntakeLog, Overtaken
+from ecgscale.archive.listing import ARCHIVE_JSON, archive_info
 from ecgscale.archive.reader import Archive
 from ecgscale.archive.sources import open_source, options_of
 from ecgscale.archive.sources.files import SourceFolder, SourceSet, newest_of
@@ -233,7 +233,7 @@ class _Night:
                 "first_problems": tuple(result.problems.first),
             }
         elif result.records:
-            info = json.loads((built.target / ARCHIVE_JSON).read_bytes())
+            info = archive_info((built.target / ARCHIVE_JSON).read_bytes(), ARCHIVE_JSON)
             info["source"] |= {"record_ids": self._known.record_ids} if self._known.record_ids else {}
             facts |= {"archive_id": info["archive_id"], "info": info}
         else:

@@ -17,7 +17,6 @@ are removed after a day. An archive's first shards come in the same way, so an a
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import uuid
 from collections.abc import Iterable, Mapping
@@ -29,6 +28,7 @@ from typing import Any, Literal
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
+from ecgscale.archive.listing import ARCHIVE_JSON, archive_info, archive_json
 from ecgscale.archive.shard import is_shard_name
 from ecgscale.archive.sources.files import Known, KnownSet
 from ecgscale.archive.sources.pseudonyms import Pseudonyms
@@ -41,7 +41,6 @@ from ecgscale.store.provenance import utc_now
 
 LOG = "_ingest"
 STAGED = f"{LOG}/staged"
-ARCHIVE_JSON = "_archive.json"
 INGESTED = "ingested"
 """Key of `_archive.json`: number of the last entry whose shards are all there."""
 
@@ -217,17 +216,14 @@ class IntakeLog:
         if info is None:
             if entry.info is None:
                 raise ArchiveError(f"{self._store.location(ARCHIVE_JSON)} went away; put it back")
-            self._store.put_if_absent(ARCHIVE_JSON, _json({**entry.info, INGESTED: entry.number}))
+            self._store.put_if_absent(ARCHIVE_JSON, archive_json({**entry.info, INGESTED: entry.number}))
         elif info.get("archive_id") == entry.archive_id and info.get(INGESTED, 0) < entry.number:
-            self._store.put(ARCHIVE_JSON, _json(_grown(info, entry)))
+            self._store.put(ARCHIVE_JSON, archive_json(_grown(info, entry)))
         self.info = self._read_info()
 
     def _read_info(self) -> dict[str, Any] | None:
         data = self._store.read(ARCHIVE_JSON)
-        try:
-            return None if data is None else dict(json.loads(data))
-        except (ValueError, TypeError) as error:
-            raise ArchiveError(f"{self._store.location(ARCHIVE_JSON)} is damaged: {error}") from error
+        return None if data is None else archive_info(data, self._store.location(ARCHIVE_JSON))
 
     def _new_keys(self) -> Iterable[str]:
         """Keys that sort after all shards that are, or were, in the archive: records come in order of arrival."""
@@ -272,7 +268,3 @@ def _grown(info: dict[str, Any], entry: Intake) -> dict[str, Any]:
         },
         INGESTED: entry.number,
     }
-
-
-def _json(info: dict[str, Any]) -> bytes:
-    return json.dumps(info, indent=2, ensure_ascii=False).encode() + b"\n"

@@ -15,13 +15,13 @@ from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from ecgscale.archive.shard import Shard, open_parquet
 from ecgscale.archive.sources.pseudonyms import PSEUDONYMISED, Pseudonyms
 from ecgscale.archive.writer import FORGOTTEN
 from ecgscale.errors import ArchiveError
-from ecgscale.io.numbered import read_json_object, to_json
+from ecgscale.io.numbered import canonical_digest, read_json_object, to_json
 from ecgscale.io.objects import open_objects
 from ecgscale.io.places import Place
 
@@ -43,6 +43,20 @@ class Tombstones(BaseModel):
     key_id: str | None = None
     patients: tuple[str, ...] = ()
     records: tuple[str, ...] = ()
+    digest: str = ""
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Tombstones:
+        if self.digest and self.digest != self._own_digest():
+            raise ValueError("its digest is of something else")
+        return self
+
+    def _own_digest(self) -> str:
+        return canonical_digest(self.model_dump(mode="json", exclude={"digest"}))
+
+    def whole(self) -> Tombstones:
+        """The same with the digest of itself, by which every reader knows that no bit of it has changed."""
+        return self.model_copy(update={"digest": self._own_digest()})
 
     def has_patient(self, patient_id: str | None) -> bool:
         """Whether this patient, by the id that the archive would have, was forgotten."""
@@ -86,7 +100,7 @@ def read_tombstones(archive: Place) -> Tombstones | None:
 
 def write_tombstones(archive: Place, tombstones: Tombstones) -> None:
     """Put them in place, whole."""
-    open_objects(archive).put(FORGOTTEN, to_json(tombstones))
+    open_objects(archive).put(FORGOTTEN, to_json(tombstones.whole()))
 
 
 def check_tombstones(tombstones: Tombstones | None, pseudonyms: Pseudonyms | None, where: Place) -> None:

@@ -14,7 +14,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from ecgscale.archive.intake.intake import ARCHIVE_JSON, LOG, IntakeLog
+from ecgscale.archive.intake.intake import LOG, IntakeLog
+from ecgscale.archive.listing import ARCHIVE_JSON, archive_info, archive_json
 from ecgscale.archive.reader import Archive
 from ecgscale.archive.shard import (
     ROW_GROUP_RECORDS,
@@ -133,10 +134,10 @@ def _source(archive: Archive, shard: Shard) -> Source:
 def mend_records(archive: Archive, records: int, traces: Traces) -> None:
     """Bring `_archive.json` and the log of what was ingested in line with the shards, which hold so many records."""
     store = open_objects(archive.path)
-    info = json.loads(store.read(ARCHIVE_JSON) or b"{}")
+    info = archive_info(store.read(ARCHIVE_JSON) or b"{}", store.location(ARCHIVE_JSON))
     mended = _mended_info(info, traces) | {"records": records, "shards": len(archive.shards)}
     if mended != info:
-        store.put(ARCHIVE_JSON, (json.dumps(mended, indent=2, ensure_ascii=False) + "\n").encode())
+        store.put(ARCHIVE_JSON, archive_json(mended))
     for key in store.list_prefix(LOG):
         if key.endswith(".json"):
             entry = json.loads(store.read(key) or b"{}")

@@ -13,6 +13,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
+
 from ecgscale.archive.reader import Archive
 from ecgscale.archive.schema import SignalType
 from ecgscale.archive.sources import open_source, options_of
@@ -20,7 +22,7 @@ from ecgscale.archive.sources.files import SourceFolder
 from ecgscale.clusters.cache import bytes_per_record
 from ecgscale.clusters.model import ClusterModel
 from ecgscale.config import ArchiveConfig, RunConfig
-from ecgscale.encoders.spec import SPEC_FILE
+from ecgscale.encoders.spec import SPEC_FILE, InputSpec
 from ecgscale.encoders.taps import Encoder
 from ecgscale.errors import ShardError, UsageError
 from ecgscale.explain.facts import code_explaining
@@ -65,13 +67,18 @@ class ArchiveOutlook:
 
 @dataclass(frozen=True)
 class ExplainOutlook:
-    """Shards of the explain pass by what becomes of them, and the records to compute."""
+    """Shards of the explain pass by what becomes of them, and the records to compute.
+
+    longer: records of the archive that go on, padding left out, behind what the network sees; None where the archive
+    is not there or does not say how long they are
+    """
 
     committed: int
     moved: int
     pending: int
     pending_records: int
     set_aside: dict[str, str]
+    longer: int | None = None
 
 
 @dataclass(frozen=True)
@@ -86,6 +93,7 @@ class Outlook:
     fit_records: int
     explain: ExplainOutlook
     sizes: Sizes
+    network_seconds: float
 
     @property
     def anything(self) -> bool:
@@ -114,6 +122,8 @@ def look_ahead(
         explain = _explain(config, opened, model)
     else:
         explain = ExplainOutlook(0, 0, archive.shards - len(unreadable), archive.records, unreadable)
+    if opened is not None:
+        explain = replace(explain, longer=_longer(opened, encoder.spec.input))
     to_fit = 0 if model is not None else _fit_records(config, opened, archive.records)
     layout, fit = encoder_layout(encoder), config.fit
     sizes = Sizes(
@@ -138,6 +148,7 @@ def look_ahead(
         fit_records=to_fit,
         explain=explain,
         sizes=sizes,
+        network_seconds=encoder.spec.input.seconds,
     )
 
 
@@ -189,6 +200,23 @@ def _rows(archive: Archive) -> tuple[int, dict[str, str]]:
         except ShardError as error:
             unreadable[shard.key] = str(error)
     return rows, unreadable
+
+
+def _longer(archive: Archive, spec: InputSpec) -> int | None:
+    """How many records an explanation would crop, by their rates and where their padding begins, no signal read."""
+    found, columns = 0, ("sampling_rate", "valid_stop")
+    for shard in archive.shards:
+        try:
+            table = archive.shard_metadata(shard, columns)
+        except ShardError:
+            continue  # told already
+        rate, stop = (table.column(name).to_numpy().astype(np.float64) for name in columns)
+        if np.isnan(stop).any():
+            return None
+        # A rate that no network can use is another matter.
+        seen = spec.length / spec.sampling_rate * np.where(rate > 0, rate, np.nan)
+        found += int((stop > np.ceil(seen - 1e-6)).sum())
+    return found
 
 
 def _recording(config: ArchiveConfig) -> tuple[SignalType, int]:

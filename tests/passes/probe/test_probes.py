@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ecgscale.archive import Archive
+from ecgscale.archive.listing import archive_info, archive_json
 from ecgscale.clusters.features import BlockLayout
 from ecgscale.clusters.model import ClusterModel
 from ecgscale.errors import ShardError, UsageError
@@ -204,7 +205,7 @@ def test_requests_that_make_no_sense(explained: Path, tmp_path: Path) -> None:
         ProbeSettings(sample=0.0)
     other = write_archive(tmp_path / "other", 2)
     file = other / "_archive.json"
-    file.write_text(file.read_text().replace("golden-archive", "another"))
+    file.write_bytes(archive_json({**archive_info(file.read_bytes(), file), "archive_id": "another"}))
     with pytest.raises(UsageError, match="explained was golden-archive"):
         probe(explained, archive=other)
 
