@@ -21,7 +21,7 @@ from benchmarks.timing import rounded
 from ecgscale.clusters.cache import bytes_per_record
 from ecgscale.clusters.features import BlockLayout
 from ecgscale.encoders.taps import Encoder
-from ecgscale.passes.stream import encoder_layout
+from ecgscale.explain.facts import encoder_layout
 
 MB = 1e6
 

@@ -1,6 +1,6 @@
 """The definition: what a timestep's feature vector is, computed the slow and obvious way.
 
-    z_b(t) = Σ_l U_b[t, l] r_b[:, l]          linear interpolation, half-pixel centres
+    z_b(t) = Σ_l U_b[t, l] r_b[:, l]          linear interpolation between the places of steps
     f_b(t) = w_b · z_b(t) / ‖z_b(t)‖          0 where the norm is 0
     f(t)   = concat_b f_b(t)
 
@@ -13,24 +13,31 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ecgscale.errors import UsageError
 
+Places = tuple[float, float]
+"""Where the steps of a block sit on the time axis, in timesteps: step l at [0] + [1] · l."""
+
 
 @dataclass(frozen=True)
 class BlockLayout:
     """Shapes of the tapped blocks of one encoder: block b gives (C_b, L_b), upsampled to D timesteps, scaled by w_b.
 
-    Raises UsageError when a block is longer than the time axis, or a shape or scale is not positive.
+    places: one a block, where its steps sit; None for half-pixel centres, ((hop − 1) / 2, hop) with hop = D / L_b, and
+        () where all blocks have those
+    Raises UsageError when a block is longer than the time axis or beside it, or a shape or scale is not positive.
     """
 
     channels: tuple[int, ...]
     lengths: tuple[int, ...]
     n_steps: int
     scales: tuple[float, ...]
+    places: tuple[Places | None, ...] = ()
 
     def __post_init__(self) -> None:
         if not len(self.channels) == len(self.lengths) == len(self.scales) or not self.channels:
@@ -45,6 +52,52 @@ class BlockLayout:
                 )
             if not (np.isfinite(scale) and scale > 0):
                 raise UsageError(f"depth scale of block {block} is {scale}; expected a positive number")
+        self._require_places()
+
+    def _require_places(self) -> None:
+        if self.places and len(self.places) != self.n_blocks:
+            raise UsageError(f"{len(self.places)} places of steps for {self.n_blocks} blocks; one each is needed")
+        kept: list[Places | None] = []
+        for block, (places, length) in enumerate(zip(self.places, self.lengths, strict=False)):
+            if places is not None:
+                start, step = places
+                if not (np.isfinite(start) and np.isfinite(step) and step > 0):
+                    raise UsageError(f"the steps of block {block} sit at {start} + {step} · l; the step is positive")
+                if start > self.n_steps - 1 or start + step * (length - 1) < 0:
+                    raise UsageError(
+                        f"the {length} steps of block {block} sit at {start:g} + {step:g} · l, beside the time axis of "
+                        f"{self.n_steps} timesteps"
+                    )
+                # Said in numbers, half-pixel centres are still themselves, to the last bit.
+                default = step * length == self.n_steps and start == (step - 1) / 2
+                places = None if default else (float(start), float(step))
+            kept.append(places)
+        object.__setattr__(self, "places", tuple(kept) if any(kept) else ())
+
+    def hop(self, block: int) -> float:
+        """Timesteps between two steps of a block."""
+        places = self.places[block] if self.places else None
+        return places[1] if places else self.n_steps / self.lengths[block]
+
+    def borders(self, block: int) -> NDArray[np.float64]:
+        """(L_b + 1,) timesteps: what lies nearest to step l is at or after the l-th and before the next."""
+        places = self.places[block] if self.places else None
+        steps = np.arange(self.lengths[block] + 1)
+        half_pixels = steps * self.n_steps / self.lengths[block]
+        return np.asarray(half_pixels if places is None else places[0] + places[1] * (steps - 0.5) + 0.5, np.float64)
+
+    def interpolation(self, block: int) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float64]]:
+        """(left, right, fraction) of a block, each (D,), as in `half_pixel`."""
+        places = self.places[block] if self.places else None
+        return interpolation(self.lengths[block], self.n_steps, places)
+
+    def of_blocks(self, blocks: Sequence[int]) -> BlockLayout:
+        """Some of these blocks alone."""
+
+        def some(values: tuple[Any, ...]) -> tuple[Any, ...]:
+            return tuple(values[b] for b in blocks) if values else ()
+
+        return BlockLayout(some(self.channels), some(self.lengths), self.n_steps, some(self.scales), some(self.places))
 
     @property
     def n_blocks(self) -> int:
@@ -86,11 +139,33 @@ def half_pixel(length: int, n_steps: int) -> tuple[NDArray[np.int32], NDArray[np
     return left.astype(np.int32), right.astype(np.int32), fraction
 
 
+GRID = 2**16
+"""Parts of a step that the weights of stated places are rounded to."""
+
+
+@lru_cache(maxsize=64)
+def interpolation(
+    length: int, n_steps: int, places: Places | None = None
+) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float64]]:
+    """Linear interpolation from `length` steps at `places` (half-pixel centres by default) to `n_steps` timesteps.
+
+    (left, right, fraction) as in `half_pixel`. Before the first step and behind the last, their values are held.
+    """
+    if places is None:
+        return half_pixel(length, n_steps)
+    position = np.clip((np.arange(n_steps) - places[0]) / places[1], 0, length - 1)
+    # Weights are whole parts of GRID: exact in float32, and never so small that they vanish there.
+    position = np.rint(position * GRID) / GRID
+    left = np.floor(position)
+    right = np.minimum(left + 1, length - 1)
+    return left.astype(np.int32), right.astype(np.int32), position - left
+
+
 def dense_features(blocks_BCL: Sequence[NDArray[np.floating]], layout: BlockLayout) -> NDArray[np.floating]:
     """f(t) for every record and timestep, (B, D, C), in the dtype of the activations. The oracle."""
     features = []
-    for block_BCL, length, scale in zip(blocks_BCL, layout.lengths, layout.scales, strict=True):
-        left, right, fraction = half_pixel(length, layout.n_steps)
+    for b, (block_BCL, scale) in enumerate(zip(blocks_BCL, layout.scales, strict=True)):
+        left, right, fraction = layout.interpolation(b)
         weight = fraction.astype(block_BCL.dtype)
         z_BCT = block_BCL[:, :, left] * (1 - weight) + block_BCL[:, :, right] * weight
         norm_B1T = np.sqrt((z_BCT * z_BCT).sum(1, keepdims=True))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sklearn.cluster import kmeans_plusplus
 from threadpoolctl import threadpool_limits
 
-from ecgscale.clusters.features import BlockLayout, half_pixel
+from ecgscale.clusters.features import BlockLayout
 from ecgscale.clusters.packed import block_slices
 from ecgscale.errors import UsageError
 
@@ -36,11 +36,11 @@ def sampled_steps(record: int, per_record: int, start: int, stop: int, seed: int
 def features_at(values: NDArray[np.float32], layout: BlockLayout, steps: NDArray[np.int64]) -> NDArray[np.float32]:
     """f(t) at some timesteps of one packed record, (len(steps), C) float32."""
     features = []
-    for (where, _), length, channels, scale in zip(
-        block_slices(layout), layout.lengths, layout.channels, layout.scales, strict=True
+    for b, ((where, _), channels, scale) in enumerate(
+        zip(block_slices(layout), layout.channels, layout.scales, strict=True)
     ):
-        left, right, fraction = half_pixel(length, layout.n_steps)
-        block_LC = values[where].reshape(length, -1)[:, :channels].astype(np.float64)
+        left, right, fraction = layout.interpolation(b)
+        block_LC = values[where].reshape(layout.lengths[b], -1)[:, :channels].astype(np.float64)
         weight = fraction[steps][:, None]
         z = (1 - weight) * block_LC[left[steps]] + weight * block_LC[right[steps]]
         norm = np.sqrt((z * z).sum(1, keepdims=True))

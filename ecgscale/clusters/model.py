@@ -81,10 +81,16 @@ class ClusterModel:
             "scales": self.layout.scales,
             "gamma": self.gamma,
             "tau": self.tau,
+            **self._places(),
         }
         digest = hashlib.sha256(json.dumps(deciding, sort_keys=True).encode())
         digest.update(np.ascontiguousarray(self.centroids, "<f4").tobytes())
         return digest.hexdigest()
+
+    def _places(self) -> dict[str, Any]:
+        """Where the steps of blocks sit, when that is not at half-pixel centres: models of those stay as they were."""
+        places = [list(block) if block else None for block in self.layout.places]
+        return {"places": places} if places else {}
 
     def save(self, models: Place, sidecars: Mapping[str, str] | None = None) -> Place:
         """Write `models`/<model_id>/ whole, `sidecars` (name → text) included; one that is there is left alone."""
@@ -96,6 +102,7 @@ class ClusterModel:
             "depth_scales": list(self.layout.scales),
             "gamma": self.gamma,
             "tau": self.tau,
+            **self._places(),
             **self.info,
         }
         facts["digest"] = self._digests(facts)
@@ -214,6 +221,7 @@ class _Facts(BaseModel):
     depth_scales: list[float]
     gamma: Literal[1, 2]
     tau: float = Field(gt=0, allow_inf_nan=False)
+    places: list[Annotated[list[float], Field(min_length=2, max_length=2)] | None] = []
     model_id: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
     encoder: _EncoderFacts | None = None
     digest: _Digests | None = None
@@ -241,8 +249,9 @@ def _facts(directory: Place) -> dict[str, Any]:
 def _layout(where: Place, info: dict[str, Any]) -> BlockLayout:
     """Taken out of `info`."""
     shapes = tuple(info.pop("channels")), tuple(info.pop("lengths")), info.pop("n_steps")
+    scales, places = tuple(info.pop("depth_scales")), info.pop("places", [])
     try:
-        return BlockLayout(*shapes, tuple(info.pop("depth_scales")))
+        return BlockLayout(*shapes, scales, tuple(tuple(block) if block else None for block in places))
     except UsageError as error:
         raise ModelError(f"{where} cannot be read as a cluster model: {error}; {_REMEDY}") from error
 

@@ -32,7 +32,7 @@ import torch
 from numba import prange
 from numpy.typing import NDArray
 
-from ecgscale.clusters.features import BlockLayout, half_pixel
+from ecgscale.clusters.features import BlockLayout
 
 FAST = {"reassoc", "contract", "nsz"}
 """Liberties that vector code needs: sums in any order, fused multiply-add, no signed zeros; NaN stays NaN."""
@@ -175,7 +175,7 @@ class ChunkTable:
 @lru_cache(maxsize=16)
 def chunk_table(layout: BlockLayout) -> ChunkTable:
     """The runs of `layout`'s time axis: for the CODE shapes 335 of 8 or 16 timesteps, D of one where L_b = D."""
-    tables = [half_pixel(length, layout.n_steps) for length in layout.lengths]
+    tables = [layout.interpolation(block) for block in range(layout.n_blocks)]
     padded_blocks = -(-layout.n_blocks // 3) * 3
     breaks = {0, layout.n_steps}
     for left, _, _ in tables:

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from ecgscale.clusters.accumulate import PartialSums, sum_scale
-from ecgscale.clusters.features import BlockLayout, half_pixel
+from ecgscale.clusters.features import BlockLayout
 from ecgscale.clusters.kernels import CANCELLED
 
 
@@ -30,8 +30,9 @@ class _Block:
     square_norm_BT: torch.Tensor
 
 
-def _prepare(block_BCL: torch.Tensor, length: int, n_steps: int, scale: float) -> _Block:
-    left, right, fraction = half_pixel(length, n_steps)
+def _prepare(block_BCL: torch.Tensor, layout: BlockLayout, b: int) -> _Block:
+    left, right, fraction = layout.interpolation(b)
+    scale = layout.scales[b]
     device = block_BCL.device
     left_T = torch.from_numpy(left.astype(np.int64)).to(device)
     right_T = torch.from_numpy(right.astype(np.int64)).to(device)
@@ -56,8 +57,7 @@ def _prepare(block_BCL: torch.Tensor, length: int, n_steps: int, scale: float) -
 
 
 def _prepared(blocks_BCL: Sequence[torch.Tensor], layout: BlockLayout) -> list[_Block]:
-    shapes = zip(blocks_BCL, layout.lengths, layout.scales, strict=True)
-    return [_prepare(block, length, layout.n_steps, scale) for block, length, scale in shapes]
+    return [_prepare(block, layout, b) for b, block in enumerate(blocks_BCL)]
 
 
 def tensor_square_distances(

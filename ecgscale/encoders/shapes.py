@@ -143,6 +143,11 @@ class Tap:
         steps = tensor.shape[3] - first - last
         if tensor.shape[0] != n or 0 in tensor.shape or not 0 < steps <= length:
             raise self._unfit(shape, n, length, n_leads)
+        if self.time and (self.time.start > length - 1 or self.time.start + self.time.step * (steps - 1) < 0):
+            raise EncoderError(
+                f"{section_of(self.layer)} start = {self.time.start:g}, step = {self.time.step:g} puts the {steps} "
+                f"steps of {self.layer!r} beside the time axis of {length} samples"
+            )
         tensor = tensor[..., first : first + steps]
         stacked = tensor.flatten(1, 2) if self.leads == "stack" or tensor.shape[1] == 1 else tensor.mean(1)
         return stacked.contiguous()

@@ -27,7 +27,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from ecgscale.clusters.features import half_pixel
+from ecgscale.clusters.features import BlockLayout, interpolation
 from ecgscale.encoders.spec import OutputSpec
 from ecgscale.encoders.splits import split_by
 from ecgscale.evaluate.localise.shifts import N_SHIFTS, NOTHING, AgainstShifts, against_shifts
@@ -108,9 +108,12 @@ def write_probes(
 ) -> Written[ProbeSummary]:
     """Summarise a run of the probe pass; writes ROOT/evaluations/<dataset>/probes.json with the tables clusters and
     leads."""
-    spec = open_published(root, result.dataset_id).spec
+    published = open_published(root, result.dataset_id)
+    spec = published.spec
     rows = open_probes(result).to_table(filter=USABLE).to_pylist()
-    summary = summarise_probes(rows, spec.layers, spec.output, n_bootstrap=n_bootstrap, seed=settings.seed)
+    summary = summarise_probes(
+        rows, spec.layers, spec.output, published.model.layout, n_bootstrap=n_bootstrap, seed=settings.seed
+    )
     remarks = [*result.remarks, *summary.remarks]
     if WAVES in settings.probes and not summary.waves:
         remarks.append("no pairs of waves to compare: too few recordings, or no waves annotated or found in them")
@@ -121,9 +124,18 @@ def write_probes(
 
 
 def summarise_probes(
-    rows: Sequence[Row], layers: Sequence[str], output: OutputSpec, *, n_bootstrap: int = 1000, seed: int = 0
+    rows: Sequence[Row],
+    layers: Sequence[str],
+    output: OutputSpec,
+    layout: BlockLayout | None = None,
+    *,
+    n_bootstrap: int = 1000,
+    seed: int = 0,
 ) -> ProbeSummary:
-    """Summarise probed records (rows of `passes.probe.schema.SCHEMA`, those with status "ok")."""
+    """Summarise probed records (rows of `passes.probe.schema.SCHEMA`, those with status "ok").
+
+    layout: of the layers; without it their steps have half-pixel centres
+    """
     patients = [str(row["patient_id"] or row["record_id"]) for row in rows]
     weights = patient_weights(patients, n_bootstrap, seed) if rows else np.zeros((0, 0))
     rng = np.random.default_rng([seed, 10])
@@ -131,7 +143,7 @@ def summarise_probes(
     gradcam = {}
     if any(row["gradcam"] for row in rows):
         for i, layer in enumerate(layers):
-            maps = [_stretched(row, i, len(course)) for row, course in zip(rows, courses, strict=True)]
+            maps = [_stretched(row, i, len(course), layout) for row, course in zip(rows, courses, strict=True)]
             gradcam[layer] = _over_time(maps, courses, weights, rng)
     votes = None
     if any(row["votes"] is not None for row in rows):
@@ -189,12 +201,16 @@ def _target_values(predictions: Any, target: int, output: OutputSpec) -> Values:
     return np.asarray(probabilities(np.asarray(predictions), output)[..., target], np.float64)
 
 
-def _stretched(row: Row, layer: int, steps: int) -> Values | None:
-    """A Grad-CAM map (L,) at `steps` steps, by the linear interpolation that features use."""
+def _stretched(row: Row, layer: int, steps: int, layout: BlockLayout | None) -> Values | None:
+    """A Grad-CAM map (L,) at `steps` equal stretches of the record, by the linear interpolation that features use."""
     if not row["gradcam"]:
         return None
     cam = np.array(row["gradcam"][layer], np.float64)
-    left, right, part = half_pixel(len(cam), steps)
+    places = layout.places[layer] if layout and layout.places else None
+    if layout and places:
+        per = steps / layout.n_steps
+        places = ((places[0] + 0.5) * per - 0.5, places[1] * per)
+    left, right, part = interpolation(len(cam), steps, places)
     return np.asarray(cam[left] * (1 - part) + cam[right] * part)
 
 

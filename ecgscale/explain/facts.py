@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ecgscale.clusters.features import BlockLayout
 from ecgscale.clusters.model import ClusterModel
 from ecgscale.clusters.soft import Assignment, assign
 from ecgscale.config import BATCH
@@ -45,6 +46,14 @@ class Facts:
     assignment: Assignment | None
 
 
+def encoder_layout(encoder: Encoder) -> BlockLayout:
+    """The shapes of an encoder's taps, where their steps sit on its time axis, and its depth scales."""
+    channels, lengths = zip(*encoder.layout, strict=True)
+    places = tuple((tap.time.start, tap.time.step) if tap.time else None for tap in encoder.taps)
+    scales = tuple(map(float, encoder.spec.depth_scales))
+    return BlockLayout(tuple(channels), tuple(lengths), encoder.spec.input.length, scales, places)
+
+
 def load_encoder(model: ClusterModel, device: str = "auto", batch: int = BATCH) -> Encoder:
     """The encoder that `model` was fitted for; `ModelError` when the one beside it is another."""
     encoder = Encoder.load(model.encoder_path, device=device, batch=batch, precision=fitted_precision(model))
@@ -52,16 +61,19 @@ def load_encoder(model: ClusterModel, device: str = "auto", batch: int = BATCH) 
     _require_parts(model, encoder.parts)
     # Of a model from before code was part of the digest, it is the one that its explanations name.
     encoder.digest = encoder_digest_of(model)
-    found = (tuple(encoder.layout), encoder.spec.input.length, tuple(encoder.spec.depth_scales))
-    layout = model.layout
-    expected = (tuple(zip(layout.channels, layout.lengths, strict=True)), layout.n_steps, tuple(layout.scales))
+    found, expected = encoder_layout(encoder), model.layout
     if found != expected:
         raise ModelError(
-            f"cluster model {model.model_id} was fitted on layers of (channels, steps) {expected[0]} with scales "
-            f"{expected[2]} over {expected[1]} samples, but the encoder in {model.encoder_path} gives {found[0]} with "
-            f"{found[2]} over {found[1]}; put the encoder back that it was fitted with, or fit again"
+            f"cluster model {model.model_id} was fitted on {_told(expected)}, but the encoder in {model.encoder_path} "
+            f"gives {_told(found)}; put the encoder back that it was fitted with, or fit again"
         )
     return encoder
+
+
+def _told(layout: BlockLayout) -> str:
+    shapes = tuple(zip(layout.channels, layout.lengths, strict=True))
+    places = f", steps at (start, step) {layout.places}" if layout.places else ""
+    return f"layers of (channels, steps) {shapes} with scales {layout.scales} over {layout.n_steps} samples{places}"
 
 
 def require_encoder(model: ClusterModel) -> None:

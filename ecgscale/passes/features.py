@@ -30,10 +30,11 @@ from ecgscale.clusters.soft import soft_assign
 from ecgscale.encoders.spec import encoder_digest
 from ecgscale.encoders.taps import Encoder
 from ecgscale.errors import ArchiveError, ShardError, UsageError
+from ecgscale.explain.facts import encoder_layout
 from ecgscale.io.places import absolute, place
 from ecgscale.passes.fit.worker import random_encoder
 from ecgscale.passes.spread import Spread
-from ecgscale.passes.stream import PLAIN, StreamSettings, Wanted, activate, encoder_layout
+from ecgscale.passes.stream import PLAIN, StreamSettings, Wanted, activate
 from ecgscale.progress import SILENT, Progress
 
 AT_ONCE = 256
@@ -66,13 +67,7 @@ class Extracted:
     def with_blocks(self, blocks: Sequence[int]) -> Extracted:
         """Some of these blocks alone, by their place among them; their values are copied."""
         pieces = list(block_slices(self.layout))
-        layout = self.layout
-        kept = BlockLayout(
-            tuple(layout.channels[b] for b in blocks),
-            tuple(layout.lengths[b] for b in blocks),
-            layout.n_steps,
-            tuple(layout.scales[b] for b in blocks),
-        )
+        kept = self.layout.of_blocks(blocks)
         values = np.concatenate([self.packed.values[:, pieces[b][0]] for b in blocks], axis=1)
         gram = np.concatenate([self.packed.gram[:, :, pieces[b][1]] for b in blocks], axis=2)
         packed = replace(self.packed, values=values, gram=np.ascontiguousarray(gram))
@@ -100,12 +95,12 @@ class Extracted:
         """(N, C) mean of every channel of every block over the steps that touch the valid span, unnormalised."""
         columns = []
         start, stop = self.packed.valid_start, self.packed.valid_stop
-        for (where, _), length, channels in zip(
-            block_slices(self.layout), self.layout.lengths, self.layout.channels, strict=True
+        layout = self.layout
+        for b, ((where, _), length, channels) in enumerate(
+            zip(block_slices(layout), layout.lengths, layout.channels, strict=True)
         ):
-            hop = self.layout.n_steps / length
-            step = np.arange(length)
-            inside = ((step + 1) * hop > start[:, None]) & (step * hop < stop[:, None])
+            borders = layout.borders(b)
+            inside = (borders[1:] > start[:, None]) & (borders[:-1] < stop[:, None])
             weight = inside / np.maximum(inside.sum(axis=1, keepdims=True), 1)
             block_BLC = self.packed.values[:, where].reshape(self.n_records, length, -1)
             columns.append(np.einsum("nl,nlc->nc", weight.astype(np.float32), block_BLC)[:, :channels])

@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecgscale.archive.reader import RawBatch
-from ecgscale.clusters.features import BlockLayout
 from ecgscale.encoders.preprocess import CROPPED, Prepared, prepare_batch
 from ecgscale.encoders.taps import Activations, Encoder
 
@@ -91,14 +90,6 @@ def activate(encoder: Encoder, wanted: Wanted, include_padding: bool) -> Iterato
         finite = found.finite(prediction=False)
         kept = rows[finite]
         yield Activated(rows, kept, found.of(finite), *wanted.prepared.spans(kept, include_padding))
-
-
-def encoder_layout(encoder: Encoder) -> BlockLayout:
-    """The shapes of an encoder's taps, its time axis and its depth scales."""
-    channels, lengths = zip(*encoder.layout, strict=True)
-    return BlockLayout(
-        tuple(channels), tuple(lengths), encoder.spec.input.length, tuple(map(float, encoder.spec.depth_scales))
-    )
 
 
 T = TypeVar("T")

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ecgscale.clusters.features import BlockLayout, dense_assign, dense_features, half_pixel
+from ecgscale.clusters.features import BlockLayout, dense_assign, dense_features, half_pixel, interpolation
 from ecgscale.errors import UsageError
 
 
@@ -28,6 +28,25 @@ def test_no_downsampling_leaves_values_alone() -> None:
     left, _, fraction = half_pixel(37, 37)
     assert (left == np.arange(37)).all()
     assert (fraction == 0).all()
+
+
+@given(st.integers(1, 40), st.integers(1, 90), st.floats(-50, 80), st.floats(0.1, 20))
+def test_interpolation_follows_the_places_of_steps(length: int, n_steps: int, start: float, step: float) -> None:
+    signal = np.random.default_rng(length).standard_normal(length)
+    left, right, fraction = interpolation(length, n_steps, (start, step))
+    ours = (1 - fraction) * signal[left] + fraction * signal[right]
+    # NumPy's holds the first and the last value beyond the ends too.
+    theirs = np.interp(np.arange(n_steps), start + step * np.arange(length), signal)
+    np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
+def test_borders_lie_halfway_between_steps() -> None:
+    layout = BlockLayout((1, 1), (4, 4), 16, (1.0, 1.0), (None, (1.5, 3.0)))
+    assert layout.borders(0).tolist() == [0, 4, 8, 12, 16]
+    assert layout.borders(1).tolist() == [0.5, 3.5, 6.5, 9.5, 12.5]
+    assert [layout.hop(b) for b in (0, 1)] == [4.0, 3.0]
+    assert layout.of_blocks([1]).places == ((1.5, 3.0),)
+    assert layout.of_blocks([0]).places == ()
 
 
 def test_features_are_unit_vectors_times_scale_and_zero_where_the_norm_is_zero() -> None:
@@ -73,6 +92,10 @@ def test_dense_assignment_takes_the_lowest_cluster_on_a_tie_and_bounds_entropy()
         (((4,), (2,), 4, (1.0, 1.0)), "depth scale"),
         (((4,), (2,), 4, (0.0,)), "positive"),
         (((0,), (2,), 4, (1.0,)), "channel"),
+        (((1,), (2,), 4, (1.0,), ((0.0, 2.0), None)), "one each"),
+        (((1,), (2,), 4, (1.0,), ((0.0, 0.0),)), "positive"),
+        (((1,), (2,), 4, (1.0,), ((4.0, 1.0),)), "beside the time axis"),
+        (((1,), (2,), 4, (1.0,), ((-3.0, 2.0),)), "beside the time axis"),
     ],
 )
 def test_impossible_layouts_are_refused(layout: tuple, word: str) -> None:

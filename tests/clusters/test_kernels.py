@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple
+from dataclasses import astuple, replace
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from ecgscale.clusters.accumulate import PartialSums, accumulate
-from ecgscale.clusters.features import BlockLayout, dense_assign, dense_features, half_pixel
+from ecgscale.clusters.features import BlockLayout, dense_assign, dense_features
 from ecgscale.clusters.packed import chunk_table, gram_terms, pack, padded_channels
 from ecgscale.clusters.soft import soft_assign
 from ecgscale.clusters.tensors import tensor_square_distances, tensor_sums
@@ -32,8 +32,8 @@ def oracle(made: Made) -> tuple[NDArray, NDArray, NDArray]:
 def cancels(made: Made) -> NDArray[np.bool_]:
     """(B, D) where two neighbours nearly cancel: what float32 leaves of them is rounding, however it is computed."""
     found = np.zeros((len(made.start), made.layout.n_steps), bool)
-    for block, length in zip(made.blocks, made.layout.lengths, strict=True):
-        left, right, fraction = half_pixel(length, made.layout.n_steps)
+    for b, block in enumerate(made.blocks):
+        left, right, fraction = made.layout.interpolation(b)
         wide = block.astype(np.float64)
         one, two = wide[:, :, left] * (1 - fraction), wide[:, :, right] * fraction
         size = np.linalg.norm(one, axis=1) + np.linalg.norm(two, axis=1)
@@ -174,7 +174,9 @@ def test_several_sets_of_centroids_share_one_pass() -> None:
 
 
 def test_runs_cover_the_time_axis_and_keep_their_neighbours() -> None:
-    for layout in (CODE_LIKE, BlockLayout((1, 1), (313, 5000), 5000, (1.0, 1.0)), BlockLayout((2,), (1,), 50, (1.0,))):
+    unpadded = BlockLayout((1, 2), (31, 200), 1000, (1.0, 1.0), ((20.5, 30.0), None))
+    odd = BlockLayout((1, 1), (313, 5000), 5000, (1.0, 1.0))
+    for layout in (CODE_LIKE, odd, BlockLayout((2,), (1,), 50, (1.0,)), unpadded):
         table = chunk_table(layout)
         assert table.first[0] == 0
         assert (table.first[1:] == table.first[:-1] + table.count[:-1]).all()
@@ -192,3 +194,12 @@ def test_gram_terms_are_exact_in_float64() -> None:
     assert (packed.gram[:, 1, -1] == packed.gram[:, 0, -1]).all()
     assert np.array_equal(gram_terms(packed.values, layout), packed.gram)
     assert padded_channels(layout) == (16,)
+
+
+def test_half_pixel_centres_said_in_numbers_are_the_same_bits() -> None:
+    hops = [(CODE_LIKE.n_steps / length) for length in CODE_LIKE.lengths]
+    said = replace(CODE_LIKE, places=tuple(((hop - 1) / 2, hop) for hop in hops))
+    assert said == CODE_LIKE
+    assert said.places == ()
+    whole = BlockLayout((1,), (37,), 37, (1.0,), ((0.0, 1.0),))
+    assert np.array_equal(whole.interpolation(0)[0], np.arange(37))

@@ -39,6 +39,15 @@ def test_round_trip(tmp_path: Path) -> None:
     assert json.loads((saved / "model.json").read_text())["n_clusters"] == 3
 
 
+def test_places_of_steps_are_kept_and_decide_the_digest(tmp_path: Path) -> None:
+    layout = replace(CODE_LIKE, places=((1.5, 3.9), None, (-7.0, 250.0)))
+    moved = replace(model(), layout=layout)
+    loaded = ClusterModel.load(moved.save(tmp_path))
+    assert loaded.layout == layout
+    assert loaded.digest == moved.digest != model().digest
+    assert "places" not in json.loads((model(2).save(tmp_path) / "model.json").read_text())
+
+
 def test_saving_again_changes_nothing_and_leaves_no_scratch(tmp_path: Path) -> None:
     first = model().save(tmp_path)
     stamp = (first / "model.json").stat().st_mtime_ns

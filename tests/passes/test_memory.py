@@ -18,8 +18,8 @@ from ecgscale.clusters.model import ClusterModel
 from ecgscale.encoders.resnet1d import ResNet1d
 from ecgscale.encoders.taps import Encoder
 from ecgscale.errors import UsageError
+from ecgscale.explain.facts import encoder_layout
 from ecgscale.passes.memory import MemoryPlan, mebibytes, plan_memory
-from ecgscale.passes.stream import encoder_layout
 from tests.worlds.commands.simulated import COMMAND, same_centroids, simulated
 from tests.worlds.formula.small_networks import spec_of
 

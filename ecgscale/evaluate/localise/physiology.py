@@ -87,7 +87,8 @@ def localise_published(
         )
     progress.say(f"comparing clusters and waves of {used.sum()} records")
     result = localise(lines, model.n_clusters, patients_of(chosen.table).tolist(), seed=seed)
-    tests, histogram = checkerboard(lines.labels, spec.layers, model.layout.lengths, seed)
+    hops = tuple(model.layout.hop(block) for block in range(model.layout.n_blocks))
+    tests, histogram = checkerboard(lines.labels, spec.layers, hops, seed)
     beats, notes = _average_beats(chosen, found.waves, lines, spread, progress)
     seen = published.seen(chosen.table)
     facts = {

@@ -181,10 +181,9 @@ class HopTest:
 
 
 def checkerboard(
-    labels: NDArray[np.int16], layers: tuple[str, ...], lengths: tuple[int, ...], seed: int = 0
+    labels: NDArray[np.int16], layers: tuple[str, ...], hops: tuple[float, ...], seed: int = 0
 ) -> tuple[tuple[HopTest, ...], pa.Table]:
-    """Test the boundaries of (N, D) labels against layers of these lengths on the time axis; and their histograms."""
-    n_steps = labels.shape[1]
+    """Test the boundaries of (N, D) labels against layers of these hops (timesteps); and their histograms."""
     valid = labels >= 0
     span = valid.sum(axis=1).astype(np.int64)
     start = valid.argmax(axis=1)
@@ -192,8 +191,7 @@ def checkerboard(
     at = at + 1 - start[record]
     shifts = draw_shifts(span, N_SHIFTS, seed)
     tests, histograms = [], []
-    for layer, length in zip(layers, lengths, strict=True):
-        hop = n_steps / length
+    for layer, hop in zip(layers, hops, strict=True):
         bins = min(int(hop), MOST_BINS)
         if bins < 2:
             tests.append(HopTest(layer, hop, bins, len(at)))

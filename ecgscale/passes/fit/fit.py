@@ -28,7 +28,7 @@ from ecgscale.encoders.seen import SEEN_FILE, seen_lines
 from ecgscale.encoders.spec import changes, encoder_digest, load_spec
 from ecgscale.encoders.taps import Encoder, resolve_device
 from ecgscale.errors import EcgscaleError, ModelError
-from ecgscale.explain.facts import encoder_digest_of, encoder_parts_of, require_encoder
+from ecgscale.explain.facts import encoder_digest_of, encoder_layout, encoder_parts_of, require_encoder
 from ecgscale.io.numbered import canonical_digest
 from ecgscale.io.places import Place, absolute, place
 from ecgscale.passes.alongside import copy_encoder
@@ -37,7 +37,6 @@ from ecgscale.passes.fit.pool_source import PoolSource
 from ecgscale.passes.fit.request import FitRequest, Selection, select
 from ecgscale.passes.fit.worker import FitWorker
 from ecgscale.passes.memory import plan_memory
-from ecgscale.passes.stream import encoder_layout
 from ecgscale.passes.workers import OpenPool, WorkerSpec, driver_device, in_process, is_divided
 from ecgscale.progress import SILENT, Progress
 from ecgscale.store.presence import announced

@@ -27,8 +27,9 @@ from ecgscale.encoders.preprocess import CROPPED
 from ecgscale.encoders.spec import load_spec
 from ecgscale.encoders.taps import Encoder
 from ecgscale.errors import EcgscaleError, ShardError
+from ecgscale.explain.facts import encoder_layout
 from ecgscale.passes.fit.request import FitRequest, select
-from ecgscale.passes.stream import Wanted, activate, encoder_layout, prefetch
+from ecgscale.passes.stream import Wanted, activate, prefetch
 from ecgscale.passes.workers import device_kind
 from ecgscale.progress import SILENT, UNSEEN, Progress, Stage
 

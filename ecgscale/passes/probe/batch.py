@@ -166,7 +166,10 @@ class BatchProber:
                     "cluster": cluster,
                     "share": float(found.counts[i, cluster] / found.counts[i].sum()),
                     "entropy": float(found.entropy[i][inside].mean()),
-                    "gradcam": [share_within(cam[i], inside, found.labels[i] >= 0) for cam in plain.gradcam],
+                    "gradcam": [
+                        share_within(cam[i], inside, found.labels[i] >= 0, self.model.layout.borders(b))
+                        for b, cam in enumerate(plain.gradcam)
+                    ],
                     "prediction": predictions[0],
                     "moved": list(predictions[1:]),
                 }
@@ -213,9 +216,15 @@ def pooled(values: NDArray[np.floating], valid: NDArray[np.bool_], steps: int) -
     return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan).astype(np.float32)
 
 
-def share_within(cam: NDArray[np.float32], inside: NDArray[np.bool_], valid: NDArray[np.bool_]) -> float:
-    """Of a map (L,) spread over D timesteps, the share of its valid mass that lies `inside`; NaN where it has none."""
-    spread = cam[np.arange(len(valid)) * len(cam) // len(valid)].astype(np.float64) * valid
+def share_within(
+    cam: NDArray[np.float32], inside: NDArray[np.bool_], valid: NDArray[np.bool_], borders: NDArray[np.float64]
+) -> float:
+    """Of a map (L,) spread over D timesteps, the share of its valid mass that lies `inside`; NaN where it has none.
+
+    borders: (L + 1,) of its steps on the time axis
+    """
+    nearest = np.searchsorted(borders[1:-1], np.arange(len(valid)), side="right")
+    spread = cam[nearest].astype(np.float64) * valid
     total = float(spread.sum())
     return float(spread[inside].sum()) / total if total > 0 else float("nan")
 

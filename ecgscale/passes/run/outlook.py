@@ -25,7 +25,7 @@ from ecgscale.config import ArchiveConfig, RunConfig
 from ecgscale.encoders.spec import SPEC_FILE, InputSpec
 from ecgscale.encoders.taps import Encoder
 from ecgscale.errors import ShardError, UsageError
-from ecgscale.explain.facts import code_explaining
+from ecgscale.explain.facts import code_explaining, encoder_layout
 from ecgscale.io.places import is_remote
 from ecgscale.passes.explain.explain import identify
 from ecgscale.passes.explain.plan import freeze_plan
@@ -42,7 +42,6 @@ from ecgscale.passes.run.sizing import (
     shard_bytes,
     shard_count,
 )
-from ecgscale.passes.stream import encoder_layout
 from ecgscale.store.dataset import dataset_store
 from ecgscale.store.manifest import newest_number, read_manifest
 

@@ -35,8 +35,8 @@ from ecgscale.encoders.spec import EncoderSpec
 from ecgscale.encoders.taps import Encoder, Precision
 from ecgscale.encoders.train import TAPPED, default_blocks
 from ecgscale.errors import ShardError
+from ecgscale.explain.facts import encoder_layout
 from ecgscale.leads import CANONICAL_LEADS
-from ecgscale.passes.stream import encoder_layout
 
 BYTES_PER_SAMPLE: dict[SignalType, float] = {"int16": 0.75, "float32": 2.25}
 """Of a shard, per sample and lead: PTB-XL at 500 Hz takes 44 KB a recording, CODE-15 % 110 KB."""

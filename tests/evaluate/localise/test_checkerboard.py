@@ -7,7 +7,7 @@ import pytest
 
 from ecgscale.evaluate.localise.shifts import checkerboard
 
-D, LAYERS, LENGTHS = 1024, ("fine", "coarse"), (64, 16)
+D, LAYERS, HOPS = 1024, ("fine", "coarse"), (16.0, 64.0)
 
 
 def labels_with(boundaries: list[np.ndarray]) -> np.ndarray:
@@ -20,7 +20,7 @@ def labels_with(boundaries: list[np.ndarray]) -> np.ndarray:
 def test_boundaries_on_the_grid() -> None:
     rng = np.random.default_rng(0)
     grid = [rng.choice(np.arange(1, 64), 12, replace=False) * 16 for _ in range(30)]
-    (fine, coarse), table = checkerboard(labels_with(grid), LAYERS, LENGTHS)
+    (fine, coarse), table = checkerboard(labels_with(grid), LAYERS, HOPS)
     assert fine.uneven
     assert fine.cramers_v == pytest.approx(1.0)
     assert fine.fullest_bin == pytest.approx(16.0)
@@ -37,14 +37,14 @@ def test_boundaries_anywhere() -> None:
     anywhere = [rng.choice(np.arange(1, D), 20, replace=False) for _ in range(30)]
     labels = labels_with(anywhere)
     labels[:, :100] = -1
-    for test in checkerboard(labels, LAYERS, LENGTHS)[0]:
+    for test in checkerboard(labels, LAYERS, HOPS)[0]:
         assert test.uneven is False
         assert test.cramers_v is not None
         assert test.cramers_v < 0.1
 
 
 def test_too_few_boundaries_and_layers_that_do_not_downsample() -> None:
-    (few, none), table = checkerboard(labels_with([np.array([5])]), LAYERS, (64, D))
+    (few, none), table = checkerboard(labels_with([np.array([5])]), LAYERS, (16.0, 1.0))
     assert few.uneven is None
     assert (none.bins, none.uneven) == (1, None)
     assert table.num_rows == 16

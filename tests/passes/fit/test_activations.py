@@ -16,9 +16,9 @@ from ecgscale.clusters.cache import ActivationCache
 from ecgscale.clusters.packed import pack
 from ecgscale.encoders.preprocess import prepare
 from ecgscale.encoders.taps import Encoder
+from ecgscale.explain.facts import encoder_layout
 from ecgscale.passes.fit.request import FitRequest, Selection, select
 from ecgscale.passes.fit.worker import fill_cache
-from ecgscale.passes.stream import encoder_layout
 from tests.worlds.commands.explaining import Watching
 from tests.worlds.commands.simulated import LENGTH, RECORDS, VALID, simulated
 from tests.worlds.formula.small_networks import noise, write_archive, write_small_encoder

@@ -218,6 +218,8 @@ def test_means_within_steps() -> None:
 
 
 def test_share_of_a_map() -> None:
-    inside, valid = np.arange(8) < 4, np.arange(8) < 6
-    assert share_within(np.array([1.0, 3.0], np.float32), inside, valid) == pytest.approx(4 / 10)
-    assert np.isnan(share_within(np.zeros(2, np.float32), inside, valid))
+    inside, valid, borders = np.arange(8) < 4, np.arange(8) < 6, np.array([0.0, 4.0, 8.0])
+    assert share_within(np.array([1.0, 3.0], np.float32), inside, valid, borders) == pytest.approx(4 / 10)
+    later = np.array([-1.0, 3.0, 7.0])  # the same two steps, a timestep earlier each
+    assert share_within(np.array([1.0, 3.0], np.float32), inside, valid, later) == pytest.approx(6 / 12)
+    assert np.isnan(share_within(np.zeros(2, np.float32), inside, valid, borders))

@@ -48,13 +48,23 @@ def make(layout: BlockLayout, n_records: int, n_clusters: int, seed: int, rectif
 
 @st.composite
 def layouts(draw: st.DrawFn) -> BlockLayout:
-    """One to four blocks of any length up to D: whole ratios, odd ones, and no downsampling at all."""
+    """One to four blocks of any length up to D: whole ratios, odd ones, and no downsampling at all; and their steps
+    anywhere on the time axis: at half-pixel centres, shifted, with another stride than D / L, beyond its ends."""
     n_steps = draw(st.integers(1, 90))
     n_blocks = draw(st.integers(1, 4))
     lengths = [draw(st.one_of(st.integers(1, n_steps), st.just(n_steps))) for _ in range(n_blocks)]
     channels = [draw(st.integers(1, 21)) for _ in range(n_blocks)]
     scales = [draw(st.sampled_from([0.25, 0.5, 1.0, 1.7])) for _ in range(n_blocks)]
-    return BlockLayout(tuple(channels), tuple(lengths), n_steps, tuple(scales))
+    places = [draw(st.one_of(st.none(), places_of(length, n_steps))) for length in lengths]
+    return BlockLayout(tuple(channels), tuple(lengths), n_steps, tuple(scales), tuple(places))
+
+
+@st.composite
+def places_of(draw: st.DrawFn, length: int, n_steps: int) -> tuple[float, float]:
+    """Where the steps of a block sit, some of them at least on the time axis."""
+    step = draw(st.sampled_from([n_steps / length, 1.0, 2.0, 3.7]))
+    first = -step * (length - 1)
+    return draw(st.floats(first, n_steps - 1)), step
 
 
 CODE_LIKE = BlockLayout((20, 26, 32), (64, 16, 4), 1024, (0.5, 0.75, 1.0))
