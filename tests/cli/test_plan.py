@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from ecgscale.archive.synthetic.simulation import simulate
 from ecgscale.cli import main
 from ecgscale.cli import plan as command
 from ecgscale.encoders.preprocess import prepare_batch
@@ -91,13 +92,13 @@ def test_records_that_will_be_cropped_are_foretold(rate: float, tmp_path: Path) 
 
 
 def test_a_plan_says_what_is_longer_than_the_network_sees(tmp_path: Path) -> None:
-    simulated(tmp_path / "archive", 6, 3)
+    simulate(tmp_path / "archive", 20, shard_records=10, rate=100.0, seconds=3.0)
     write_small_encoder(tmp_path / "encoder")
     config = write_config(tmp_path, "", "")
     result = plan(config, "--rate", "10")
     found = facts(result)
-    assert found["explain"]["longer"] == 6
-    assert f"6 of 6 records are longer than the {found['network_seconds']:g} s that the network sees" in result.stdout
+    assert found["explain"]["longer"] == 20
+    assert f"20 of 20 records are longer than the {found['network_seconds']:g} s that the network sees" in result.stdout
 
 
 def test_a_plan_for_what_lies_in_a_bucket(tmp_path: Path, s3_root: str) -> None:
