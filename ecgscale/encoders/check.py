@@ -74,11 +74,12 @@ class EncoderReport:
     layers: tuple[LayerFact, ...]
     taps: tuple[TapFact, ...]
     unsteady: str | None = None  # why it is not a function of its input alone
+    notes: tuple[str, ...] = ()  # of how its weights were found
 
     @property
     def warnings(self) -> list[str]:
         """What should make one hesitate."""
-        found = []
+        found = list(self.notes)
         if self.unsteady is not None:
             found.append(
                 f"the network is not a function of its input alone: {self.unsteady}. `ecgscale fit` refuses it; make "
@@ -114,6 +115,7 @@ def check_encoder(directory: str | Path, device: str = "cpu", batch: int = 4) ->
         layers=layers,
         taps=measure_taps(encoder),
         unsteady=unsteadiness(encoder),
+        notes=encoder.notes,
     )
 
 

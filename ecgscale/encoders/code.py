@@ -3,19 +3,29 @@
 From the module of the factory, imports are followed through the tree that it lies in (its own package, or the modules
 beside it), without running any of it. Of a package that was installed, its name and version and the module of the
 factory stand for the rest. Networks of ecgscale are named by its own versions and have no code here.
+
+Modules in the encoder's directory itself come before all others, and are that encoder's alone: they are imported below
+a name that is made of the directory and of what the files hold. So two encoders may have a net.py each, in one process,
+and one that was changed is imported anew.
 """
 
 from __future__ import annotations
 
 import ast
+import builtins
 import hashlib
+import importlib
 import importlib.metadata
 import importlib.util
 import sys
 import sysconfig
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 OURS = "ecgscale"
 
@@ -26,14 +36,17 @@ each with its SHA-256 (hex) or its version. Empty for networks of ecgscale; None
 _known: dict[str, tuple[object, dict[str, str]]] = {}
 
 
-def code_of(factory: str) -> dict[str, str] | None:
+def code_of(factory: str, directory: Path | None = None) -> dict[str, str] | None:
     """The code of a factory, as it is on the disk, or as it was when this process imported it.
 
-    None when there is no source to be found: the module is not installed here, or was typed into a notebook.
+    directory: the encoder's own, as a local folder. None when there is no source to be found: the module is not
+    installed here, or was typed into a notebook.
     """
     name = factory.partition(":")[0]
     if name.partition(".")[0] == OURS:
         return {}
+    if directory is not None and (own := file_beside(directory, name)) is not None:
+        return dict(_reached(name, own))
     loaded = sys.modules.get(name)
     # A reload, and a module that was removed and imported again, have another spec.
     spec = getattr(loaded, "__spec__", None)
@@ -115,6 +128,75 @@ def _imported(source: bytes, module: str, is_package: bool) -> Iterator[str]:
             start = above[: len(above) - (node.level - 1)] if node.level else []
             base = ".".join([*start, *([node.module] if node.module else [])])
             yield from (f"{base}.{alias.name}".lstrip(".") for alias in node.names)
+
+
+def file_beside(directory: Path, module: str) -> Path | None:
+    """The file of a module in an encoder's directory; None where there is none."""
+    return _module_file(directory, module)
+
+
+_PRIVATE = "_encoder_"
+
+
+def import_beside(directory: Path, module: str) -> ModuleType | None:
+    """Import a module that lies in an encoder's directory, for that encoder alone; None where none lies there."""
+    file = file_beside(directory, module)
+    if file is None:
+        return None
+    directory = directory.absolute()
+    known = repr((str(directory), sorted(_reached(module, directory / file.relative_to(directory))))).encode()
+    root = f"{_PRIVATE}{_sha256(known)[:16]}"
+    if not any(isinstance(finder, _Beside) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Beside())
+    if root not in sys.modules:
+        package = ModuleType(root)
+        package.__path__ = [str(directory)]
+        sys.modules[root] = package
+    importlib.invalidate_caches()
+    return importlib.import_module(f"{root}.{module}")
+
+
+class _Beside(MetaPathFinder):
+    """Finds modules below the private names, for which Python's own finders would write .pyc files."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if not fullname.startswith(_PRIVATE) or path is None:
+            return None
+        spec = PathFinder.find_spec(fullname, path)
+        if spec is not None and isinstance(spec.loader, SourceFileLoader):
+            spec.loader = _Loader(fullname, spec.loader.path)
+            spec.cached = None
+        return spec
+
+
+class _Loader(SourceFileLoader):
+    """Compiles what the file holds now, and lets it import what lies beside it by the plain names, also later."""
+
+    def get_code(self, fullname: str) -> Any:
+        return self.source_to_code(self.get_data(self.path), self.path)
+
+    def exec_module(self, module: ModuleType) -> None:
+        root = module.__name__.partition(".")[0]
+        own = {**vars(builtins), "__import__": partial(_import, root)}
+        vars(module)["__builtins__"] = own
+        super().exec_module(module)
+
+
+def _import(root: str, name: str, *context: Any, **named: Any) -> Any:
+    """`__import__` of modules in an encoder's directory: what lies there comes first."""
+    level = named.get("level", context[3] if len(context) > 3 else 0)
+    names = named.get("fromlist", context[2] if len(context) > 2 else ())
+    top = name.partition(".")[0]
+    folder = Path(sys.modules[root].__path__[0])
+    own = _module_file(folder, top) or _module_file(folder, name) or next((folder / top).glob("*.py"), None)
+    if level or own is None:
+        return builtins.__import__(name, *context, **named)
+    if names:
+        return builtins.__import__(f"{root}.{name}", *context, **named)
+    importlib.import_module(f"{root}.{name}")
+    return sys.modules[f"{root}.{top}"]
 
 
 def is_standard(module: str) -> bool:

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from ecgscale.archive_config import Section
-from ecgscale.encoders.code import code_of, is_standard
+from ecgscale.encoders.code import code_of, file_beside, is_standard
 from ecgscale.encoders.shapes import ALL, Tap, TapSpec
 from ecgscale.errors import EncoderError, did_you_mean, sentences_of
 from ecgscale.io.numbered import canonical_digest
@@ -25,6 +25,13 @@ from ecgscale.leads import canonical_lead
 SPEC_FILE = "encoder.toml"
 SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".tar")
 """Of weights: safetensors, and what torch.save writes under various names."""
+_REMEDIES = [
+    ((".h5", ".hdf5", ".keras"), "; Keras wrote it? Convert the network to ONNX (docs/networks.md) and name that file"),
+    (
+        (".pkl", ".pickle", ".joblib", ".npz", ".npy", ".mat"),
+        "; save the weights alone in Python: torch.save(model.state_dict(), 'weights.pt')",
+    ),
+]
 LONGEST = 2**20
 """Bytes of an encoder.toml that are read at most."""
 DEEPEST = 32
@@ -124,8 +131,10 @@ class EncoderSpec(Section):
     @classmethod
     def _alongside(cls, weights: str) -> str:
         _require_beside(weights)
-        if Path(weights).suffix not in SUFFIXES:
-            raise ValueError(f"{weights!r} is neither .safetensors nor .pt nor .pth nor .ckpt")
+        suffix = Path(weights).suffix
+        if suffix not in SUFFIXES:
+            remedy = next((remedy for suffixes, remedy in _REMEDIES if suffix.lower() in suffixes), "")
+            raise ValueError(f"{weights!r} is neither .safetensors nor .pt nor .pth nor .ckpt{remedy}")
         return weights
 
     @field_validator("training")
@@ -278,9 +287,8 @@ def encoder_parts(directory: str | Path) -> EncoderParts:
                 alone.update(chunk)
     except OSError as error:
         raise EncoderError(f"the weights {path} cannot be read: {error.strerror}") from error
-    return EncoderParts(
-        hashlib.sha256(contract).hexdigest(), alone.hexdigest(), both.hexdigest(), code_of(spec.factory)
-    )
+    code = code_of(spec.factory, local_copy(directory))
+    return EncoderParts(hashlib.sha256(contract).hexdigest(), alone.hexdigest(), both.hexdigest(), code)
 
 
 def encoder_digest(directory: str | Path) -> str:
@@ -317,11 +325,14 @@ def encoder_id(name: str, digest: str) -> str:
 
 
 def encoder_files(directory: str | Path) -> list[Path]:
-    """The files that make up the encoder (contract, weights, the list of seen records): what to copy elsewhere."""
+    """The files that make up the encoder (contract, weights, the list of seen records, code that lies beside them):
+    what to copy elsewhere."""
     directory = local_copy(directory)
     spec = load_spec(directory)
     seen = [str(spec.training["seen"])] if spec.training.get("seen") else []
-    return [file_of(directory, name) for name in (SPEC_FILE, spec.weights, *seen)]
+    beside = file_beside(directory, spec.factory.partition(":")[0]) is not None
+    code = sorted(code_of(spec.factory, directory) or ()) if beside else []
+    return [file_of(directory, name) for name in (SPEC_FILE, spec.weights, *seen, *code)]
 
 
 def write_spec(directory: str | Path, spec: EncoderSpec) -> None:

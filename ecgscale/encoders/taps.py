@@ -20,7 +20,7 @@ from torch import nn
 
 from ecgscale.config import BATCH
 from ecgscale.encoders.listening import element_of, instead_of, listen, prediction_of
-from ecgscale.encoders.network import build_module, load_weights
+from ecgscale.encoders.network import load_network, remedy
 from ecgscale.encoders.shapes import NODE, split_layer
 from ecgscale.encoders.spec import EncoderParts, EncoderSpec, encoder_id, encoder_parts, load_spec
 from ecgscale.errors import EncoderError, UsageError
@@ -82,6 +82,7 @@ class Encoder:
         self.digest = digest
         self.directory: Path | None = None
         self.parts: EncoderParts | None = None
+        self.notes: tuple[str, ...] = ()  # what to know of how its weights were found
         self.device = resolve_device(device)
         self.precision = precision
         module = module.to(self.device, torch.float32).eval().requires_grad_(False)
@@ -114,11 +115,10 @@ class Encoder:
         """The encoder in `directory`, ready to run; EncoderError says what does not fit and what would."""
         directory = local_copy(directory)
         spec = load_spec(directory)
-        module = build_module(spec)
-        load_weights(module, directory, spec)
+        module, weights = load_network(directory, spec)
         parts = encoder_parts(directory)
         encoder = cls(module, spec, device=device, batch=batch, precision=precision, digest=parts.digest)
-        encoder.directory, encoder.parts = directory, parts
+        encoder.directory, encoder.parts, encoder.notes = directory, parts, weights.notes
         return encoder
 
     @property
@@ -148,7 +148,7 @@ class Encoder:
         except Exception as error:  # anything may go wrong in somebody else's network; the cause is chained
             raise EncoderError(
                 f"{self.spec.factory} does not run on {what} of shape {tuple(self._x.shape)}: {error}. "
-                "Check [arguments] and [input] of encoder.toml against each other"
+                f"{remedy(error) or 'Check [arguments] and [input] of encoder.toml against each other'}"
             ) from error
         n, n_leads, length = self._x.shape
         self.raw = tuple(self._once(layer) for layer in self.spec.layers)

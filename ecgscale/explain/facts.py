@@ -23,6 +23,7 @@ from ecgscale.encoders.spec import SPEC_FILE, EncoderParts, changes, contract_di
 from ecgscale.encoders.taps import Encoder, Precision
 from ecgscale.errors import ModelError
 from ecgscale.io.numbered import canonical_digest
+from ecgscale.io.places import local_copy
 from ecgscale.progress import Stopwatch
 from ecgscale.store.failures import code_digest
 from ecgscale.words import named
@@ -113,7 +114,7 @@ def encoder_parts_of(model: ClusterModel) -> dict[str, Any]:
 
 def code_explaining(model: ClusterModel) -> str:
     """What changes with the code that explains by `model`: this package's, and that of the network itself."""
-    network = code_of(load_spec(model.encoder_path).factory)
+    network = code_of(load_spec(model.encoder_path).factory, local_copy(model.encoder_path))
     return code_digest(canonical_digest(network) if network else "")
 
 

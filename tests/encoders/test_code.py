@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Iterator
 from importlib.abc import MetaPathFinder
@@ -9,13 +10,17 @@ from importlib.machinery import ModuleSpec
 from importlib.util import spec_from_file_location
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from safetensors.torch import save_file
 
 from ecgscale.encoders.code import code_of
 from ecgscale.encoders.network import build_module
-from ecgscale.encoders.spec import changes, encoder_parts, write_spec
+from ecgscale.encoders.spec import changes, encoder_files, encoder_parts, write_spec
 from ecgscale.encoders.taps import Encoder
+from ecgscale.errors import EncoderError
+from ecgscale.passes.alongside import copy_encoder
 from tests.worlds.formula.small_networks import spec_of, write_small_encoder
 
 FILES = {
@@ -131,3 +136,61 @@ def test_of_an_installed_package_its_version_counts() -> None:
     assert set(code) == {"torch", "torch.nn"}
     assert code_of("not_there_at_all.nets:Net") is None
     assert code_of("not_there_at_all:Net") is None
+
+
+def beside(folder: Path, factor: int) -> Path:
+    """An encoder whose class lies in its own directory, in files that all such encoders may have."""
+    folder.mkdir(parents=True)
+    (folder / "parts").mkdir()
+    (folder / "net.py").write_text(
+        "import parts.heads as heads\nfrom torch import nn\nfrom blocks import conv\nimport parts\n"
+        "class Net(nn.Module):\n    def __init__(self):\n        super().__init__()\n        self.conv = conv()\n"
+        "    def forward(self, x):\n        from late import factor\n"
+        "        return heads.Head()(self.conv(x)) * factor + 0 * parts.N\n"
+    )
+    (folder / "blocks.py").write_text("from torch import nn\ndef conv(): return nn.Conv1d(12, 3, 5, bias=False)\n")
+    (folder / "parts" / "__init__.py").write_text("N = 1\n")
+    (folder / "parts" / "heads.py").write_text(
+        "from .deep import mean\nfrom torch import nn\n"
+        "class Head(nn.Module):\n    def forward(self, x): return mean(x)[:, :2]\n"
+    )
+    (folder / "parts" / "deep.py").write_text("def mean(x): return x.mean(-1)\n")
+    (folder / "late.py").write_text(f"factor = {factor}\n")
+    write_spec(folder, spec_of(factory="net:Net", arguments={}, layers=["conv"]))
+    save_file({"conv.weight": torch.ones(3, 12, 5)}, folder / "weights.safetensors")
+    return folder
+
+
+BESIDE = ["blocks.py", "late.py", "net.py", "parts/__init__.py", "parts/deep.py", "parts/heads.py"]
+
+
+def test_the_class_may_lie_beside_the_contract_and_is_that_encoders_alone(tmp_path: Path) -> None:
+    before = set(sys.modules)
+    one, other = Encoder.load(beside(tmp_path / "a", 1), batch=2), Encoder.load(beside(tmp_path / "b", 7), batch=2)
+    x = np.ones((2, 12, 256), np.float32)
+    assert (other.forward(x).prediction == 7 * one.forward(x).prediction).all()
+    assert (one.forward(x).prediction != 0).all()
+    assert one.parts is not None
+    assert one.parts.code is not None
+    assert sorted(one.parts.code) == BESIDE
+    assert one.digest != other.digest
+    assert not {"net", "blocks", "parts", "late"} & (set(sys.modules) - before)
+    assert not list(tmp_path.rglob("*.pyc"))
+    files = [path.relative_to(tmp_path / "a").as_posix() for path in encoder_files(tmp_path / "a")]
+    assert files == ["encoder.toml", "weights.safetensors", *BESIDE]
+    # What was changed is imported anew, also by the same process.
+    (tmp_path / "a" / "parts" / "deep.py").write_text("def mean(x): return x.mean(-1) + 5\n")
+    assert (Encoder.load(tmp_path / "a", batch=2).forward(x).prediction == one.forward(x).prediction + 5).all()
+
+
+def test_an_encoder_takes_its_class_along(tmp_path: Path) -> None:
+    encoder = Encoder.load(beside(tmp_path / "a", 2), batch=2)
+    copy_encoder(encoder, tmp_path / "root")
+    there = tmp_path / "root" / "encoders" / encoder.encoder_id
+    shutil.rmtree(tmp_path / "a")
+    assert Encoder.load(there, batch=2).digest == encoder.digest
+    (there / "late.py").unlink()
+    (tmp_path / "late.py").write_text("factor = 3\n")
+    (there / "late.py").symlink_to(tmp_path / "late.py")
+    with pytest.raises(EncoderError, match="leads out of the encoder's folder"):
+        encoder_files(there)

@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from ecgscale.encoders.network import build_module, find_factory
+from ecgscale.encoders.taps import Encoder
 from ecgscale.errors import EncoderError
 from tests.worlds.formula.small_networks import ARGUMENTS, spec_of
 
@@ -112,3 +114,64 @@ def test_classes_that_come_with_packages_are_fine() -> None:
     assert find_factory("torch.nn:Conv1d")
     assert find_factory("torch.nn:Embedding.from_pretrained")
     build_module(spec_of(factory="ecgscale.encoders.resnet1d:ResNet1d", arguments=ARGUMENTS))
+
+
+FAILING = {
+    "quits.py": ("import sys\nsys.exit(2)", "Net", "SystemExit: 2. It is a program"),
+    "stops.py": ("class Stop(BaseException): pass\nraise Stop('now')", "Net", "fails with Stop: now"),
+    "typo.py": ("class Net(:", "Net", r"SyntaxError: invalid syntax .*typo.py, line 1"),
+    "lines.py": ("raise RuntimeError('one\\ntwo')", "Net", "RuntimeError: one two"),
+    "needs.py": ("import not_there_at_all", "Net", "It imports not_there_at_all, which is not here: install it"),
+    "partly.py": ("from torch import Nothing", "Net", "cannot import name 'Nothing'.* partly itself was found"),
+    "gpu.py": (
+        "from torch import nn\nclass Net(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+        "        self.a = nn.Linear(2, 2).cuda()",
+        "Net",
+        r"Take .cuda\(\) and device='cuda' out",
+    ),
+    "online.py": (
+        "from urllib.error import URLError\ndef net(pretrained=True):\n    raise URLError('no route')",
+        "net",
+        "URLError.*It downloads.*pretrained = false",
+    ),
+    "script.py": ("def net():\n    raise SystemExit('usage: script')", "net", "SystemExit: usage: script"),
+}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="of machines without a GPU")
+@pytest.mark.parametrize("file", FAILING)
+def test_what_goes_wrong_in_somebody_elses_code_is_one_line_with_a_remedy(tmp_path: Path, file: str) -> None:
+    source, name, message = FAILING[file]
+    (tmp_path / file).write_text(source)
+    with pytest.raises(EncoderError, match=message) as caught:
+        build_module(spec_of(factory=f"{file.removesuffix('.py')}:{name}", arguments={}), tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, r"\(none\): n_leads, width missing. It takes \(n_leads, width, depth=3\)"),
+        ({"n_leads": 12, "widht": 3}, r"width missing; widht unknown. Did you mean 'width'\?. It takes \(n_leads"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_told_with_the_signature(
+    tmp_path: Path, arguments: dict[str, int], message: str
+) -> None:
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\nclass Net(nn.Module):\n"
+        "    def __init__(self, n_leads: int, width, *, depth=3): super().__init__()\n"
+    )
+    with pytest.raises(EncoderError, match=message):
+        build_module(spec_of(factory="net:Net", arguments=arguments), tmp_path)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="of machines without a GPU")
+def test_cuda_in_a_forward_is_told_with_the_remedy(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\nclass Net(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+        "        self.conv = nn.Conv1d(12, 2, 5)\n    def forward(self, x): return x.cuda()\n"
+    )
+    module = build_module(spec_of(factory="net:Net", arguments={}), tmp_path)
+    with pytest.raises(EncoderError, match=r"Take .cuda\(\)"):
+        Encoder(module, spec_of(layers=["conv"]), batch=2)

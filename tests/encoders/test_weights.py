@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import os
+import pickle
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
+from safetensors.torch import save_file
 from torch import nn
 
 from ecgscale.encoders.network import load_weights
@@ -72,11 +75,54 @@ def legacy(content: Any, path: Path) -> None:
         ({"checkpoint": {"model": STATE}}, "checkpoint.model"),
         ({"a.b": STATE, "a": {"c": 1}}, "a.b"),
         ({name: value for name, value in STATE.items() if "num_batches" not in name}, None),
+        # Where one set of weights fits, it need not be named.
+        ({"epoch": 3, "model": STATE, "optimizer": {"state": {0: {"exp_avg": torch.ones(3)}}}}, None),
+        ({"epoch": 3, "model_state": {"net": prefixed("module.")}, "torch": torch.__version__}, None),
+        ({"model": STATE, "ema": {"module": STATE}}, "ema"),
+        ((STATE, 3), None),
+        ([{"lr": 1.0}, {"weights": STATE}], None),
+        ([STATE, STATE], "1"),
+        ({"step": torch.tensor(3), "params": {name: value.numpy() for name, value in STATE.items()}}, None),
+        ({**STATE, "epoch": 3, "name": "best"}, None),
+        (prefixed("_fsdp_wrapped_module."), None),
     ],
 )
 @pytest.mark.parametrize("save", [torch.save, legacy])
 def test_what_training_scripts_save_loads(tmp_path: Path, content: Any, key: str | None, save: Any) -> None:
     assert same(loaded(tmp_path, content, key, save=save))
+
+
+@pytest.mark.parametrize(
+    ("content", "key", "left_out"),
+    [
+        # Lightning: the loss's weights beside; torch.optim.swa_utils.AveragedModel: how many were averaged.
+        ({"state_dict": {**prefixed("model."), "loss.weight": torch.ones(2)}}, None, "loss.weight"),
+        ({**prefixed("net.model."), "net.auroc.n": torch.ones(2), "lr": torch.ones(1)}, None, "net.auroc.n, lr"),
+        ({"n_averaged": torch.tensor(3), **prefixed("module.")}, None, "n_averaged"),
+        ({**STATE, "criterion.pos_weight": torch.ones(2)}, None, "criterion.pos_weight"),
+        # Two fit: which one is said as the beginning of the names.
+        ({"state_dict": {**prefixed("model."), **prefixed("ema.")}}, "state_dict.model", ""),
+        ({**prefixed("student.net."), **prefixed("teacher.net.")}, "teacher.net", ""),
+    ],
+)
+def test_what_lies_beside_the_weights_is_left_out_and_told(
+    tmp_path: Path, content: Any, key: str | None, left_out: str
+) -> None:
+    torch.save(content, tmp_path / "w.pt")
+    module = small_resnet(seed=5)
+    found = load_weights(module, tmp_path, spec_of(weights="w.pt", weights_key=key))
+    assert same(module)
+    assert found.notes == ((f"left out of the checkpoint, as no part of the network: {left_out}",) if left_out else ())
+
+
+def test_weight_norm_as_it_was_saved_before_it_was_a_parametrisation(tmp_path: Path) -> None:
+    with pytest.warns(FutureWarning):
+        old = torch.nn.utils.weight_norm(nn.Conv1d(2, 3, 5), dim=2)
+    new = torch.nn.utils.parametrizations.weight_norm(nn.Conv1d(2, 3, 5), dim=2)
+    torch.save({"state_dict": {f"pos.{name}": value for name, value in old.state_dict().items()}}, tmp_path / "w.pt")
+    load_weights(nn.ModuleDict({"pos": new}), tmp_path, spec_of(weights="w.pt"))
+    x = torch.ones(1, 2, 9)
+    assert torch.allclose(old(x), new(x))
 
 
 @pytest.mark.parametrize("file", ["last.ckpt", "pytorch_model.bin", "checkpoint.pth.tar", "model.pth"])
@@ -121,10 +167,14 @@ class Touching:
 @pytest.mark.parametrize("save", [torch.save, legacy])
 def test_nothing_that_a_file_says_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, evil: Any, save: Any) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(EncoderError, match=r"could run any code.*torch.save.model.state_dict") as caught:
+    with pytest.raises(EncoderError, match=r"could run any code.*torch.save\(checkpoint\['model'\]") as caught:
         loaded(tmp_path, {"model": STATE, "extra": evil}, "model", save=save)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "pwned").exists()
+
+
+class Config(dict[str, Any]):
+    """A settings object of some package, as OmegaConf's are."""
 
 
 def save_script(module: nn.Module, path: Path) -> None:
@@ -134,20 +184,45 @@ def save_script(module: nn.Module, path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "key", "save", "message"),
     [
-        (small_resnet(), None, torch.save, "ResNet1d.*of a whole network"),
+        (
+            small_resnet(),
+            None,
+            torch.save,
+            r"ResNet1d.*model = torch.load\('w.pt', .*\); torch.save\(model.state_dict\(\)",
+        ),
+        (small_resnet(), None, legacy, r"ResNet1d.*; torch.save\(model.state_dict\(\), 'weights.pt'\)$"),
+        (
+            {"epoch": 3, "net": small_resnet()},
+            None,
+            torch.save,
+            r"checkpoint = torch.load\('w.pt', .*weights_only=False\); torch.save\(checkpoint\['net'\].state_dict\(\),",
+        ),
+        (
+            {"hyper_parameters": Config(), "state_dict": STATE},
+            None,
+            torch.save,
+            r"Config.*torch.save\(checkpoint\['state_dict'\], 'weights.pt'\)$",
+        ),
         (small_resnet(), None, save_script, r"TorchScript.*torch.jit.load\(FILE\).state_dict"),
-        ({"epoch": 3, "model": STATE}, None, torch.save, "set weights_key to one of model$"),
-        ({"ema": {"module": STATE}}, "ema", torch.save, "set weights_key to one of ema.module$"),
-        ({"ema": {"module": STATE}}, None, torch.save, "set weights_key to one of ema.module$"),
+        (
+            {"model": STATE, "ema": {"module": STATE}},
+            None,
+            torch.save,
+            "2 sets .* set weights_key to one of model, ema.module$",
+        ),
+        ({**prefixed("a."), **prefixed("b."), "c": torch.ones(1)}, None, torch.save, "weights_key to one of a, b$"),
         ({"ema": {"module": STATE}}, "ema.modul", torch.save, "no 'ema.modul'.*Did you mean 'module'"),
         ([1, 2], None, torch.save, "is no state_dict.*torch.save"),
         ({}, None, torch.save, "is no state_dict"),
         ({1: torch.ones(2)}, None, torch.save, "is no state_dict"),
+        ({"epoch": 3, "args": {"lr": 1.0}}, None, torch.save, "no state_dict .*it holds epoch, args: save the weights"),
+        # What is left out is never a part of a network that the class does not have.
+        ({**STATE, "attention.weight": torch.ones(2)}, None, torch.save, "unexpected attention.weight$"),
         (
-            {**prefixed("model."), "criterion.weight": torch.ones(2)},
+            {"model": {f"model.{name}": value for name, value in STATE.items() if name != "lin.bias"}},
             None,
             torch.save,
-            "those under 'model.' would fit",
+            r"weights_key = 'model'\) does not fit .* missing lin.bias$",
         ),
         ({**STATE, "lin.bias": torch.ones(2).to_sparse()}, None, torch.save, "sparse or quantised weights in lin.bias"),
         ({**STATE, "lin.bias": torch.ones(7)}, None, torch.save, r"lin.bias is \(7,\), expected \(2,\)"),
@@ -174,6 +249,37 @@ def test_files_that_torch_did_not_write_are_one_line(tmp_path: Path) -> None:
     for data in spoilt:
         (tmp_path / "w.pt").write_bytes(data)
         assert "\n" not in told(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "is empty"),
+        (b"version https://git-lfs.example/spec/v1\noid sha256:00\n", "`git lfs pull`"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(90), "tf2onnx"),
+        (b"\x1f\x8b" + bytes(90), "unpack it"),
+        (pickle.dumps({"a": np.ones(3)}), r"torch.save\(checkpoint"),
+    ],
+)
+@pytest.mark.parametrize("file", ["w.pt", "w.safetensors"])
+def test_files_of_other_kinds_say_what_to_do(tmp_path: Path, data: bytes, message: str, file: str) -> None:
+    (tmp_path / file).write_bytes(data)
+    if data[:1] == b"\x80" and file == "w.safetensors":
+        message = "cannot be read as weights"
+    with pytest.raises(EncoderError, match=message):
+        load_weights(small_resnet(), tmp_path, spec_of(weights=file))
+
+
+def test_safetensors_under_another_name_say_so(tmp_path: Path) -> None:
+    save_file(STATE, tmp_path / "w.bin")
+    with pytest.raises(EncoderError, match=r"name it w\.safetensors"):
+        load_weights(small_resnet(), tmp_path, spec_of(weights="w.bin"))
+
+
+@pytest.mark.parametrize(("file", "remedy"), [("w.h5", "ONNX"), ("w.keras", "ONNX"), ("w.pkl", "torch.save")])
+def test_files_that_are_no_checkpoints_are_refused_with_the_remedy(file: str, remedy: str) -> None:
+    with pytest.raises(ValidationError, match=remedy):
+        spec_of(weights=file)
 
 
 def told(folder: Path) -> str:

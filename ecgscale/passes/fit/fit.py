@@ -100,7 +100,7 @@ def fit_archive(
     encoder = Encoder.load(encoder_dir, device=device, batch=request.batch, precision=request.precision)
     layout = encoder_layout(encoder)
     selection = select(archive, request.folds, request.records, request.settings.seed)
-    for note in archive.notes():
+    for note in (*encoder.notes, *archive.notes()):
         progress.say(f"note: {note}")
     for reason in selection.skipped.values():
         progress.say(f"left out of the fit: {reason}")

@@ -28,6 +28,7 @@ from ecgscale.encoders.spec import load_spec
 from ecgscale.encoders.taps import Encoder
 from ecgscale.errors import EcgscaleError, ShardError
 from ecgscale.explain.facts import encoder_layout
+from ecgscale.io.places import local_copy
 from ecgscale.passes.fit.request import FitRequest, select
 from ecgscale.passes.stream import Wanted, activate, prefetch
 from ecgscale.passes.workers import device_kind
@@ -100,7 +101,7 @@ def random_encoder(directory: str | Path, seed: int, device: str, batch: int) ->
     spec = load_spec(directory)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        module = build_module(spec)
+        module = build_module(spec, local_copy(directory))
     return Encoder(module, spec, device=device, batch=batch)
 
 

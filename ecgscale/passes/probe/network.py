@@ -21,11 +21,10 @@ from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from ecgscale.encoders.listening import element_of, exchanged, listen, prediction_of
-from ecgscale.encoders.network import build_module, load_weights
+from ecgscale.encoders.network import load_network
 from ecgscale.encoders.shapes import split_layer
 from ecgscale.encoders.spec import EncoderSpec, load_spec
 from ecgscale.encoders.taps import fix_arithmetic, resolve_device
-from ecgscale.io.places import local_copy
 
 
 @dataclass(frozen=True)
@@ -53,9 +52,7 @@ class ProbeNetwork:
     def load(cls, directory: str | Path, device: str, batch: int) -> ProbeNetwork:
         """The network of an encoder directory; `EncoderError` as for the encoder itself."""
         spec = load_spec(directory)
-        module = build_module(spec)
-        load_weights(module, local_copy(directory), spec)
-        return cls(module, spec, device, batch)
+        return cls(load_network(directory, spec)[0], spec, device, batch)
 
     @property
     def has_dropout(self) -> bool:
