@@ -6,6 +6,8 @@
     duplicate_leads:A=B            two leads that are equal sample by sample
     einthoven_violated[:LEAD]      I + III is not II; or an augmented lead is not what Goldberger makes of the others
     limb_reversal:RA-LA, RA-LL     electrodes exchanged: lead I, or II, is upside down
+    chest_reversal:V1-V3, V6-V1    two chest electrodes exchanged, or all six in the opposite order
+    inverted_lead:V1               a chest lead upside down
 
 All of them look at (n, leads, samples) of one shape at once, over the valid span. docs/data-format.md says how often
 they are set on recordings that are as they should be.
@@ -16,11 +18,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ecgscale.leads import LIMB_FROM_TWO
+from ecgscale.leads import CANONICAL_LEADS, LIMB_FROM_TWO
 
 HIGHEST_MV = 10.0
 """Peak to peak. IEC 60601-2-25 asks of an electrocardiograph to record ±5 mV."""
@@ -45,10 +48,28 @@ _STRIDE = 61
 _SPARSE_HZ = 100.0
 _DISAGREES, _DISAGREES_MV = 0.25, 0.05  # of the larger lead's standard deviation, and at least so much
 
-_COMPARED = ("I", "II", "III", "aVR", "aVL", "aVF", "V5", "V6")
+_COMPARED = CANONICAL_LEADS
+_BEATING = ("I", "II", "III", "aVR", "aVL", "aVF", "V5", "V6")
 _OPPOSED = -0.6
 _P_MV = 0.03
 _BEATS = 4
+
+_DIPOLE_LEADS = ("I", "II", "V1", "V2", "V3", "V4", "V5", "V6")
+_DIPOLE = np.array(
+    [
+        [0.632, -0.235, 0.059],
+        [0.235, 1.066, -0.132],
+        [-0.515, 0.157, -0.917],
+        [0.044, 0.164, -1.387],
+        [0.882, 0.098, -1.277],
+        [1.213, 0.127, -0.601],
+        [1.125, 0.127, -0.086],
+        [0.831, 0.076, 0.230],
+    ]
+)
+"""Of those leads on x, y and z of the heart's dipole (Dower et al. 1980, J Electrocardiol 13:109)."""
+_UNEXPLAINED, _BETTER = 0.1, 0.4
+"""Share of the leads, each as strong as the others, that no dipole gives; and of that what an exchange has to leave."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +165,7 @@ def oddities(recordings: Recordings) -> list[list[str]]:
     """The flags of each recording."""
     flags: list[list[str]] = [[] for _ in recordings.signals]
     with np.errstate(invalid="ignore", over="ignore"):
-        for find in (_rates, _amplitudes, _saturated, _duplicates, _disagreeing, _reversed):
+        for find in (_rates, _amplitudes, _saturated, _duplicates, _disagreeing, _reversed, _misplaced):
             for record, flag in find(recordings):
                 flags[record].append(flag)
     return flags
@@ -287,11 +308,54 @@ def _reversed(recordings: Recordings) -> Found:
                 yield record, f"limb_reversal:{electrodes}"
 
 
+def _exchanges() -> tuple[list[str], NDArray[np.float64]]:
+    """What may have been done to the leads, and (k, 8, 8): what undoes it. Flags of chest electrodes alone: others
+    are here so that none of them is taken for one of those."""
+    names, undo = ["", "", "", ""], [np.eye(8) for _ in range(4)]
+    undo[1][:2, :2] = [[-1, 0], [-1, 1]]  # RA and LA: I is upside down, II is III
+    undo[2][:2, :2] = [[1, -1], [0, -1]]  # RA and LL
+    undo[3][:2, :2] = [[0, 1], [1, 0]]  # LA and LL
+    chest = range(2, 8)
+    for one, other in combinations(chest, 2):
+        order = np.arange(8)
+        order[[one, other]] = other, one
+        names.append(f"chest_reversal:{_DIPOLE_LEADS[one]}-{_DIPOLE_LEADS[other]}")
+        undo.append(np.eye(8)[order])
+    names.append("chest_reversal:V6-V1")
+    undo.append(np.eye(8)[[0, 1, *reversed(chest)]])
+    for lead in chest:
+        names.append(f"inverted_lead:{_DIPOLE_LEADS[lead]}")
+        undo.append(np.diag(np.where(np.arange(8) == lead, -1.0, 1.0)))
+    return names, np.stack(undo)
+
+
+_EXCHANGES, _UNDO = _exchanges()
+_OF_DIPOLES = np.linalg.qr(_DIPOLE / np.linalg.norm(_DIPOLE, axis=1, keepdims=True))[0]
+
+
+def _misplaced(recordings: Recordings) -> Found:
+    """The heart is nearly one dipole, of which eight leads are eight views: where they fit badly, and far better once
+    two of them are exchanged, they were (after Kors and van Herpen 2001, J Electrocardiol 34 Suppl:215)."""
+    if not set(_DIPOLE_LEADS) <= recordings.compared.keys() or recordings.sparse_mv.shape[-1] < 2:
+        return
+    leads = np.diff(recordings.sparse_mv[:, [recordings.compared[lead] for lead in _DIPOLE_LEADS]], axis=-1)
+    together = leads @ leads.transpose(0, 2, 1)
+    size = np.sqrt(np.einsum("nii->ni", together))
+    together /= np.maximum(size[:, :, None] * size[:, None, :], np.finfo(np.float64).tiny)
+    undone = np.einsum("kij,njl,kml->nkim", _UNDO, together, _UNDO, optimize=True)
+    explained = np.einsum("ip,nkij,jp->nk", _OF_DIPOLES, undone, _OF_DIPOLES, optimize=True)
+    left = 1 - explained / np.einsum("nkii->nk", undone)
+    best = left.argmin(axis=1)
+    known = recordings.are_sound(_DIPOLE_LEADS) == len(_DIPOLE_LEADS)
+    badly = (left[:, 0] > _UNEXPLAINED) & (left.min(axis=1) < _BETTER * left[:, 0])
+    yield from ((int(n), _EXCHANGES[best[n]]) for n in np.flatnonzero(known & badly) if _EXCHANGES[best[n]])
+
+
 def _p_wave(recordings: Recordings, record: int, lead: int) -> float:
     """mV: the largest deflection before QRS in the mean heartbeat of a lead; 0 where there are too few beats."""
     x = recordings.sparse_mv[record]
     hertz = recordings.rate / max(1, int(recordings.rate // _SPARSE_HZ))
-    moving = [recordings.sound[record, recordings.at[name]] for name in recordings.compared]
+    moving = [name in _BEATING and bool(recordings.sound[record, recordings.at[name]]) for name in recordings.compared]
     beats = _beats(np.abs(np.diff(x[moving], axis=-1)).sum(axis=0), hertz)
     early, late, edge = (max(1, round(seconds * hertz)) for seconds in (0.24, 0.07, 0.03))
     beats = [beat for beat in beats if beat >= early]

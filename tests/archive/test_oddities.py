@@ -143,6 +143,39 @@ def test_electrodes_that_were_exchanged(exchange: dict[str, tuple[str, int]], fl
     assert not any(name.startswith("einthoven") for name in found)
 
 
+@pytest.mark.parametrize(
+    ("exchange", "flag", "at_least"),
+    [
+        ({"V1": ("V3", 1), "V3": ("V1", 1)}, "chest_reversal:V1-V3", 0.8),
+        ({"V2": ("V6", 1), "V6": ("V2", 1)}, "chest_reversal:V2-V6", 0.8),
+        ({f"V{i}": (f"V{7 - i}", 1) for i in range(1, 7)}, "chest_reversal:V6-V1", 0.8),
+        ({"V2": ("V2", -1)}, "inverted_lead:V2", 0.8),
+        ({"V5": ("V5", -1)}, "inverted_lead:V5", 0.8),
+    ],
+)
+def test_chest_electrodes_that_were_exchanged(exchange: dict[str, tuple[str, int]], flag: str, at_least: float) -> None:
+    def apply(x: np.ndarray) -> np.ndarray:
+        moved = x.copy()
+        for lead, (other, sign) in exchange.items():
+            moved[:, AT[lead]] = sign * x[:, AT[other]]
+        return moved
+
+    found = counts(changed(apply))
+    assert found[flag] > at_least * RECORDS
+    assert found.total() - found[flag] < 0.1 * RECORDS
+
+
+@pytest.mark.parametrize("exchange", [ARMS, ARM_AND_LEG, {"I": ("II", 1), "II": ("I", 1), "III": ("III", -1)}])
+def test_limb_electrodes_are_not_taken_for_chest_ones(exchange: dict[str, tuple[str, int]]) -> None:
+    def apply(x: np.ndarray) -> np.ndarray:
+        moved = x.copy()
+        for lead, (other, sign) in exchange.items():
+            moved[:, AT[lead]] = sign * x[:, AT[other]]
+        return moved
+
+    assert not any(flag.startswith(("chest", "inverted")) for flag in counts(changed(apply)))
+
+
 def test_leads_that_are_not_sound_have_no_flags() -> None:
     fresh = clean()
     signals = fresh.signals.astype(np.float32)
