@@ -30,6 +30,7 @@ SECTIONS = {
         "uncertainty": ("ecgscale.cli.evaluations:uncertainty", "does entropy say when the network errs?"),
         "temporal": ("ecgscale.cli.evaluations:temporal", "does the order of clusters matter?"),
         "probe": ("ecgscale.cli.sampled:probe", "Grad-CAM, dropout, masking, lead by lead and more, on a sample"),
+        "compare": ("ecgscale.cli.compare:compare", "another network or fit: same clusters, other answers?"),
         "sweep": ("ecgscale.cli.sampled:sweep", "how much rests on K, training records, layers, γ and τ"),
         "audit": ("ecgscale.cli.evaluations:audit", "records whose label, network and surrogate disagree"),
     },

@@ -106,3 +106,12 @@ def _numbered(kept: Mapping[int, int], n_old: int, n_new: int) -> Sequence[int]:
     born = [new for new in range(n_new) if new not in kept.values()]
     ids |= dict(zip([*moved, *born], free, strict=True))
     return [ids[new] for new in range(n_new)]
+
+
+def match_by_time(together: NDArray[np.integer]) -> dict[int, int]:
+    """Which cluster of one partition is which of another, from (K, K′) the time that each pair has in common.
+
+    One to one, so that as much time as can be is in matched pairs; two that never meet are no pair.
+    """
+    rows, columns = linear_sum_assignment(together, maximize=True)
+    return {int(i): int(j) for i, j in zip(rows, columns, strict=True) if together[i, j] > 0}

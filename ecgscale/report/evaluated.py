@@ -78,6 +78,22 @@ _PROBES = {
     "output_loss": "output falls by",
     "time_changed": "time in another cluster",
 }
+_COMPARE = {
+    "agreement": "time in matched clusters, or records with the same answer",
+    "ami": "mutual information of the clusters, adjusted for chance",
+    "shifted_mean": "B moved round: mean",
+    "shifted_p99": "99 % below",
+    "p_value": "p",
+    "jaccard": "Jaccard",
+    "of_a": "share of A's time",
+    "of_b": "share of B's time",
+    "apart": "share of its time in clusters that are no pair",
+    "yes_a": "A says yes",
+    "yes_b": "B says yes",
+    "only_a": "A alone",
+    "only_b": "B alone",
+    "other_shard": "in other shards",
+}
 _ORDER = {
     "auroc": "AUROC",
     "gain": "more than the bag",
@@ -174,6 +190,11 @@ def _audited(row: Mapping[str, Any]) -> Row:
 def _probes(found: Evaluation, n_clusters: int) -> list[Markup]:
     """What the network said when it was asked again."""
     return any_blocks(found, _PROBES)
+
+
+def _compare(found: Evaluation, n_clusters: int) -> list[Markup]:
+    """Clusters and answers of two networks beside each other."""
+    return any_blocks(found, _COMPARE)
 
 
 def _uncertainty(found: Evaluation, n_clusters: int) -> list[Markup]:
@@ -296,6 +317,14 @@ KINDS = (
         "Recordings whose label, network and surrogate disagree, the most suspicious first.",
         "audit ROOT --target TARGET",
         _audit,
+    ),
+    Kind(
+        "compare",
+        "Another network",
+        "The same recordings under another network or another fit (B): which clusters are the same ones, and which "
+        "answers flip.",
+        "",
+        _compare,
     ),
     Kind("drift", "Drift", "The last nights against what was published first.", "", _nights),
 )

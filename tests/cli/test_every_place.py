@@ -113,6 +113,7 @@ localise {base}/root --archive {base}/archive --records 4
 uncertainty {base}/root --everyone --bootstrap 10
 temporal {base}/root --target sex --bootstrap 10 --trees 2
 audit {base}/root --folds patients:2 --flips 1 --trees 2
+compare {base}/root {base}/root --bootstrap 10
 sweep {base}/root --archive {base}/archive --only softmax -o {base}/sweep.svg {quick}
 sweep {base}/archive --encoder {base}/encoder --out {base}/swept --only softmax {quick}
 plan {base}/c.toml --model {base}/root/models/{model} --rate 10
