@@ -217,9 +217,10 @@ def _tell_taps(report: EncoderReport) -> None:
             f"  {tap.layer}: {tap.channels} channels, {tap.steps} steps, hop {tap.hop:g} samples ({tap.hop_ms:.0f} ms)"
         )
         if tap.lag is None:
-            say(f"{head}; no answer")
+            say(f"{head}; " + ("no answer" if not tap.answers else "no time" if tap.is_time is False else "one answer"))
         else:
             say(
-                f"{head}; lag {tap.lag:+.1f} samples ({tap.lag_ms:+.1f} ms, {tap.lag_hops:+.2f} hops); answers spread "
+                f"{head}; lag {tap.lag:+.1f} samples ({tap.lag_ms:+.1f} ms, {tap.lag_hops:+.2f} hops; "
+                f"{tap.lag_from_ms:+.1f} ms at 10 %, {tap.lag_to_ms:+.1f} ms at 90 % of the record); answers spread "
                 f"over {tap.width_ms:.0f} ms (rms), reach {tap.field_ms:.0f} ms"
             )

@@ -1,8 +1,6 @@
 """What a person wants to know of an encoder before a night's run: its layers, and whether its taps keep time.
 
-A tap's lag is measured, not derived: an impulse goes in at a known place, and the centre of what changes in the
-activations, on the upsampled time axis (step l of L sits at (l + ½) · D / L − ½), is compared with that place.
-A lag of more than half a hop means that clusters would be painted beside what the network saw.
+Lags are measured, not derived: see `encoders.timing`.
 
 A network is to be a function of its input alone: results are the same bits whenever and beside whatever a record is
 explained. Dropout that stays on, noise, state that is kept between calls, and batch norm without running statistics
@@ -24,11 +22,9 @@ from torch import nn
 from ecgscale.encoders.listening import elements_of
 from ecgscale.encoders.shapes import split_layer
 from ecgscale.encoders.taps import Activations, Encoder
+from ecgscale.encoders.timing import TapFact, measure_taps
 from ecgscale.errors import EncoderError
 from ecgscale.words import named
-
-_POSITIONS = 32
-_RESPONSE_FLOOR = 1e-3
 
 
 @dataclass(frozen=True)
@@ -40,27 +36,6 @@ class LayerFact:
     shape: tuple[int, ...]
     tapped: bool
     tappable: bool  # (records, channels, steps) with at most D steps, run once
-
-
-@dataclass(frozen=True)
-class TapFact:
-    """One tap: its shape, and when it answers. Lags and widths are None when no impulse moved it."""
-
-    layer: str
-    channels: int
-    steps: int
-    hop: float  # samples between steps
-    hop_ms: float
-    lag: float | None  # samples; positive means that the answer comes after the signal
-    lag_ms: float | None
-    lag_hops: float | None
-    width_ms: float | None  # root mean square spread of the answer around its centre
-    field_ms: float | None  # from the first to the last step that answers with 0.1 % of the largest answer
-
-    @property
-    def late(self) -> bool:
-        """More than half a hop off."""
-        return self.lag_hops is not None and abs(self.lag_hops) > 0.5
 
 
 @dataclass(frozen=True)
@@ -86,20 +61,17 @@ class EncoderReport:
                 "it one in evaluation mode"
             )
         for tap in self.taps:
-            if tap.lag is None:
+            if not tap.answers:
                 found.append(f"{tap.layer} does not answer to impulses of 1 mV: it is dead, or its input is cut off")
-            elif tap.late:
-                found.append(
-                    f"{tap.layer} lags by {tap.lag_ms:+.0f} ms, {tap.lag_hops:+.2f} of its hop: clusters will be drawn "
-                    "beside what the network saw (causal or unevenly padded convolutions?)"
-                )
+            elif tap.wrong:
+                found.append(f"{tap.wrong}. `ecgscale fit` refuses it as it is")
         if all(tap.steps == 1 for tap in self.taps):
             found.append("every tap has a single step: there is no time left to explain; tap earlier layers")
         return found
 
     def as_dict(self) -> dict[str, Any]:
         """For `--json`."""
-        taps = [{**asdict(tap), "late": tap.late} for tap in self.taps]
+        taps = [tap.as_dict() for tap in self.taps]
         return {**asdict(self), "prediction": list(self.prediction), "taps": taps, "warnings": self.warnings}
 
 
@@ -151,63 +123,6 @@ def _layers(encoder: Encoder) -> tuple[tuple[LayerFact, ...], tuple[int, ...]]:
     order = {name: place for place, name in enumerate(modules)}
     facts.sort(key=lambda fact: order[split_layer(fact.name)[0]])
     return tuple(facts), tuple(prediction.shape)
-
-
-def measure_taps(encoder: Encoder, positions: int = _POSITIONS) -> tuple[TapFact, ...]:
-    """Lag, width and field of every tap, averaged over impulses in all leads at `positions` places.
-
-    The places cover one hop of the coarsest tap around the middle of the record, so that neither the grid of steps
-    nor the borders weigh in; half of the impulses are negative.
-    """
-    spec = encoder.spec.input
-    widest = spec.length / min(length for _, length in encoder.layout)
-    offsets = (np.arange(positions) + 0.5) / positions - 0.5
-    places = np.clip(np.rint((spec.length - 1) / 2 + offsets * widest).astype(int), 0, spec.length - 1)
-    signs = np.where(np.arange(positions) // 2 % 2, -1.0, 1.0)
-    still = encoder.forward(np.zeros((1, len(spec.leads), spec.length), np.float32)).blocks
-    answers: list[list[NDArray[np.float64]]] = [[] for _ in still]
-    for start in range(0, positions, encoder.batch):
-        chunk = slice(start, start + encoder.batch)
-        x = np.zeros((len(places[chunk]), len(spec.leads), spec.length), np.float32)
-        x[np.arange(len(x)), :, places[chunk]] = (signs[chunk] * spec.millivolt)[:, None]
-        for block, (moved, quiet) in enumerate(zip(encoder.forward(x).blocks, still, strict=True)):
-            answers[block].append((moved - quiet).abs().sum(dim=1).double().cpu().numpy())
-    names = encoder.spec.layers
-    return tuple(
-        _tap_fact(layer, shape, np.concatenate(answer), places, spec.length, spec.sampling_rate)
-        for layer, shape, answer in zip(names, encoder.layout, answers, strict=True)
-    )
-
-
-def _tap_fact(
-    layer: str, shape: tuple[int, int], answer: NDArray[np.float64], places: NDArray, length: int, rate: float
-) -> TapFact:
-    """From the summed answers (positions, L) of one tap."""
-    channels, steps = shape
-    hop, ms = length / steps, 1000 / rate
-    lag = width = span = None
-    weight = answer.sum(axis=1)
-    if (heard := weight > 0).any():
-        centres = (np.arange(steps) + 0.5) * hop - 0.5
-        shares = answer[heard] / weight[heard, None]
-        middles = shares @ centres
-        lag = float(np.mean(middles - places[heard]))
-        width = float(np.sqrt(np.mean((shares * (centres - middles[:, None]) ** 2).sum(axis=1))))
-        loud = answer[heard] > _RESPONSE_FLOOR * answer[heard].max(axis=1, keepdims=True)
-        last = steps - loud[:, ::-1].argmax(axis=1)
-        span = float(np.max(last - loud.argmax(axis=1))) * hop
-    return TapFact(
-        layer=layer,
-        channels=channels,
-        steps=steps,
-        hop=hop,
-        hop_ms=hop * ms,
-        lag=lag,
-        lag_ms=None if lag is None else lag * ms,
-        lag_hops=None if lag is None else lag / hop,
-        width_ms=None if width is None else width * ms,
-        field_ms=None if span is None else span * ms,
-    )
 
 
 _NAMED = 4

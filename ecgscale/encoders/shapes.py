@@ -39,6 +39,7 @@ class TapSpec(Section):
     axes: "bct" by default; drop_steps: leading steps that are no time, or [leading, trailing] (0)
     leads: what becomes of an axis of leads: their "mean" (by default), or all of them as channels ("stack")
     start, step: samples; step l of the tap sits at start + step · l on the input's axis (half-pixel centres by default)
+    trust: true where all this is right whatever impulses say of it
     """
 
     axes: str | None = None
@@ -46,6 +47,7 @@ class TapSpec(Section):
     leads: Literal["mean", "stack"] | None = None
     start: Annotated[float, Field(allow_inf_nan=False)] | None = None
     step: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    trust: bool | None = None
 
     @field_validator("axes")
     @classmethod
@@ -99,6 +101,7 @@ class Tap:
     drop: tuple[int, int] = (0, 0)
     leads: Literal["mean", "stack"] = "mean"
     time: TimeMap | None = None
+    trust: bool = False
     stated: frozenset[str] = frozenset()
 
     @classmethod
@@ -115,6 +118,7 @@ class Tap:
             (drop, 0) if isinstance(drop, int) else tuple(drop),
             said.get("leads", "mean"),
             time,
+            said.get("trust", False),
             frozenset(said),
         )
 
@@ -153,15 +157,17 @@ class Tap:
         return stacked.contiguous()
 
     def _unfit(self, shape: Sequence[int], n: int, length: int, n_leads: int) -> EncoderError:
-        dropped = f" less {sum(self.drop)} dropped" if any(self.drop) else ""
         others = [axes for axes in plausible_axes(shape, n, length, n_leads) if axes != self.axes]
-        if others:
-            choice = " or ".join(f'axes = "{axes}"' for axes in others[:4])
-            remedy = (
-                f"encoder.toml settles it: {section_of(self.layer)} {choice} (which of them, `encoder check` measures)"
-            )
-        else:
+        choice = " or ".join(f'axes = "{axes}"' for axes in others[:4])
+        groups = groups_of(self.axes)
+        over = shape[groups.index("t")] - length if len(groups) == len(shape) and "t" in groups else 0
+        if 0 < over <= length // 4:
+            drop = f"drop_steps = [{over // 2}, {over - over // 2}]"
+            choice = " or ".join(filter(None, (f"{drop} (steps at its ends that see padding alone)", choice)))
+        remedy = f"encoder.toml settles it: {section_of(self.layer)} {choice}; then `encoder check` measures its time"
+        if not choice:
             remedy = "No axis of it can be time: tap an earlier layer. `ecgscale encoder check` lists layers that do"
+        dropped = f" less {sum(self.drop)} dropped" if any(self.drop) else ""
         wanted = "(records, channels, steps)" if self.axes == DEFAULT_AXES else f'axes "{self.axes}"'
         return EncoderError(
             f"layer {self.layer!r} gives shape {tuple(shape)}; a tap has to give {wanted} with {n} records and at most "

@@ -10,10 +10,11 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional
 
-from ecgscale.encoders.check import check_encoder, measure_taps
+from ecgscale.encoders.check import check_encoder
 from ecgscale.encoders.resnet1d import ResNet1d
 from ecgscale.encoders.spec import write_spec
 from ecgscale.encoders.taps import Encoder
+from ecgscale.encoders.timing import measure_taps
 from tests.worlds.formula.small_networks import small_resnet, spec_of, write_small_encoder
 
 

@@ -61,6 +61,7 @@ def test_any_axes_become_records_channels_steps(shape: tuple[int, ...], said: di
         ((N, 40, 384), {}, r'at most 256 steps.*axes = "btc"'),
         ((50, N, 300), {}, r'axes = "tbc"'),
         ((N, 7), {"axes": "btc"}, r'axes "btc".*axes = "bt"'),
+        ((N, C, 259), {}, r"drop_steps = \[1, 2\] .steps at its ends"),
         ((N, 300), {}, "No axis of it can be time"),
         ((N, 2, 2), {"drop_steps": 2}, "less 2 dropped"),
         ((N, 41, 16), {"axes": "b(lt)c"}, r'axes "b\(lt\)c"'),

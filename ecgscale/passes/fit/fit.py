@@ -27,6 +27,7 @@ from ecgscale.encoders.check import require_steady
 from ecgscale.encoders.seen import SEEN_FILE, seen_lines
 from ecgscale.encoders.spec import changes, encoder_digest, load_spec
 from ecgscale.encoders.taps import Encoder, resolve_device
+from ecgscale.encoders.timing import require_timely
 from ecgscale.errors import EcgscaleError, ModelError
 from ecgscale.explain.facts import encoder_digest_of, encoder_layout, encoder_parts_of, require_encoder
 from ecgscale.io.numbered import canonical_digest
@@ -124,6 +125,8 @@ def fit_archive(
         steady = require_steady(encoder, request.allow_nondeterministic)
         if not steady:
             progress.say("note: the network is not a function of its input alone; the model records it")
+        for why in require_timely(encoder):
+            progress.say(f"note: {why}; encoder.toml says to trust it")
         encoder_id = copy_encoder(encoder, root)
         checkpoint = Checkpoint(root / "_fits" / f"{canonical_digest({**identity, 'n_clusters': todo})[:16]}.npz")
         budget = memory.cache_budget

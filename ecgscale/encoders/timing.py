@@ -1,0 +1,330 @@
+"""Whether a tap keeps time: impulses go in from edge to edge of a record, and where the tap answers is compared with
+where its steps are drawn.
+
+For each impulse the centre of the answer is taken, in steps of the tap: the mean step, weighted by the energy of what
+changes there, less what changes everywhere. A line through the centres over the places of the impulses is the tap's own
+time axis. Its slope tells whether the axis that was taken for time is time at all: 1 where it is, 0 where not, and then
+other axes are tried. Its ends tell how far from the signal the tap is drawn. Answers that an end of the axis cuts
+off would bend the line inwards and are left out of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from itertools import product
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ecgscale.encoders.shapes import DEFAULT_AXES, Tap, TimeMap, plausible_axes, section_of
+from ecgscale.encoders.taps import Encoder
+from ecgscale.errors import EncoderError
+
+IMPULSES = 64
+_ALLOWED = 0.1
+"""Of a hop, how well the place of an answer is known."""
+EDGE = 0.1
+"""Of a record, at each end, where no impulse goes in."""
+_FOLLOWS, _CLOSELY = 0.5, 0.8
+"""Slope and correlation from which an axis is time."""
+_CUT = 0.05
+"""Of the largest energy, at an end of the axis: an answer with more is cut off."""
+_RESPONSE_FLOOR = 1e-3
+
+Answers = NDArray[np.float64]
+"""(impulses, steps): how much a tap changes at each of its steps, over all channels."""
+
+
+@dataclass(frozen=True)
+class TapFact:
+    """One tap: its shape, and when it answers. Lags and widths are None when no impulse moved it, or it is not time.
+
+    lag: samples, in the middle of the record; positive means that it is drawn after the signal
+    lag_from_ms, lag_to_ms: at 10 % and at 90 % of the record
+    slope: how fast its time goes over that of the signal, 1 for one that keeps time
+    start, step: measured, in samples; as lines of encoder.toml they would put its steps where they answer
+    answers_by: axes by which it follows time, when those it is read by do not
+    """
+
+    layer: str
+    channels: int
+    steps: int
+    hop: float  # samples between steps, where they are drawn
+    hop_ms: float
+    lag: float | None = None
+    lag_ms: float | None = None
+    lag_hops: float | None = None
+    width_ms: float | None = None  # root mean square spread of the answer around its centre
+    field_ms: float | None = None  # from the first to the last step that answers with 0.1 % of the largest answer
+    axes: str = DEFAULT_AXES
+    stated: tuple[str, ...] = ()  # the keys that encoder.toml states of it
+    answers: bool = False  # whether any impulse moved it
+    is_time: bool | None = None  # None where none did, or it has a single step
+    slope: float | None = None
+    lag_from_ms: float | None = None
+    lag_to_ms: float | None = None
+    start: float | None = None
+    step: float | None = None
+    drop_steps: tuple[int, int] | None = None  # steps at its ends that are no time, where dropping them is the remedy
+    answers_by: tuple[str, ...] = ()
+
+    @property
+    def late(self) -> bool:
+        """More than half a hop beside the signal somewhere from 10 % to 90 % of the record.
+
+        A tenth of a hop is left to the measurement. And a tap is not late for weights that weigh one side of what it
+        sees: it is when it lies beside the middle half of its answer, or drifts.
+        """
+        if self.lag_from_ms is None or self.lag_to_ms is None or self.width_ms is None:
+            return False
+        off, drift = max(abs(self.lag_from_ms), abs(self.lag_to_ms)), abs(self.lag_to_ms - self.lag_from_ms)
+        allowed = (0.5 + _ALLOWED) * self.hop_ms
+        return off > allowed and (off > 0.5 * self.width_ms or drift > allowed)
+
+    @property
+    def wrong(self) -> str | None:
+        """What is wrong with its time, and the lines of encoder.toml that settle it; None when nothing is."""
+        if self.is_time is False:
+            return self._not_time()
+        if not self.late:
+            return None
+        return f"{self.layer} {self._when()}: clusters would be drawn beside what the network saw. {self.remedy}"
+
+    def _not_time(self) -> str:
+        said = f'axes "{self.axes}"' + (", as encoder.toml states" if "axes" in self.stated else "")
+        head = (
+            f"{self.layer} does not follow time by {said}: its {self.steps} steps answer in the same place wherever "
+            f"the impulse is (slope {self.slope or 0:.2f}; 1 where steps are time)"
+        )
+        return f"{head}. {self.remedy}"
+
+    def _when(self) -> str:
+        one, other = self.lag_from_ms or 0.0, self.lag_to_ms or 0.0
+        where = " where encoder.toml puts its steps" if "start" in self.stated else ""
+        if abs(one - other) < 0.5 * self.hop_ms:
+            middle = (one + other) / 2
+            return f"lags by {middle:+.0f} ms, {middle / self.hop_ms:+.2f} of its hop{where}"
+        return (
+            f"lags by {one:+.0f} ms at 10 % of the record to {other:+.0f} ms at 90 %{where}; its hop is "
+            f"{self.hop_ms:.0f} ms"
+        )
+
+    @property
+    def remedy(self) -> str:
+        """The lines of encoder.toml that put it right."""
+        if self.is_time is False:
+            if not self.answers_by:
+                return "No other axis of it does: tap an earlier layer"
+            choice = " or ".join(f'axes = "{axes}"' for axes in self.answers_by)
+            places = f", {self._places}" if self.drop_steps is not None or self.start is not None else ""
+            return f"It does by another axis: {section_of(self.layer)} {choice}{places}"
+        if self.drop_steps is not None:
+            return f"Steps that are no time are among them: {section_of(self.layer)} {self._places}"
+        return f"Its steps are where this says: {section_of(self.layer)} {self._places}"
+
+    @property
+    def _places(self) -> str:
+        if self.drop_steps is None:
+            return f"start = {self.start}, step = {self.step}"
+        first, last = self.drop_steps
+        return f"drop_steps = [{first}, {last}]" if last else f"drop_steps = {first}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {**asdict(self), "late": self.late, "wrong": self.wrong}
+
+
+@dataclass(frozen=True)
+class _Line:
+    """The line through the centres of answers: step = at + rate · sample. width, span: in steps, of an answer."""
+
+    at: float
+    rate: float
+    correlation: float
+    width: float
+    span: float
+
+    @classmethod
+    def through(cls, answers: Answers, places: NDArray[np.float64]) -> _Line | None:
+        """None when fewer than two impulses are answered."""
+        heard = answers.max(axis=1) > 0
+        if heard.sum() < 2 or answers.shape[1] < 2:
+            return None
+        answers, places = answers[heard], places[heard]
+        loud = answers > _RESPONSE_FLOOR * answers.max(axis=1, keepdims=True)
+        span = float(np.max(answers.shape[1] - loud[:, ::-1].argmax(axis=1) - loud.argmax(axis=1)))
+        energy = np.maximum(answers - np.median(answers, axis=1, keepdims=True), 0) if answers.shape[1] > 4 else answers
+        energy = energy**2
+        energy = energy / np.maximum(energy.sum(axis=1, keepdims=True), np.finfo(float).tiny)
+        steps = np.arange(answers.shape[1])
+        centres = energy @ steps
+        width = float(np.sqrt(np.mean((energy * (steps - centres[:, None]) ** 2).sum(axis=1))))
+        whole = np.maximum(energy[:, 0], energy[:, -1]) < _CUT * energy.max(axis=1)
+        if whole.sum() < len(places) // 4 or np.ptp(places[whole]) < 0.3 * np.ptp(places):
+            whole = np.ones(len(places), bool)
+        x, y = places[whole], centres[whole]
+        if np.ptp(x) == 0 or np.ptp(y) == 0:
+            return cls(float(y.mean()), 0.0, 0.0, width, span)
+        rate, at = np.polyfit(x, y, 1)
+        apart = np.abs(y - at - rate * x)
+        near = apart <= max(3 * float(np.median(apart)), 1.0)
+        if near.sum() > len(x) // 2 and np.ptp(x[near]) > 0:
+            rate, at = np.polyfit(x[near], y[near], 1)
+        return cls(float(at), float(rate), float(np.corrcoef(x, y)[0, 1]), width, span)
+
+    def lag(self, drawn: TimeMap, place: float) -> float:
+        """Samples from an impulse at `place` to where the tap's answer is drawn."""
+        return drawn.start + drawn.step * (self.at + self.rate * place) - place
+
+    def is_time(self, step: float) -> bool:
+        """Whether it follows time, where steps are `step` samples apart."""
+        return self.rate * step > _FOLLOWS and self.correlation > _CLOSELY
+
+
+def measure_taps(encoder: Encoder, impulses: int = IMPULSES) -> tuple[TapFact, ...]:
+    """When every tap answers to impulses of 1 mV in all leads, at 10 % to 90 % of a record; half of them negative."""
+    length = encoder.spec.input.length
+    # Not quite evenly, so that the places fall on all parts of a hop.
+    share = (np.arange(impulses) + 0.5) / impulses + 0.3 / impulses * np.sin(np.arange(impulses) * 2.4)
+    places = np.clip(np.rint((EDGE + (1 - 2 * EDGE) * share) * (length - 1)), 0, length - 1)
+    heard = _answers(encoder, places.astype(int))
+    return tuple(
+        _tap_fact(tap, shape, by_axes, places, encoder)
+        for tap, shape, by_axes in zip(encoder.taps, encoder.layout, heard, strict=True)
+    )
+
+
+def _answers(encoder: Encoder, places: NDArray[np.int64]) -> list[dict[str, Answers]]:
+    """For each tap, its answers by the axes that it is read by, and by all others that its shape allows."""
+    spec, n = encoder.spec.input, encoder.batch
+    n_leads = len(spec.leads)
+    signs = np.where(np.arange(len(places)) // 2 % 2, -1.0, 1.0)
+
+    def read(tap: Tap, axes: str, raw: Any) -> Any:
+        other = replace(tap, leads="stack", time=None)
+        other = other if axes == tap.axes else replace(other, axes=axes, drop=(0, 0))
+        return other.block(raw, n, spec.length, n_leads)
+
+    encoder.forward(np.zeros((1, n_leads, spec.length), np.float32))
+    choices = [
+        dict.fromkeys([tap.axes, *plausible_axes(raw.shape, n, spec.length, n_leads)])
+        for tap, raw in zip(encoder.taps, encoder.raw, strict=True)
+    ]
+    still = [
+        {axes: read(tap, axes, raw)[:1] for axes in some}
+        for tap, raw, some in zip(encoder.taps, encoder.raw, choices, strict=True)
+    ]
+    found: list[dict[str, list[Answers]]] = [{axes: [] for axes in some} for some in choices]
+    for start in range(0, len(places), n):
+        chunk = slice(start, start + n)
+        x = np.zeros((len(places[chunk]), n_leads, spec.length), np.float32)
+        x[np.arange(len(x)), :, places[chunk]] = (signs[chunk] * spec.millivolt)[:, None]
+        encoder.forward(x)
+        for tap, raw, quiet, each in zip(encoder.taps, encoder.raw, still, found, strict=True):
+            for axes, parts in each.items():
+                moved = (read(tap, axes, raw)[: len(x)] - quiet[axes]).abs().sum(dim=1)
+                parts.append(moved.double().cpu().numpy())
+    return [{axes: np.concatenate(parts) for axes, parts in each.items()} for each in found]
+
+
+def _tap_fact(
+    tap: Tap, shape: tuple[int, int], by_axes: Mapping[str, Answers], places: NDArray[np.float64], encoder: Encoder
+) -> TapFact:
+    length, ms = encoder.spec.input.length, 1000 / encoder.spec.input.sampling_rate
+    (channels, steps), answers = shape, by_axes[tap.axes]
+    drawn = tap.time or _half_pixel(steps, length)
+    fact = TapFact(
+        *(tap.layer, channels, steps, drawn.step, drawn.step * ms),
+        axes=tap.axes,
+        stated=tuple(sorted(tap.stated)),
+        answers=bool(answers.max() > 0),
+    )
+    line = _Line.through(answers, places)
+    if line is None:
+        return fact
+    fact = replace(fact, slope=line.rate * drawn.step, is_time=line.is_time(drawn.step))
+    if not fact.is_time:
+        others = _other_axes(tap, by_axes, places, length)
+        if not others:
+            return fact
+        other = replace(tap, axes=others[0], drop=(0, 0), time=None)
+        found = _tap_fact(other, (channels, by_axes[others[0]].shape[1]), by_axes, places, encoder)
+        start, step = (found.start, found.step) if found.late and found.drop_steps is None else (None, None)
+        return replace(fact, answers_by=others, drop_steps=found.drop_steps, start=start, step=step)
+    first, middle, last = (line.lag(drawn, share * (length - 1)) for share in (EDGE, 0.5, 1 - EDGE))
+    own = _rounded(line, length)
+    fact = replace(
+        fact,
+        lag=middle,
+        lag_ms=middle * ms,
+        lag_hops=middle / drawn.step,
+        width_ms=line.width * drawn.step * ms,
+        field_ms=line.span * drawn.step * ms,
+        lag_from_ms=first * ms,
+        lag_to_ms=last * ms,
+        start=own.start,
+        step=own.step,
+    )
+    # Tokens of a transformer: those of no time come first. Of convolutions, steps at the ends are time too.
+    if tap.axes.endswith("c") and tap.time is None and not any(tap.drop) and fact.late:
+        return replace(fact, drop_steps=_no_time(line, answers, length))
+    return fact
+
+
+def _half_pixel(steps: int, length: int) -> TimeMap:
+    hop = length / steps
+    return TimeMap((hop - 1) / 2, hop)
+
+
+def _rounded(line: _Line, length: int) -> TimeMap:
+    """The line as `start` and `step`; a whole step where that is as good, since strides are whole."""
+    step = 1 / line.rate
+    middle = line.at + line.rate * (length - 1) / 2
+    whole = TimeMap((length - 1) / 2 - middle * round(step), float(round(step)))
+    if round(step) > 0 and abs(line.lag(whole, EDGE * (length - 1))) < 0.25 * step:
+        return TimeMap(round(whole.start, 1), whole.step)
+    return TimeMap(round(-line.at * step, 2), round(step, 4))
+
+
+def _no_time(line: _Line, answers: Answers, length: int) -> tuple[int, int] | None:
+    """How many steps at either end never answer first and are to be dropped so that the others keep time."""
+    steps = answers.shape[1]
+    loudest = answers.argmax(axis=1)
+    for first, last in sorted(product(range(5), range(3)), key=sum)[1:]:
+        others = _half_pixel(steps - first - last, length) if steps > first + last else None
+        if others is None or loudest.min() < first or loudest.max() >= steps - last:
+            continue
+        drawn = TimeMap(others.start - first * others.step, others.step)
+        lags = [line.lag(drawn, share * (length - 1)) for share in (EDGE, 1 - EDGE)]
+        if max(map(abs, lags)) < 0.5 * others.step:
+            return first, last
+    return None
+
+
+def _other_axes(tap: Tap, by_axes: Mapping[str, Answers], places: NDArray[np.float64], length: int) -> tuple[str, ...]:
+    """Axes by which it does follow time, the closest first."""
+    found = []
+    for axes, answers in by_axes.items():
+        line = _Line.through(answers, places)
+        if axes != tap.axes and line is not None and line.is_time(length / answers.shape[1]):
+            found.append((abs(line.rate * length / answers.shape[1] - 1), axes))
+    return tuple(axes for _, axes in sorted(found))
+
+
+def require_timely(encoder: Encoder) -> list[str]:
+    """EncoderError for taps that are drawn beside the signal, or by an axis that is not time, with what settles it.
+
+    Returns what is wrong with those that encoder.toml says to trust.
+    """
+    taps = {fact.layer: fact.wrong for fact in measure_taps(encoder)}
+    wrong = {layer: why for layer, why in taps.items() if why is not None}
+    trusted = {tap.layer for tap in encoder.taps if tap.trust}
+    refused = [why for layer, why in wrong.items() if layer not in trusted]
+    if refused:
+        raise EncoderError(
+            f"{encoder.spec.factory} has taps that do not keep time: {'; '.join(refused)}. Put these lines into "
+            "encoder.toml (which makes it another encoder); trust = true in the section of a tap keeps it as it is"
+        )
+    return [why for layer, why in wrong.items() if layer in trusted]
