@@ -161,8 +161,9 @@ def encoder() -> None:
 @click.argument("directory", type=PLACE)
 @click.option("--device", default="cpu", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
 @click.option("--all-layers", is_flag=True, help="List layers that cannot be tapped too.")
+@click.option("--nodes", is_flag=True, help="List values that are no layer's too, by torch.fx node.")
 @command
-def check(progress: Progress, directory: Path, device: str, all_layers: bool) -> dict[str, Any]:
+def check(progress: Progress, directory: Path, device: str, all_layers: bool, nodes: bool) -> dict[str, Any]:
     """Load the encoder in DIRECTORY, list its layers with shapes, and measure whether its taps keep time.
 
     Impulses at known places go in; where the activations change tells how late each tap answers. A lag of more than
@@ -174,7 +175,7 @@ def check(progress: Progress, directory: Path, device: str, all_layers: bool) ->
     """
     from ecgscale.encoders.check import check_encoder
 
-    report = check_encoder(directory, device)
+    report = check_encoder(directory, device, nodes=nodes)
     _tell_contract(report)
     _tell_layers(report, all_layers)
     _tell_taps(report)

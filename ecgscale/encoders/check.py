@@ -10,6 +10,7 @@ break that. Three forward passes find it out; where something is found, two more
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from ecgscale.encoders.listening import elements_of
-from ecgscale.encoders.shapes import split_layer
+from ecgscale.encoders.listening import nodes_of, tensors_of
+from ecgscale.encoders.shapes import NODE, plausible_axes
 from ecgscale.encoders.taps import Activations, Encoder
 from ecgscale.encoders.timing import TapFact, measure_taps
 from ecgscale.errors import EncoderError
@@ -29,13 +30,13 @@ from ecgscale.words import named
 
 @dataclass(frozen=True)
 class LayerFact:
-    """A named module that ran: what it gives for one batch, and under which name it could be tapped."""
+    """A named module that ran, or a torch.fx node: what it gives for a batch, and by which name it could be tapped."""
 
-    name: str  # as in `layers`: with #i where the module returns a tuple
-    module: str  # class
+    name: str  # as in `layers`: with #i where the module returns a tuple, #key of a dict
+    module: str  # class; of a node, what makes it
     shape: tuple[int, ...]
     tapped: bool
-    tappable: bool  # (records, channels, steps) with at most D steps, run once
+    tappable: bool  # some axis of it may be time, with at most D steps, and it ran once
 
 
 @dataclass(frozen=True)
@@ -75,24 +76,28 @@ class EncoderReport:
         return {**asdict(self), "prediction": list(self.prediction), "taps": taps, "warnings": self.warnings}
 
 
-def check_encoder(directory: str | Path, device: str = "cpu", batch: int = 4) -> EncoderReport:
-    """Load the encoder, run batches through it, and report; EncoderError when it does not load or run."""
+def check_encoder(directory: str | Path, device: str = "cpu", batch: int = 4, nodes: bool = False) -> EncoderReport:
+    """Load the encoder, run batches through it, and report; EncoderError when it does not load or run.
+
+    nodes: list values of its torch.fx graph too; they are listed in any case where one is tapped
+    """
     encoder = Encoder.load(directory, device=device, batch=batch)
-    layers, prediction = _layers(encoder)
+    nodes = nodes or any(layer.startswith(NODE) for layer in encoder.spec.layers)
     return EncoderReport(
         encoder_id=encoder.encoder_id,
         contract=encoder.spec.model_dump(mode="json", exclude_none=True),
         parameters=encoder.n_parameters,
-        prediction=prediction,
-        layers=layers,
+        prediction=(batch, len(encoder.spec.output.names)),
+        layers=tuple(_layers(encoder, nodes)),
         taps=measure_taps(encoder),
         unsteady=unsteadiness(encoder),
         notes=encoder.notes,
     )
 
 
-def _layers(encoder: Encoder) -> tuple[tuple[LayerFact, ...], tuple[int, ...]]:
-    """Every named module that runs, with the shapes it gives for one batch of zeros."""
+def _layers(encoder: Encoder, nodes: bool) -> Iterator[LayerFact]:
+    """Every named module that runs, with the shapes it gives for one batch of zeros, and with `nodes` every torch.fx
+    node."""
     ran: dict[str, list[Any]] = {}
 
     def listen(name: str) -> Any:
@@ -103,26 +108,27 @@ def _layers(encoder: Encoder) -> tuple[tuple[LayerFact, ...], tuple[int, ...]]:
 
     modules = {name: module for name, module in encoder.module.named_modules() if name}
     hooks = [module.register_forward_hook(listen(name)) for name, module in modules.items()]
+    signal = encoder.spec.input
+    zeros = torch.zeros((encoder.batch, len(signal.leads), signal.length), device=encoder.device)
     try:
-        zeros = np.zeros((encoder.batch, len(encoder.spec.input.leads), encoder.spec.input.length), np.float32)
-        prediction = encoder.forward(zeros).prediction
+        with torch.inference_mode():
+            encoder.module(zeros)
     finally:
         for hook in hooks:
             hook.remove()
     tapped = {layer.removesuffix("#0") for layer in encoder.spec.layers}
-    facts = []
-    for name, outputs in ran.items():
-        elements = {"": outputs[0]} if isinstance(outputs[0], torch.Tensor) else elements_of(outputs[0])
-        for key, element in elements.items():
-            if isinstance(element, torch.Tensor):
-                shape = tuple(element.shape)
-                fits = len(shape) == 3 and shape[0] == encoder.batch and 0 < shape[2] <= encoder.spec.input.length
-                kind = type(modules[name]).__name__
-                label = name if key in ("", "0") else f"{name}#{key}"
-                facts.append(LayerFact(label, kind, shape, label in tapped, fits and len(outputs) == 1))
-    order = {name: place for place, name in enumerate(modules)}
-    facts.sort(key=lambda fact: order[split_layer(fact.name)[0]])
-    return tuple(facts), tuple(prediction.shape)
+
+    def fact(name: str, kind: str, shape: Sequence[int], once: bool = True) -> LayerFact:
+        readable = len(shape) > 2 and any(plausible_axes(shape, encoder.batch, signal.length, len(signal.leads)))
+        return LayerFact(name, kind, tuple(shape), name in tapped, readable and once)
+
+    for name, module in modules.items():
+        for path, tensor in tensors_of(ran[name][0]).items() if name in ran else ():
+            label = name if path in ("", "0") else f"{name}#{path}"
+            yield fact(label, type(module).__name__, tensor.shape, len(ran[name]) == 1)
+    if nodes:
+        for name, made, shape in nodes_of(encoder.module, zeros, encoder.spec.factory):
+            yield fact(f"{NODE}{name}", made, shape)
 
 
 _NAMED = 4

@@ -172,6 +172,16 @@ def elements_of(output: Any) -> dict[str, Any]:
     return {}
 
 
+def tensors_of(output: Any, path: str = "") -> dict[str, torch.Tensor]:
+    """Every tensor in what was returned, by its path as `layers` has it: "" for a tensor alone, "hidden_states#3"."""
+    if isinstance(output, torch.Tensor):
+        return {path: output}
+    found: dict[str, torch.Tensor] = {}
+    for name, value in elements_of(output).items():
+        found |= tensors_of(value, f"{path}#{name}" if path else name)
+    return found
+
+
 def element_of(output: Any, path: Sequence[str], who: str) -> torch.Tensor:
     """The tensor at `path` of what a network or a layer returned.
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from ecgscale.encoders.check import check_encoder
 from ecgscale.encoders.shapes import Tap, TapSpec, TimeMap, plausible_axes
 from ecgscale.encoders.spec import EncoderSpec, contract_digest
 from ecgscale.encoders.taps import Encoder
@@ -186,6 +187,10 @@ def test_elements_that_are_not_there(form: Any, layers: list[str], message: str)
         Encoder(Returns(form), spec_of(layers=layers), batch=N)
 
 
+TWO = {"kind": "multilabel", "names": ["A", "B"]}
+DEEP = {**TWO, "element": "deep#1"}
+
+
 class Listed(nn.Module):
     """Items of a list, a block that is gone around, a weight that is shared, and values that are no module's."""
 
@@ -233,6 +238,20 @@ def test_any_value_by_its_node_beside_layers_by_name() -> None:
     for block, wanted in zip(found.blocks, expected, strict=True):
         torch.testing.assert_close(block, wanted, rtol=0, atol=0)
     torch.testing.assert_close(found.prediction, plain, rtol=0, atol=0)
+
+
+def test_check_lists_nodes_keys_and_tokens(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for net, layers, nodes in ((Listed(), ["fx:add"], False), (Returns(FORMS[-1][0]), ["pool"], True)):
+        encoder = Encoder(net, spec_of(layers=layers, output=DEEP if nodes else TWO), batch=N)
+        monkeypatch.setattr(Encoder, "load", lambda *_args, encoder=encoder, **_options: encoder)
+        facts = {fact.name: fact for fact in check_encoder(tmp_path, nodes=nodes).layers}
+        if nodes:
+            assert facts["layer#deep#1"].shape == facts["layer#deep#0"].shape == (N, LEADS, 64)
+            assert facts["fx:add"].tappable
+        else:
+            assert (facts["fx:add"].tapped, facts["fx:add"].shape) == (True, (N, LEADS, LENGTH))
+            assert (facts["shared"].tappable, facts["around.0"].tappable) == (False, True)
+            assert facts["fx:getitem"].tappable is False
 
 
 class Branching(nn.Module):
