@@ -4,13 +4,15 @@ Lags are measured, not derived: see `encoders.timing`.
 
 A network is to be a function of its input alone: results are the same bits whenever and beside whatever a record is
 explained. Dropout that stays on, noise, state that is kept between calls, and batch norm without running statistics
-break that. Three forward passes find it out; where something is found, two more say which modules do it.
+break that. Three forward passes find it out; where something is found, two more say which modules do it. Nor may bits
+depend on how many threads there are, which is a matter of the kernels that the batch's shape chooses: two passes more.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,10 +24,10 @@ from torch import nn
 
 from ecgscale.encoders.listening import nodes_of, tensors_of
 from ecgscale.encoders.shapes import NODE, plausible_axes
-from ecgscale.encoders.taps import Activations, Encoder
+from ecgscale.encoders.taps import BATCH, Activations, Encoder
 from ecgscale.encoders.timing import TapFact, measure_taps
 from ecgscale.errors import EncoderError
-from ecgscale.words import named
+from ecgscale.words import counted, named
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,8 @@ def check_encoder(directory: str | Path, device: str = "cpu", batch: int = 4, no
         prediction=(batch, len(encoder.spec.output.names)),
         layers=tuple(_layers(encoder, nodes)),
         taps=measure_taps(encoder),
-        unsteady=unsteadiness(encoder),
+        # Of the shape that a fit has by default: another one has other kernels.
+        unsteady=unsteadiness(encoder) or thread_dependence(Encoder.load(directory, device=device)),
         notes=encoder.notes,
     )
 
@@ -134,31 +137,69 @@ def _layers(encoder: Encoder, nodes: bool) -> Iterator[LayerFact]:
 _NAMED = 4
 
 
+def _noise(encoder: Encoder) -> NDArray[np.float32]:
+    spec = encoder.spec.input
+    shape = encoder.batch, len(spec.leads), spec.length
+    return (np.random.default_rng(0).standard_normal(shape) * spec.millivolt).astype(np.float32)
+
+
 def unsteadiness(encoder: Encoder) -> str | None:
     """Why the network gives a record other bits another time, in a sentence or two; None when it gives the same."""
-    spec, batch = encoder.spec.input, encoder.batch
-    rng = np.random.default_rng(0)
-    x = (rng.standard_normal((batch, len(spec.leads), spec.length)) * spec.millivolt).astype(np.float32)
+    batch, x = encoder.batch, _noise(encoder)
     others = x.copy()
     others[1:] = 3 * x[1:][::-1]
     others[1 + batch // 2 :] = 0
     first = encoder.forward(x)
     if not _same(first, encoder.forward(x), batch):
         return (
-            f"the same batch gives other outputs the second time ({_culprits(encoder, x, x, batch)}). Dropout that "
+            f"the same batch gives other outputs the second time ({_between(encoder, x, x, batch)}). Dropout that "
             "stays on (F.dropout without training=self.training), noise, or state that is kept between calls do that"
         )
     if batch > 1 and not _same(first, encoder.forward(others), 1):
         return (
-            f"what it gives for a record depends on the records beside it ({_culprits(encoder, x, others, 1)}). Batch "
+            f"what it gives for a record depends on the records beside it ({_between(encoder, x, others, 1)}). Batch "
             "norm without running statistics, or any other sum over the batch, does that"
         )
     return None
 
 
-def require_steady(encoder: Encoder, allowed: bool = False) -> bool:
-    """Whether the network is a function of its input alone; EncoderError when it is not, unless that is `allowed`."""
-    why = unsteadiness(encoder)
+def thread_dependence(encoder: Encoder) -> str | None:
+    """Why the network gives other bits with two threads than with one, in a sentence or two; None when it gives the
+    same, and on a GPU."""
+    if encoder.device.type != "cpu":
+        return None
+    x = _noise(encoder)
+    with _threads(1):
+        one = encoder.forward(x)
+    with _threads(2):
+        two = encoder.forward(x)
+    if _same(one, two, encoder.batch):
+        return None
+    seen = []
+    for n in (1, 2):
+        with _threads(n):
+            seen.append(_watched(encoder, x, encoder.batch))
+    larger = "" if encoder.batch >= BATCH else f"; passes of {BATCH} (--batch {BATCH}) may not"
+    return (
+        f"with two threads it gives other outputs than with one ({_culprits(encoder, *seen)}). Sums that are divided "
+        f"among threads do that, as kernels chosen for passes of {counted(encoder.batch, 'record')} may{larger}"
+    )
+
+
+@contextmanager
+def _threads(n: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def require_steady(encoder: Encoder, allowed: bool = False, threads: bool = True) -> bool:
+    """Whether the network is a function of its input alone, and, where `threads` are asked about, not of their number;
+    EncoderError when it is not, unless that is `allowed`."""
+    why = unsteadiness(encoder) or (thread_dependence(encoder) if threads else None)
     if why is not None and not allowed:
         raise EncoderError(
             f"{encoder.spec.factory} is not a function of its input alone: {why}. Its clusters and explanations would "
@@ -178,9 +219,13 @@ _Seen = dict[tuple[str, int], tuple[str, str]]
 """By module and how often it ran before: digests of what went in and of what came out."""
 
 
-def _culprits(encoder: Encoder, x: NDArray[np.float32], others: NDArray[np.float32], records: int) -> str:
+def _between(encoder: Encoder, x: NDArray[np.float32], others: NDArray[np.float32], records: int) -> str:
+    """The culprits of two passes."""
+    return _culprits(encoder, *(_watched(encoder, batch, records) for batch in (x, others)))
+
+
+def _culprits(encoder: Encoder, one: _Seen, other: _Seen) -> str:
     """The innermost modules that made of equal inputs other outputs, with what they are."""
-    one, other = (_watched(encoder, batch, records) for batch in (x, others))
     found = {name for (name, n), (before, after) in one.items() if _differs(before, after, other.get((name, n)))}
     inner = [name for name in found if not any(deeper != name and _within(deeper, name) for deeper in found)]
     modules = dict(encoder.module.named_modules())

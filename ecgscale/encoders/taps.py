@@ -8,7 +8,8 @@ neighbours.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -141,7 +142,8 @@ class Encoder:
         self._caught.clear()
         try:
             half = self.precision == "bfloat16"
-            with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=half):
+            autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=half)
+            with even_threads(self.batch), torch.inference_mode(), autocast:
                 output = self._heard(self._x)
         except EncoderError:
             raise
@@ -193,6 +195,23 @@ def resolve_device(device: str) -> torch.device:
     if resolved.type == "cuda" and not torch.cuda.is_available():
         raise UsageError("device 'cuda' was asked for, but torch sees no GPU here; choose auto or cpu")
     return resolved
+
+
+@contextmanager
+def even_threads(batch: int) -> Iterator[None]:
+    """As many threads of this process as share a batch evenly, with two records each or more: an uneven share is of
+    another shape, and convolution kernels are chosen by shape, so that last bits would depend on the number of threads.
+    """
+    before = torch.get_num_threads()
+    even = max(n for n in range(1, before + 1) if n == 1 or (batch % n == 0 and batch // n >= 2))
+    if even == before:
+        yield
+        return
+    torch.set_num_threads(even)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def fix_arithmetic() -> None:

@@ -277,6 +277,6 @@ class Committing:
             device = driver_device(self.pool, self.device)
             self._encoder = load_encoder(self.model, device, self.settings.batch)
             if "deterministic" not in self.model.info:  # fitted before that was asked
-                require_steady(self._encoder)
+                require_steady(self._encoder, threads=False)
             keep_alongside(self.model, self._encoder, self.root)
         return self._encoder

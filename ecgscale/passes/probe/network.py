@@ -24,7 +24,7 @@ from ecgscale.encoders.listening import element_of, exchanged, listen, predictio
 from ecgscale.encoders.network import load_network
 from ecgscale.encoders.shapes import split_layer
 from ecgscale.encoders.spec import EncoderSpec, load_spec
-from ecgscale.encoders.taps import fix_arithmetic, resolve_device
+from ecgscale.encoders.taps import even_threads, fix_arithmetic, resolve_device
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class ProbeNetwork:
         relu(Σ_c α_c A_c(l)), α_c the mean over l of ∂y/∂A_c(l) (Selvaraju et al. 2017, in one dimension). A tap of
         several leads has those of each lead among its c.
         """
-        with torch.enable_grad():
+        with even_threads(self.batch), torch.enable_grad():
             output = self._run(self._filled(x).requires_grad_(True))
             chosen = output[torch.arange(len(x), device=self.device), torch.from_numpy(target).to(self.device)]
             taps = [self._taps[layer] for layer in self.spec.layers]
@@ -141,7 +141,8 @@ class ProbeNetwork:
         return filled
 
     def _run(self, x: torch.Tensor) -> torch.Tensor:
-        return prediction_of(self._heard(x), self.spec, self.batch)
+        with even_threads(self.batch):
+            return prediction_of(self._heard(x), self.spec, self.batch)
 
     def _block(self, layer: str, tensor: torch.Tensor, leads: Literal["mean", "stack"] | None = None) -> torch.Tensor:
         tap, signal = self.spec.tap(layer), self.spec.input
