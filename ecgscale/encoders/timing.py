@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -27,9 +26,14 @@ _ALLOWED = 0.1
 """Of a hop, how well the place of an answer is known."""
 EDGE = 0.1
 """Of a record, at each end, where no impulse goes in."""
-_FOLLOWS, _CLOSELY = 0.5, 0.8
-"""Slope and correlation from which an axis is time."""
-_CUT = 0.05
+_FOLLOWS, _FOLLOWS_BROADLY, _CLOSELY = 0.5, 0.2, 0.8
+"""Slope, of broad answers too, and correlation from which an axis is time."""
+_MIXED_IN = 0.2
+"""The quantile of a step over impulses, and of an impulse over steps, that is taken for what changes everywhere."""
+_MOST = 0.35
+"""Of impulses, beyond chance, that are answered loudest along one line."""
+_HANDFUL = 6
+_CUT = 0.01
 """Of the largest energy, at an end of the axis: an answer with more is cut off."""
 _RESPONSE_FLOOR = 1e-3
 
@@ -61,7 +65,7 @@ class TapFact:
     axes: str = DEFAULT_AXES
     stated: tuple[str, ...] = ()  # the keys that encoder.toml states of it
     answers: bool = False  # whether any impulse moved it
-    is_time: bool | None = None  # None where none did, or it has a single step
+    is_time: bool | None = None  # None where none did, or its steps are too few to tell
     slope: float | None = None
     lag_from_ms: float | None = None
     lag_to_ms: float | None = None
@@ -138,41 +142,42 @@ class TapFact:
 
 @dataclass(frozen=True)
 class _Line:
-    """The line through the centres of answers: step = at + rate · sample. width, span: in steps, of an answer."""
+    """The line through the centres of answers: step = at + rate · sample. width, span: in steps, of an answer.
+
+    broad: answers fill the axis, so that its ends cut off nearly all of them and the line is flatter than time
+    """
 
     at: float
     rate: float
     correlation: float
     width: float
     span: float
+    broad: bool
 
     @classmethod
-    def through(cls, answers: Answers, places: NDArray[np.float64]) -> _Line | None:
-        """None when fewer than two impulses are answered."""
+    def through(cls, answers: Answers, places: NDArray[np.float64], step: float, axes: str) -> _Line | None:
+        """None when fewer than two impulses are answered; `step`: samples, how far apart steps are thought to be."""
         heard = answers.max(axis=1) > 0
         if heard.sum() < 2 or answers.shape[1] < 2:
             return None
         answers, places = answers[heard], places[heard]
         loud = answers > _RESPONSE_FLOOR * answers.max(axis=1, keepdims=True)
         span = float(np.max(answers.shape[1] - loud[:, ::-1].argmax(axis=1) - loud.argmax(axis=1)))
-        energy = np.maximum(answers - np.median(answers, axis=1, keepdims=True), 0) if answers.shape[1] > 4 else answers
-        energy = energy**2
-        energy = energy / np.maximum(energy.sum(axis=1, keepdims=True), np.finfo(float).tiny)
+        own = _own(answers)
+        energy = own**2 / np.maximum((own**2).sum(axis=1, keepdims=True), np.finfo(float).tiny)
         steps = np.arange(answers.shape[1])
         centres = energy @ steps
         width = float(np.sqrt(np.mean((energy * (steps - centres[:, None]) ** 2).sum(axis=1))))
         whole = np.maximum(energy[:, 0], energy[:, -1]) < _CUT * energy.max(axis=1)
-        if whole.sum() < len(places) // 4 or np.ptp(places[whole]) < 0.3 * np.ptp(places):
-            whole = np.ones(len(places), bool)
-        x, y = places[whole], centres[whole]
-        if np.ptp(x) == 0 or np.ptp(y) == 0:
-            return cls(float(y.mean()), 0.0, 0.0, width, span)
-        rate, at = np.polyfit(x, y, 1)
-        apart = np.abs(y - at - rate * x)
-        near = apart <= max(3 * float(np.median(apart)), 1.0)
-        if near.sum() > len(x) // 2 and np.ptp(x[near]) > 0:
-            rate, at = np.polyfit(x[near], y[near], 1)
-        return cls(float(at), float(rate), float(np.corrcoef(x, y)[0, 1]), width, span)
+        broad = bool(whole.sum() < len(places) // 4 or np.ptp(places[whole]) < 0.3 * np.ptp(places))
+        at, rate, correlation = _fitted(places, centres) if broad else _fitted(places[whole], centres[whole])
+        # Attention answers elsewhere too, and pulls the centre there: of tokens the loudest is the better witness.
+        loudest = own.argmax(axis=1).astype(float)
+        spread = correlation < _CLOSELY or (_are_tokens(axes) and width > 1)
+        along = _most(places, loudest, 1 / step, len(steps)) if spread else None
+        if along is not None:
+            return cls(*along, width, span, False)
+        return cls(at, rate, correlation, width, span, broad)
 
     def lag(self, drawn: TimeMap, place: float) -> float:
         """Samples from an impulse at `place` to where the tap's answer is drawn."""
@@ -180,7 +185,43 @@ class _Line:
 
     def is_time(self, step: float) -> bool:
         """Whether it follows time, where steps are `step` samples apart."""
-        return self.rate * step > _FOLLOWS and self.correlation > _CLOSELY
+        return self.rate * step > (_FOLLOWS_BROADLY if self.broad else _FOLLOWS) and self.correlation > _CLOSELY
+
+
+def _fitted(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[float, float, float]:
+    """(at, rate, correlation) of the line through most of the points, by least squares."""
+    if np.ptp(x) == 0 or np.ptp(y) == 0:
+        return float(y.mean()), 0.0, 0.0
+    rate, at = np.polyfit(x, y, 1)
+    apart = np.abs(y - at - rate * x)
+    near = apart <= max(3 * float(np.median(apart)), 1.0)
+    if near.sum() > len(x) // 2 and np.ptp(x[near]) > 0:
+        rate, at = np.polyfit(x[near], y[near], 1)
+    return float(at), float(rate), float(np.corrcoef(x, y)[0, 1])
+
+
+def _most(x: NDArray[np.float64], y: NDArray[np.float64], rate: float, steps: int) -> tuple[float, float, float] | None:
+    """As `_fitted`, of the points that lie within three steps along a line of this rate; None for too few of them."""
+    beside = np.sort(y - rate * x)
+    inside = np.searchsorted(beside, beside + 3, side="right") - np.arange(len(x))
+    first = beside[inside.argmax()]
+    if inside.max() / len(x) < _MOST + 3 / steps:
+        return None
+    near = (y - rate * x >= first) & (y - rate * x <= first + 3)
+    return _fitted(x[near], y[near])
+
+
+def _are_tokens(axes: str) -> bool:
+    """Whether these are the axes of a transformer: channels last."""
+    return axes.endswith("c")
+
+
+def _own(answers: Answers) -> Answers:
+    """What each impulse moves where others do not: less what a step answers to nearly all impulses, and what nearly all
+    steps answer to an impulse. Attention, pooling and norms over time mix that in; a convolution has none of it."""
+    share = answers / answers.sum(axis=1, keepdims=True)
+    share = np.maximum(share - np.quantile(share, _MIXED_IN, axis=0), 0)
+    return np.asarray(np.maximum(share - np.quantile(share, _MIXED_IN, axis=1, keepdims=True), 0))
 
 
 def measure_taps(encoder: Encoder, impulses: int = IMPULSES) -> tuple[TapFact, ...]:
@@ -207,7 +248,8 @@ def _answers(encoder: Encoder, places: NDArray[np.int64]) -> list[dict[str, Answ
         other = other if axes == tap.axes else replace(other, axes=axes, drop=(0, 0))
         return other.block(raw, n, spec.length, n_leads)
 
-    encoder.forward(np.zeros((1, n_leads, spec.length), np.float32))
+    base = _base(encoder)
+    encoder.forward(base)
     choices = [
         dict.fromkeys([tap.axes, *plausible_axes(raw.shape, n, spec.length, n_leads)])
         for tap, raw in zip(encoder.taps, encoder.raw, strict=True)
@@ -219,14 +261,24 @@ def _answers(encoder: Encoder, places: NDArray[np.int64]) -> list[dict[str, Answ
     found: list[dict[str, list[Answers]]] = [{axes: [] for axes in some} for some in choices]
     for start in range(0, len(places), n):
         chunk = slice(start, start + n)
-        x = np.zeros((len(places[chunk]), n_leads, spec.length), np.float32)
-        x[np.arange(len(x)), :, places[chunk]] = (signs[chunk] * spec.millivolt)[:, None]
+        x = base.repeat(len(places[chunk]), axis=0)
+        x[np.arange(len(x)), :, places[chunk]] += (signs[chunk] * spec.millivolt)[:, None]
         encoder.forward(x)
         for tap, raw, quiet, each in zip(encoder.taps, encoder.raw, still, found, strict=True):
             for axes, parts in each.items():
                 moved = (read(tap, axes, raw)[: len(x)] - quiet[axes]).abs().sum(dim=1)
                 parts.append(moved.double().cpu().numpy())
     return [{axes: np.concatenate(parts) for axes, parts in each.items()} for each in found]
+
+
+def _base(encoder: Encoder) -> NDArray[np.float32]:
+    """What impulses are added to, (1, leads, D): nothing; noise of 0.1 mV for a network that divides by its spread."""
+    spec = encoder.spec.input
+    base = np.zeros((1, len(spec.leads), spec.length), np.float32)
+    if encoder.forward(base).finite(prediction=False).all():
+        return base
+    noise = np.random.default_rng(0).standard_normal(base.shape)
+    return (0.1 * spec.millivolt * noise).astype(np.float32)
 
 
 def _tap_fact(
@@ -241,20 +293,25 @@ def _tap_fact(
         stated=tuple(sorted(tap.stated)),
         answers=bool(answers.max() > 0),
     )
-    line = _Line.through(answers, places)
+    line = _Line.through(answers, places, drawn.step, tap.axes)
     if line is None:
         return fact
     fact = replace(fact, slope=line.rate * drawn.step, is_time=line.is_time(drawn.step))
     if not fact.is_time:
         others = _other_axes(tap, by_axes, places, length)
         if not others:
-            return fact
+            # Of a handful of steps that each see most of the record nothing can be told.
+            return replace(fact, is_time=None) if line.broad and steps <= _HANDFUL else fact
         other = replace(tap, axes=others[0], drop=(0, 0), time=None)
         found = _tap_fact(other, (channels, by_axes[others[0]].shape[1]), by_axes, places, encoder)
         start, step = (found.start, found.step) if found.late and found.drop_steps is None else (None, None)
         return replace(fact, answers_by=others, drop_steps=found.drop_steps, start=start, step=step)
     first, middle, last = (line.lag(drawn, share * (length - 1)) for share in (EDGE, 0.5, 1 - EDGE))
     own = _rounded(line, length)
+    if line.broad:
+        # What the ends leave of answers is nearer to the middle than the signal: only there they tell when.
+        first = last = middle
+        own = TimeMap(round(drawn.start - middle, 2), drawn.step)
     fact = replace(
         fact,
         lag=middle,
@@ -268,8 +325,8 @@ def _tap_fact(
         step=own.step,
     )
     # Tokens of a transformer: those of no time come first. Of convolutions, steps at the ends are time too.
-    if tap.axes.endswith("c") and tap.time is None and not any(tap.drop) and fact.late:
-        return replace(fact, drop_steps=_no_time(line, answers, length))
+    if _are_tokens(tap.axes) and tap.time is None and not any(tap.drop) and fact.late:
+        return replace(fact, drop_steps=_no_time(line, steps, length))
     return fact
 
 
@@ -288,28 +345,27 @@ def _rounded(line: _Line, length: int) -> TimeMap:
     return TimeMap(round(-line.at * step, 2), round(step, 4))
 
 
-def _no_time(line: _Line, answers: Answers, length: int) -> tuple[int, int] | None:
-    """How many steps at either end never answer first and are to be dropped so that the others keep time."""
-    steps = answers.shape[1]
-    loudest = answers.argmax(axis=1)
-    for first, last in sorted(product(range(5), range(3)), key=sum)[1:]:
-        others = _half_pixel(steps - first - last, length) if steps > first + last else None
-        if others is None or loudest.min() < first or loudest.max() >= steps - last:
-            continue
-        drawn = TimeMap(others.start - first * others.step, others.step)
-        lags = [line.lag(drawn, share * (length - 1)) for share in (EDGE, 1 - EDGE)]
-        if max(map(abs, lags)) < 0.5 * others.step:
-            return first, last
-    return None
+def _no_time(line: _Line, steps: int, length: int) -> tuple[int, int] | None:
+    """How many steps at either end to drop, so that the others have half-pixel centres; None where that is not it."""
+    step = 1 / line.rate
+    first = round((step - 1) / 2 / step + line.at)
+    last = steps - first - round(length / step)
+    if first < 0 or last < 0 or first + last == 0 or first + last >= steps:
+        return None
+    others = _half_pixel(steps - first - last, length)
+    drawn = TimeMap(others.start - first * others.step, others.step)
+    lags = [line.lag(drawn, share * (length - 1)) for share in (EDGE, 1 - EDGE)]
+    return (first, last) if max(map(abs, lags)) < 0.5 * others.step else None
 
 
 def _other_axes(tap: Tap, by_axes: Mapping[str, Answers], places: NDArray[np.float64], length: int) -> tuple[str, ...]:
     """Axes by which it does follow time, the closest first."""
     found = []
     for axes, answers in by_axes.items():
-        line = _Line.through(answers, places)
-        if axes != tap.axes and line is not None and line.is_time(length / answers.shape[1]):
-            found.append((abs(line.rate * length / answers.shape[1] - 1), axes))
+        step = length / answers.shape[1]
+        line = _Line.through(answers, places, step, axes) if axes != tap.axes else None
+        if line is not None and line.is_time(step):
+            found.append((abs(line.rate * step - 1), axes))
     return tuple(axes for _, axes in sorted(found))
 
 

@@ -155,6 +155,36 @@ def test_tokens_are_not_taken_for_channels(net: Any, axes: str, drop: Any, steps
     assert abs(after.lag_to_ms or 0) < 0.5 * after.hop_ms
 
 
+def test_attention_that_answers_everywhere_does_not_hide_the_time_of_tokens() -> None:
+    torch.manual_seed(0)
+    module = Tokens(special=0)
+    for weights in (module.block.self_attn.in_proj_weight, module.block.self_attn.out_proj.weight):
+        weights.data *= 3
+    [fact] = measure_taps(encoder(module, ["block"], {"*": {"axes": "btc"}}))
+    assert fact.wrong is None
+    assert fact.slope == pytest.approx(1, abs=0.03)
+    [channels] = measure_taps(encoder(module, ["block"]))
+    assert channels.answers_by == ("btc",)
+
+
+def test_taps_of_few_steps_whose_answers_fill_the_record_pass() -> None:
+    torch.manual_seed(0)
+    net = Layers(*(conv(12 if i == 0 else 16, 17, 4, 8) for i in range(4)))
+    facts = measure_taps(encoder(net, ["l.2", "l.3"]))
+    assert [(fact.steps, fact.wrong, fact.is_time) for fact in facts] == [(10, None, True), (3, None, None)]
+
+
+def test_a_network_that_divides_by_the_spread_of_its_input_is_measured_too() -> None:
+    class Normalising(Layers):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward((x - x.mean(-1, keepdim=True)) / x.std(-1, keepdim=True))
+
+    torch.manual_seed(0)
+    [fact] = measure_taps(encoder(Normalising(conv(12, 9, 4, 4)), ["l.0"]))
+    assert (fact.is_time, fact.wrong) == (True, None)
+    assert fact.slope == pytest.approx(1, abs=0.02)
+
+
 def test_a_class_token_that_was_left_in_is_told() -> None:
     torch.manual_seed(0)
     [fact] = measure_taps(encoder(Tokens(special=1), ["block"], {"*": {"axes": "btc"}}))
