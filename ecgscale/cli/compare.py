@@ -91,7 +91,7 @@ def _predictions(found: Compared) -> list[str]:
     rows = [
         [
             name,
-            *(_number(of[key]["value"]) for key in ("agreement", "kappa")),
+            *(_number(of[key]["value"]) for key in ("agreement", "kappa", "probability_apart")),
             *(f"{of[key]:,}" for key in ("yes_a", "yes_b", "only_a", "only_b")),
         ]
         for name, of in said["labels"].items()
@@ -99,7 +99,7 @@ def _predictions(found: Compared) -> list[str]:
     return [
         "",
         f"predictions agree in {score['value']:.3f}{bracketed(score['interval'])}; {said['flipped']:,} records flip",
-        *aligned(["label", "agreement", "kappa", "yes of A", "of B", "A alone", "B alone"], rows),
+        *aligned(["label", "agreement", "kappa", "P apart", "yes of A", "of B", "A alone", "B alone"], rows),
     ]
 
 

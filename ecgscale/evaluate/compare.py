@@ -265,10 +265,13 @@ def _predictions(
     each = said if answers.kind == "multilabel" else _one_against_others(said[:, 0])
     same = np.trace(said, axis1=-2, axis2=-1) / np.maximum(said.sum(axis=(-1, -2)), 1)
     agreement, kappa = np.trace(each, axis1=-2, axis2=-1) / np.maximum(each.sum(axis=(-1, -2)), 1), _kappa(each)
+    off = np.concatenate([tally.apart.sum(axis=0)[None], weights @ tally.apart[groups]]) / 1e6
+    off = off / np.maximum(said[:, 0].sum(axis=(-1, -2)), 1)[:, None]
     labels = {
         name: {
             "agreement": _scored(agreement[:, i]),
             "kappa": _scored(kappa[:, i]),
+            "probability_apart": _scored(off[:, i]),
             "yes_a": int(each[0, i, 1].sum()),
             "yes_b": int(each[0, i, :, 1].sum()),
             "only_a": int(each[0, i, 1, 0]),

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from ecgscale.encoders.spec import OutputSpec
 from ecgscale.evaluate.localise.timelines import cluster_labels
-from ecgscale.evaluate.questions import decisions, list_matrix
+from ecgscale.evaluate.questions import decisions, list_matrix, probabilities
 from ecgscale.io.parquet import read_parquet
 
 GROUPS, SHIFTS = 50, 20
@@ -48,6 +48,11 @@ class Answers:
         if self.kind == "regression":
             return said[:, None]
         return np.array([at.index(i) for i in range(len(output.names))])[said][:, None]
+
+    def probabilities(self, prediction: NDArray[np.floating], output: OutputSpec, at: tuple[int, ...]) -> NDArray:
+        """(n, names): 0 for a class that the network does not have."""
+        known = np.concatenate([probabilities(prediction, output), np.zeros((len(prediction), 1))], axis=1)
+        return known[:, list(at)]
 
 
 def common_answers(a: OutputSpec, b: OutputSpec) -> tuple[Answers | None, str]:
@@ -90,13 +95,16 @@ class Tally:
     """What was counted of some shards.
 
     time: (GROUPS, K_a, K_b) timesteps by group of patients; moved: (SHIFTS, K_a, K_b) with B's clusters moved round
-    said: (GROUPS, labels, C, C) records by what A and B say; values: (GROUPS, 5) n, Σa, Σb, Σ|b−a|, Σ(b−a)² of a
-    regression; left: by side and shard, the records that the other side has not
+    said: (GROUPS, labels, C, C) records by what A and B say
+    apart: (GROUPS, names) Σ|b−a| of probabilities, in millionths
+    values: (GROUPS, 5) n, Σa, Σb, Σ|b−a|, Σ(b−a)² of a regression
+    left: by side and shard, the records that the other side has not
     """
 
     time: Counts
     moved: Counts
     said: Counts
+    apart: Counts
     values: NDArray[np.float64]
     rate: float = 0.0
     numbers: Counter[str] = field(default_factory=Counter)
@@ -109,13 +117,12 @@ class Tally:
         n = len(asked.answers.names) if asked.answers else 0
         multiclass = asked.answers is not None and asked.answers.kind == "multiclass"
         said = np.zeros((GROUPS, 1, n, n) if multiclass else (GROUPS, n, 2, 2), np.int64)
-        return cls(
-            np.zeros((GROUPS, k_a, k_b), np.int64), np.zeros((SHIFTS, k_a, k_b), np.int64), said, np.zeros((GROUPS, 5))
-        )
+        time, moved = np.zeros((GROUPS, k_a, k_b), np.int64), np.zeros((SHIFTS, k_a, k_b), np.int64)
+        return cls(time, moved, said, np.zeros((GROUPS, n), np.int64), np.zeros((GROUPS, 5)))
 
     def add(self, other: Tally) -> None:
         """Take another's counts in."""
-        for name in ("time", "moved", "said", "values"):
+        for name in ("time", "moved", "said", "apart", "values"):
             getattr(self, name).__iadd__(getattr(other, name))
         self.rate = max(self.rate, other.rate)
         self.numbers.update(other.numbers)
@@ -147,8 +154,9 @@ def counted_pairs(asked: Asked, pairs: Sequence[Pair]) -> Tally:
 
 
 def _count_answers(tally: Tally, asked: Asked, a: pa.Table, b: pa.Table, group: Counts) -> None:
+    assert asked.answers is not None
     said_a, said_b = _said(asked, a, b)
-    if asked.answers is not None and asked.answers.kind == "regression":
+    if asked.answers.kind == "regression":
         apart = said_b - said_a
         columns = np.column_stack([np.ones(len(apart)), said_a, said_b, np.abs(apart), apart**2])
         np.add.at(tally.values, group, columns)
@@ -156,6 +164,11 @@ def _count_answers(tally: Tally, asked: Asked, a: pa.Table, b: pa.Table, group: 
     _, labels, n, _ = tally.said.shape
     cell = ((group[:, None] * labels + np.arange(labels)) * n + said_a) * n + said_b
     tally.said += np.bincount(cell.ravel(), minlength=tally.said.size).reshape(tally.said.shape)
+    own, other = (
+        asked.answers.probabilities(list_matrix(table, "prediction"), output, at)
+        for table, output, at in zip((a, b), asked.outputs, (asked.answers.at_a, asked.answers.at_b), strict=True)
+    )
+    np.add.at(tally.apart, group, np.rint(np.abs(other - own) * 1e6).astype(np.int64))
 
 
 def _said(asked: Asked, a: pa.Table, b: pa.Table) -> tuple[NDArray, NDArray]:

@@ -88,6 +88,7 @@ _COMPARE = {
     "of_a": "share of A's time",
     "of_b": "share of B's time",
     "apart": "share of its time in clusters that are no pair",
+    "probability_apart": "probabilities apart by",
     "yes_a": "A says yes",
     "yes_b": "B says yes",
     "only_a": "A alone",

@@ -84,13 +84,13 @@ def test_surrogate_tells_when_records_were_seen(published: PublishedRoot) -> Non
     assert f"{records} of the {records} records scored" in result.stdout
 
 
-@pytest.mark.parametrize("named", ["nothing", "elsewhere"])
+@pytest.mark.parametrize("named", ["nothing", "elsewhere", "site"])
 def test_surrogate_without_labels(published: PublishedRoot, tmp_path: Path, named: str) -> None:
-    """An encoder that names no target, or one whose column another archive has; the rest is as ever."""
+    """An encoder that names no target, one whose column another archive has, or one that holds something else here."""
     root = tmp_path / "root"
     shutil.copytree(published.root, root)
     [spec] = root.glob("encoders/*/encoder.toml")
-    target = "" if named == "nothing" else 'target = "elsewhere"'
+    target = "" if named == "nothing" else f'target = "{named}"'
     spec.write_text(spec.read_text().replace('target = "superclasses"', target))
     labelled = surrogate(published.root, "--folds", "patients:4", "--thresholds", "half")
     facts = surrogate(root, "--folds", "patients:4")
@@ -99,7 +99,7 @@ def test_surrogate_without_labels(published: PublishedRoot, tmp_path: Path, name
     assert (facts["agreement"], facts["split"]) == (labelled["agreement"], "cross-validated in 4 parts by patient")
     assert facts["accuracy"] is facts["auroc"] is facts["network_accuracy"] is None
     assert "no labels" in facts["remarks"][0]
-    assert ("does not say which column" if named == "nothing" else "trained on elsewhere") in facts["remarks"][0]
+    assert ("does not say which column" if named == "nothing" else f"trained on {named}") in facts["remarks"][0]
     written = read_evaluations(root, published.dataset_id)["surrogate"]
     assert (written.facts["agreement"], written.settings["thresholds"]) == (facts["agreement"], "half")
     assert written.table("records").column("label").null_count == written.table("records").num_rows

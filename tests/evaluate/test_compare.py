@@ -142,6 +142,7 @@ def test_answers_beside_each_other_and_the_records_that_flip(tmp_path: Path) -> 
     assert [mi[name] for name in ("yes_a", "yes_b", "only_a", "only_b")] == [0, 8, 0, 8]
     assert (af["agreement"]["value"], mi["agreement"]["value"]) == (0.9, 0.8)
     assert said["agreement"]["value"] == pytest.approx(0.85)
+    assert mi["probability_apart"]["value"] == pytest.approx(0.2 * (2 / (1 + np.exp(-1.0)) - 1), abs=1e-5)
     assert said["agreement"]["interval"][0] < 0.85 < said["agreement"]["interval"][1]
     flips = {row["record_id"]: row["flips"] for row in found.table.to_pylist()}
     assert (flips["r0"], flips["r2"], flips["r9"], flips["r10"]) == (["-AF"], ["-AF", "+MI"], ["+MI"], [])
@@ -160,6 +161,9 @@ def test_classes_and_values(tmp_path: Path) -> None:
     flutter = int((np.arange(N) % 3 == 2).sum())
     assert said["agreement"]["value"] == pytest.approx(1 - flutter / N)
     assert (said["labels"]["SR"]["kappa"]["value"], said["labels"]["AFL"]["kappa"]["value"]) == (1.0, 0.0)
+    assert said["labels"]["AFL"]["probability_apart"]["value"] == pytest.approx(
+        np.exp(a[:, 2]).sum() / N / (np.e + 2), abs=1e-5
+    )
     assert (said["labels"]["AF"]["only_b"], said["flipped"]) == (flutter, flutter)
     assert {row["record_id"]: row["flips"] for row in found.table.to_pylist()}["r2"] == ["AFL > AF"]
     years = np.arange(N, dtype=float)[:, None]
@@ -210,7 +214,7 @@ def test_the_same_whoever_counts_and_however_files_are_cut(tmp_path: Path) -> No
     first = compared(files)
     asked = Asked((K, K), (LABELS, LABELS), common_answers(LABELS, LABELS)[0])
     alone, travelled = counted_pairs(asked, files), pickle.loads(pickle.dumps(partial(counted_pairs, asked, files)))()
-    assert all((getattr(alone, name) == getattr(travelled, name)).all() for name in ("time", "moved", "said"))
+    assert all((getattr(alone, name) == getattr(travelled, name)).all() for name in ("time", "moved", "said", "apart"))
     with Spread(at_most=2) as spread:
         again = compared(files[::-1], spread=spread)
     assert replace(first, table=None, clusters=None) == replace(again, table=None, clusters=None)

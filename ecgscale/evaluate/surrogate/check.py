@@ -15,7 +15,7 @@ from ecgscale.encoders.spec import SPEC_FILE, EncoderSpec, load_spec
 from ecgscale.errors import UsageError
 from ecgscale.evaluate.forests import OutOfCore
 from ecgscale.evaluate.published import Published, open_published
-from ecgscale.evaluate.questions import suitable_columns, target_columns
+from ecgscale.evaluate.questions import read_truth, suitable_columns, target_columns
 from ecgscale.evaluate.seen import Seen
 from ecgscale.evaluate.surrogate.scores import Baseline
 from ecgscale.evaluate.surrogate.surrogate import (
@@ -78,22 +78,25 @@ def open_records(
     """
     request = request or SurrogateRequest()
     published = open_published(root, dataset)
-    why = _why_unlabelled(published.schema, published.spec) if unlabelled and target is None else None
+    asks = unlabelled and target is None
+    why = _why_unlabelled(published.schema.empty_table(), published.spec) if asks else None
     asked = published.target(target) if why is None else None
     labels = suitable_columns(published.schema, asked, published.spec) if asked is not None else []
     columns = ["record_id", "patient_id", "source_shard", "status", "prediction", *labels]
     columns += [] if request.out_of_core else ["proportions"]
     table = published.table(columns, if_there=["fold"], wanted=None)
+    if asks and why is None and (why := _why_unlabelled(table, published.spec)):
+        asked = None
     data = explained_records(table, asked, published.spec.output, request, published.seen(table), without=why or "")
     return published, data
 
 
-def _why_unlabelled(schema: pa.Schema, spec: EncoderSpec) -> str | None:
-    """Why records have no labels where no target is asked for, in words; None where they have."""
+def _why_unlabelled(rows: pa.Table, spec: EncoderSpec) -> str | None:
+    """Why these rows (or none, of all columns) have no labels where no target is asked for; None where they have."""
     if not (trained_on := str(spec.training.get("target") or "")):
         return f"{spec.name} does not say which column it was trained on, and no --target is given"
     try:
-        suitable_columns(schema, trained_on, spec)
+        read_truth(rows, trained_on, spec.output)
     except UsageError as error:
         return f"{spec.name} was trained on {trained_on}, and no --target is given; {error}"
     return None

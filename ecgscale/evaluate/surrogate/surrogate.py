@@ -41,6 +41,7 @@ from ecgscale.evaluate.surrogate.scores import (
 )
 from ecgscale.passes.spread import HERE, Spread
 from ecgscale.progress import SILENT, Progress
+from ecgscale.words import named
 
 
 @dataclass(frozen=True)
@@ -255,6 +256,11 @@ def _remarks(
     if data.target is None:
         cut = "" if questions.thresholds is None else "; it says yes above 0.5, having no labels to fix thresholds on"
         remarks.insert(0, f"no labels: the agreement with the network is scored alone{cut} ({data.without})")
+        if questions.kind != "regression":
+            decided = questions.network[group].mean(axis=0)
+            for share, what in ((0, "no record scored"), (1, "every record scored")):
+                if names := [name for name, one in zip(questions.names, decided, strict=True) if one == share]:
+                    remarks.append(f"the network says {named(names)} of {what}: agreement there says nothing")
     else:
         remarks += answers.remarks
     if data.quarantined:

@@ -91,6 +91,13 @@ def test_without_labels_the_agreement_is_scored_alone() -> None:
     assert result.remarks[0].startswith("no labels: the agreement with the network is scored alone; it says yes above")
     assert "it came from elsewhere" in result.remarks[0]
     assert not any("labelled" in remark or "have labels" in remark for remark in result.remarks)
+    says = [[row[0], -1.0, 1.0] for row in table["prediction"].to_pylist()]
+    same = explained_records(replaced(table, "prediction", says), None, LABELS, HELD)
+    told = [remark for remark in score_surrogate(same, HELD).remarks if "says nothing" in remark]
+    assert [remark.split(":")[0] for remark in told] == [
+        "the network says MI of no record scored",
+        "the network says NORM of every record scored",
+    ]
     years = explained_records(replaced(table, "prediction", table["value"].to_pylist()), None, YEARS, HELD)
     values = score_surrogate(years, HELD)
     assert {name for name, value in values.scores.items() if value is not None} == {"r2", "mae_to_network"}
