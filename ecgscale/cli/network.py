@@ -218,7 +218,16 @@ def _tell_taps(report: EncoderReport) -> None:
             f"  {tap.layer}: {tap.channels} channels, {tap.steps} steps, hop {tap.hop:g} samples ({tap.hop_ms:.0f} ms)"
         )
         if tap.lag is None:
-            say(f"{head}; " + ("no answer" if not tap.answers else "no time" if tap.is_time is False else "one answer"))
+            say(
+                f"{head}; "
+                + (
+                    "no answer"
+                    if not tap.answers
+                    else "no time"
+                    if tap.is_time is False
+                    else "too few steps to tell when"
+                )
+            )
         else:
             say(
                 f"{head}; lag {tap.lag:+.1f} samples ({tap.lag_ms:+.1f} ms, {tap.lag_hops:+.2f} hops; "

@@ -134,6 +134,8 @@ class Tap:
         for place, group in reversed(list(enumerate(groups))):
             if group == "1" and shape[place] == 1:
                 tensor = tensor.squeeze(place)
+            elif group == "lt" and shape[place] % n_leads and shape[place] > n_leads:
+                tensor = _divided(tensor, place, n_leads)
             elif len(group) == 2 and shape[place] % n_leads == 0:
                 parts = {"l": n_leads, "t": shape[place] // n_leads}
                 tensor = tensor.unflatten(place, [parts[letter] for letter in group])
@@ -175,6 +177,27 @@ class Tap:
         )
 
 
+def _divided(tensor: torch.Tensor, place: int, n_leads: int) -> torch.Tensor:
+    """An axis of leads one after the other whose tokens straddle them, as axes of leads and of whole steps each.
+
+    Each lead's part is interpolated to as many steps as it has whole tokens, at their half-pixel centres.
+    """
+    import torch  # who only reads a contract does without
+
+    size, steps = tensor.shape[place], tensor.shape[place] // n_leads
+    at = (torch.arange(n_leads, dtype=torch.float64)[:, None] + (torch.arange(steps) + 0.5) / steps).flatten()
+    position = (at * size / n_leads - 0.5).clamp(0, size - 1)
+    left = position.floor().long()
+    weight = (position - left).to(tensor.dtype).to(tensor.device).unflatten(0, (n_leads, steps))
+    left = left.to(tensor.device)
+    before, after = (
+        tensor.index_select(place, index).unflatten(place, (n_leads, steps))
+        for index in (left, (left + 1).clamp(max=size - 1))
+    )
+    weight = weight[(..., *[None] * (tensor.ndim - place - 1))]
+    return before * (1 - weight) + after * weight
+
+
 def section_of(layer: str) -> str:
     """The head of a tap's section, as TOML has it."""
     escaped = layer.replace("\\", "\\\\").replace('"', '\\"')
@@ -188,7 +211,8 @@ def plausible_axes(shape: Sequence[int], n: int, length: int, n_leads: int) -> I
         sizes = dict(zip(groups, shape, strict=True))
         joined = next((group for group in groups if len(group) == 2), None)
         steps = sizes["t"] if joined is None else sizes[joined] // n_leads
-        whole = joined is None or (n_leads > 1 and sizes[joined] % n_leads == 0)
+        straddling = joined == "lt" and sizes[joined] > 2 * n_leads
+        whole = joined is None or (n_leads > 1 and (sizes[joined] % n_leads == 0 or straddling))
         leads = "l" not in sizes or sizes["l"] in (1, n_leads)
         ones = "1" not in sizes or sizes["1"] == 1
         if sizes["b"] == n and 0 < steps <= length and whole and leads and ones and 0 not in shape:

@@ -65,7 +65,7 @@ def test_any_axes_become_records_channels_steps(shape: tuple[int, ...], said: di
         ((N, C, 259), {}, r"drop_steps = \[1, 2\] .steps at its ends"),
         ((N, 300), {}, "No axis of it can be time"),
         ((N, 2, 2), {"drop_steps": 2}, "less 2 dropped"),
-        ((N, 41, 16), {"axes": "b(lt)c"}, r'axes "b\(lt\)c"'),
+        ((N, 11, 16), {"axes": "b(lt)c"}, r'axes "b\(lt\)c"'),
     ],
 )
 def test_what_does_not_fit_is_told_with_what_would(shape: tuple[int, ...], said: dict[str, Any], message: str) -> None:
@@ -74,9 +74,18 @@ def test_what_does_not_fit_is_told_with_what_would(shape: tuple[int, ...], said:
 
 
 def test_plausible_axes_go_by_sizes() -> None:
-    assert list(plausible_axes((N, 40, 383), N, LENGTH, LEADS)) == ["btc"]
+    assert list(plausible_axes((N, 23, 383), N, LENGTH, LEADS)) == ["btc", "bc(lt)"]
     assert list(plausible_axes((N, LEADS, 30, 7), N, LENGTH, LEADS)) == ["bltc", "blct"]
-    assert list(plausible_axes((N, 40, 64), N, LENGTH, LEADS)) == ["bct", "btc"]
+    assert list(plausible_axes((N, 20, 22), N, LENGTH, LEADS)) == ["bct", "btc"]
+    assert list(plausible_axes((N, 93, 500), N, LENGTH, LEADS)) == ["btc", "b(lt)c", "bc(lt)"]
+
+
+def test_tokens_that_straddle_leads_are_interpolated_within_each() -> None:
+    # Three leads of 40 samples one after the other, 16 tokens of 7.5: five whole ones a lead, eight samples apart.
+    places = (torch.arange(16) + 0.5) * 7.5 - 0.5
+    block = tap(axes="b(lt)c", leads="stack").block(places[None, :, None], 1, 40, 3)
+    wanted = torch.tensor([[lead * 40 + 3.5 + 8 * step for step in range(5)] for lead in range(3)])
+    torch.testing.assert_close(block[0], wanted.clamp(float(places[0]), float(places[-1])))
 
 
 @pytest.mark.parametrize(

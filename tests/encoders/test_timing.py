@@ -50,6 +50,17 @@ class Tokens(nn.Module):
         return self.head(tokens.mean(1))
 
 
+class OneAfterTheOther(nn.Module):
+    """Leads one after the other through convolutions without padding, so that tokens straddle them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv1d(1, 24, 40, stride=32), nn.LayerNorm(24)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(self.conv(x.flatten(1)[:, None]).transpose(1, 2))[:, 0, :2]
+
+
 def conv(channels: int, kernel: int, stride: int = 1, padding: int = 0, dilation: int = 1) -> nn.Conv1d:
     return nn.Conv1d(channels, 16, kernel, stride=stride, padding=padding, dilation=dilation)
 
@@ -153,6 +164,16 @@ def test_tokens_are_not_taken_for_channels(net: Any, axes: str, drop: Any, steps
     assert (after.wrong, after.steps, after.channels) == (None, steps, 48)
     assert abs(after.lag_from_ms or 0) < 0.5 * after.hop_ms
     assert abs(after.lag_to_ms or 0) < 0.5 * after.hop_ms
+
+
+def test_tokens_that_straddle_leads_keep_time() -> None:
+    torch.manual_seed(0)
+    module = OneAfterTheOther()
+    [fact] = measure_taps(encoder(module, ["norm"]))
+    assert (fact.is_time, fact.answers_by) == (False, ("b(lt)c",))
+    [after] = measure_taps(encoder(module, ["norm"], {"norm": {"axes": "b(lt)c"}}))
+    assert (after.wrong, after.steps, after.channels) == (None, 18, 24)
+    assert max(abs(after.lag_from_ms or 0), abs(after.lag_to_ms or 0)) < 0.5 * after.hop_ms
 
 
 def test_attention_that_answers_everywhere_does_not_hide_the_time_of_tokens() -> None:
