@@ -17,6 +17,7 @@ import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
+import json
 import sys
 import sysconfig
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,6 +29,65 @@ from types import ModuleType
 from typing import Any
 
 OURS = "ecgscale"
+
+PROGRAMS = {
+    "torchscript": (".torchscript.pt", ".torchscript", ".ts"),
+    "torch.export": (".pt2",),
+    "onnx": (".onnx",),
+}
+"""What a `factory` may be where the weights are a program, which needs no code; endings that say so themselves."""
+
+SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".tar", ".safetensors.index.json")
+"""Of weights: safetensors, what torch.save writes under various names, and the list of several safetensors."""
+
+_REMEDIES = [
+    ((".h5", ".hdf5", ".keras"), "; Keras wrote it? Convert the network to ONNX (docs/networks.md) and name that file"),
+    (
+        (".pkl", ".pickle", ".joblib", ".npz", ".npy", ".mat"),
+        "; save the weights alone in Python: torch.save(model.state_dict(), 'weights.pt')",
+    ),
+]
+
+
+def program_of(weights: str) -> str:
+    """Which program a file is by its name; ValueError where the name does not say so."""
+    for factory, endings in PROGRAMS.items():
+        if weights.endswith(endings):
+            return factory
+    raise ValueError(
+        "factory is missing: package.module:Class of the network; for a file that is a network itself, "
+        + " or ".join(f'"{factory}"' for factory in PROGRAMS)
+    )
+
+
+def is_program(weights: str) -> bool:
+    """Whether a file is a program by its name; without that it may be one."""
+    return weights.endswith(tuple(ending for endings in PROGRAMS.values() for ending in endings))
+
+
+def objection(weights: str) -> str:
+    """Why a file cannot be weights, by its name; empty where it may be."""
+    if weights.endswith(SUFFIXES) or is_program(weights):
+        return ""
+    suffix = Path(weights).suffix.lower()
+    remedy = next((remedy for suffixes, remedy in _REMEDIES if suffix in suffixes), "")
+    return f"{weights!r} is neither .safetensors nor .pt nor .pth nor .ckpt, nor .ts nor .pt2 nor .onnx{remedy}"
+
+
+def companions(directory: Path, factory: str, weights: str) -> list[str]:
+    """Names of the files that belong to the file of weights: an ONNX model's external data, the parts of an index of
+    safetensors, and the config.json of a `from_pretrained` folder. Those that are there, sorted."""
+    file = directory / weights
+    found = []
+    if factory == "onnx":
+        found = [f"{weights}.data", f"{weights}_data"]
+    if weights.endswith(".index.json") and file.is_file():
+        parts = json.loads(file.read_text(encoding="utf-8")).get("weight_map", {}).values()
+        found = [str(Path(weights).with_name(str(part))) for part in set(parts)]
+    if factory.endswith(".from_pretrained"):
+        found.append(str(Path(weights).with_name("config.json")))
+    return sorted(name for name in found if (directory / name).is_file())
+
 
 Code = Mapping[str, str]
 """What stands for the code: files by their path from the folder that Python finds the package in, and distributions,
@@ -43,7 +103,7 @@ def code_of(factory: str, directory: Path | None = None) -> dict[str, str] | Non
     installed here, or was typed into a notebook.
     """
     name = factory.partition(":")[0]
-    if name.partition(".")[0] == OURS:
+    if name.partition(".")[0] == OURS or factory in PROGRAMS:
         return {}
     if directory is not None and (own := file_beside(directory, name)) is not None:
         return dict(_reached(name, own))
@@ -132,6 +192,8 @@ def _imported(source: bytes, module: str, is_package: bool) -> Iterator[str]:
 
 def file_beside(directory: Path, module: str) -> Path | None:
     """The file of a module in an encoder's directory; None where there is none."""
+    if module in PROGRAMS:
+        return None
     return _module_file(directory, module)
 
 

@@ -23,12 +23,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from ecgscale.encoders.code import distributions_of, import_beside, is_standard, lies_installed
-from ecgscale.encoders.spec import SPEC_FILE, EncoderSpec
-from ecgscale.encoders.weights import Found, load_weights
+from ecgscale.encoders.code import PROGRAMS, distributions_of, import_beside, is_standard, lies_installed
+from ecgscale.encoders.foreign import Program, program, shuffle
+from ecgscale.encoders.spec import SPEC_FILE, EncoderSpec, file_of
+from ecgscale.encoders.weights import load_weights
 from ecgscale.errors import EncoderError, did_you_mean
 from ecgscale.io.places import local_copy
-from ecgscale.words import one_line
+from ecgscale.words import named, one_line
 
 _LOADERS = re.compile(r"(^|_)(un)?(load|loads|pickle|hub|eval|exec|system|run|compile)(_|$)")
 """In names of functions that come with a package: they open files that can hold code, or run it."""
@@ -37,34 +38,120 @@ _OURS = "torch", "ecgscale"
 """Packages whose classes make networks and whose functions do not."""
 
 
-def load_network(directory: str | Path, spec: EncoderSpec) -> tuple[nn.Module, Found]:
-    """The network of the encoder in `directory` with its weights, and how those were found; EncoderError as below."""
+def load_network(directory: str | Path, spec: EncoderSpec) -> tuple[nn.Module, tuple[str, ...]]:
+    """The network of the encoder in `directory` with its weights, and what to know of how those were found.
+
+    EncoderError as below, and where the weights do not fit.
+    """
     directory = local_copy(directory)
+    if (whole := _whole(spec, directory)) is not None:
+        return whole, ()
     module = build_module(spec, directory)
-    return module, load_weights(module, directory, spec)
+    return module, load_weights(module, directory, spec).notes
+
+
+def _whole(spec: EncoderSpec, directory: Path) -> nn.Module | None:
+    """A network that comes with its weights: a program, or a `from_pretrained` folder; None of any other."""
+    file = file_of(directory, spec.weights)
+    if spec.factory in PROGRAMS:
+        return program(spec.factory, file)
+    folder = file.parent
+    if not spec.factory.endswith(".from_pretrained") or not (folder / "config.json").is_file():
+        return None
+    if ".safetensors" not in file.suffixes:
+        raise EncoderError(
+            f"{file} is a pickle, which from_pretrained may run; save it again where you trust it, as safetensors: "
+            f"{spec.factory.partition(':')[2]}({folder.name!r}).save_pretrained('new')"
+        )
+    with working_directory_importable(), _offline():
+        make = find_factory(spec.factory, directory)
+        local = _takes(make, "local_files_only") and "local_files_only" not in spec.arguments
+        with _told(spec):
+            return _pretrained(make, folder, {**spec.arguments, **({"local_files_only": True} if local else {})})
+
+
+def _pretrained(make: Callable[..., Any], directory: Path, arguments: dict[str, Any]) -> nn.Module:
+    """What a `from_pretrained` makes of the local folder `directory`, all of its weights from there; EncoderError else.
+
+    It is called twice with other random numbers: a weight that differs is none of the folder's.
+    """
+    if arguments.get("trust_remote_code"):
+        raise EncoderError(
+            "trust_remote_code runs code of the folder under a name of its own; put that code beside encoder.toml, and "
+            'name its class: factory = "modeling_x:XModel.from_pretrained"'
+        )
+    made = []
+    for seed in (0, 1):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            made.append(make(str(directory), **arguments))
+    first, second = (module.state_dict() for module in made)
+    drawn = [name for name, value in first.items() if not torch.equal(value, second[name])]
+    if drawn:
+        raise EncoderError(
+            f"{directory} lacks weights that this class has, and draws at random: {named(drawn, 8)}. Name the class "
+            "that was saved"
+        )
+    module: nn.Module = made[0]
+    return module
+
+
+def _takes(function: Callable[..., Any], name: str) -> bool:
+    parameters = inspect.signature(function).parameters
+    return name in parameters or any(one.kind == one.VAR_KEYWORD for one in parameters.values())
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    """Keep packages that ask a hub for files from doing so."""
+    names = "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def build_module(spec: EncoderSpec, directory: Path | None = None) -> nn.Module:
     """Import `spec.factory` and call it with `[arguments]`: weights as it draws them.
 
-    It is looked for in the encoder's (local) directory, on Python's path, then in the working directory.
+    It is looked for in the encoder's (local) directory, on Python's path, then in the working directory. What comes
+    with its weights has those in a random order, each tensor's among themselves.
     """
+    if directory is not None and (whole := _whole(spec, directory)) is not None:
+        seed = int(torch.randint(2**31, ()))
+        if isinstance(whole, Program):
+            whole.shuffle(seed)
+        else:
+            shuffle([*whole.parameters(), *whole.buffers()], seed)
+        return whole
     with working_directory_importable():
         found = find_factory(spec.factory, directory)
         _require_arguments(spec, found)
-        try:
-            with torch.random.fork_rng(devices=[]):  # initial weights are drawn, and then replaced
-                module = found(**spec.arguments)
-        except (KeyboardInterrupt, EncoderError):
-            raise
-        except BaseException as error:  # anything may go wrong in somebody else's constructor; the cause is chained
-            given = ", ".join(spec.arguments) or "none"
-            raise EncoderError(
-                f"factory {spec.factory!r} refuses its [arguments] ({given}): {_said(error, True)}{_then(error)}"
-            ) from error
+        with _told(spec), torch.random.fork_rng(devices=[]):  # initial weights are drawn, and then replaced
+            module = found(**spec.arguments)
     if not isinstance(module, nn.Module):
         raise EncoderError(f"factory {spec.factory!r} gives a {type(module).__name__}; a torch.nn.Module was expected")
     return module
+
+
+@contextmanager
+def _told(spec: EncoderSpec) -> Iterator[None]:
+    """Make an EncoderError of whatever goes wrong in somebody else's constructor; the cause is chained."""
+    try:
+        yield
+    except (KeyboardInterrupt, GeneratorExit, EncoderError):
+        raise
+    except BaseException as error:
+        given = ", ".join(spec.arguments) or "none"
+        raise EncoderError(
+            f"factory {spec.factory!r} refuses its [arguments] ({given}): {_said(error, True)}{_then(error)}"
+        ) from error
 
 
 def _require_arguments(spec: EncoderSpec, found: Callable[..., Any]) -> None:
@@ -73,13 +160,15 @@ def _require_arguments(spec: EncoderSpec, found: Callable[..., Any]) -> None:
         parameters = inspect.signature(found).parameters.values()
     except (TypeError, ValueError):
         return
-    named = [one for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
-    missing = [one.name for one in named if one.default is one.empty and one.name not in spec.arguments]
+    by_name = [one for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
+    missing = [one.name for one in by_name if one.default is one.empty and one.name not in spec.arguments]
     takes_any = any(one.kind == one.VAR_KEYWORD for one in parameters)
-    known = [one.name for one in named]
+    known = [one.name for one in by_name]
     unknown = [] if takes_any else [name for name in spec.arguments if name not in known]
     if missing or unknown:
-        signature = ", ".join(one.name if one.default is one.empty else f"{one.name}={one.default!r}" for one in named)
+        signature = ", ".join(
+            one.name if one.default is one.empty else f"{one.name}={one.default!r}" for one in by_name
+        )
         wrong = [f"{', '.join(missing)} missing"] if missing else []
         wrong += [f"{name} unknown.{did_you_mean(name, known)}" for name in unknown]
         raise EncoderError(

@@ -14,7 +14,16 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from ecgscale.archive_config import Section
-from ecgscale.encoders.code import code_of, file_beside, is_standard
+from ecgscale.encoders.code import (
+    PROGRAMS,
+    code_of,
+    companions,
+    file_beside,
+    is_program,
+    is_standard,
+    objection,
+    program_of,
+)
 from ecgscale.encoders.shapes import ALL, Tap, TapSpec
 from ecgscale.errors import EncoderError, did_you_mean, sentences_of
 from ecgscale.io.numbered import canonical_digest
@@ -23,15 +32,6 @@ from ecgscale.io.places import local_copy, place
 from ecgscale.leads import canonical_lead
 
 SPEC_FILE = "encoder.toml"
-SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".tar")
-"""Of weights: safetensors, and what torch.save writes under various names."""
-_REMEDIES = [
-    ((".h5", ".hdf5", ".keras"), "; Keras wrote it? Convert the network to ONNX (docs/networks.md) and name that file"),
-    (
-        (".pkl", ".pickle", ".joblib", ".npz", ".npy", ".mat"),
-        "; save the weights alone in Python: torch.save(model.state_dict(), 'weights.pt')",
-    ),
-]
 LONGEST = 2**20
 """Bytes of an encoder.toml that are read at most."""
 DEEPEST = 32
@@ -115,11 +115,24 @@ class EncoderSpec(Section):
     taps: dict[str, TapSpec] = Field(default_factory=dict)
     training: dict[str, Any] = Field(default_factory=dict)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _program(cls, content: Any) -> Any:
+        """A program's file says what it is."""
+        if isinstance(content, dict) and "factory" not in content and isinstance(content.get("weights"), str):
+            return {**content, "factory": program_of(content["weights"])}
+        return content
+
     @field_validator("factory")
     @classmethod
     def _importable(cls, factory: str) -> str:
+        if factory in PROGRAMS:
+            return factory
         if not re.fullmatch(r"\w+(\.\w+)*:\w+(\.\w+)*", factory):
-            raise ValueError(f"{factory!r} is not of the form 'package.module:callable'")
+            programs = ", ".join(PROGRAMS)
+            raise ValueError(
+                f"{factory!r} is not of the form 'package.module:callable'; for a program it is one of {programs}"
+            )
         if is_standard(factory.partition(":")[0]):
             raise ValueError(
                 f"{factory!r} is of Python's standard library, and no network comes from there; name a class of "
@@ -131,10 +144,8 @@ class EncoderSpec(Section):
     @classmethod
     def _alongside(cls, weights: str) -> str:
         _require_beside(weights)
-        suffix = Path(weights).suffix
-        if suffix not in SUFFIXES:
-            remedy = next((remedy for suffixes, remedy in _REMEDIES if suffix.lower() in suffixes), "")
-            raise ValueError(f"{weights!r} is neither .safetensors nor .pt nor .pth nor .ckpt{remedy}")
+        if why := objection(weights):
+            raise ValueError(why)
         return weights
 
     @field_validator("training")
@@ -154,6 +165,10 @@ class EncoderSpec(Section):
             )
         if len(set(self.layers)) < len(self.layers):
             raise ValueError(f"a layer is tapped twice: {', '.join(self.layers)}")
+        if self.factory not in PROGRAMS and is_program(self.weights):
+            raise ValueError(f"{self.weights!r} is a program, which needs no class: leave the factory out")
+        if self.factory in PROGRAMS and (self.arguments or self.weights_key):
+            raise ValueError(f"factory {self.factory!r} is a program, which takes no [arguments] and no weights_key")
         for name in self.taps:
             if self.layers and name != ALL and name not in self.layers:
                 raise ValueError(
@@ -279,16 +294,27 @@ def encoder_parts(directory: str | Path) -> EncoderParts:
     spec = load_spec(directory)
     contract = _canonical_contract(spec)
     both, alone = hashlib.sha256(contract + b"\0"), hashlib.sha256()
-    path = file_of(local_copy(directory), spec.weights)
-    try:
-        with path.open("rb") as weights:
-            while chunk := weights.read(1 << 20):
-                both.update(chunk)
-                alone.update(chunk)
-    except OSError as error:
-        raise EncoderError(f"the weights {path} cannot be read: {error.strerror}") from error
-    code = code_of(spec.factory, local_copy(directory))
+    directory = local_copy(directory)
+    for number, name in enumerate(_weights_files(directory, spec)):
+        path = file_of(directory, name)
+        # Weights of a single file are that file's bytes.
+        head = f"\0{name}\0{path.stat().st_size}\0".encode() if number else b""
+        both.update(head)
+        alone.update(head)
+        try:
+            with path.open("rb") as weights:
+                while chunk := weights.read(1 << 20):
+                    both.update(chunk)
+                    alone.update(chunk)
+        except OSError as error:
+            raise EncoderError(f"the weights {path} cannot be read: {error.strerror}") from error
+    code = code_of(spec.factory, directory)
     return EncoderParts(hashlib.sha256(contract).hexdigest(), alone.hexdigest(), both.hexdigest(), code)
+
+
+def _weights_files(directory: Path, spec: EncoderSpec) -> list[str]:
+    file_of(directory, spec.weights)
+    return [spec.weights, *companions(directory, spec.factory, spec.weights)]
 
 
 def encoder_digest(directory: str | Path) -> str:
@@ -332,7 +358,7 @@ def encoder_files(directory: str | Path) -> list[Path]:
     seen = [str(spec.training["seen"])] if spec.training.get("seen") else []
     beside = file_beside(directory, spec.factory.partition(":")[0]) is not None
     code = sorted(code_of(spec.factory, directory) or ()) if beside else []
-    return [file_of(directory, name) for name in (SPEC_FILE, spec.weights, *seen, *code)]
+    return [file_of(directory, name) for name in (SPEC_FILE, *_weights_files(directory, spec), *seen, *code)]
 
 
 def write_spec(directory: str | Path, spec: EncoderSpec) -> None:

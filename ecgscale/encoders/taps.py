@@ -116,10 +116,10 @@ class Encoder:
         """The encoder in `directory`, ready to run; EncoderError says what does not fit and what would."""
         directory = local_copy(directory)
         spec = load_spec(directory)
-        module, weights = load_network(directory, spec)
+        module, notes = load_network(directory, spec)
         parts = encoder_parts(directory)
         encoder = cls(module, spec, device=device, batch=batch, precision=precision, digest=parts.digest)
-        encoder.directory, encoder.parts, encoder.notes = directory, parts, weights.notes
+        encoder.directory, encoder.parts, encoder.notes = directory, parts, notes
         return encoder
 
     @property

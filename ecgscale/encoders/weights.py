@@ -291,8 +291,8 @@ def _another_kind(path: Path) -> str:
     below = {name.partition("/")[2] for name in names}
     if "constants.pkl" in below:
         return (
-            "is a TorchScript archive, which is code. Where you trust it, save the weights alone: "
-            "torch.save(torch.jit.load(FILE).state_dict(), 'weights.pt'); `factory` makes the network"
+            'is a TorchScript archive, which is code. Where you trust it, factory = "torchscript" runs it as it is; '
+            "for its weights alone: torch.save(torch.jit.load(FILE).state_dict(), 'weights.pt')"
         )
     if "model.weights.h5" in names:
         return "is of Keras: convert the network to ONNX (tf2onnx) and name that file"

@@ -81,7 +81,7 @@ def test_reads_a_contract_with_its_defaults(tmp_path: Path) -> None:
         ("input_dim = [12, 4096]", "x = " + "[" * 5000 + "]" * 5000, "nested too deeply"),
         ("input_dim = [12, 4096]", ".".join("a" * 200) + " = 1", "nested too deeply"),
         ("input_dim = [12, 4096]", "x = '" + "a" * 2**20 + "'", "longer than 1 MiB"),
-        ('"weights.safetensors"', '"w.onnx"', "neither .safetensors nor .pt"),
+        ('"weights.safetensors"', '"w.xml"', "neither .safetensors nor .pt"),
         ('"ecgscale.encoders.resnet1d:ResNet1d"', '"ResNet1d"', "package.module:callable"),
         ("length = 4096", "length = 0", "input.length"),
         ("sampling_rate = 400", "sampling_rate = inf", "input.sampling_rate"),
