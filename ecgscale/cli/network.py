@@ -174,6 +174,7 @@ def check(progress: Progress, directory: Path, device: str, all_layers: bool, no
       ecgscale encoder check encoder
     """
     from ecgscale.encoders.check import check_encoder
+    from ecgscale.encoders.timing import proposed
 
     report = check_encoder(directory, device, nodes=nodes)
     _tell_contract(report)
@@ -181,6 +182,8 @@ def check(progress: Progress, directory: Path, device: str, all_layers: bool, no
     _tell_taps(report)
     for warning in report.warnings:
         say(f"warning: {warning}")
+    if lines := proposed(report.taps):
+        say("so that its taps keep time, put into encoder.toml:", *(f"  {line}" for line in lines))
     return report.as_dict()
 
 
@@ -218,16 +221,8 @@ def _tell_taps(report: EncoderReport) -> None:
             f"  {tap.layer}: {tap.channels} channels, {tap.steps} steps, hop {tap.hop:g} samples ({tap.hop_ms:.0f} ms)"
         )
         if tap.lag is None:
-            say(
-                f"{head}; "
-                + (
-                    "no answer"
-                    if not tap.answers
-                    else "no time"
-                    if tap.is_time is False
-                    else "too few steps to tell when"
-                )
-            )
+            few = "no time" if tap.is_time is False else "too few steps to tell when"
+            say(f"{head}; {few if tap.answers else 'no answer'}")
         else:
             say(
                 f"{head}; lag {tap.lag:+.1f} samples ({tap.lag_ms:+.1f} ms, {tap.lag_hops:+.2f} hops; "

@@ -91,6 +91,12 @@ class TimeMap:
     start: float
     step: float
 
+    @classmethod
+    def half_pixel(cls, steps: int, length: int) -> TimeMap:
+        """The default: each step in the middle of its part of the axis."""
+        hop = length / steps
+        return cls((hop - 1) / 2, hop)
+
 
 @dataclass(frozen=True)
 class Tap:

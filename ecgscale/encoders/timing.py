@@ -10,14 +10,15 @@ off would bend the line inwards and are left out of it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ecgscale.encoders.shapes import DEFAULT_AXES, Tap, TimeMap, plausible_axes, section_of
+from ecgscale.encoders.shapes import ALL, DEFAULT_AXES, Tap, TimeMap, plausible_axes, section_of
 from ecgscale.encoders.taps import Encoder
 from ecgscale.errors import EncoderError
 
@@ -117,27 +118,46 @@ class TapFact:
 
     @property
     def remedy(self) -> str:
-        """The lines of encoder.toml that put it right."""
-        if self.is_time is False:
-            if not self.answers_by:
-                return "No other axis of it does: tap an earlier layer"
-            choice = " or ".join(f'axes = "{axes}"' for axes in self.answers_by)
-            places = f", {self._places}" if self.drop_steps is not None or self.start is not None else ""
-            return f"It does by another axis: {section_of(self.layer)} {choice}{places}"
+        """What puts it right, in a sentence with the keys of encoder.toml."""
+        if self.is_time is False and not self.answers_by:
+            return "No other axis of it does: tap an earlier layer"
+        said = {key: f"{key} = {json.dumps(value)}" for key, value in self.lines.items()}
+        if len(self.answers_by) > 1:
+            said["axes"] = " or ".join(f'axes = "{axes}"' for axes in self.answers_by)
+        why = "Its steps are where this says"
         if self.drop_steps is not None:
-            return f"Steps that are no time are among them: {section_of(self.layer)} {self._places}"
-        return f"Its steps are where this says: {section_of(self.layer)} {self._places}"
+            why = "Steps that are no time are among them"
+        if self.is_time is False:
+            why = "It does by another axis"
+        return f"{why}: {section_of(self.layer)} {', '.join(said.values())}"
 
     @property
-    def _places(self) -> str:
-        if self.drop_steps is None:
-            return f"start = {self.start}, step = {self.step}"
-        first, last = self.drop_steps
-        return f"drop_steps = [{first}, {last}]" if last else f"drop_steps = {first}"
+    def lines(self) -> dict[str, Any]:
+        """The keys of its section of encoder.toml that put it right; {} where it is right, or nothing does."""
+        if self.is_time is not False and not self.late:
+            return {}
+        keys: dict[str, Any] = {"axes": self.answers_by[0]} if self.answers_by else {}
+        if self.drop_steps is not None:
+            first, last = self.drop_steps
+            return {**keys, "drop_steps": [first, last] if last else first}
+        return {**keys, "start": self.start, "step": self.step} if self.start is not None else keys
 
     def as_dict(self) -> dict[str, Any]:
         """For `--json`."""
-        return {**asdict(self), "late": self.late, "wrong": self.wrong}
+        return {**asdict(self), "late": self.late, "wrong": self.wrong, "lines": self.lines}
+
+
+def proposed(facts: Sequence[TapFact]) -> list[str]:
+    """The lines of encoder.toml with which all taps keep time; [] where none are needed."""
+    sections = {fact.layer: fact.lines for fact in facts}
+    if len(facts) > 1 and all(lines == facts[0].lines for lines in sections.values()):
+        sections = {ALL: facts[0].lines}
+    return [
+        line
+        for layer, lines in sections.items()
+        if lines
+        for line in (section_of(layer), *(f"{key} = {json.dumps(value)}" for key, value in lines.items()))
+    ]
 
 
 @dataclass(frozen=True)
@@ -173,7 +193,7 @@ class _Line:
         at, rate, correlation = _fitted(places, centres) if broad else _fitted(places[whole], centres[whole])
         # Attention answers elsewhere too, and pulls the centre there: of tokens the loudest is the better witness.
         loudest = own.argmax(axis=1).astype(float)
-        spread = correlation < _CLOSELY or (_are_tokens(axes) and width > 1)
+        spread = correlation < _CLOSELY or (axes.endswith("c") and width > 1)
         along = _most(places, loudest, 1 / step, len(steps)) if spread else None
         if along is not None:
             return cls(*along, width, span, False)
@@ -209,11 +229,6 @@ def _most(x: NDArray[np.float64], y: NDArray[np.float64], rate: float, steps: in
         return None
     near = (y - rate * x >= first) & (y - rate * x <= first + 3)
     return _fitted(x[near], y[near])
-
-
-def _are_tokens(axes: str) -> bool:
-    """Whether these are the axes of a transformer: channels last."""
-    return axes.endswith("c")
 
 
 def _own(answers: Answers) -> Answers:
@@ -286,7 +301,7 @@ def _tap_fact(
 ) -> TapFact:
     length, ms = encoder.spec.input.length, 1000 / encoder.spec.input.sampling_rate
     (channels, steps), answers = shape, by_axes[tap.axes]
-    drawn = tap.time or _half_pixel(steps, length)
+    drawn = tap.time or TimeMap.half_pixel(steps, length)
     fact = TapFact(
         *(tap.layer, channels, steps, drawn.step, drawn.step * ms),
         axes=tap.axes,
@@ -325,14 +340,9 @@ def _tap_fact(
         step=own.step,
     )
     # Tokens of a transformer: those of no time come first. Of convolutions, steps at the ends are time too.
-    if _are_tokens(tap.axes) and tap.time is None and not any(tap.drop) and fact.late:
+    if tap.axes.endswith("c") and tap.time is None and not any(tap.drop) and fact.late:
         return replace(fact, drop_steps=_no_time(line, steps, length))
     return fact
-
-
-def _half_pixel(steps: int, length: int) -> TimeMap:
-    hop = length / steps
-    return TimeMap((hop - 1) / 2, hop)
 
 
 def _rounded(line: _Line, length: int) -> TimeMap:
@@ -352,7 +362,7 @@ def _no_time(line: _Line, steps: int, length: int) -> tuple[int, int] | None:
     last = steps - first - round(length / step)
     if first < 0 or last < 0 or first + last == 0 or first + last >= steps:
         return None
-    others = _half_pixel(steps - first - last, length)
+    others = TimeMap.half_pixel(steps - first - last, length)
     drawn = TimeMap(others.start - first * others.step, others.step)
     lags = [line.lag(drawn, share * (length - 1)) for share in (EDGE, 1 - EDGE)]
     return (first, last) if max(map(abs, lags)) < 0.5 * others.step else None
@@ -380,7 +390,8 @@ def require_timely(encoder: Encoder) -> list[str]:
     refused = [why for layer, why in wrong.items() if layer not in trusted]
     if refused:
         raise EncoderError(
-            f"{encoder.spec.factory} has taps that do not keep time: {'; '.join(refused)}. Put these lines into "
-            "encoder.toml (which makes it another encoder); trust = true in the section of a tap keeps it as it is"
+            f"{encoder.spec.factory} has taps that do not keep time: {'; '.join(refused)}. Put that into encoder.toml, "
+            "which makes it another encoder (`ecgscale encoder check` prints the lines); trust = true in the section "
+            "of a tap keeps it as it is"
         )
     return [why for layer, why in wrong.items() if layer in trusted]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from torch.nn import functional
 
 from ecgscale.encoders.resnet1d import ResNet1d
 from ecgscale.encoders.taps import Encoder
-from ecgscale.encoders.timing import TapFact, measure_taps, require_timely
+from ecgscale.encoders.timing import measure_taps, proposed, require_timely
 from ecgscale.errors import EncoderError
 from ecgscale.leads import CANONICAL_LEADS
 from tests.worlds.formula.small_networks import ARGUMENTS, spec_of
@@ -74,15 +75,6 @@ def encoder(net: nn.Module, layers: list[str], taps: dict[str, Any] | None = Non
     return Encoder(net, spec_of(layers=layers, input=signal, taps=taps or {}), batch=16)
 
 
-def lines_of(fact: TapFact) -> dict[str, Any]:
-    """The section of encoder.toml that check proposes."""
-    if fact.is_time is False:
-        drop = {} if fact.drop_steps is None else {"drop_steps": list(fact.drop_steps)}
-        places = {} if fact.start is None else {"start": fact.start, "step": fact.step}
-        return {"axes": fact.answers_by[0], **drop, **places}
-    return {"drop_steps": list(fact.drop_steps)} if fact.drop_steps else {"start": fact.start, "step": fact.step}
-
-
 def unpadded() -> nn.Module:
     return Layers(conv(12, 15), conv(16, 15, stride=2), conv(16, 15, stride=2))
 
@@ -123,7 +115,7 @@ def test_a_tap_beside_the_signal_is_found_and_the_proposed_lines_put_it_right(
         assert (fact.start, fact.step) == (pytest.approx(place[0], abs=3), place[1])
     with pytest.raises(EncoderError, match=r"do not keep time.*start = "):
         require_timely(encoder(net, [layer]))
-    mended = encoder(net, [layer], {layer: lines_of(fact)})
+    mended = encoder(net, [layer], {layer: fact.lines})
     [after] = measure_taps(mended)
     assert after.hop == fact.step
     for lag in (after.lag_from_ms, after.lag_ms, after.lag_to_ms):
@@ -160,7 +152,7 @@ def test_tokens_are_not_taken_for_channels(net: Any, axes: str, drop: Any, steps
     assert fact.wrong is not None
     assert f'It does by another axis: [taps."block"] axes = "{axes}"' in fact.wrong
     assert ("drop_steps = 1" in fact.wrong) == (drop is not None)
-    [after] = measure_taps(encoder(module, ["block"], {"*": lines_of(fact)}))
+    [after] = measure_taps(encoder(module, ["block"], {"*": fact.lines}))
     assert (after.wrong, after.steps, after.channels) == (None, steps, 48)
     assert abs(after.lag_from_ms or 0) < 0.5 * after.hop_ms
     assert abs(after.lag_to_ms or 0) < 0.5 * after.hop_ms
@@ -174,6 +166,17 @@ def test_tokens_that_straddle_leads_keep_time() -> None:
     [after] = measure_taps(encoder(module, ["norm"], {"norm": {"axes": "b(lt)c"}}))
     assert (after.wrong, after.steps, after.channels) == (None, 18, 24)
     assert max(abs(after.lag_from_ms or 0), abs(after.lag_to_ms or 0)) < 0.5 * after.hop_ms
+
+
+def test_the_lines_are_toml_once_for_all_where_they_are_alike() -> None:
+    torch.manual_seed(0)
+    facts = measure_taps(encoder(Tokens(special=1), ["block", "block.norm1"]))
+    assert proposed(facts) == ['[taps."*"]', 'axes = "btc"', "drop_steps = 1"]
+    facts = measure_taps(encoder(unpadded(), ["l.0", "l.1"]))
+    content = tomllib.loads("\n".join(proposed(facts)))["taps"]
+    assert content == {"l.0": facts[0].lines, "l.1": facts[1].lines}
+    assert content["l.1"].keys() == {"start", "step"}
+    assert proposed(measure_taps(encoder(Layers(conv(12, 7, 2, 3)), ["l.0"]))) == []
 
 
 def test_attention_that_answers_everywhere_does_not_hide_the_time_of_tokens() -> None:
