@@ -19,9 +19,10 @@ from ecgscale.archive.reader import Archive
 from ecgscale.archive.synthetic.simulation import simulate
 from ecgscale.archive.validate import OK, check_batch
 from ecgscale.clusters.kmeans import FitSettings
+from ecgscale.encoders.inputs import InputSpec
 from ecgscale.encoders.preprocess import prepare
 from ecgscale.encoders.resnet1d import ResNet1d
-from ecgscale.encoders.spec import EncoderSpec, InputSpec, load_spec, write_spec
+from ecgscale.encoders.spec import EncoderSpec, load_spec, write_spec
 from ecgscale.leads import CANONICAL_LEADS
 from ecgscale.passes.fit.fit import FitRequest, fit_archive
 

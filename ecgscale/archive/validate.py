@@ -31,12 +31,13 @@ STATUS_MEANING: dict[str, str] = {
     "bad_valid_span": "not 0 <= valid_start < valid_stop <= samples",
     "flat_signal": "every lead constant over the valid span (of those that are needed)",
     "missing_leads": "the encoder needs a lead that is neither there nor derivable",
-    "too_short": "the valid span is shorter than one step of the encoder",
+    "too_short": "the valid span is shorter than one step of the encoder, or than one of its filters needs",
+    "preprocess_failed": "the encoder's own preprocessing failed, or gave other than finite samples of the same shape",
     "non_finite_output": "the network gave NaN or infinite numbers",
     "patient_conflict": "the record_id is another patient's in an older shard",
 }
 """Every status a record can have. The first reason in this order wins. The last is found at publishing, when
-another shard has the record; the three before it are the encoder's to find."""
+another shard has the record; the four before it are the encoder's to find."""
 RECORD_STATUS: tuple[str, ...] = tuple(STATUS_MEANING)
 
 # Most leads that move at all move between samples this far apart, so few need to be looked at in full.

@@ -20,7 +20,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from ecgscale.encoders.code import PROGRAMS, distributions_of, import_beside, is_standard, lies_installed
@@ -182,22 +184,52 @@ def find_factory(factory: str, directory: Path | None = None) -> Any:
 
     EncoderError when it cannot be imported, or is something else.
     """
-    module_name, _, attribute = factory.partition(":")
+    found = _found(factory, "factory", directory)
+    if why := _objection(found):
+        raise EncoderError(_refusal(factory, why))
+    return found
+
+
+@functools.lru_cache(maxsize=8)
+def find_function(path: str, directory: Path | None = None) -> Callable[[NDArray[np.float64], float], Any]:
+    """The user's own function of a signal that `[input]` `preprocess` names. It is not called.
+
+    EncoderError when it cannot be imported, or is something else.
+    """
+    with working_directory_importable():
+        found: Any = _found(path, "preprocess", directory)
+    plain = inspect.unwrap(found) if callable(found) else found
+    name, home = str(getattr(plain, "__name__", "")), str(getattr(plain, "__module__", ""))
+    if isinstance(found, type) or not callable(found):
+        why = f"it is a {type(found).__name__}, no function"
+    elif is_standard(home) or home.partition(".")[0] in _OURS:
+        why = f"{home}.{name} preprocesses no ECG"
+    elif _is_installed(sys.modules.get(home)) and _LOADERS.search(name):
+        why = f"{home}.{name} loads or runs what a file may say"
+    else:
+        return found
+    raise EncoderError(
+        f"preprocess {path!r} was not called: {why}. Name a function of your own module, of a signal (leads, samples) "
+        "and its sampling rate, that gives a signal of the same shape"
+    )
+
+
+def _found(path: str, key: str, directory: Path | None) -> Any:
+    """What an import path names, below no module of Python's standard library."""
+    module_name, _, attribute = path.partition(":")
     if is_standard(module_name):
-        raise EncoderError(_refusal(factory, f"{module_name} is of Python's standard library"))
-    found: Any = _imported(factory, module_name, directory)
+        raise EncoderError(_refusal(path, f"{module_name} is of Python's standard library"))
+    found: Any = _imported(path, module_name, key, directory)
     for part in attribute.split("."):
         if not hasattr(found, part):
             public = [name for name in dir(found) if not name.startswith("_")]
             raise EncoderError(
-                f"factory {factory!r}: {module_name} has no {part!r}.{did_you_mean(part, public)} "
+                f"{key} {path!r}: {module_name} has no {part!r}.{did_you_mean(part, public)} "
                 f"It has {', '.join(public[:40])}"
             )
         found = getattr(found, part)
         if isinstance(found, ModuleType) and is_standard(found.__name__):
-            raise EncoderError(_refusal(factory, f"{found.__name__} is of Python's standard library"))
-    if why := _objection(found):
-        raise EncoderError(_refusal(factory, why))
+            raise EncoderError(_refusal(path, f"{found.__name__} is of Python's standard library"))
     return found
 
 
@@ -244,7 +276,7 @@ def _rests_on_torch(package: str) -> bool:
     return any(re.match(r"(torch|pytorch)[a-z-]*\b", line) for line in required)
 
 
-def _imported(factory: str, module_name: str, directory: Path | None) -> Any:
+def _imported(path: str, module_name: str, key: str, directory: Path | None) -> Any:
     try:
         beside = import_beside(directory, module_name) if directory is not None else None
         return beside or importlib.import_module(module_name)
@@ -253,7 +285,7 @@ def _imported(factory: str, module_name: str, directory: Path | None) -> Any:
     except ImportError as error:
         absent = isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}.")
         raise EncoderError(
-            f"factory {factory!r} cannot be imported: {_said(error)}. "
+            f"{key} {path!r} cannot be imported: {_said(error)}. "
             + (
                 f"Put the file that has it beside {SPEC_FILE}, install its package, put it on PYTHONPATH, or run from "
                 "the directory that holds it"
@@ -263,7 +295,7 @@ def _imported(factory: str, module_name: str, directory: Path | None) -> Any:
         ) from error
     except BaseException as error:  # anything may go wrong in somebody else's module; the cause is chained
         raise EncoderError(
-            f"factory {factory!r} cannot be imported: {module_name} fails with {_said(error, True)}{_then(error)}"
+            f"{key} {path!r} cannot be imported: {module_name} fails with {_said(error, True)}{_then(error)}"
         ) from error
 
 

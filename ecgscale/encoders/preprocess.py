@@ -1,19 +1,20 @@
 """Signals as an archive holds them → the encoder's input, exactly as its contract says, valid span carried along.
 
-Short gaps filled, if that is asked for → leads by name → × millivolt / units_per_mv → `scipy.signal.resample_poly` over
-the whole signal (only if the rates differ) → normalisation if one is named → zero padding, or the first `length`
-samples.
+Short gaps filled, if that is asked for → leads by name → × millivolt / units_per_mv → filters at the recording's rate →
+`scipy.signal.resample_poly` over the whole signal (only if the rates differ) → filters → the user's own preprocessing →
+the first `length` samples → less mean, over std; or a normalisation → + offset → zero padding.
 
-Everything is computed in float64, elementwise or along single traces, and rounded to float32 at the end: a record's
-bits do not depend on the records it is batched with.
+Where anything is filtered, normalised or added, that is done to the valid span alone, and what lies around it is zero.
+Filters and the user's preprocessing see up to `MARGIN_S` of what will be cropped.
 
-`load_signals` preprocesses the records a network is trained on, once, and keeps them at hand for every epoch.
+Everything is computed in float64, elementwise, along single traces or within one record, and rounded to float32 at the
+end: a record's bits do not depend on the records it is batched with.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
@@ -22,22 +23,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ecgscale.encoders.spec import InputSpec
+from ecgscale.encoders.inputs import FilterSpec, InputSpec, TooShort
 from ecgscale.errors import EcgscaleError
 from ecgscale.leads import MissingLeads, lead_matrix, taken_leads
 
 if TYPE_CHECKING:
     from ecgscale.archive.reader import RawBatch
-import shutil
-import tempfile
-from collections import Counter
-
-import pyarrow as pa
-
-from ecgscale.archive import Archive
 from ecgscale.archive.validate import OK, check_batch
-from ecgscale.errors import UsageError
-from ecgscale.progress import SILENT, Progress
+
+MARGIN_S = 10.0
+"""Seconds beyond what the network sees that filters see too: a Holter recording costs no more than an ECG."""
 
 CROPPED = "cropped"
 NOT_WANTED = "not_wanted"
@@ -97,7 +92,8 @@ def prepare(
 
     `status` and `flags` come from `check_batch`; records that are not "ok" stay zero and keep their status. Those
     that lack a lead become "missing_leads", those whose valid span is shorter than `hop` (samples on the encoder's
-    axis) "too_short", those that overflow float32 "non_finite_samples"; cropped ones are flagged "cropped".
+    axis) or than a filter needs "too_short", those that overflow float32 "non_finite_samples", those that the user's
+    own preprocessing cannot take "preprocess_failed"; cropped ones are flagged "cropped".
     """
     n = len(raw)
     out = Prepared(
@@ -118,7 +114,7 @@ def prepare(
     for (leads, rate, n_source), rows in groups.items():
         try:
             ratio = resampling_ratio(rate, spec.sampling_rate)
-            needed = _needed(spec.length, *ratio)
+            needed = _needed(_looked_at(spec), *ratio)
             signals = pick_leads(np.stack([raw.signal(i)[:, :needed] for i in rows]), leads, spec.leads)
         except (MissingLeads, BadRate) as error:
             for i in rows:
@@ -182,10 +178,19 @@ class _Group:
     valid_stop: NDArray[np.int64]
 
 
+def _looked_at(spec: InputSpec) -> int:
+    """Samples on the encoder's axis that what it sees depends on."""
+    return spec.length + round(MARGIN_S * spec.sampling_rate) * spec.looks_around
+
+
 def _place(out: Prepared, group: _Group, spec: InputSpec, hop: int) -> None:
-    """Scale, resample, normalise and pad the group's signals into its rows of `out`."""
+    """Scale, resample, filter, normalise and pad the group's signals into its rows of `out`."""
     (up, down), length = group.ratio, spec.length
     signals = group.signals * (spec.millivolt / group.units_per_mv)[:, None, None]
+    faults: dict[int, Unfit] = {}
+    if early := [one for one in spec.filters if one.before_resampling]:
+        own_rate = spec.sampling_rate * down / up
+        within(signals, group.valid_start, group.valid_stop, lambda part: filtered(part, early, own_rate), faults)
     if up != down:
         from scipy.signal import resample_poly  # half a second that `ecgscale status` need not wait
 
@@ -194,11 +199,14 @@ def _place(out: Prepared, group: _Group, spec: InputSpec, hop: int) -> None:
     left = (length - n) // 2 if spec.padding == "center" and n < length else 0
     kept = min(n, length)
     # Source sample i sits at i * up / down: a span's first and last sample round up to those at or after them.
-    start = np.minimum(-(-group.valid_start * up // down), kept)
-    stop = np.minimum(-(-group.valid_stop * up // down), kept)
+    start, stop = -(-group.valid_start * up // down), -(-group.valid_stop * up // down)
+    if spec.looks_around:
+        signals = signals[..., : _looked_at(spec)]
+        within(signals, start, stop, lambda part: _conditioned(part, spec), faults)
+    start, stop = np.minimum(start, kept), np.minimum(stop, kept)
+    if spec.shapes:
+        within(signals[..., :kept], start, stop, lambda part: _normalised(part, spec), faults)
     cut = max(0, group.n_source - -(-length * down // up))
-    if spec.normalisation == "zscore-lead":
-        _standardise(signals, start, stop)
     fits = stop - start >= max(hop, 1)
     with np.errstate(over="ignore"):  # becomes a status
         x = signals[..., :kept].astype(np.float32)
@@ -206,6 +214,10 @@ def _place(out: Prepared, group: _Group, spec: InputSpec, hop: int) -> None:
     good = fits & finite
     for row, long_enough in zip(group.rows[~good], fits[~good], strict=True):
         out.status[row] = "non_finite_samples" if long_enough else "too_short"
+    for number, fault in faults.items():
+        good[number] = False
+        out.status[group.rows[number]] = fault.status
+        out.flags[group.rows[number]].append(fault.flag)
     rows = group.rows[good]
     out.x[rows, :, left : left + kept] = x[good]
     out.valid_start[rows] = start[good] + left
@@ -217,15 +229,95 @@ def _place(out: Prepared, group: _Group, spec: InputSpec, hop: int) -> None:
             out.flags[row].append(CROPPED)
 
 
-def _standardise(signals: NDArray[np.float64], start: NDArray[np.int64], stop: NDArray[np.int64]) -> None:
-    """Each lead to mean 0 and standard deviation 1 over its valid samples, in place; padding and flat leads to 0."""
-    for signal, first, last in zip(signals, start, stop, strict=True):
-        valid = signal[:, first:last]
-        if valid.shape[-1]:
-            centred = valid - valid.mean(axis=-1, keepdims=True)
-            spread = centred.std(axis=-1, keepdims=True)
-            signal[...] = 0.0
-            signal[:, first:last] = np.divide(centred, spread, out=np.zeros_like(centred), where=spread > 0)
+class Unfit(EcgscaleError):
+    """A record that a step of the contract cannot take: the status it gets, and the flag that says more."""
+
+    def __init__(self, status: str, flag: str) -> None:
+        super().__init__(f"{status} ({flag})")
+        self.status, self.flag = status, flag
+
+
+def within(
+    signals: NDArray[np.float64],
+    start: NDArray[np.int64],
+    stop: NDArray[np.int64],
+    step: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+    faults: dict[int, Unfit],
+) -> None:
+    """Put what `step` makes of each valid span (leads, samples) in its place, zeros around it, in place.
+
+    Records that it cannot take are left to `faults`, by their number, which are not tried again.
+    """
+    for number, (signal, first, last) in enumerate(zip(signals, start, stop, strict=True)):
+        part = signal[:, first:last].copy()
+        signal[...] = 0.0
+        if not part.shape[-1] or number in faults:
+            continue
+        try:
+            with np.errstate(all="ignore"):  # becomes a status
+                signal[:, first:last] = step(part)
+        except Unfit as fault:
+            faults[number] = fault
+
+
+def filtered(part: NDArray[np.float64], filters: Sequence[FilterSpec], rate: float) -> NDArray[np.float64]:
+    """(leads, samples) through these filters, one after the other; raises Unfit."""
+    for one in filters:
+        if not one.fits_rate(rate):
+            raise Unfit("bad_sampling_rate", f"filter:{one.kind}")
+        try:
+            part = one.apply(part, rate)
+        except TooShort as error:
+            raise Unfit("too_short", f"filter:{one.kind}") from error
+    return part
+
+
+def _conditioned(part: NDArray[np.float64], spec: InputSpec) -> NDArray[np.float64]:
+    late = [one for one in spec.filters if not one.before_resampling]
+    part = filtered(part, late, spec.sampling_rate)
+    return part if spec.preprocess is None else preprocessed(part, spec)
+
+
+_LONGEST_REASON = 200
+
+
+def preprocessed(part: NDArray[np.float64], spec: InputSpec) -> NDArray[np.float64]:
+    """What the user's function makes of (leads, samples): finite numbers of the same shape. Raises Unfit."""
+    from ecgscale.encoders.network import find_function  # torch, which only a pass needs
+
+    assert spec.preprocess is not None
+    function = find_function(spec.preprocess, spec.home)
+    try:
+        found = np.asarray(function(part.copy(), spec.sampling_rate), np.float64)
+    except Exception as error:  # anything may go wrong in somebody else's function; the record says what
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise Unfit("preprocess_failed", f"preprocess:{reason[:_LONGEST_REASON]}") from error
+    if found.shape != part.shape:
+        raise Unfit("preprocess_failed", f"preprocess:gives shape {found.shape}, expected {part.shape}")
+    if not np.isfinite(found).all():
+        raise Unfit("preprocess_failed", "preprocess:gives NaN or infinite samples")
+    return found
+
+
+def _normalised(valid: NDArray[np.float64], spec: InputSpec) -> NDArray[np.float64]:
+    """(leads, samples) by `normalisation`, or `mean` and `std`, and `offset`; what is flat becomes 0, or the lower end
+    of the range."""
+    how, _, of = spec.normalisation.partition("-")
+    axis = -1 if of == "lead" else None
+    if how == "zscore":
+        centred = valid - valid.mean(axis=axis, keepdims=True)
+        spread = np.broadcast_to(centred.std(axis=axis, keepdims=True), centred.shape)
+        valid = np.divide(centred, spread, out=np.zeros_like(centred), where=spread > 0)
+    elif how == "minmax":
+        low = valid.min(axis=axis, keepdims=True)
+        spread = np.broadcast_to(valid.max(axis=axis, keepdims=True) - low, valid.shape)
+        shares = np.divide(valid - low, spread, out=np.zeros_like(valid), where=spread > 0)
+        valid = spec.range[0] + shares * (spec.range[1] - spec.range[0])
+    else:
+        mean, std = np.array(spec.mean or 0.0), np.array(spec.std or 1.0)
+        if spec.mean or spec.std:
+            valid = (valid - mean.reshape(-1, 1)) / std.reshape(-1, 1)
+    return valid + spec.offset if spec.offset else valid
 
 
 def fill_gaps(
@@ -264,70 +356,3 @@ def _fill(lead: NDArray, limit: float, span: tuple[int, int]) -> bool:
                 lead[start:stop] = np.interp(np.arange(start, stop), [start - 1, stop], ends)
                 some = True
     return some
-
-
-MEMORY_BYTES = 2 * 2**30
-
-
-@dataclass(frozen=True)
-class Signals:
-    """`x` (M, n_leads, D) float32, in memory or on disk; `rows` (M,) are their places in the archive's table."""
-
-    x: NDArray[np.float32]
-    rows: NDArray[np.intp]
-    rejected: dict[str, int]  # status → how many of the wanted records
-
-
-def load_signals(
-    archive: Archive,
-    table: pa.Table,
-    wanted: NDArray[np.bool_],
-    spec: InputSpec,
-    hop: int,
-    *,
-    memory_bytes: int = MEMORY_BYTES,
-    progress: Progress = SILENT,
-) -> Signals:
-    """Preprocess the `wanted` records of the archive; `table` has their `shard` and `row`.
-
-    Beyond `memory_bytes` they go to a temporary file (in TMPDIR) that is gone when the array is. Unusable records are
-    left out and counted by status. Raises UsageError when there is no room.
-    """
-    n_wanted = int(wanted.sum())
-    x = _room((n_wanted, len(spec.leads), spec.length), memory_bytes, progress)
-    shards = np.array(table.column("shard").to_pylist(), dtype=object)
-    filled, rows, rejected = 0, [], Counter[str]()
-    with progress.stage("read", n_wanted, "records") as stage:
-        for shard in archive.shards:
-            places = np.flatnonzero(shards == shard.key)
-            if not wanted[places].any():
-                continue
-            seen: set[str] = set()
-            for raw in archive.batches(shard, columns=[]):
-                here = places[raw.first_row : raw.first_row + len(raw)]
-                prepared = prepare_batch(raw, spec, hop, seen, np.flatnonzero(wanted[here]).tolist())
-                good = prepared.usable
-                n_good = int(good.sum())
-                x[filled : filled + n_good] = prepared.x[good]
-                rows.append(here[good])
-                filled += n_good
-                rejected.update(state for state in prepared.status if state not in (OK, NOT_WANTED))
-                stage.advance(int(wanted[here].sum()))
-    return Signals(x[:filled], np.concatenate(rows) if rows else np.array([], np.intp), dict(rejected))
-
-
-def _room(shape: Sequence[int], memory_bytes: int, progress: Progress) -> NDArray[np.float32]:
-    size = int(np.prod(shape)) * 4
-    if size <= memory_bytes:
-        return np.empty(shape, np.float32)
-    folder = tempfile.gettempdir()
-    free = shutil.disk_usage(folder).free
-    if free < size * 1.05:
-        raise UsageError(
-            f"the preprocessed signals take {size / 2**30:.1f} GiB and {folder} has {free / 2**30:.1f} GiB free; set "
-            "TMPDIR to a larger disk, or train on fewer folds"
-        )
-    progress.say(f"keeping {size / 2**30:.1f} GiB of preprocessed signals in {folder} while training")
-    # The nameless file lives as long as the mapping does, whatever ends the process.
-    with tempfile.TemporaryFile(dir=folder) as file:
-        return np.memmap(file, np.float32, "w+", shape=tuple(shape))

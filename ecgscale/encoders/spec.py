@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
@@ -24,46 +24,18 @@ from ecgscale.encoders.code import (
     objection,
     program_of,
 )
+from ecgscale.encoders.inputs import RARE, FilterSpec, InputSpec, Positive
 from ecgscale.encoders.shapes import ALL, Tap, TapSpec
 from ecgscale.errors import EncoderError, did_you_mean, sentences_of
 from ecgscale.io.numbered import canonical_digest
 from ecgscale.io.objects import put_whole
 from ecgscale.io.places import local_copy, place
-from ecgscale.leads import canonical_lead
 
 SPEC_FILE = "encoder.toml"
 LONGEST = 2**20
 """Bytes of an encoder.toml that are read at most."""
 DEEPEST = 32
 """Tables and lists inside each other."""
-
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-
-
-class InputSpec(Section):
-    """`[input]`: what the encoder expects to see."""
-
-    leads: tuple[str, ...] = Field(min_length=1)
-    sampling_rate: Positive  # Hz
-    length: int = Field(gt=0, lt=2**31)  # samples on the encoder's time axis
-    millivolt: Positive = 1.0  # what 1 mV looks like to the encoder
-    padding: Literal["center", "end"] = "center"
-    normalisation: Literal["none", "zscore-lead"] = "none"
-
-    @property
-    def seconds(self) -> float:
-        """What the encoder sees of a recording."""
-        return self.length / self.sampling_rate
-
-    @field_validator("leads")
-    @classmethod
-    def _canonical(cls, leads: tuple[str, ...]) -> tuple[str, ...]:
-        named = tuple(canonical_lead(lead) for lead in leads)
-        if not all(named):
-            raise ValueError("a lead has no name")
-        if len(set(named)) < len(named):
-            raise ValueError(f"a lead is named twice: {', '.join(leads)}")
-        return named
 
 
 class OutputSpec(Section):
@@ -122,6 +94,21 @@ class EncoderSpec(Section):
         if isinstance(content, dict) and "factory" not in content and isinstance(content.get("weights"), str):
             return {**content, "factory": program_of(content["weights"])}
         return content
+
+    @property
+    def imports(self) -> tuple[str, ...]:
+        """What is imported to run it: the factory, and the user's own preprocessing."""
+        return (self.factory, self.input.preprocess) if self.input.preprocess else (self.factory,)
+
+    def code(self, directory: Path | None = None) -> dict[str, str] | None:
+        """The code of all that is imported (`encoders.code.code_of`); None when some of it is not to be found."""
+        found: dict[str, str] = {}
+        for path in self.imports:
+            code = code_of(path, directory)
+            if code is None:
+                return None
+            found |= code
+        return found
 
     @field_validator("factory")
     @classmethod
@@ -229,9 +216,11 @@ def load_spec(directory: str | Path) -> EncoderSpec:
     except ValueError as error:
         raise EncoderError(f"{path} is not TOML: {error}") from error
     try:
-        return EncoderSpec.model_validate(content)
+        spec = EncoderSpec.model_validate(content)
     except ValidationError as error:
         raise EncoderError(f"{path}: {sentences_of(error, _keys)}") from error
+    spec.input.read_from(path.parent)
+    return spec
 
 
 def _require_shallow(content: Any) -> None:
@@ -251,7 +240,9 @@ def _require_shallow(content: Any) -> None:
 
 def _keys(section: list[str]) -> list[str]:
     models: dict[str, type[BaseModel]] = {"input": InputSpec, "output": OutputSpec, "taps": TapSpec}
-    return list((models[section[0]] if section else EncoderSpec).model_fields)
+    models["input.filters"] = FilterSpec
+    path = ".".join(part for part in section if not part.isdecimal())
+    return list((models.get(path) or (models[section[0]] if section else EncoderSpec)).model_fields)
 
 
 @dataclass(frozen=True)
@@ -308,7 +299,7 @@ def encoder_parts(directory: str | Path) -> EncoderParts:
                     alone.update(chunk)
         except OSError as error:
             raise EncoderError(f"the weights {path} cannot be read: {error.strerror}") from error
-    code = code_of(spec.factory, directory)
+    code = spec.code(directory)
     return EncoderParts(hashlib.sha256(contract).hexdigest(), alone.hexdigest(), both.hexdigest(), code)
 
 
@@ -356,14 +347,17 @@ def encoder_files(directory: str | Path) -> list[Path]:
     directory = local_copy(directory)
     spec = load_spec(directory)
     seen = [str(spec.training["seen"])] if spec.training.get("seen") else []
-    beside = file_beside(directory, spec.factory.partition(":")[0]) is not None
-    code = sorted(code_of(spec.factory, directory) or ()) if beside else []
+    beside = [path for path in spec.imports if file_beside(directory, path.partition(":")[0]) is not None]
+    code = sorted({name for path in beside for name in code_of(path, directory) or ()})
     return [file_of(directory, name) for name in (SPEC_FILE, *_weights_files(directory, spec), *seen, *code)]
 
 
 def write_spec(directory: str | Path, spec: EncoderSpec) -> None:
     """Write `directory`/encoder.toml in one piece; the directory is an encoder from that moment on."""
-    put_whole(place(directory) / SPEC_FILE, to_toml(spec.model_dump(mode="json", exclude_none=True)).encode())
+    content = spec.model_dump(mode="json", exclude_none=True)
+    asked = spec.input.model_dump(exclude_defaults=True)
+    content["input"] = {key: value for key, value in content["input"].items() if key in asked or key not in RARE}
+    put_whole(place(directory) / SPEC_FILE, to_toml(content).encode())
 
 
 def to_toml(content: dict[str, Any]) -> str:
@@ -396,4 +390,6 @@ def _value(value: Any) -> str:
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, int | float):
         return repr(value)
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_key(key)} = {_value(item)}" for key, item in value.items()) + "}"
     raise TypeError(f"{type(value).__name__} has no place in {SPEC_FILE}")

@@ -21,7 +21,7 @@ from torch import nn
 
 from ecgscale.config import BATCH
 from ecgscale.encoders.listening import element_of, instead_of, listen, prediction_of
-from ecgscale.encoders.network import load_network, remedy
+from ecgscale.encoders.network import find_function, load_network, remedy
 from ecgscale.encoders.shapes import NODE, split_layer
 from ecgscale.encoders.spec import EncoderParts, EncoderSpec, encoder_id, encoder_parts, load_spec
 from ecgscale.errors import EncoderError, UsageError
@@ -116,6 +116,9 @@ class Encoder:
         """The encoder in `directory`, ready to run; EncoderError says what does not fit and what would."""
         directory = local_copy(directory)
         spec = load_spec(directory)
+        if spec.input.preprocess is not None:
+            find_function.cache_clear()  # its file may have changed
+            find_function(spec.input.preprocess, spec.input.home)  # here, and not at the first record
         module, notes = load_network(directory, spec)
         parts = encoder_parts(directory)
         encoder = cls(module, spec, device=device, batch=batch, precision=precision, digest=parts.digest)

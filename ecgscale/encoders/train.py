@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import save
 from torch import nn
 
 from ecgscale.archive import Archive
+from ecgscale.archive.validate import OK
 from ecgscale.config import TRAINING
+from ecgscale.encoders.inputs import InputSpec
 from ecgscale.encoders.optimise import LoopSettings, Outcome, optimise, predict
-from ecgscale.encoders.preprocess import Signals, load_signals
+from ecgscale.encoders.preprocess import NOT_WANTED, prepare_batch
 from ecgscale.encoders.resnet1d import ResNet1d
 from ecgscale.encoders.seen import SEEN_FILE, SeenRecords
-from ecgscale.encoders.spec import SPEC_FILE, EncoderSpec, InputSpec, OutputSpec, write_spec
+from ecgscale.encoders.spec import SPEC_FILE, EncoderSpec, OutputSpec, write_spec
 from ecgscale.encoders.splits import TEST, TRAIN, UNUSED, VALIDATION, Folds, split
 from ecgscale.encoders.taps import Encoder, fix_arithmetic, resolve_device
 from ecgscale.encoders.targets import Target, encode, headline, read_labels, score
@@ -238,6 +244,73 @@ def _fit(
             module, data.signals.x, data.target, train, validation, loop, device=device, progress=progress
         )
     return module, outcome
+
+
+MEMORY_BYTES = 2 * 2**30
+
+
+@dataclass(frozen=True)
+class Signals:
+    """`x` (M, n_leads, D) float32, in memory or on disk; `rows` (M,) are their places in the archive's table."""
+
+    x: NDArray[np.float32]
+    rows: NDArray[np.intp]
+    rejected: dict[str, int]  # status → how many of the wanted records
+
+
+def load_signals(
+    archive: Archive,
+    table: pa.Table,
+    wanted: NDArray[np.bool_],
+    spec: InputSpec,
+    hop: int,
+    *,
+    memory_bytes: int = MEMORY_BYTES,
+    progress: Progress = SILENT,
+) -> Signals:
+    """Preprocess the `wanted` records of the archive; `table` has their `shard` and `row`.
+
+    Beyond `memory_bytes` they go to a temporary file (in TMPDIR) that is gone when the array is. Unusable records are
+    left out and counted by status. Raises UsageError when there is no room.
+    """
+    n_wanted = int(wanted.sum())
+    x = _room((n_wanted, len(spec.leads), spec.length), memory_bytes, progress)
+    shards = np.array(table.column("shard").to_pylist(), dtype=object)
+    filled, rows, rejected = 0, [], Counter[str]()
+    with progress.stage("read", n_wanted, "records") as stage:
+        for shard in archive.shards:
+            places = np.flatnonzero(shards == shard.key)
+            if not wanted[places].any():
+                continue
+            seen: set[str] = set()
+            for raw in archive.batches(shard, columns=[]):
+                here = places[raw.first_row : raw.first_row + len(raw)]
+                prepared = prepare_batch(raw, spec, hop, seen, np.flatnonzero(wanted[here]).tolist())
+                good = prepared.usable
+                n_good = int(good.sum())
+                x[filled : filled + n_good] = prepared.x[good]
+                rows.append(here[good])
+                filled += n_good
+                rejected.update(state for state in prepared.status if state not in (OK, NOT_WANTED))
+                stage.advance(int(wanted[here].sum()))
+    return Signals(x[:filled], np.concatenate(rows) if rows else np.array([], np.intp), dict(rejected))
+
+
+def _room(shape: Sequence[int], memory_bytes: int, progress: Progress) -> NDArray[np.float32]:
+    size = int(np.prod(shape)) * 4
+    if size <= memory_bytes:
+        return np.empty(shape, np.float32)
+    folder = tempfile.gettempdir()
+    free = shutil.disk_usage(folder).free
+    if free < size * 1.05:
+        raise UsageError(
+            f"the preprocessed signals take {size / 2**30:.1f} GiB and {folder} has {free / 2**30:.1f} GiB free; set "
+            "TMPDIR to a larger disk, or train on fewer folds"
+        )
+    progress.say(f"keeping {size / 2**30:.1f} GiB of preprocessed signals in {folder} while training")
+    # The nameless file lives as long as the mapping does, whatever ends the process.
+    with tempfile.TemporaryFile(dir=folder) as file:
+        return np.memmap(file, np.float32, "w+", shape=tuple(shape))
 
 
 def _spec(

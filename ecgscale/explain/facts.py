@@ -17,7 +17,6 @@ from ecgscale.clusters.features import BlockLayout
 from ecgscale.clusters.model import ClusterModel
 from ecgscale.clusters.soft import Assignment, assign
 from ecgscale.config import BATCH
-from ecgscale.encoders.code import code_of
 from ecgscale.encoders.preprocess import Prepared
 from ecgscale.encoders.spec import SPEC_FILE, EncoderParts, changes, contract_digest, encoder_parts, load_spec
 from ecgscale.encoders.taps import Encoder, Precision
@@ -114,7 +113,7 @@ def encoder_parts_of(model: ClusterModel) -> dict[str, Any]:
 
 def code_explaining(model: ClusterModel) -> str:
     """What changes with the code that explains by `model`: this package's, and that of the network itself."""
-    network = code_of(load_spec(model.encoder_path).factory, local_copy(model.encoder_path))
+    network = load_spec(model.encoder_path).code(local_copy(model.encoder_path))
     return code_digest(canonical_digest(network) if network else "")
 
 

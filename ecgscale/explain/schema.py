@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from ecgscale.archive.reader import RawBatch
 from ecgscale.config import BATCH
+from ecgscale.encoders.inputs import InputSpec
 from ecgscale.encoders.preprocess import Prepared
-from ecgscale.encoders.spec import InputSpec
 from ecgscale.errors import UsageError
 from ecgscale.explain.segments import SEGMENT_TYPE, find_segments, list_array, segment_array, summarise
 from ecgscale.io.parquet import to_parquet_bytes

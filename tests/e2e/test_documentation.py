@@ -29,7 +29,8 @@ from ecgscale.config import (
     SurrogateConfig,
     TrainConfig,
 )
-from ecgscale.encoders.spec import EncoderSpec, InputSpec, OutputSpec
+from ecgscale.encoders.inputs import InputSpec
+from ecgscale.encoders.spec import EncoderSpec, OutputSpec
 from ecgscale.errors import ExitCode
 from ecgscale.explain.schema import output_schema
 from ecgscale.io.parquet import DATA_BYTES_KEY

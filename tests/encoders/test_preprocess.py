@@ -10,8 +10,8 @@ import pytest
 from scipy.signal import resample_poly
 
 from ecgscale.archive import RawBatch, check_batch
+from ecgscale.encoders.inputs import InputSpec
 from ecgscale.encoders.preprocess import Prepared, prepare, resampling_ratio
-from ecgscale.encoders.spec import InputSpec
 from ecgscale.errors import EcgscaleError
 from ecgscale.explain.record import raw_batch
 from ecgscale.leads import CANONICAL_LEADS

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ecgscale.encoders import preprocess as signals
-from ecgscale.encoders.preprocess import load_signals
-from ecgscale.encoders.spec import InputSpec
+from ecgscale.encoders import train as signals
+from ecgscale.encoders.inputs import InputSpec
+from ecgscale.encoders.train import load_signals
 from ecgscale.errors import UsageError
 from ecgscale.leads import CANONICAL_LEADS
 from tests.worlds.formula.small_networks import noise, write_archive

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 
 from ecgscale.archive.reader import Archive, chosen_batches
+from ecgscale.encoders.inputs import InputSpec
 from ecgscale.encoders.preprocess import Prepared, prepare_batch
-from ecgscale.encoders.spec import InputSpec
 from ecgscale.errors import ArchiveError, ShardError
 from ecgscale.evaluate.published import Published, by_shard, draw_records
 from ecgscale.evaluate.surrogate.scores import Baseline

@@ -10,8 +10,8 @@ import pytest
 
 from ecgscale.archive.reader import Archive
 from ecgscale.archive.validate import OK
+from ecgscale.encoders.inputs import InputSpec
 from ecgscale.encoders.preprocess import prepare
-from ecgscale.encoders.spec import InputSpec
 from ecgscale.encoders.taps import Encoder
 from ecgscale.errors import ModelError
 from ecgscale.evaluate.published import by_shard

@@ -19,7 +19,8 @@ from ecgscale.archive.synthetic.simulation import EXTRA_FIELDS, simulate_records
 from ecgscale.archive.waves import merge_leads
 from ecgscale.clusters.features import BlockLayout
 from ecgscale.clusters.model import ClusterModel
-from ecgscale.encoders.spec import EncoderSpec, InputSpec, OutputSpec, write_spec
+from ecgscale.encoders.inputs import InputSpec
+from ecgscale.encoders.spec import EncoderSpec, OutputSpec, write_spec
 from ecgscale.evaluate.localise.timelines import PARTS, timelines
 from ecgscale.explain.schema import output_schema, to_parquet
 from ecgscale.explain.segments import find_segments, segment_array

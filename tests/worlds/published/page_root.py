@@ -19,8 +19,9 @@ from ecgscale.archive.synthetic.simulation import EXTRA_FIELDS, SCHEMA, simulate
 from ecgscale.archive.writer import ArchiveWriter
 from ecgscale.clusters.features import BlockLayout
 from ecgscale.clusters.model import ClusterModel
+from ecgscale.encoders.inputs import InputSpec
 from ecgscale.encoders.seen import SEEN_FILE, seen_lines
-from ecgscale.encoders.spec import EncoderSpec, InputSpec, OutputSpec, write_spec
+from ecgscale.encoders.spec import EncoderSpec, OutputSpec, write_spec
 from ecgscale.explain.schema import output_schema, to_parquet
 from ecgscale.explain.segments import SEGMENT_TYPE
 from ecgscale.leads import CANONICAL_LEADS
