@@ -28,6 +28,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from ecgscale.errors import EncoderError
+
 OURS = "ecgscale"
 
 PROGRAMS = {
@@ -82,8 +84,11 @@ def companions(directory: Path, factory: str, weights: str) -> list[str]:
     if factory == "onnx":
         found = [f"{weights}.data", f"{weights}_data"]
     if weights.endswith(".index.json") and file.is_file():
-        parts = json.loads(file.read_text(encoding="utf-8")).get("weight_map", {}).values()
-        found = [str(Path(weights).with_name(str(part))) for part in set(parts)]
+        try:
+            parts = json.loads(file.read_text(encoding="utf-8"))["weight_map"].values()
+            found = [str(Path(weights).with_name(part)) for part in set(parts)]
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise EncoderError(f"{file} is no index of safetensors: {type(error).__name__}: {error}") from error
     if factory.endswith(".from_pretrained"):
         found.append(str(Path(weights).with_name("config.json")))
     return sorted(name for name in found if (directory / name).is_file())

@@ -32,6 +32,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from ecgscale.encoders.code import companions
 from ecgscale.encoders.spec import SPEC_FILE, EncoderSpec, file_of
 from ecgscale.errors import EncoderError, did_you_mean
 from ecgscale.words import named, one_line
@@ -237,6 +238,9 @@ def read_checkpoint(path: Path) -> Any:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
+        if path.suffix == ".json":  # an index of several
+            parts = [load_file(path.parent / name) for name in companions(path.parent, "", path.name)]
+            return {name: value for part in parts for name, value in part.items()}
         with torch.serialization.safe_globals(HARMLESS), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of TorchScript, which is refused below
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -358,22 +362,18 @@ def _array(_kind: type, _shape: tuple[int, ...], _code: bytes) -> NDArray[Any]:
     return np.ndarray.__new__(np.ndarray, (0,), "b")
 
 
-class _Settings(dict[Any, Any]):
-    """What Lightning keeps hyper-parameters in."""
-
-
+_Settings = type("_Settings", (dict,), {})  # what Lightning keeps hyper-parameters in
 _DTYPES = [
     getattr(np.dtypes, name)
     for name in dir(np.dtypes)
     if name.endswith("DType") and name not in ("ObjectDType", "VoidDType", "StringDType")
 ]
-_CONTAINERS = [argparse.Namespace, types.SimpleNamespace]
-_PLAIN = [dict, list, tuple, frozenset, int, float, str, bool, slice]
+_PLAIN = [dict, list, tuple, frozenset, int, float, str, bool, slice, argparse.Namespace, types.SimpleNamespace]
 _OTHERS = [datetime.datetime, datetime.date, datetime.timedelta, torch.torch_version.TorchVersion]
 
 HARMLESS: list[Any] = [
     (_default_dict, "collections.defaultdict"),
-    *(*_DTYPES, np.dtype, np.ndarray, *_CONTAINERS, *_PLAIN, *_OTHERS),
+    *(*_DTYPES, np.dtype, np.ndarray, *_PLAIN, *_OTHERS),
     *(
         (function, f"numpy.{core}.multiarray.{name}")
         for core in ("core", "_core")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import json
 import os
 import pickle
 from collections import OrderedDict, defaultdict
@@ -268,6 +269,22 @@ def test_files_of_other_kinds_say_what_to_do(tmp_path: Path, data: bytes, messag
         message = "cannot be read as weights"
     with pytest.raises(EncoderError, match=message):
         load_weights(small_resnet(), tmp_path, spec_of(weights=file))
+
+
+def test_safetensors_in_several_files(tmp_path: Path) -> None:
+    names = list(STATE)
+    parts = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
+    for file, its in parts.items():
+        save_file({f"model.{name}": STATE[name] for name in its}, tmp_path / file)
+    where = {f"model.{name}": file for file, its in parts.items() for name in its}
+    (tmp_path / "w.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
+    module = small_resnet(seed=5)
+    load_weights(module, tmp_path, spec_of(weights="w.safetensors.index.json"))
+    assert same(module)
+    for wrong in ("{", "[]", "{}", '{"weight_map": {"a": "../a.safetensors"}}'):
+        (tmp_path / "w.safetensors.index.json").write_text(wrong)
+        with pytest.raises(EncoderError, match="is no index of safetensors"):
+            load_weights(module, tmp_path, spec_of(weights="w.safetensors.index.json"))
 
 
 def test_safetensors_under_another_name_say_so(tmp_path: Path) -> None:
