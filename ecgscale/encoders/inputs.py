@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from functools import lru_cache
@@ -139,6 +140,7 @@ class InputSpec(Section):
     length: int = Field(gt=0, lt=2**31)  # samples on the encoder's time axis
     millivolt: Positive = 1.0  # what 1 mV looks like to the encoder
     padding: Literal["center", "end"] = "center"
+    layout: str = "bct"  # of the tensor that the network takes: see `arranged`
     normalisation: Normalisation = "none"
     range: tuple[Finite, Finite] = (0.0, 1.0)  # what minmax brings the smallest and the largest sample to
     mean: Annotated[tuple[Finite, ...], BeforeValidator(_several)] = ()  # of all leads, or one each; encoder's unit
@@ -185,6 +187,16 @@ class InputSpec(Section):
             raise ValueError(f"a lead is named twice: {', '.join(leads)}")
         return named
 
+    @field_validator("layout")
+    @classmethod
+    def _known_axes(cls, layout: str) -> str:
+        if not re.fullmatch(r"(?:[bct1]|\([ct1]+\))+", layout) or any(layout.count(axis) != 1 for axis in "bct"):
+            raise ValueError(
+                f"{layout!r} is no layout: b (records), c (leads) and t (samples) once each, 1 for an axis of one, "
+                "axes in parentheses are made one; as 'btc', 'b1ct', 'b(ct)'"
+            )
+        return layout
+
     @field_validator("preprocess")
     @classmethod
     def _importable(cls, preprocess: str | None) -> str | None:
@@ -213,7 +225,19 @@ class InputSpec(Section):
         return self
 
 
-RARE = ("range", "mean", "std", "offset", "filters", "preprocess")
+def arranged(x: Any, layout: str) -> Any:
+    """A tensor (records, leads, samples) as a network takes it: axes in the order of the letters b, c and t, 1 is an
+    axis of one, those in parentheses are one, the first of them the slowest: "b(ct)" is (records, leads · samples)."""
+    if layout == "bct":
+        return x
+    order = ["bct".index(axis) for axis in layout if axis in "bct"]
+    size = dict(zip("bct", x.shape, strict=True)) | {"1": 1}
+    parts = re.findall(r"\(([^)]*)\)|(.)", layout)
+    shape = [math.prod(size[axis] for axis in joined or one) for joined, one in parts]
+    return x.permute(order).contiguous().reshape(shape)
+
+
+RARE = ("layout", "range", "mean", "std", "offset", "filters", "preprocess")
 """Keys of `[input]` that few networks need: written where they say something."""
 
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ecgscale.config import BATCH
+from ecgscale.encoders.inputs import arranged
 from ecgscale.encoders.listening import element_of, instead_of, listen, prediction_of
 from ecgscale.encoders.network import find_function, load_network, remedy
 from ecgscale.encoders.shapes import NODE, split_layer
@@ -147,7 +148,7 @@ class Encoder:
             half = self.precision == "bfloat16"
             autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=half)
             with even_threads(self.batch), torch.inference_mode(), autocast:
-                output = self._heard(self._x)
+                output = self._heard(arranged(self._x, self.spec.input.layout))
         except EncoderError:
             raise
         except Exception as error:  # anything may go wrong in somebody else's network; the cause is chained

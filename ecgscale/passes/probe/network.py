@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
+from ecgscale.encoders.inputs import arranged
 from ecgscale.encoders.listening import element_of, exchanged, listen, prediction_of
 from ecgscale.encoders.network import load_network
 from ecgscale.encoders.shapes import split_layer
@@ -142,7 +143,7 @@ class ProbeNetwork:
 
     def _run(self, x: torch.Tensor) -> torch.Tensor:
         with even_threads(self.batch):
-            return prediction_of(self._heard(x), self.spec, self.batch)
+            return prediction_of(self._heard(arranged(x, self.spec.input.layout)), self.spec, self.batch)
 
     def _block(self, layer: str, tensor: torch.Tensor, leads: Literal["mean", "stack"] | None = None) -> torch.Tensor:
         tap, signal = self.spec.tap(layer), self.spec.input
