@@ -93,7 +93,7 @@ def check_encoder(directory: str | Path, device: str = "cpu", batch: int = 4, no
         layers=tuple(_layers(encoder, nodes)),
         taps=measure_taps(encoder),
         # Of the shape that a fit has by default: another one has other kernels.
-        unsteady=unsteadiness(encoder) or thread_dependence(Encoder.load(directory, device=device)),
+        unsteady=unsteadiness(encoder) or thread_dependence(encoder.of_batch(BATCH)),
         notes=encoder.notes,
     )
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -125,6 +126,12 @@ class Encoder:
         encoder = cls(module, spec, device=device, batch=batch, precision=precision, digest=parts.digest)
         encoder.directory, encoder.parts, encoder.notes = directory, parts, notes
         return encoder
+
+    def of_batch(self, batch: int) -> Encoder:
+        """The same network, for passes of another size."""
+        other = copy(self)
+        other.batch, other._x = batch, torch.zeros((batch, *self._x.shape[1:]), device=self.device)
+        return other
 
     @property
     def encoder_id(self) -> str:
