@@ -182,8 +182,8 @@ class Reader:
     def _toml(self, block: Block) -> None:
         content = tomllib.loads(block.text)
         named = re.match(r"# (\S+/\S+\.toml)\n", block.text)
-        if "factory" in content:
-            EncoderSpec.model_validate(content)
+        if content.keys() <= EncoderSpec.model_fields.keys():
+            EncoderSpec.model_validate(content if "name" in content else _whole_contract(content))
         elif "signal" in content:
             Layout.model_validate(content)
         else:
@@ -195,6 +195,22 @@ class Reader:
         if named:
             Path(named[1]).parent.mkdir(exist_ok=True)
             Path(named[1]).write_text(block.text, encoding="utf-8")
+
+
+def _whole_contract(part: dict[str, Any]) -> dict[str, Any]:
+    """An encoder.toml around the part of one that a page shows."""
+    layers = part.get("layers") or [name for name in part.get("taps", {}) if name != "*"] or ["early"]
+    whole: dict[str, Any] = {
+        "name": "shown",
+        "layers": layers,
+        "depth_scales": [1.0] * len(layers),
+        **({} if "weights" in part else {"factory": "mynet:MyNet", "weights": "weights.safetensors"}),
+        "input": {"leads": ["I", "II", "V1"], "sampling_rate": 100.0, "length": 1000},
+        "output": {"kind": "multilabel", "names": ["AF", "LBBB"]},
+    }
+    for name, value in part.items():
+        whole[name] = {**whole[name], **value} if name in ("input", "output") else value
+    return whole
 
 
 def _expanded(word: str) -> list[str]:
