@@ -122,13 +122,13 @@ def _layers(encoder: Encoder, nodes: bool) -> Iterator[LayerFact]:
     tapped = {layer.removesuffix("#0") for layer in encoder.spec.layers}
 
     def fact(name: str, kind: str, shape: Sequence[int], once: bool = True) -> LayerFact:
-        readable = len(shape) > 2 and any(plausible_axes(shape, encoder.batch, signal.length, len(signal.leads)))
+        readable = len(shape) > 2 and any(plausible_axes(shape, encoder.batch, signal.seen_at_once, len(signal.leads)))
         return LayerFact(name, kind, tuple(shape), name in tapped, readable and once)
 
     for name, module in modules.items():
         for path, tensor in tensors_of(ran[name][0]).items() if name in ran else ():
             label = name if path in ("", "0") else f"{name}#{path}"
-            yield fact(label, type(module).__name__, tensor.shape, len(ran[name]) == 1)
+            yield fact(label, type(module).__name__, tensor.shape, len(ran[name]) == len(encoder.spec.input.starts))
     if nodes:
         for name, made, shape in nodes_of(encoder.module, zeros, encoder.spec.factory):
             yield fact(f"{NODE}{name}", made, shape)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -129,6 +129,18 @@ def _designed(spec: FilterSpec, rate: float) -> tuple[int, _Run]:
     return int(edge) + 1, lambda x: signal.sosfiltfilt(sos, x, padlen=int(edge))
 
 
+class WindowSpec(Section):
+    """`[input.windows]`: a network of `length` samples runs over a longer input, a window every `stride` samples.
+
+    pool: how the predictions of those windows that see anything of the recording become one, on the network's own
+    scale (`[output]` `scale`)
+    """
+
+    length: int = Field(gt=0)
+    stride: int = Field(gt=0)
+    pool: Literal["mean", "max"] = "mean"
+
+
 Normalisation = Literal["none", "zscore-lead", "zscore-record", "minmax-lead", "minmax-record"]
 
 
@@ -147,6 +159,7 @@ class InputSpec(Section):
     std: Annotated[tuple[Positive, ...], BeforeValidator(_several)] = ()
     offset: Finite = 0.0  # added at the end
     filters: tuple[FilterSpec, ...] = ()
+    windows: WindowSpec | None = None
     preprocess: str | None = None  # "module:function" of the user's own
 
     _home: Path | None = PrivateAttr(default=None)
@@ -160,6 +173,18 @@ class InputSpec(Section):
         """Remember that folder."""
         if self.preprocess is not None:
             self._home = directory
+
+    @property
+    def seen_at_once(self) -> int:
+        """Samples that the network is given at a time."""
+        return self.windows.length if self.windows else self.length
+
+    @property
+    def starts(self) -> Sequence[int]:
+        """Where the windows begin; 0 alone without them."""
+        if self.windows is None:
+            return (0,)
+        return _range(0, self.length - self.windows.length + 1, self.windows.stride)
 
     @property
     def seconds(self) -> float:
@@ -215,6 +240,15 @@ class InputSpec(Section):
             raise ValueError("range is [LOW, HIGH], the lower one first")
         if self.range != (0.0, 1.0) and not self.normalisation.startswith("minmax"):
             raise ValueError(f"range is for normalisation minmax-lead and minmax-record, not {self.normalisation!r}")
+        if (own := self.windows) is not None:
+            if not own.stride <= own.length <= self.length:
+                raise ValueError("windows take a stride of at most their length, and that of at most [input] length")
+            if over := (self.length - own.length) % own.stride:
+                near = self.length - over
+                raise ValueError(
+                    f"windows of {own.length} samples every {own.stride} do not end with the {self.length} of [input] "
+                    f"length: take {near} or {near + own.stride}"
+                )
         for one in self.filters:
             if not one.before_resampling and not one.fits_rate(self.sampling_rate):
                 of = ", ".join(f"{hz:g}" for hz in one.hz)
@@ -237,7 +271,9 @@ def arranged(x: Any, layout: str) -> Any:
     return x.permute(order).contiguous().reshape(shape)
 
 
-RARE = ("layout", "range", "mean", "std", "offset", "filters", "preprocess")
+_range = range  # `range` is a key of the contract
+
+RARE = ("windows", "layout", "range", "mean", "std", "offset", "filters", "preprocess")
 """Keys of `[input]` that few networks need: written where they say something."""
 
 

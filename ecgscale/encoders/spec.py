@@ -24,7 +24,7 @@ from ecgscale.encoders.code import (
     objection,
     program_of,
 )
-from ecgscale.encoders.inputs import RARE, FilterSpec, InputSpec, Positive
+from ecgscale.encoders.inputs import RARE, FilterSpec, InputSpec, Positive, WindowSpec
 from ecgscale.encoders.shapes import ALL, Tap, TapSpec
 from ecgscale.errors import EncoderError, did_you_mean, sentences_of
 from ecgscale.io.numbered import canonical_digest
@@ -240,7 +240,7 @@ def _require_shallow(content: Any) -> None:
 
 def _keys(section: list[str]) -> list[str]:
     models: dict[str, type[BaseModel]] = {"input": InputSpec, "output": OutputSpec, "taps": TapSpec}
-    models["input.filters"] = FilterSpec
+    models |= {"input.filters": FilterSpec, "input.windows": WindowSpec}
     path = ".".join(part for part in section if not part.isdecimal())
     return list((models.get(path) or (models[section[0]] if section else EncoderSpec)).model_fields)
 

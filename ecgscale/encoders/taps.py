@@ -24,7 +24,7 @@ from ecgscale.config import BATCH
 from ecgscale.encoders.inputs import arranged
 from ecgscale.encoders.listening import element_of, instead_of, listen, prediction_of
 from ecgscale.encoders.network import find_function, load_network, remedy
-from ecgscale.encoders.shapes import NODE, split_layer
+from ecgscale.encoders.shapes import NODE, Tap, split_layer
 from ecgscale.encoders.spec import EncoderParts, EncoderSpec, encoder_id, encoder_parts, load_spec
 from ecgscale.errors import EncoderError, UsageError
 from ecgscale.io.places import local_copy
@@ -99,6 +99,11 @@ class Encoder:
         self._caught: dict[str, list[torch.Tensor]] = {}
         fix_arithmetic()
         self.taps = tuple(spec.tap(layer) for layer in spec.layers)
+        if spec.input.windows is not None and (timed := [tap.layer for tap in self.taps if tap.time]):
+            raise EncoderError(
+                f"[taps] start and step of {', '.join(timed)} do not go with [input.windows], whose windows are laid "
+                "side by side: leave them out"
+            )
         self._heard = listen(self.module, spec.layers, self._catch, spec.factory)
         blocks, _ = self._run("a batch of zeros")
         self.layout: tuple[tuple[int, int], ...] = tuple((block.shape[1], block.shape[2]) for block in blocks)
@@ -150,23 +155,61 @@ class Encoder:
         return Activations(tuple(block[:n] for block in blocks), prediction[:n])
 
     def _run(self, what: str) -> tuple[list[torch.Tensor], torch.Tensor]:
+        spec, raws, outputs, seen = self.spec.input, [], [], []
+        for start in spec.starts:
+            view = self._x if spec.windows is None else self._x[..., start : start + spec.seen_at_once].contiguous()
+            output = self._pass(view, what)
+            raws.append(tuple(self._once(layer) for layer in self.spec.layers))
+            outputs.append(prediction_of(output, self.spec, self.batch).to(torch.float32))
+            seen.append((view != 0).flatten(1).any(1))
+        self.raw = tuple(zip(*raws, strict=True))
+        if spec.windows is None:
+            return [self.block(tap, raw) for tap, raw in zip(self.taps, self.raw, strict=True)], outputs[0]
+        # A record of nothing but zeros is seen by all windows, as zeros.
+        some = torch.stack(seen) | ~torch.stack(seen).any(0)
+        blocks = [self.block(tap, raw, some) for tap, raw in zip(self.taps, self.raw, strict=True)]
+        return blocks, _pooled(torch.stack(outputs), some[..., None], spec.windows.pool)
+
+    def _pass(self, x: torch.Tensor, what: str) -> Any:
         self._caught.clear()
         try:
             half = self.precision == "bfloat16"
             autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=half)
             with even_threads(self.batch), torch.inference_mode(), autocast:
-                output = self._heard(arranged(self._x, self.spec.input.layout))
+                return self._heard(arranged(x, self.spec.input.layout))
         except EncoderError:
             raise
         except Exception as error:  # anything may go wrong in somebody else's network; the cause is chained
             raise EncoderError(
-                f"{self.spec.factory} does not run on {what} of shape {tuple(self._x.shape)}: {error}. "
+                f"{self.spec.factory} does not run on {what} of shape {tuple(x.shape)}: {error}. "
                 f"{remedy(error) or 'Check [arguments] and [input] of encoder.toml against each other'}"
             ) from error
-        n, n_leads, length = self._x.shape
-        self.raw = tuple(self._once(layer) for layer in self.spec.layers)
-        blocks = [tap.block(raw, n, length, n_leads) for tap, raw in zip(self.taps, self.raw, strict=True)]
-        return blocks, prediction_of(output, self.spec, n).to(torch.float32)
+
+    def block(self, tap: Tap, raw: Sequence[torch.Tensor], seen: torch.Tensor | None = None) -> torch.Tensor:
+        """What a tap returned, window by window, as (batch, channels, steps) over the whole input.
+
+        Of windows that overlap the middle parts are taken. seen: bool (windows, batch); what others give that is not
+        finite, as of a network that divides by the spread of zeros, is 0.
+        """
+        spec = self.spec.input
+        parts = [tap.block(one, self.batch, spec.seen_at_once, len(spec.leads)) for one in raw]
+        if spec.windows is None:
+            return parts[0]
+        steps, last = parts[0].shape[2], len(parts) - 1
+        own, left_over = divmod(spec.windows.stride * steps, spec.windows.length)
+        if left_over:
+            raise EncoderError(
+                f"layer {tap.layer!r} gives {steps} steps a window of {spec.windows.length} samples, and a stride of "
+                f"{spec.windows.stride} is no whole number of them: choose another stride in [input.windows], or layer"
+            )
+        if seen is not None:
+            parts = [
+                torch.where(mine[:, None, None] | part.isfinite(), part, 0.0)
+                for part, mine in zip(parts, seen, strict=True)
+            ]
+        first = (steps - own) // 2
+        cut = [part[..., first * (k > 0) : steps if k == last else first + own] for k, part in enumerate(parts)]
+        return torch.cat(cut, dim=2)
 
     def _catch(self, layer: str, path: Sequence[str], output: Any) -> Any:
         # A copy: a later in-place operation (relu_, +=) would write into what was caught.
@@ -184,6 +227,13 @@ class Encoder:
                 f"({instead_of(name, module, len(caught))})"
             )
         return caught[0]
+
+
+def _pooled(outputs: torch.Tensor, seen: torch.Tensor, pool: str) -> torch.Tensor:
+    """(windows, n, n_outputs) → (n, n_outputs) over the windows that are `seen` (windows, n, 1)."""
+    if pool == "max":
+        return torch.where(seen, outputs, -torch.inf).amax(0)
+    return torch.where(seen, outputs, 0.0).sum(0) / seen.sum(0)
 
 
 def _folded(module: nn.Module, layers: Iterable[str]) -> nn.Module:

@@ -261,12 +261,12 @@ def _answers(encoder: Encoder, places: NDArray[np.int64]) -> list[dict[str, Answ
     def read(tap: Tap, axes: str, raw: Any) -> Any:
         other = replace(tap, leads="stack", time=None)
         other = other if axes == tap.axes else replace(other, axes=axes, drop=(0, 0))
-        return other.block(raw, n, spec.length, n_leads)
+        return encoder.block(other, raw)
 
     base = _base(encoder)
     encoder.forward(base)
     choices = [
-        dict.fromkeys([tap.axes, *plausible_axes(raw.shape, n, spec.length, n_leads)])
+        dict.fromkeys([tap.axes, *plausible_axes(raw[0].shape, n, spec.seen_at_once, n_leads)])
         for tap, raw in zip(encoder.taps, encoder.raw, strict=True)
     ]
     still = [

@@ -8,23 +8,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from pydantic import ValidationError
-from safetensors.torch import save_file
 from scipy import signal as sp
 
 from ecgscale.archive import check_batch
 from ecgscale.encoders.inputs import InputSpec
-from ecgscale.encoders.network import build_module
 from ecgscale.encoders.preprocess import MARGIN_S, Prepared, prepare
-from ecgscale.encoders.spec import changes, encoder_digest, encoder_files, encoder_parts, load_spec, write_spec
+from ecgscale.encoders.spec import changes, encoder_digest, encoder_files, encoder_parts, load_spec
 from ecgscale.encoders.taps import Encoder
 from ecgscale.errors import EncoderError
 from ecgscale.explain.record import raw_batch
 from ecgscale.leads import CANONICAL_LEADS
-from ecgscale.passes.probe.network import ProbeNetwork
 from tests.worlds.formula.small_networks import noise, one_batch, write_archive, write_small_encoder
-from tests.worlds.formula.small_networks import spec_of as encoder_spec
 
 LEADS = ("I", "II", "V1")
 RATE = 100.0
@@ -261,70 +256,3 @@ def test_a_contract_with_filters_is_read_back_as_it_was_written(tmp_path: Path) 
     (directory / "encoder.toml").write_text(toml)
     with pytest.raises(EncoderError, match=r"input.filters.0.herz; known are kind, hz"):
         load_spec(directory)
-
-
-NETWORK = """
-from torch import nn
-class Net(nn.Module):
-    def __init__(self, shape, back):
-        super().__init__()
-        self.shape, self.back = shape, back
-        self.early, self.late = nn.Conv1d(3, 4, 5, padding=2, stride=2), nn.Conv1d(4, 5, 3, padding=1, stride=2)
-        self.head = nn.Linear(5, 2)
-    def forward(self, x):
-        if [*x.shape[: self.back[0]], *x.shape[self.back[0] + 1 :]] != self.shape:
-            raise ValueError(f"given {tuple(x.shape)}")
-        n, axes = x.shape[self.back[0]], self.back[1:]
-        x = x.movedim(self.back[0], 0).reshape(n, *([64, 3] if axes == [1] else [3, 64]))
-        x = x.transpose(1, 2) if axes == [1] else x
-        return self.head(self.late(self.early(x)).mean(-1))
-"""
-# The shape without the records, the place of the records, and whether samples come before leads.
-LAYOUTS: dict[str, tuple[list[int], list[int]]] = {
-    "bct": ([3, 64], [0]),
-    "btc": ([64, 3], [0, 1]),
-    "b1ct": ([1, 3, 64], [0]),
-    "bt1c": ([64, 1, 3], [0, 1]),
-    "b1tc": ([1, 64, 3], [0, 1]),
-    "b(ct)": ([192], [0]),
-    "b(tc)": ([192], [0, 1]),
-    "b1(ct)": ([1, 192], [0]),
-    "bct1": ([3, 64, 1], [0]),
-    "tbc": ([64, 3], [1, 1]),
-}
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_network_is_given_the_layout_that_it_takes(layout: str, tmp_path: Path) -> None:
-    shape, back = LAYOUTS[layout]
-    content = {
-        "factory": "layouts:Net",
-        "arguments": {"shape": shape, "back": back},
-        "layers": ["early", "late"],
-        "input": {"leads": list(LEADS), "sampling_rate": RATE, "length": 64, "layout": layout},
-    }
-    (tmp_path / "layouts.py").write_text(NETWORK)
-    write_spec(tmp_path, encoder_spec(**content))
-    torch.manual_seed(3)
-    net = build_module(load_spec(tmp_path), tmp_path)
-    save_file(net.state_dict(), tmp_path / "weights.safetensors")
-    x = torch.from_numpy(np.stack([noise(64, 3, seed) for seed in range(4)]))
-    encoder = Encoder.load(tmp_path, batch=4)
-    found = encoder.forward(x)
-    assert isinstance(net.early, torch.nn.Conv1d)
-    assert isinstance(net.late, torch.nn.Conv1d)
-    with torch.inference_mode():
-        early = net.early(x)
-        late = net.late(early)
-    torch.testing.assert_close(found.blocks[0], early)
-    torch.testing.assert_close(found.blocks[1], late)
-    torch.testing.assert_close(found.prediction, net.head(late.mean(-1)))  # type: ignore[operator]
-    torch.testing.assert_close(encoder.forward(x[1:2]).prediction, found.prediction[1:2], rtol=0, atol=0)
-    probed = ProbeNetwork.load(tmp_path, "cpu", 4).forward(x.numpy())
-    torch.testing.assert_close(probed.blocks[1], late)
-
-
-@pytest.mark.parametrize("layout", ["bc", "bcct", "(bc)t", "b2ct", "b(c)t)", ""])
-def test_a_layout_that_is_none_is_told(layout: str) -> None:
-    with pytest.raises(ValidationError, match=r"is no layout: b .records."):
-        spec_of(layout=layout)

@@ -26,6 +26,7 @@ from ecgscale.encoders.network import load_network
 from ecgscale.encoders.shapes import split_layer
 from ecgscale.encoders.spec import EncoderSpec, load_spec
 from ecgscale.encoders.taps import even_threads, fix_arithmetic, resolve_device
+from ecgscale.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,10 @@ class ProbeNetwork:
     def load(cls, directory: str | Path, device: str, batch: int) -> ProbeNetwork:
         """The network of an encoder directory; `EncoderError` as for the encoder itself."""
         spec = load_spec(directory)
+        if spec.input.windows is not None:
+            raise UsageError(
+                f"probes do not know [input.windows] of {directory}: they look at one window's network alone"
+            )
         return cls(load_network(directory, spec)[0], spec, device, batch)
 
     @property
