@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ecgscale.archive.reader import Archive as Archive
     from ecgscale.clusters.model import ClusterModel as ClusterModel
+    from ecgscale.encoders.contract import save_encoder as save_encoder
     from ecgscale.encoders.resnet1d import ResNet1d as ResNet1d
     from ecgscale.encoders.taps import Encoder as Encoder
     from ecgscale.explain.record import explain_record as explain_record
@@ -38,12 +39,14 @@ _PUBLIC = {
     "explain_record": "ecgscale.explain.record",
     "fit_archive": "ecgscale.passes.fit.fit",
     "open_explanations": "ecgscale.store.dataset",
+    "save_encoder": "ecgscale.encoders.contract",
 }
 
 __all__ = [  # noqa: RUF022 - in the order of the pipeline
     "Archive",
     "Encoder",
     "ResNet1d",
+    "save_encoder",
     "fit_archive",
     "ClusterModel",
     "explain_archive",

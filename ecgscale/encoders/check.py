@@ -22,8 +22,13 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from ecgscale.archive.reader import Archive
+from ecgscale.encoders.likeness import likeness
 from ecgscale.encoders.listening import nodes_of, tensors_of
+from ecgscale.encoders.network import load_network
+from ecgscale.encoders.propose import lines_of_taps, propose_taps
 from ecgscale.encoders.shapes import NODE, plausible_axes
+from ecgscale.encoders.spec import load_spec
 from ecgscale.encoders.taps import BATCH, Activations, Encoder
 from ecgscale.encoders.timing import TapFact, measure_taps
 from ecgscale.errors import EncoderError
@@ -52,7 +57,9 @@ class EncoderReport:
     layers: tuple[LayerFact, ...]
     taps: tuple[TapFact, ...]
     unsteady: str | None = None  # why it is not a function of its input alone
-    notes: tuple[str, ...] = ()  # of how its weights were found
+    notes: tuple[str, ...] = ()  # of how its weights were found, and of recordings that were tried
+    proposed: str = ""  # how layers were chosen that encoder.toml does not name
+    proposed_lines: tuple[str, ...] = ()  # of encoder.toml
 
     @property
     def warnings(self) -> list[str]:
@@ -78,12 +85,28 @@ class EncoderReport:
         return {**asdict(self), "prediction": list(self.prediction), "taps": taps, "warnings": self.warnings}
 
 
-def check_encoder(directory: str | Path, device: str = "cpu", batch: int = 4, nodes: bool = False) -> EncoderReport:
+def check_encoder(
+    directory: str | Path,
+    device: str = "cpu",
+    batch: int = 4,
+    nodes: bool = False,
+    like: Archive | None = None,
+) -> EncoderReport:
     """Load the encoder, run batches through it, and report; EncoderError when it does not load or run.
 
     nodes: list values of its torch.fx graph too; they are listed in any case where one is tapped
+    like: try its contract on recordings of this archive
     """
-    encoder = Encoder.load(directory, device=device, batch=batch)
+    spec, proposed = load_spec(directory), ""
+
+    def made() -> nn.Module:
+        return load_network(directory, spec)[0]
+
+    if not spec.layers:
+        proposal = propose_taps(made, spec)
+        spec, proposed = proposal.spec, proposal.why
+    encoder = Encoder.load(directory, device=device, batch=batch, spec=spec)
+    odd = tuple(likeness(made, spec, like).warnings) if like is not None else ()
     nodes = nodes or any(layer.startswith(NODE) for layer in encoder.spec.layers)
     return EncoderReport(
         encoder_id=encoder.encoder_id,
@@ -94,7 +117,9 @@ def check_encoder(directory: str | Path, device: str = "cpu", batch: int = 4, no
         taps=measure_taps(encoder),
         # Of the shape that a fit has by default: another one has other kernels.
         unsteady=unsteadiness(encoder) or thread_dependence(encoder.of_batch(BATCH)),
-        notes=encoder.notes,
+        notes=(*encoder.notes, *odd),
+        proposed=proposed,
+        proposed_lines=lines_of_taps(spec) if proposed else (),
     )
 
 

@@ -156,8 +156,9 @@ def _installed(name: str, file: Path) -> dict[str, str]:
     return {name: _sha256(file.read_bytes()), **versions}
 
 
-def _reached(name: str, file: Path) -> Iterator[tuple[str, str]]:
-    """The file and all that it imports from the same tree, packages' `__init__` among them, sorted."""
+def reached(name: str, file: Path) -> list[tuple[str, bytes]]:
+    """The file and all that it imports from the same tree, packages' `__init__` among them, sorted: paths from the
+    top of that tree, with what they hold."""
     depth = len(name.split(".")) + (file.name == "__init__.py")
     folder = file.absolute().parents[depth - 1]
     files: dict[str, bytes] = {}
@@ -176,7 +177,7 @@ def _reached(name: str, file: Path) -> Iterator[tuple[str, str]]:
             if key not in files:
                 files[key] = path.read_bytes()
                 waiting += _imported(files[key], within, path.name == "__init__.py")
-    yield from ((key, _sha256(data)) for key, data in sorted(files.items()))
+    return sorted(files.items())
 
 
 def _imported(source: bytes, module: str, is_package: bool) -> Iterator[str]:
@@ -193,6 +194,10 @@ def _imported(source: bytes, module: str, is_package: bool) -> Iterator[str]:
             start = above[: len(above) - (node.level - 1)] if node.level else []
             base = ".".join([*start, *([node.module] if node.module else [])])
             yield from (f"{base}.{alias.name}".lstrip(".") for alias in node.names)
+
+
+def _reached(name: str, file: Path) -> list[tuple[str, str]]:
+    return [(key, _sha256(data)) for key, data in reached(name, file)]
 
 
 def file_beside(directory: Path, module: str) -> Path | None:

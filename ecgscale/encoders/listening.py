@@ -4,7 +4,7 @@ tensor in what comes: an element of a tuple, a key of a dict."""
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from functools import partial
 from typing import Any
@@ -33,13 +33,17 @@ def listen(module: nn.Module, layers: Iterable[str], keep: Keep, who: str) -> nn
         if name not in modules:
             raise EncoderError(
                 f"the network has no layer {name!r}.{did_you_mean(name, modules)} "
-                f"It has {named(list(modules), 60)} (`ecgscale encoder check` shows their shapes)"
+                f"It has {_few(modules)} (`ecgscale encoder check --all` shows their shapes)"
             )
     if any(name.startswith(NODE) for name, _ in split.values()):
         return _Traced(module, split, keep, who)
     for layer, (name, path) in split.items():
         modules[name].register_forward_hook(partial(_hook, keep, layer, path))
     return module
+
+
+def _few(names: Collection[str]) -> str:
+    return named(list(names), 20) if len(names) <= 20 else f"{len(names):,} others"
 
 
 def _hook(keep: Keep, layer: str, path: Sequence[str], _module: nn.Module, _inputs: Any, output: Any) -> Any:
@@ -92,7 +96,7 @@ class _Traced(nn.Module):
                 self.wanted.setdefault(node, []).append((layer, path))
             else:
                 raise EncoderError(
-                    f"the network has no torch.fx node {node!r}.{did_you_mean(node, known)} It has {named(known, 60)} "
+                    f"the network has no torch.fx node {node!r}.{did_you_mean(node, known)} It has {_few(known)} "
                     "(`ecgscale encoder check --nodes` shows their shapes)"
                 )
 

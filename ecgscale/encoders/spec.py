@@ -79,8 +79,8 @@ class EncoderSpec(Section):
     factory: str
     weights: str
     weights_key: str | None = None
-    layers: tuple[str, ...] = Field(min_length=1)
-    depth_scales: tuple[Positive, ...]
+    layers: tuple[str, ...] = ()  # none: `encoder check` proposes some
+    depth_scales: tuple[Positive, ...] = ()  # 1.0 each where none are given
     arguments: dict[str, Any] = Field(default_factory=dict)
     input: InputSpec
     output: OutputSpec
@@ -143,6 +143,17 @@ class EncoderSpec(Section):
                 raise ValueError(f"seen is {seen!r}; expected the name of a file beside {SPEC_FILE}")
             _require_beside(seen)
         return training
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain_scales(cls, content: Any) -> Any:
+        if (
+            isinstance(content, dict)
+            and "depth_scales" not in content
+            and isinstance(content.get("layers"), list | tuple)
+        ):
+            return {**content, "depth_scales": (1.0,) * len(content["layers"])}
+        return content
 
     @model_validator(mode="after")
     def _consistent(self) -> EncoderSpec:

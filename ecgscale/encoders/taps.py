@@ -25,7 +25,7 @@ from ecgscale.encoders.inputs import arranged
 from ecgscale.encoders.listening import element_of, instead_of, listen, prediction_of
 from ecgscale.encoders.network import find_function, load_network, remedy
 from ecgscale.encoders.shapes import NODE, Tap, split_layer
-from ecgscale.encoders.spec import EncoderParts, EncoderSpec, encoder_id, encoder_parts, load_spec
+from ecgscale.encoders.spec import SPEC_FILE, EncoderParts, EncoderSpec, encoder_id, encoder_parts, load_spec
 from ecgscale.errors import EncoderError, UsageError
 from ecgscale.io.places import local_copy
 
@@ -80,6 +80,8 @@ class Encoder:
     ) -> None:
         if batch < 1:
             raise UsageError(f"batch is {batch}; at least one record has to go through at a time")
+        if not spec.layers:
+            raise EncoderError(f"{SPEC_FILE} of {spec.name} names no layers; `ecgscale encoder check` proposes some")
         self.spec = spec
         self.batch = batch
         self.digest = digest
@@ -119,10 +121,14 @@ class Encoder:
         device: str = "cpu",
         batch: int = BATCH,
         precision: Precision = "float32",
+        spec: EncoderSpec | None = None,
     ) -> Encoder:
-        """The encoder in `directory`, ready to run; EncoderError says what does not fit and what would."""
+        """The encoder in `directory`, ready to run; EncoderError says what does not fit and what would.
+
+        spec: its contract with layers, where encoder.toml names none yet
+        """
         directory = local_copy(directory)
-        spec = load_spec(directory)
+        spec = spec or load_spec(directory)
         if spec.input.preprocess is not None:
             find_function.cache_clear()  # its file may have changed
             find_function(spec.input.preprocess, spec.input.home)  # here, and not at the first record
