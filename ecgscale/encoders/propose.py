@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ecgscale.encoders.code import PROGRAMS
 from ecgscale.encoders.listening import tensors_of
 from ecgscale.encoders.shapes import ALL, DEFAULT_AXES, Tap, TapSpec, plausible_axes
 from ecgscale.encoders.spec import EncoderSpec, to_toml
@@ -47,6 +48,11 @@ def propose_taps(make: Callable[[], nn.Module], spec: EncoderSpec) -> Proposal:
     EncoderError when no layer of it follows time.
     """
     good, steps = _candidates(make(), spec)
+    if not good and spec.factory in PROGRAMS:
+        raise EncoderError(
+            f"which values of a {spec.factory} program follow time is not looked for: name three in `layers` of "
+            "encoder.toml (--layers of `ecgscale encoder init`); `ecgscale encoder check --all` then lists all"
+        )
     if not good:
         raise EncoderError(
             f"no layer of {spec.factory} follows time, by any of its axes: an impulse moves all steps of it alike. "

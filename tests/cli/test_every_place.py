@@ -100,7 +100,8 @@ ingest formats {base}/devices {base}/devices.archive --pseudonymise {key}
 ingest table {base}/arrays {base}/arrays.archive --layout {base}/layout.toml --pseudonymise {key}
 inspect {base}/archive
 train {base}/archive --target sex --out {base}/trained --epochs 1 --rate 100 --length 256 --blocks 4x256,4x64,4x16
-encoder check {base}/encoder
+encoder init {base}/made-of --weights {base}/encoder/weights.safetensors --like {base}/archive {resnet}
+encoder check {base}/encoder --like {base}/archive
 fit {base}/archive --encoder {base}/encoder --out {base}/root --clusters 3 --records 20 --max-epochs 1 --device cpu
 explain {base}/archive --model {base}/root/models/{model} --out {base}/root --batch 8 --device cpu
 plot {base}/root {record} --archive {base}/archive -o {base}/ecg.png
@@ -216,9 +217,11 @@ def wrong(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
 
 def calls(world: World) -> Iterator[tuple[tuple[str, ...], list[str], set[int]]]:
     """Each command, its arguments and the exit codes that are right."""
+    resnet = "--factory ecgscale.encoders.resnet1d:ResNet1d --length 256 --argument input_dim=[12,256]"
+    resnet += " --argument blocks_dim=[[8,256],[12,64],[16,16]] --argument n_classes=5 --argument kernel_size=5"
     quick = "--clusters 2 --base 2 --train-records 20 --seeds 1 --records 60 --max-epochs 1 --trees 2 --device cpu"
     for line in WORDS.strip().splitlines():
-        words = line.replace("{quick}", quick).split()
+        words = line.replace("{quick}", quick).replace("{resnet}", resnet).split()
         codes = {int(code) for code in words.pop(0).split(",")} if words[0][0].isdigit() else {0}
         path = next(path for path in (tuple(words[:1]), tuple(words[:2])) if path in COMMANDS)
         filled = [word.format(base=world.base, key=world.key, **world.names) for word in words[len(path) :]]
