@@ -171,6 +171,9 @@ def encoder() -> None:
 @click.option("--length", type=click.IntRange(1), help="Samples that it sees.")
 @click.option("--millivolt", type=click.FloatRange(0, min_open=True), help="What 1 mV looks like to it.")
 @click.option("--normalisation", help="As [input] of encoder.toml has it, for instance zscore-lead.")
+@click.option(
+    "--layout", help='Of the tensor that it takes, as [input] has it: "bct" by default, "btc", "b1ct", "b(ct)".'
+)
 @click.option("--names", help="Of its outputs, as AF,LBBB.")
 @click.option("--kind", type=click.Choice(["multilabel", "multiclass", "regression"]), help="Of its outputs.")
 @click.option("--scale", type=click.Choice(["logit", "probability", "value"]), help="Of its outputs.")
@@ -204,7 +207,7 @@ def init(
     from ecgscale.archive.reader import Archive
     from ecgscale.encoders.contract import Asked, init_encoder
 
-    signal = {key: known.pop(key) for key in ("millivolt", "normalisation")}
+    signal = {key: known.pop(key) for key in ("millivolt", "normalisation", "layout")}
     known["sampling_rate"] = known.pop("rate")
     for key in ("leads", "names", "layers"):
         known[key] = [part.strip() for part in known[key].split(",")] if known[key] else None

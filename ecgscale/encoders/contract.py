@@ -19,6 +19,7 @@ from torch import nn
 
 from ecgscale.archive.reader import Archive
 from ecgscale.encoders.code import file_beside, reached
+from ecgscale.encoders.inputs import arranged
 from ecgscale.encoders.likeness import Form, Likeness, likeness, usual_form
 from ecgscale.encoders.listening import tensors_of
 from ecgscale.encoders.network import load_network
@@ -237,6 +238,7 @@ def _require_same(net: nn.Module, loaded: nn.Module, spec: EncoderSpec) -> None:
     x = _noise(spec.input.length, len(spec.input.leads))
     device = next((one.device for one in net.parameters()), torch.device("cpu"))
     with torch.inference_mode():
+        x = arranged(x, spec.input.layout)
         one, other = tensors_of(net(x.to(device))), tensors_of(loaded(x))
     close = torch.equal if device.type == "cpu" else torch.allclose
     if one.keys() != other.keys() or not all(close(one[key].cpu(), other[key]) for key in one):
@@ -271,6 +273,9 @@ class _Found:
             self.guesses["sampling_rate"] = "that of the archive; weights do not tell. Was the network trained at it?"
         return {"leads": list(leads), "sampling_rate": float(rate), "length": self._length(len(leads), rate)}
 
+    def _run(self, x: torch.Tensor) -> Any:
+        return self.module(arranged(x, self.asked.input.get("layout", "bct")))
+
     def _leads(self) -> Sequence[str]:
         channels = next((m.in_channels for m in self.module.modules() if isinstance(m, nn.Conv1d)), None)
         if self.asked.leads:
@@ -293,7 +298,7 @@ class _Found:
         for length in dict.fromkeys((usual, *_LENGTHS)):
             try:
                 with torch.inference_mode():
-                    self.module(torch.zeros((_BATCH, n_leads, length)))
+                    self._run(torch.zeros((_BATCH, n_leads, length)))
                 runs.append(length)
             except Exception as error:  # anything may go wrong in somebody else's network
                 errors[length] = str(error).partition("\n")[0]
@@ -312,7 +317,7 @@ class _Found:
 
     def output(self, signal: Mapping[str, Any]) -> dict[str, Any]:
         with torch.inference_mode():
-            returned = self.module(_noise(signal["length"], len(signal["leads"])))
+            returned = self._run(_noise(signal["length"], len(signal["leads"])))
         flat = {path: one[:, None] if one.ndim == 1 else one for path, one in tensors_of(returned).items()}
         usable = {path: one for path, one in flat.items() if one.ndim == 2 and len(one) == _BATCH}
         if self.asked.names:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ecgscale.archive.reader import Archive
+from ecgscale.encoders.inputs import arranged
 from ecgscale.encoders.listening import prediction_of
 from ecgscale.encoders.preprocess import prepare_batch
 from ecgscale.encoders.spec import EncoderSpec, InputSpec
@@ -133,7 +134,7 @@ def likeness(make: Callable[[], nn.Module], spec: EncoderSpec, archive: Archive)
     try:
         with torch.inference_mode():
             for batch in x.split(_BATCH):
-                outputs.append(prediction_of(module(batch), spec, len(batch)).double())
+                outputs.append(prediction_of(module(arranged(batch, spec.input.layout)), spec, len(batch)).double())
     except EncoderError:
         raise
     except Exception as error:  # anything may go wrong in somebody else's network; the cause is chained

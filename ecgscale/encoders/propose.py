@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from ecgscale.encoders.code import PROGRAMS
+from ecgscale.encoders.inputs import arranged
 from ecgscale.encoders.listening import tensors_of
 from ecgscale.encoders.shapes import ALL, DEFAULT_AXES, Tap, TapSpec, plausible_axes
 from ecgscale.encoders.spec import EncoderSpec, to_toml
@@ -138,7 +139,7 @@ def _shapes(module: nn.Module, spec: EncoderSpec) -> dict[str, tuple[int, ...]]:
     x = torch.zeros((_BATCH, len(spec.input.leads), spec.input.length))
     try:
         with torch.inference_mode():
-            module(x)
+            module(arranged(x, spec.input.layout))
     finally:
         for hook in hooks:
             hook.remove()

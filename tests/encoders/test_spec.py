@@ -60,7 +60,6 @@ def test_reads_a_contract_with_its_defaults(tmp_path: Path) -> None:
     ("old", "new", "message"),
     [
         ("sampling_rate = 400", "samplingrate = 400", "sampling_rate is missing.*samplingrate.*Did you mean"),
-        ("depth_scales = [1.0, 1, 0.5]", "", "depth_scales is missing"),
         ("depth_scales = [1.0, 1, 0.5]", "depth_scales = [1]", "1 depth_scales for 3 layers"),
         ("depth_scales = [1.0, 1, 0.5]", "depth_scales = [1, 1, -1]", "depth_scales.2"),
         ('"resblock1d_4"]', '"resblock1d_2"]', "tapped twice"),
