@@ -28,7 +28,7 @@ RUNTIME = "runtime"
 
 LONGEST_FILE = 400
 LONGEST_FUNCTION = 80
-MOST_MODULES = 250
+MOST_MODULES = 254
 VAGUE_NAMES = {"utils", "util", "helpers", "helper", "common", "misc", "manager", "handler"}
 
 SOURCES = sorted(PACKAGE.rglob("*.py")) + sorted((REPOSITORY / "jobs").glob("*.py"))

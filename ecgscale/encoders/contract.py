@@ -24,7 +24,7 @@ from ecgscale.encoders.likeness import Form, Likeness, likeness, usual_form
 from ecgscale.encoders.listening import tensors_of
 from ecgscale.encoders.network import load_network
 from ecgscale.encoders.propose import propose_taps, with_taps
-from ecgscale.encoders.spec import SPEC_FILE, EncoderSpec, to_toml
+from ecgscale.encoders.spec import SPEC_FILE, EncoderSpec, spec_toml
 from ecgscale.encoders.taps import Encoder
 from ecgscale.encoders.timing import TapFact, measure_taps
 from ecgscale.errors import EncoderError, UsageError
@@ -386,10 +386,9 @@ def _with_input(spec: EncoderSpec, signal: Mapping[str, Any]) -> EncoderSpec:
 
 def commented(spec: EncoderSpec, guesses: Mapping[str, str]) -> str:
     """encoder.toml with each guess above what was guessed."""
-    content = spec.model_dump(mode="json", exclude_none=True)
     lines: list[str] = []
     said: set[str] = set()
-    for line in to_toml(content).splitlines():
+    for line in spec_toml(spec).splitlines():
         key = "taps" if line.startswith("[taps") else line.partition(" = ")[0]
         if key in guesses and key not in said:
             said.add(key)

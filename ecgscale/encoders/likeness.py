@@ -119,6 +119,7 @@ def recordings_of(archive: Archive, spec: InputSpec, records: int = RECORDS) -> 
 def likeness(make: Callable[[], nn.Module], spec: EncoderSpec, archive: Archive) -> Likeness:
     """Run recordings of `archive` through the network under its contract. `make` builds it, with its weights."""
     module, x = make().eval(), torch.from_numpy(recordings_of(archive, spec.input))
+    x = x[..., : spec.input.seen_at_once]  # the first window, where it has windows
     found = next(
         (
             (name, one)

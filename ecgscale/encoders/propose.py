@@ -20,10 +20,11 @@ from ecgscale.encoders.code import PROGRAMS
 from ecgscale.encoders.inputs import arranged
 from ecgscale.encoders.listening import tensors_of
 from ecgscale.encoders.shapes import ALL, DEFAULT_AXES, Tap, TapSpec, plausible_axes
-from ecgscale.encoders.spec import EncoderSpec, to_toml
+from ecgscale.encoders.spec import EncoderSpec
 from ecgscale.encoders.taps import Encoder
 from ecgscale.encoders.timing import TapFact, measure_taps
 from ecgscale.errors import EncoderError
+from ecgscale.io.toml import to_toml
 from ecgscale.words import counted
 
 TAPPED = 3
@@ -48,6 +49,11 @@ def propose_taps(make: Callable[[], nn.Module], spec: EncoderSpec) -> Proposal:
 
     EncoderError when no layer of it follows time.
     """
+    if spec.input.windows is not None:
+        # Of one window: that is what the network sees.
+        window = spec.input.model_copy(update={"windows": None, "length": spec.input.seen_at_once})
+        one = propose_taps(make, spec.model_copy(update={"input": window}))
+        return replace(one, spec=one.spec.model_copy(update={"input": spec.input}))
     good, steps = _candidates(make(), spec)
     if not good and spec.factory in PROGRAMS:
         raise EncoderError(
@@ -117,7 +123,7 @@ def _candidates(module: nn.Module, spec: EncoderSpec) -> tuple[dict[str, TapSpec
             continue
         good[fact.layer] = TapSpec() if axes == DEFAULT_AXES else TapSpec(axes=axes)
         raw = encoder.raw[encoder.spec.layers.index(fact.layer)]
-        block = replace(Tap.of(fact.layer, {}), axes=axes).block(raw, _BATCH, spec.input.length, len(spec.input.leads))
+        block = encoder.block(replace(Tap.of(fact.layer, {}), axes=axes), raw)
         steps[fact.layer] = block.shape[2]
     return good, steps
 

@@ -30,6 +30,7 @@ from ecgscale.errors import EncoderError, did_you_mean, sentences_of
 from ecgscale.io.numbered import canonical_digest
 from ecgscale.io.objects import put_whole
 from ecgscale.io.places import local_copy, place
+from ecgscale.io.toml import to_toml
 
 SPEC_FILE = "encoder.toml"
 LONGEST = 2**20
@@ -365,42 +366,12 @@ def encoder_files(directory: str | Path) -> list[Path]:
 
 def write_spec(directory: str | Path, spec: EncoderSpec) -> None:
     """Write `directory`/encoder.toml in one piece; the directory is an encoder from that moment on."""
+    put_whole(place(directory) / SPEC_FILE, spec_toml(spec).encode())
+
+
+def spec_toml(spec: EncoderSpec) -> str:
+    """A contract as encoder.toml has it: keys that few networks need where they say something."""
     content = spec.model_dump(mode="json", exclude_none=True)
     asked = spec.input.model_dump(exclude_defaults=True)
     content["input"] = {key: value for key, value in content["input"].items() if key in asked or key not in RARE}
-    put_whole(place(directory) / SPEC_FILE, to_toml(content).encode())
-
-
-def to_toml(content: dict[str, Any]) -> str:
-    """Nested dicts of strings, numbers, booleans and lists as TOML; plain keys first, then one table a dict."""
-    lines: list[str] = []
-    _write_table(content, (), lines)
-    return "\n".join(lines) + "\n"
-
-
-def _write_table(table: dict[str, Any], path: tuple[str, ...], lines: list[str]) -> None:
-    lines += [f"{_key(key)} = {_value(value)}" for key, value in table.items() if not isinstance(value, dict)]
-    for key, value in table.items():
-        if isinstance(value, dict) and value:
-            inner = (*path, _key(key))
-            lines += ["", f"[{'.'.join(inner)}]"] if lines else [f"[{'.'.join(inner)}]"]
-            _write_table(value, inner, lines)
-
-
-def _key(key: str) -> str:
-    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _value(key)
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(_value(item) for item in value) + "]"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        # JSON's escapes are TOML's, but for DEL, which TOML wants escaped too.
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    if isinstance(value, int | float):
-        return repr(value)
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{_key(key)} = {_value(item)}" for key, item in value.items()) + "}"
-    raise TypeError(f"{type(value).__name__} has no place in {SPEC_FILE}")
+    return to_toml(content)

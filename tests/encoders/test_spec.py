@@ -19,10 +19,10 @@ from ecgscale.encoders.spec import (
     encoder_files,
     encoder_id,
     load_spec,
-    to_toml,
     write_spec,
 )
 from ecgscale.errors import EncoderError
+from ecgscale.io.toml import to_toml
 from tests.worlds.formula.small_networks import small_resnet, spec_of, write_small_encoder
 
 CONTRACT = """
