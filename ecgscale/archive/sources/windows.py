@@ -106,8 +106,8 @@ def read_in(
     elif not isinstance(signal, np.ndarray):
         try:
             return row | {"signal": signal.read()}
-        except (OSError, ValueError) as error:
-            reason = f"its samples cannot be read any more: {error}"
+        except Exception as error:  # one record never ends an ingest, whatever its reader raises
+            reason = f"its samples cannot be read any more: {type(error).__name__}: {error}"
     if not reason:
         return row
     problem(record_id, f"{reason}; kept with an empty signal")
