@@ -153,6 +153,17 @@ def test_exported_programs_are_tapped_by_their_nodes(tmp_path: Path, size: int |
     encoder = Encoder.load(tmp_path, batch=4)
     expected = hooked(net(), list(nodes.values()))
     same_as(encoder, [expected[name] for name in nodes.values()], expected[""])
+    probe = ProbeNetwork.load(tmp_path, "cpu", 4)
+    if size is None:
+        maps = probe.gradcam(X, np.zeros(4, np.int64)).gradcam
+        assert any(one.any() for one in maps)
+    else:
+        # Run in parts, whose values are put together behind it.
+        with pytest.raises(EncoderError, match="no Grad-CAM"):
+            probe.gradcam(X, np.zeros(4, np.int64))
+    [(part, other)] = probe.randomised(0)
+    assert part == "everything"
+    assert not np.array_equal(other.forward(X).prediction, probe.forward(X).prediction)
     write_spec(tmp_path, spec(weights="net.pt2", layers=["conv1"], factory="torch.export"))
     with pytest.raises(EncoderError, match=r"no layer 'conv1'.*Did you mean 'conv1d'"):
         Encoder.load(tmp_path, batch=4)

@@ -20,13 +20,14 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
+from ecgscale.encoders.foreign import Program
 from ecgscale.encoders.inputs import arranged
 from ecgscale.encoders.listening import element_of, exchanged, listen, prediction_of
 from ecgscale.encoders.network import load_network
 from ecgscale.encoders.shapes import split_layer
 from ecgscale.encoders.spec import EncoderSpec, load_spec
 from ecgscale.encoders.taps import even_threads, fix_arithmetic, resolve_device
-from ecgscale.errors import UsageError
+from ecgscale.errors import EncoderError, UsageError
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,12 @@ class ProbeNetwork:
             taps = [self._taps[layer] for layer in self.spec.layers]
             blocks = [self._block(layer, self._taps[layer], "stack") for layer in self.spec.layers]
             # Records do not mix in inference, so the gradient of the sum holds each record's own.
-            gradients = torch.autograd.grad(chosen.sum(), taps, allow_unused=True)
+            gradients = torch.autograd.grad(chosen.sum(), taps, allow_unused=True) if chosen.requires_grad else ()
+        if all(gradient is None for gradient in gradients):
+            raise EncoderError(
+                f"{self.spec.factory} gives its prediction no gradient by any of its taps, so there is no Grad-CAM: "
+                "its forward cuts them off (detach, no_grad), or it is a program of a fixed batch, which is run in parts"
+            )
         maps = []
         for layer, block, gradient in zip(self.spec.layers, blocks, gradients, strict=True):
             weight = torch.zeros_like(block) if gradient is None else self._block(layer, gradient, "stack")
@@ -118,6 +124,12 @@ class ProbeNetwork:
         Weights are permuted within a tensor, so that they keep their size; vectors of one module alike, so that the
         statistics of a batch norm stay with each other.
         """
+        if isinstance(self.module, Program):
+            # Its parts are not modules: all of it, or nothing.
+            program = copy.deepcopy(self.module)
+            program.shuffle(seed)
+            yield "everything", ProbeNetwork(program, self.spec, str(self.device), self.batch)
+            return
         parts = [name for name, part in self.module.named_children() if any(True for _ in part.parameters())]
         tapped = {split_layer(layer)[0].partition(".")[0] for layer in self.spec.layers}
         known = [i for i, name in enumerate(parts) if name in tapped]
