@@ -93,7 +93,7 @@ class ProbeNetwork:
         if all(gradient is None for gradient in gradients):
             raise EncoderError(
                 f"{self.spec.factory} gives its prediction no gradient by any of its taps, so there is no Grad-CAM: "
-                "its forward cuts them off (detach, no_grad), or it is a program of a fixed batch, which is run in parts"
+                "its forward cuts them off (detach, no_grad), or it is a program of a fixed batch, run in parts"
             )
         maps = []
         for layer, block, gradient in zip(self.spec.layers, blocks, gradients, strict=True):
