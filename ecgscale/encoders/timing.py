@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -265,15 +266,12 @@ def _answers(encoder: Encoder, places: NDArray[np.int64]) -> list[dict[str, Answ
 
     base = _base(encoder)
     encoder.forward(base)
-    choices = [
-        dict.fromkeys([tap.axes, *plausible_axes(raw[0].shape, n, spec.seen_at_once, n_leads)])
-        for tap, raw in zip(encoder.taps, encoder.raw, strict=True)
-    ]
-    still = [
-        {axes: read(tap, axes, raw)[:1] for axes in some}
-        for tap, raw, some in zip(encoder.taps, encoder.raw, choices, strict=True)
-    ]
-    found: list[dict[str, list[Answers]]] = [{axes: [] for axes in some} for some in choices]
+    still = [{tap.axes: read(tap, tap.axes, raw)[:1]} for tap, raw in zip(encoder.taps, encoder.raw, strict=True)]
+    for tap, raw, each in zip(encoder.taps, encoder.raw, still, strict=True):
+        for axes in plausible_axes(raw[0].shape, n, spec.seen_at_once, n_leads):
+            with suppress(EncoderError):  # of windows, by axes whose steps they do not divide
+                each.setdefault(axes, read(tap, axes, raw)[:1])
+    found: list[dict[str, list[Answers]]] = [{axes: [] for axes in each} for each in still]
     for start in range(0, len(places), n):
         chunk = slice(start, start + n)
         x = base.repeat(len(places[chunk]), axis=0)

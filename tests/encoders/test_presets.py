@@ -89,7 +89,7 @@ HOP_MS = {
 }
 
 
-def laid_out(folder: Path, name: str) -> EncoderSpec:
+def laid_out(folder: Path, name: str, **changes: Any) -> EncoderSpec:
     """The encoder that the page describes, in `folder`: the authors' modules, the page's own, weights, contract."""
     for module, names in PUBLISHED.items():
         file = folder.joinpath(*module.split(".")).with_suffix(".py")
@@ -98,7 +98,7 @@ def laid_out(folder: Path, name: str) -> EncoderSpec:
     for block in BLOCKS:
         if block.language == "python" and (beside := re.match(r"# (\w+\.py)\n", block.text)):
             (folder / beside[1]).write_text(block.text, encoding="utf-8")
-    content = CONTRACTS[name]
+    content = {**CONTRACTS[name], **changes}
     content = {**content, "arguments": {**content["arguments"], **NARROW.get(name, {})}}
     spec = EncoderSpec.model_validate(content)
     torch.manual_seed(0)
@@ -132,7 +132,7 @@ def test_a_published_network_is_tapped_timed_and_predicts_as_the_page_says(name:
     for layer, block in zip(spec.layers, activations.blocks, strict=True):
         torch.testing.assert_close(block, READ[name](*heard[layer]), rtol=1e-5, atol=1e-5)
 
-    facts = measure_taps(encoder, impulses=32)
+    facts = measure_taps(encoder, impulses=24)
     assert [fact.wrong for fact in facts] == [None] * 3
     assert [round(fact.hop_ms) for fact in facts] == HOP_MS[name]
     for fact in facts:
@@ -144,9 +144,17 @@ def test_a_published_network_is_tapped_timed_and_predicts_as_the_page_says(name:
 def test_late_steps_of_a_length_that_is_no_multiple_of_them_need_their_places_stated(tmp_path: Path) -> None:
     spec = laid_out(tmp_path, "ecgfounder")
     write_spec(tmp_path, spec.model_copy(update={"taps": {}}))
-    late = measure_taps(Encoder.load(tmp_path, batch=8), impulses=32)[2]
+    late = measure_taps(Encoder.load(tmp_path, batch=8), impulses=24)[2]
     stated = spec.taps[late.layer]
     assert late.start is not None
     assert late.wrong is not None
     assert late.step == stated.step
     assert late.start == pytest.approx(stated.start, abs=4)
+
+
+def test_windows_that_fit_the_tokens_and_not_their_width_are_measured(tmp_path: Path) -> None:
+    page = CONTRACTS["st-mem"]
+    overlapping = {**page["input"], "length": 2475, "windows": {"length": 2250, "stride": 75}}
+    laid_out(tmp_path, "st-mem", input=overlapping, layers=["block0"], arguments={**page["arguments"], "depth": 1})
+    [fact] = measure_taps(Encoder.load(tmp_path, batch=8), impulses=8)
+    assert (fact.wrong, fact.steps, fact.hop_ms) == (None, 33, 300.0)
