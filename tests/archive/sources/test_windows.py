@@ -194,3 +194,19 @@ def test_a_recording_that_takes_more_than_memory_is_refused_before_it_is_held(
     ]
     cut_up = ingest_wfdb(long_recordings, tmp_path / "b", options=IngestOptions(memory=16_000, windows=1.0))
     assert (cut_up.records, cut_up.problems.count) == (4, 0)
+
+
+def test_a_recording_that_breaks_off_while_it_is_read_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, long_recordings: Path
+) -> None:
+    def lost(_signal: LongSignal) -> np.ndarray:
+        raise IndexError("frame 7")
+
+    monkeypatch.setattr(wfdb_signal, "LONG", 2000)
+    monkeypatch.setattr(LongSignal, "read", lost)
+    result = ingest_wfdb(long_recordings, tmp_path / "a")
+    assert result.problems.first == [
+        "record b: its samples cannot be read any more: IndexError: frame 7; kept with an empty signal"
+    ]
+    archive = Archive.open(tmp_path / "a")
+    assert archive.metadata(["record_id"])["record_id"].to_pylist() == ["a", "b"]
