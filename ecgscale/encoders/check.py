@@ -234,6 +234,24 @@ def require_steady(encoder: Encoder, allowed: bool = False, threads: bool = True
     return why is None
 
 
+def require_timely(encoder: Encoder) -> list[str]:
+    """EncoderError for taps that are drawn beside the signal, or by an axis that is not time, with what settles it.
+
+    Returns what is wrong with those that encoder.toml says to trust.
+    """
+    taps = {fact.layer: fact.wrong for fact in measure_taps(encoder)}
+    wrong = {layer: why for layer, why in taps.items() if why is not None}
+    trusted = {tap.layer for tap in encoder.taps if tap.trust}
+    refused = [why for layer, why in wrong.items() if layer not in trusted]
+    if refused:
+        raise EncoderError(
+            f"{encoder.spec.factory} has taps that do not keep time: {'; '.join(refused)}. Put that into encoder.toml, "
+            "which makes it another encoder (`ecgscale encoder check` prints the lines); trust = true in the section "
+            "of a tap keeps it as it is"
+        )
+    return [why for layer, why in wrong.items() if layer in trusted]
+
+
 def _same(one: Activations, other: Activations, records: int) -> bool:
     """Whether the first `records` have the same bits, NaN included."""
     pairs = zip((*one.blocks, one.prediction), (*other.blocks, other.prediction), strict=True)

@@ -43,7 +43,10 @@ def listen(module: nn.Module, layers: Iterable[str], keep: Keep, who: str) -> nn
 
 
 def _few(names: Collection[str]) -> str:
-    return named(list(names), 20) if len(names) <= 20 else f"{len(names):,} others"
+    """All of a few names; of many the outermost, and how many there are besides."""
+    outer = [name for name in names if "." not in name] if len(names) > 20 else list(names)
+    inner = len(names) - len(outer)
+    return named(outer, 20) + (f" and {inner:,} inside them" if inner else "")
 
 
 def _hook(keep: Keep, layer: str, path: Sequence[str], _module: nn.Module, _inputs: Any, output: Any) -> Any:

@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 
 from ecgscale.encoders.shapes import ALL, DEFAULT_AXES, Tap, TimeMap, plausible_axes, section_of
 from ecgscale.encoders.taps import Encoder
-from ecgscale.errors import EncoderError
 
 IMPULSES = 64
 _ALLOWED = 0.1
@@ -71,6 +70,7 @@ class TapFact:
     slope: float | None = None
     lag_from_ms: float | None = None
     lag_to_ms: float | None = None
+    skew_ms: float | None = None  # from the centre of an answer to the middle of what answers at all
     start: float | None = None
     step: float | None = None
     drop_steps: tuple[int, int] | None = None  # steps at its ends that are no time, where dropping them is the remedy
@@ -81,12 +81,14 @@ class TapFact:
         """More than half a hop beside the signal somewhere from 10 % to 90 % of the record.
 
         A tenth of a hop is left to the measurement. And a tap is not late for weights that weigh one side of what it
-        sees: it is when it lies beside the middle half of its answer, or drifts.
+        sees: it is when it lies beside the middle half of its answer, or drifts, and so does the middle of all that
+        answers, whatever the weights.
         """
         if self.lag_from_ms is None or self.lag_to_ms is None or self.width_ms is None:
             return False
-        off, drift = max(abs(self.lag_from_ms), abs(self.lag_to_ms)), abs(self.lag_to_ms - self.lag_from_ms)
-        allowed = (0.5 + _ALLOWED) * self.hop_ms
+        ends = (self.lag_from_ms, self.lag_to_ms)
+        off = min(max(abs(end + skew) for end in ends) for skew in (0.0, self.skew_ms or 0.0))
+        drift, allowed = abs(ends[1] - ends[0]), (0.5 + _ALLOWED) * self.hop_ms
         return off > allowed and (off > 0.5 * self.width_ms or drift > allowed)
 
     @property
@@ -166,6 +168,7 @@ class _Line:
     """The line through the centres of answers: step = at + rate · sample. width, span: in steps, of an answer.
 
     broad: answers fill the axis, so that its ends cut off nearly all of them and the line is flatter than time
+    skew: steps from the centre of an answer to the middle of all that answers; None where none lies within the axis
     """
 
     at: float
@@ -174,6 +177,7 @@ class _Line:
     width: float
     span: float
     broad: bool
+    skew: float | None
 
     @classmethod
     def through(cls, answers: Answers, places: NDArray[np.float64], step: float, axes: str) -> _Line | None:
@@ -182,13 +186,14 @@ class _Line:
         if heard.sum() < 2 or answers.shape[1] < 2:
             return None
         answers, places = answers[heard], places[heard]
-        loud = answers > _RESPONSE_FLOOR * answers.max(axis=1, keepdims=True)
-        span = float(np.max(answers.shape[1] - loud[:, ::-1].argmax(axis=1) - loud.argmax(axis=1)))
         own = _own(answers)
+        span, middles = _reach(answers)[0], _reach(own)[1]
         energy = own**2 / np.maximum((own**2).sum(axis=1, keepdims=True), np.finfo(float).tiny)
         steps = np.arange(answers.shape[1])
         centres = energy @ steps
         width = float(np.sqrt(np.mean((energy * (steps - centres[:, None]) ** 2).sum(axis=1))))
+        within = np.isfinite(middles)
+        skew = float(np.median((middles - centres)[within])) if within.any() else None
         whole = np.maximum(energy[:, 0], energy[:, -1]) < _CUT * energy.max(axis=1)
         broad = bool(whole.sum() < len(places) // 4 or np.ptp(places[whole]) < 0.3 * np.ptp(places))
         at, rate, correlation = _fitted(places, centres) if broad else _fitted(places[whole], centres[whole])
@@ -197,8 +202,8 @@ class _Line:
         spread = correlation < _CLOSELY or (axes.endswith("c") and width > 1)
         along = _most(places, loudest, 1 / step, len(steps)) if spread else None
         if along is not None:
-            return cls(*along, width, span, False)
-        return cls(at, rate, correlation, width, span, broad)
+            return cls(*along, width, span, False, skew)
+        return cls(at, rate, correlation, width, span, broad, skew)
 
     def lag(self, drawn: TimeMap, place: float) -> float:
         """Samples from an impulse at `place` to where the tap's answer is drawn."""
@@ -207,6 +212,15 @@ class _Line:
     def is_time(self, step: float) -> bool:
         """Whether it follows time, where steps are `step` samples apart."""
         return self.rate * step > (_FOLLOWS_BROADLY if self.broad else _FOLLOWS) and self.correlation > _CLOSELY
+
+
+def _reach(answers: Answers) -> tuple[float, NDArray[np.float64]]:
+    """Steps from the first to the last that answers, the most of all impulses; and for each impulse the step in the
+    middle between them, NaN where they reach an end of the axis."""
+    loud = answers > _RESPONSE_FLOOR * answers.max(axis=1, keepdims=True)
+    first, last = loud.argmax(axis=1), answers.shape[1] - 1 - loud[:, ::-1].argmax(axis=1)
+    cut = (first == 0) | (last == answers.shape[1] - 1)
+    return float(np.max(last - first + 1)), np.where(cut, np.nan, (first + last) / 2)
 
 
 def _fitted(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[float, float, float]:
@@ -334,6 +348,7 @@ def _tap_fact(
         field_ms=line.span * drawn.step * ms,
         lag_from_ms=first * ms,
         lag_to_ms=last * ms,
+        skew_ms=None if line.skew is None else line.skew * drawn.step * ms,
         start=own.start,
         step=own.step,
     )
@@ -375,21 +390,3 @@ def _other_axes(tap: Tap, by_axes: Mapping[str, Answers], places: NDArray[np.flo
         if line is not None and line.is_time(step):
             found.append((abs(line.rate * step - 1), axes))
     return tuple(axes for _, axes in sorted(found))
-
-
-def require_timely(encoder: Encoder) -> list[str]:
-    """EncoderError for taps that are drawn beside the signal, or by an axis that is not time, with what settles it.
-
-    Returns what is wrong with those that encoder.toml says to trust.
-    """
-    taps = {fact.layer: fact.wrong for fact in measure_taps(encoder)}
-    wrong = {layer: why for layer, why in taps.items() if why is not None}
-    trusted = {tap.layer for tap in encoder.taps if tap.trust}
-    refused = [why for layer, why in wrong.items() if layer not in trusted]
-    if refused:
-        raise EncoderError(
-            f"{encoder.spec.factory} has taps that do not keep time: {'; '.join(refused)}. Put that into encoder.toml, "
-            "which makes it another encoder (`ecgscale encoder check` prints the lines); trust = true in the section "
-            "of a tap keeps it as it is"
-        )
-    return [why for layer, why in wrong.items() if layer in trusted]

@@ -10,9 +10,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from ecgscale.encoders.check import require_timely
 from ecgscale.encoders.resnet1d import ResNet1d
 from ecgscale.encoders.taps import Encoder
-from ecgscale.encoders.timing import measure_taps, proposed, require_timely
+from ecgscale.encoders.timing import measure_taps, proposed
 from ecgscale.errors import EncoderError
 from ecgscale.leads import CANONICAL_LEADS
 from tests.worlds.formula.small_networks import ARGUMENTS, spec_of

@@ -23,11 +23,10 @@ from ecgscale.clusters.features import BlockLayout
 from ecgscale.clusters.init import Earlier
 from ecgscale.clusters.kmeans import KMeansFit, fit_kmeans
 from ecgscale.clusters.model import MIN_TAU, ClusterModel, id_of_fit
-from ecgscale.encoders.check import require_steady
+from ecgscale.encoders.check import require_steady, require_timely
 from ecgscale.encoders.seen import SEEN_FILE, seen_lines
 from ecgscale.encoders.spec import changes, encoder_digest, load_spec
 from ecgscale.encoders.taps import Encoder, resolve_device
-from ecgscale.encoders.timing import require_timely
 from ecgscale.errors import EcgscaleError, ModelError
 from ecgscale.explain.facts import encoder_digest_of, encoder_layout, encoder_parts_of, require_encoder
 from ecgscale.io.numbered import canonical_digest
