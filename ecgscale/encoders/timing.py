@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from ecgscale.encoders.shapes import ALL, DEFAULT_AXES, Tap, TimeMap, plausible_axes, section_of
 from ecgscale.encoders.taps import Encoder
+from ecgscale.errors import EncoderError
 
 IMPULSES = 64
 _ALLOWED = 0.1
