@@ -83,13 +83,14 @@ class TapFact:
 
         A tenth of a hop is left to the measurement. And a tap is not late for weights that weigh one side of what it
         sees: it is when it lies beside the middle half of its answer, or drifts, and so does the middle of all that
-        answers, whatever the weights.
+        answers, whatever the weights. Where the ends cut off most answers, their centres are known to a hop.
         """
         if self.lag_from_ms is None or self.lag_to_ms is None or self.width_ms is None:
             return False
         ends = (self.lag_from_ms, self.lag_to_ms)
         off = min(max(abs(end + skew) for end in ends) for skew in (0.0, self.skew_ms or 0.0))
-        drift, allowed = abs(ends[1] - ends[0]), (0.5 + _ALLOWED) * self.hop_ms
+        known = _ALLOWED if self.skew_ms is not None else 1.0
+        drift, allowed = abs(ends[1] - ends[0]), (0.5 + known) * self.hop_ms
         return off > allowed and (off > 0.5 * self.width_ms or drift > allowed)
 
     @property
@@ -169,7 +170,7 @@ class _Line:
     """The line through the centres of answers: step = at + rate · sample. width, span: in steps, of an answer.
 
     broad: answers fill the axis, so that its ends cut off nearly all of them and the line is flatter than time
-    skew: steps from the centre of an answer to the middle of all that answers; None where none lies within the axis
+    skew: steps from the centre of an answer to the middle of all that answers; None where ends cut off most of them
     """
 
     at: float
@@ -194,7 +195,9 @@ class _Line:
         centres = energy @ steps
         width = float(np.sqrt(np.mean((energy * (steps - centres[:, None]) ** 2).sum(axis=1))))
         within = np.isfinite(middles)
-        skew = float(np.median((middles - centres)[within])) if within.any() else None
+        skew = 0.0 if axes.endswith("c") else None
+        if within.mean() >= 0.5:
+            skew = float(np.median((middles - centres)[within]))
         whole = np.maximum(energy[:, 0], energy[:, -1]) < _CUT * energy.max(axis=1)
         broad = bool(whole.sum() < len(places) // 4 or np.ptp(places[whole]) < 0.3 * np.ptp(places))
         at, rate, correlation = _fitted(places, centres) if broad else _fitted(places[whole], centres[whole])
@@ -203,7 +206,7 @@ class _Line:
         spread = correlation < _CLOSELY or (axes.endswith("c") and width > 1)
         along = _most(places, loudest, 1 / step, len(steps)) if spread else None
         if along is not None:
-            return cls(*along, width, span, False, skew)
+            return cls(*along, width, span, False, 0.0)
         return cls(at, rate, correlation, width, span, broad, skew)
 
     def lag(self, drawn: TimeMap, place: float) -> float:

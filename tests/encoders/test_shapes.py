@@ -252,6 +252,7 @@ def test_any_value_by_its_node_beside_layers_by_name() -> None:
 def test_check_lists_nodes_keys_and_tokens(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for net, layers, nodes in ((Listed(), ["fx:add"], False), (Returns(FORMS[-1][0]), ["pool"], True)):
         encoder = Encoder(net, spec_of(layers=layers, output=DEEP if nodes else TWO), batch=N)
+        monkeypatch.setattr("ecgscale.encoders.check.load_spec", lambda _directory, spec=encoder.spec: spec)
         monkeypatch.setattr(Encoder, "load", lambda *_args, encoder=encoder, **_options: encoder)
         facts = {fact.name: fact for fact in check_encoder(tmp_path, nodes=nodes).layers}
         if nodes:

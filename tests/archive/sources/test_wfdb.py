@@ -305,6 +305,7 @@ def test_real_challenge_records(tmp_path: Path, test_data: Path) -> None:
     ]
     others = {name: mark for name, marks in flags.items() for mark in marks if not mark.startswith("flat_lead")}
     assert others == {
+        "E07519": "inverted_lead:V2",
         "JS20011": "implausible_amplitude:V2",
         "JS23463": "implausible_amplitude",
         "JS37205": "saturated:V1",
