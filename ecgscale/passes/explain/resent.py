@@ -6,6 +6,8 @@ from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import pyarrow as pa
+
 from ecgscale.archive.validate import OK
 from ecgscale.io.objects import ObjectStore
 from ecgscale.io.parquet import read_those_there
@@ -47,7 +49,7 @@ def rows_of(
             continue
         seen.add(position)
         entry, commit = ordered[position]
-        table = read_those_there(store.location(commit.output.file), [*_OF_A_ROW, _RECORDING])
+        table = _read(store, commit, [*_OF_A_ROW, _RECORDING])
         of = table.column(_RECORDING).to_pylist() if _RECORDING in table.column_names else [None] * table.num_rows
         if way and (not of or of[0 if way > 0 else -1] != expected):
             continue
@@ -67,6 +69,10 @@ def rows_of(
             if goes_on and 0 <= beside < len(by_key):
                 to_read.append((by_key[beside], recording, step))
     return {record_id: sorted(found) for record_id, found in sorted(rows.items())}
+
+
+def _read(store: ObjectStore, commit: Commit, columns: Sequence[str]) -> pa.Table:
+    return read_those_there(store.location(commit.output.file), columns)
 
 
 def windows_gone(rows: Mapping[str, Sequence[Row]]) -> Iterator[Row]:
