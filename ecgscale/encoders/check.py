@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ecgscale.archive.reader import Archive
+from ecgscale.encoders.inputs import arranged
 from ecgscale.encoders.likeness import likeness
 from ecgscale.encoders.listening import nodes_of, tensors_of
 from ecgscale.encoders.network import load_network
@@ -137,10 +138,9 @@ def _layers(encoder: Encoder, nodes: bool) -> Iterator[LayerFact]:
     modules = {name: module for name, module in encoder.module.named_modules() if name}
     hooks = [module.register_forward_hook(listen(name)) for name, module in modules.items()]
     signal = encoder.spec.input
-    zeros = torch.zeros((encoder.batch, len(signal.leads), signal.length), device=encoder.device)
+    whole = encoder.batch, len(signal.leads), signal.length
     try:
-        with torch.inference_mode():
-            encoder.module(zeros)
+        encoder.forward(np.zeros(whole, np.float32))  # in the layout that it takes, window by window
     finally:
         for hook in hooks:
             hook.remove()
@@ -155,6 +155,8 @@ def _layers(encoder: Encoder, nodes: bool) -> Iterator[LayerFact]:
             label = name if path in ("", "0") else f"{name}#{path}"
             yield fact(label, type(module).__name__, tensor.shape, len(ran[name]) == len(encoder.spec.input.starts))
     if nodes:
+        one = torch.zeros((encoder.batch, len(signal.leads), signal.seen_at_once), device=encoder.device)
+        zeros = arranged(one, signal.layout)
         for name, made, shape in nodes_of(encoder.module, zeros, encoder.spec.factory):
             yield fact(f"{NODE}{name}", made, shape)
 

@@ -212,10 +212,10 @@ _PRIVATE = "_encoder_"
 
 def import_beside(directory: Path, module: str) -> ModuleType | None:
     """Import a module that lies in an encoder's directory, for that encoder alone; None where none lies there."""
+    directory = directory.absolute()
     file = file_beside(directory, module)
     if file is None:
         return None
-    directory = directory.absolute()
     known = repr((str(directory), sorted(_reached(module, directory / file.relative_to(directory))))).encode()
     root = f"{_PRIVATE}{_sha256(known)[:16]}"
     if not any(isinstance(finder, _Beside) for finder in sys.meta_path):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import tempfile
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +25,7 @@ from ecgscale.encoders.likeness import Form, Likeness, likeness, usual_form
 from ecgscale.encoders.listening import tensors_of
 from ecgscale.encoders.network import load_network
 from ecgscale.encoders.propose import propose_taps, with_taps
-from ecgscale.encoders.spec import SPEC_FILE, EncoderSpec, spec_toml
+from ecgscale.encoders.spec import SPEC_FILE, EncoderSpec, InputSpec, spec_toml
 from ecgscale.encoders.taps import Encoder
 from ecgscale.encoders.timing import TapFact, measure_taps
 from ecgscale.errors import EncoderError, UsageError
@@ -175,10 +176,7 @@ def _factory_of(kind: type[nn.Module], staged: Path) -> tuple[str, dict[str, str
             f"{kind.__qualname__} was made here, and Python has no source of it: put the class into a file net.py, "
             "import it from there, and save again"
         ) from error
-    head = (
-        "import math\n\nimport numpy as np\nimport torch\nimport torch.nn.functional as F\nfrom torch import nn\n\n\n"
-    )
-    (staged / "net.py").write_text(head + inspect.cleandoc(source) + "\n", encoding="utf-8")
+    (staged / "net.py").write_text(_HEAD + textwrap.dedent(source), encoding="utf-8")
     return f"net:{kind.__name__}", {"factory": "made in a notebook: its source was written to net.py here"}
 
 
@@ -235,7 +233,7 @@ def _make(
 
 
 def _require_same(net: nn.Module, loaded: nn.Module, spec: EncoderSpec) -> None:
-    x = _noise(spec.input.length, len(spec.input.leads))
+    x = _noise(spec.input.seen_at_once, len(spec.input.leads))
     device = next((one.device for one in net.parameters()), torch.device("cpu"))
     with torch.inference_mode():
         x = arranged(x, spec.input.layout)
@@ -317,7 +315,7 @@ class _Found:
 
     def output(self, signal: Mapping[str, Any]) -> dict[str, Any]:
         with torch.inference_mode():
-            returned = self._run(_noise(signal["length"], len(signal["leads"])))
+            returned = self._run(_noise(InputSpec.model_validate(signal).seen_at_once, len(signal["leads"])))
         flat = {path: one[:, None] if one.ndim == 1 else one for path, one in tensors_of(returned).items()}
         usable = {path: one for path, one in flat.items() if one.ndim == 2 and len(one) == _BATCH}
         if self.asked.names:

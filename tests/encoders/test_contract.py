@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from torch import nn
 
 import ecgscale
 from ecgscale.archive import Archive
@@ -270,6 +271,60 @@ def test_as_a_user_types_it(beside: Path) -> None:
     assert (
         "layer1.0.conv1" in CliRunner().invoke(main, ["encoder", "check", str(beside.parent / "enc"), "--all"]).stdout
     )
+
+
+def test_a_class_made_in_a_function_is_saved_with_its_source(tmp_path: Path) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Conv1d(12, 8, 7, 2, 3), nn.Conv1d(8, 8, 7, 2, 3), nn.Conv1d(8, 8, 7, 2, 3)
+            self.fc = nn.Linear(8, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.fc(self.c(torch.relu(self.b(torch.relu(self.a(x))))).mean(2))
+
+    known = {"leads": CANONICAL_LEADS, "sampling_rate": 100.0, "length": 256, "names": ["A", "B"]}
+    made = ecgscale.save_encoder(Net(), tmp_path / "enc", **known)
+    assert (made.spec.factory, made.spec.layers) == ("net:Net", ("a", "b", "c"))
+
+
+def test_a_module_beside_is_found_by_a_relative_path(beside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made_of(beside, "XResNet")
+    monkeypatch.chdir(beside.parent)
+    assert check_encoder("enc").warnings == []
+
+
+def test_layers_are_listed_in_the_layout_that_the_network_takes(beside: Path) -> None:
+    text = (beside / "net.py").read_text()
+    last = "class Last(XResNet):\n    def forward(self, x):\n        return super().forward(x.transpose(1, 2))\n"
+    (beside / "net.py").write_text(f"{text}\n\n{last}")
+    made = made_of(beside, "Last", length=1000, leads=CANONICAL_LEADS, input={"layout": "btc"})
+    report = check_encoder(made.directory)
+    assert [layer.name for layer in report.layers if layer.tapped] == ["layer2", "layer3", "layer4"]
+
+
+def test_windows_are_what_the_network_sees(tmp_path: Path) -> None:
+    net = windowed()
+    made = ecgscale.save_encoder(
+        net,
+        tmp_path / "enc",
+        factory="tests.encoders.test_contract:windowed",
+        leads=CANONICAL_LEADS,
+        sampling_rate=100.0,
+        length=1024,
+        names=["A", "B"],
+        input={"windows": {"length": 256, "stride": 128}},
+    )
+    report = check_encoder(made.directory)
+    assert made.spec.layers == ("0", "1", "2")
+    assert [layer.shape[2] for layer in report.layers if layer.tapped] == [128, 64, 32]
+    assert all(layer.tappable for layer in report.layers if layer.tapped)
+
+
+def windowed() -> nn.Module:
+    """What the test above saves: no weights of its own, which come from the file."""
+    layers = [nn.Conv1d(12 if i == 0 else 8, 8, 7, 2, 3) for i in range(3)]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(256, 2))
 
 
 def test_a_network_in_memory_is_saved(tmp_path: Path) -> None:
